@@ -1,0 +1,13 @@
+"""
+agm: a local gateway for the Gemini API.
+
+Only two names are public here: ``hookimpl`` marks a plugin's functions (see :mod:`agm.hookspecs`),
+``__version__`` is the version of the installed package.
+"""
+
+import pluggy
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "hookimpl"]
+
+hookimpl = pluggy.HookimplMarker("agm")

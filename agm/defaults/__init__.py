@@ -1,0 +1,1 @@
+"""The built-in behaviour, as plugins behind the same hooks that anybody can implement."""

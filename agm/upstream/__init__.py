@@ -1,0 +1,1 @@
+"""Everything that talks to Google: the HTTP client and the credentials."""

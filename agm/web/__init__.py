@@ -1,0 +1,1 @@
+"""The HTTP face of the gateway: a twisted.web resource tree and the relay of answers."""
