@@ -19,6 +19,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -177,7 +178,7 @@ class _Key:
     """What a field carries to be a key of the file."""
 
     read: Reader[Any]
-    required: bool
+    required: str  # what to say when it is missing; nothing for a key that can be left out
     inside: type | None  # the class whose fields are the keys of the table, or tables, below this key
     several: bool  # an array of such tables
 
@@ -189,7 +190,7 @@ def setting(
     read: Reader[Any],
     default: object = None,
     *,
-    required: bool = False,
+    required: str = "",
     inside: type | None = None,
     several: bool = False,
 ) -> Any:
@@ -245,10 +246,6 @@ def _nearest(word: str, words: Iterable[str]) -> str | None:
     folded = {re.sub(r"[-_ ]", "", candidate).casefold(): candidate for candidate in words}
     close = difflib.get_close_matches(re.sub(r"[-_ ]", "", word[:80]).casefold(), folded, n=1, cutoff=0.6)
     return folded[close[0]] if close else None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # -- Readers of single values ------------------------------------------------------------------------
@@ -358,12 +355,16 @@ def _size(value: object, place: _Place) -> int:
 
 
 def _array_of(read: Reader[T], *, least: int = 0, empty: str = "") -> Reader[tuple[T, ...]]:
-    """An array; each item that ``read`` refuses is a problem of its own.  ``empty`` is what a short one gets."""
+    """
+    An array of at least so many items, else it is refused with the words of ``empty``.
+
+    Each item that ``read`` refuses is a problem of its own.
+    """
 
     def read_array(value: object, place: _Place) -> tuple[T, ...]:
         if not isinstance(value, list):
-            cure = f"; write [{_shown(value)}]" if isinstance(value, str) else ""
-            raise _RefusedError(f"expected an array, not {_shown(value)}{cure}")
+            cure = '; write it in brackets: ["…"]' if isinstance(value, str) else ""
+            raise _RefusedError(f"expected an array, not {_sort_of(value)}{cure}")
         if len(value) < least:
             raise _RefusedError(empty)
         return tuple(taken for index, item in enumerate(value) for taken in place[index].take(read, item))
@@ -379,7 +380,8 @@ def _keys_of(table: type) -> dict[str, _Key]:
 def _values_of(table: type, value: object, place: _Place) -> dict[str, Any]:
     """The values of a table by name.  A refused one is left out; unknown and missing keys are problems."""
     if not isinstance(value, dict):
-        cure = f"; write [{place.key}], not [[{place.key}]]" if isinstance(value, list) else ""
+        doubled = isinstance(value, list) and "[" not in place.key
+        cure = f"; write [{place.key}], not [[{place.key}]]" if doubled else ""
         raise _RefusedError(f"expected a table, not {_sort_of(value)}{cure}")
     known = _keys_of(table)
     values = {}
@@ -391,7 +393,7 @@ def _values_of(table: type, value: object, place: _Place) -> dict[str, Any]:
             (place / name).problem(_unknown(name, known, place))
     for name, of in known.items():
         if of.required and name not in value:
-            (place / name).problem("is missing")
+            (place / name).problem(f"is missing; {of.required}")
     return values
 
 
@@ -452,14 +454,14 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" if address is None else address.is_loopback
 
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 def _netloc(split: SplitResult) -> str:
     """Host and port of a URL as it goes on the wire: lower case, brackets kept, the default port left out."""
     host = split.hostname or ""
-    port = split.port
-    bracketed = f"[{host}]" if ":" in host else host
-    return (
-        bracketed if port in (None, {"http": 80, "https": 443}.get(split.scheme)) else f"{bracketed}:{port}"
-    )
+    port = "" if split.port in (None, _DEFAULT_PORTS.get(split.scheme)) else f":{split.port}"
+    return f"[{host}]{port}" if ":" in host else f"{host}{port}"
 
 
 def _split(text: str, expected: str) -> SplitResult:
@@ -476,20 +478,23 @@ def _split(text: str, expected: str) -> SplitResult:
         raise _RefusedError(f"{shown} cannot be read as a URL; {expected}") from None
     if not split.scheme or not split.netloc:
         raise _RefusedError(f"{shown} is not a whole URL; {expected}")
-    if "@" not in split.netloc and not _is_host(split.hostname or ""):
+    host = split.hostname or ""
+    # Brackets are for IPv6 alone; the form "[v1.name]" of RFC 3986 names nothing that exists.
+    bracketed = split.netloc.startswith("[")
+    if "@" not in split.netloc and (not _is_host(host) or bracketed != (":" in host)):
         raise _RefusedError(f"{shown} names no host; {expected}")
     return split
 
 
 def _without_secrets(url: str) -> str:
     """A URL as a message may show it: a query may hold a key, the part before ``@`` a password."""
-    bare = re.sub(r"[?#].*", "", url, flags=re.DOTALL)
-    return re.sub(r"//.*@", "//…@", bare, flags=re.DOTALL)
+    bare = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", r"\1…@", url, flags=re.DOTALL)
+    return re.sub(r"[?#].*", "", bare, flags=re.DOTALL)
 
 
 def _endpoint(value: object, place: _Place) -> str:
     """The base URL of an upstream, without a slash at its end."""
-    text = _text(value, place)
+    text = _string(value, place)
     split = _split(text, "write it like 'https://generativelanguage.googleapis.com'")
     shown = _shown(_without_secrets(text))
     if split.scheme not in ("http", "https"):
@@ -513,7 +518,7 @@ def _endpoint(value: object, place: _Place) -> str:
 
 def _origin(value: object, place: _Place) -> str:
     """A web origin as browsers send it."""
-    text = _text(value, place)
+    text = _string(value, place)
     if text == "*":
         raise _RefusedError("'*' would let every web page use your accounts; list the origins that may")
     if text == "null":
@@ -535,7 +540,8 @@ def _host(value: object, place: _Place) -> str:
     text = _text(value, place)
     host = text.lower().removesuffix(".")
     if _is_host(host):
-        return host
+        address = _address(host)
+        return host if address is None else str(address)
     if "*" in text:
         raise _RefusedError(
             f"{_shown(text)} is a pattern, and a pattern would undo the check; list each host"
@@ -603,7 +609,8 @@ def _variable(value: object, place: _Place) -> str:
     """The name of an environment variable.  People paste the key here, so what is no name is not shown."""
     if not isinstance(value, str):
         raise _RefusedError("expected a string: the name of an environment variable")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or _looks_secret(value):
+    known = value in place.reading.environ
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or (_looks_secret(value) and not known):
         raise _RefusedError(
             "expected the name of an environment variable, like GEMINI_API_KEY, not the key itself"
         )
@@ -611,6 +618,7 @@ def _variable(value: object, place: _Place) -> str:
 
 
 def _looks_secret(name: str) -> bool:
+    """Whether a name that a variable could have is more likely a key, as those of Google often are one."""
     mixed = all(re.search(letters, name) for letters in ("[a-z]", "[A-Z]", "[0-9]"))
     return (
         len(name) > 100 or (len(name) >= 20 and mixed) or re.fullmatch("[0-9a-fA-F]{32,}", name) is not None
@@ -657,6 +665,13 @@ def _location(value: object, place: _Place) -> str:
     return text
 
 
+def _why(failure: OSError | ValueError) -> str:
+    """Why a file cannot be read; the ``ValueError`` is Python's for a name that no file can have."""
+    return (
+        failure.strerror or "unknown error" if isinstance(failure, OSError) else "no file can have this name"
+    )
+
+
 _KEY_FILE_LIMIT = 64 * 1024
 
 
@@ -667,8 +682,7 @@ def _secret_from_file(path: object, place: _Place) -> Secret:
         with path.open("rb") as file:
             held = file.read(_KEY_FILE_LIMIT + 1)
     except (OSError, ValueError) as failure:
-        reason = failure.strerror if isinstance(failure, OSError) else "no such name is possible"
-        raise _RefusedError(f"{_shown(str(path))} cannot be read: {reason}") from None
+        raise _RefusedError(f"{_shown(str(path))} cannot be read: {_why(failure)}") from None
     text = held.decode("utf-8-sig", "replace").strip()
     if len(held) > _KEY_FILE_LIMIT or text.startswith("{"):
         raise _RefusedError(
@@ -761,7 +775,7 @@ class ClientKeyConfig:
 class _ClientKeyTable:
     """``[[auth.keys]]`` as written."""
 
-    name: str = setting(_text, "", required=True)
+    name: str = setting(_text, "", required="each client key needs a name of its own")
     key: Secret | None = setting(_secret)
     key_env: str | None = setting(_variable)
     key_sha256: str | None = setting(_digest)
@@ -774,8 +788,8 @@ def _digest_of(secret: Secret) -> str:
 
 
 def _client_key(value: object, place: _Place) -> ClientKeyConfig:
-    values = _values_of(_ClientKeyTable, value, place)
-    written = _ClientKeyTable(**values)
+    written = _ClientKeyTable(**_values_of(_ClientKeyTable, value, place))
+    assert isinstance(value, dict), "no other value gets beyond the line above"
     _one_source(place, value, "a client key", ("key", "key_env", "key_sha256"))
     digest = written.key_sha256 or ""
     if written.key is not None:
@@ -795,9 +809,11 @@ def _client_key(value: object, place: _Place) -> ClientKeyConfig:
     )
 
 
-def _one_source(place: _Place, table: object, what: str, names: Sequence[str], note: str = "") -> None:
+def _one_source(
+    place: _Place, table: Mapping[str, object], what: str, names: Sequence[str], note: str = ""
+) -> None:
     """Exactly one of the keys ``names`` must have been written, well or badly."""
-    given = [name for name in names if isinstance(table, dict) and name in table]
+    given = [name for name in names if name in table]
     if len(given) != 1:
         found = " and ".join(given) if given else "none"
         verb = "is" if len(given) < 2 else "are"
@@ -829,17 +845,16 @@ def _aliases(value: object, place: _Place) -> Mapping[str, str]:
         raise _RefusedError(f"expected a table, not {_sort_of(value)}")
     aliases = {}
     for name, target in value.items():
-        if not name.strip():
-            (place / name).problem("an alias needs a name")
-        elif isinstance(target, dict):
+        if isinstance(target, dict):
             # `gpt-4.1 = "…"` without quotes is a table `gpt-4` with a key `1`.
             inner = _shortened(next(iter(target), "…"))
             (place / name).problem(
                 f"expected a string, not a table; quote a name with a dot: {_quoted(f'{name}.{inner}')}"
             )
         else:
-            for model in (place / name).take(_text, target):
-                aliases[name] = model
+            for alias in (place / name).take(_text, name):
+                for model in (place / name).take(_text, target):
+                    aliases[alias] = model
     return MappingProxyType(aliases)
 
 
@@ -910,8 +925,12 @@ _TOKEN = ("credentials", "access_token", "access_token_env")
 class _AccountTable:
     """``[[accounts]]`` as written."""
 
-    name: str = setting(_account_name, "", required=True)
-    kind: AccountKind = setting(_one_of("api-key", "vertex", "code-assist"), "api-key", required=True)
+    name: str = setting(_account_name, "", required="each account needs a name of its own")
+    kind: AccountKind = setting(
+        _one_of("api-key", "vertex", "code-assist"),
+        "api-key",
+        required="write api-key, vertex or code-assist",
+    )
     api_key: Secret | None = setting(_secret)
     api_key_env: str | None = setting(_variable)
     api_key_file: Path | None = setting(_file)
@@ -937,6 +956,7 @@ class _AccountTable:
 def _account(value: object, place: _Place) -> AccountConfig:
     values = _values_of(_AccountTable, value, place)
     written = _AccountTable(**values)
+    assert isinstance(value, dict), "no other value gets beyond the lines above"
     if "kind" in values:
         _check_sources(written.kind, value, place)
     if written.name and (holder := (place / "name").claim("account", written.name)):
@@ -979,18 +999,17 @@ def _elsewhere(place: _Place, *sources: tuple[str, object, Reader[Secret]]) -> S
     return None
 
 
-def _check_sources(kind: AccountKind, table: object, place: _Place) -> None:
+def _check_sources(kind: AccountKind, table: Mapping[str, object], place: _Place) -> None:
     """Whether the account has what its kind needs to be let in, and nothing that its kind has no use for."""
-    assert isinstance(table, dict)
     api_keys = [name for name in _API_KEY if name in table]
-    tokens = [name for name in _TOKEN if name in table]
+    beside = [name for name in (*_TOKEN, "project") if name in table]
     if kind == "api-key":
         _one_source(place, table, "an api-key account", _API_KEY)
-        for name in (*tokens, *(name for name in ("project",) if name in table)):
-            (place / name).problem(f'an api-key account takes no {name}; remove it, or write kind = "vertex"')
+        for name in beside:
+            (place / name).problem(f"an api-key account takes no {name}; remove it, or write another kind")
     elif kind == "vertex" and api_keys:
         _one_source(place, table, "a vertex account in express mode", _API_KEY)
-        for name in (*tokens, *(name for name in ("project",) if name in table)):
+        for name in beside:
             (place / name).problem(
                 f"a vertex account with an API key (express mode) takes no {name}; remove it or {api_keys[0]}"
             )
@@ -1096,8 +1115,7 @@ def parse(text: str, *, path: Path | None = None, environ: Mapping[str, str]) ->
     ``path`` is the file it came from: it is named in problems, and relative paths start at its folder.
     ``environ`` is where ``*_env`` keys are looked up.  Raises :class:`ConfigError` with every problem.
     """
-    reading = _Reading(path, environ)
-    return _config(text, reading)
+    return _config(text, _Reading(path, environ))
 
 
 def _config(text: str, reading: _Reading) -> Config:
@@ -1127,11 +1145,12 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Config:
         raise ConfigError(
             [Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")]
         ) from None
-    except OSError as error:
-        raise ConfigError([Problem(path, "", f"cannot be read: {error.strerror}")]) from None
+    except (OSError, ValueError) as failure:
+        raise ConfigError([Problem(path, "", f"cannot be read: {_why(failure)}")]) from None
     config = _config(text, reading)
-    if reading.literal_secrets and mode & 0o077:
-        warning = Problem(path, "", f"holds secrets and others can read it; write chmod 600 {path}")
+    if reading.literal_secrets and mode & 0o044:
+        cure = f"chmod 600 {shlex.quote(str(path))}"
+        warning = Problem(path, "", f"holds secrets, and others than its owner can read it; {cure}")
         config = attrs.evolve(config, warnings=(*config.warnings, str(warning)))
     return config
 
@@ -1150,11 +1169,15 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
     for named, by in ((explicit, "--config"), (environ.get("AGM_CONFIG"), "AGM_CONFIG")):
         if named:
             path = Path(named)
-            if not os.path.exists(path):
-                raise ConfigError([Problem(path, "", f"does not exist; {by} names it")])
+            try:
+                path.stat()
+            except (OSError, ValueError) as failure:
+                problem = Problem(path, "", f"cannot be read: {_why(failure)} ({by} names it)")
+                raise ConfigError([problem]) from None
             return path.absolute()
     path = default_path()
-    return path if path.exists() else None
+    # Not Path.exists, which raises where a folder on the way may not be entered.
+    return path if os.path.exists(path) else None
 
 
 def default() -> Config:

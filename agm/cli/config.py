@@ -1,0 +1,64 @@
+"""
+``agm config``: which configuration file is used, and whether the gateway would take it.
+
+Reads the file and nothing else: no account is tried (``agm doctor`` does that), no port is opened.
+"""
+
+import argparse
+import os
+
+from agm.config import Config, default, default_path, find, load
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``config`` with its own subcommands, ``check`` and ``path``."""
+    parser = subparsers.add_parser("config", help="check the configuration, or say where it is")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, does in (
+        (
+            "check",
+            "say whether the gateway would start with the configuration, and what is wrong with it if not",
+        ),
+        ("path", "print the path of the configuration that is used"),
+    ):
+        action = actions.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        action.add_argument(
+            "--config",
+            metavar="FILE",
+            help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder",
+        )
+        action.set_defaults(run=run, action=name)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what ``args.action`` says; 0, or :class:`agm.config.ConfigError` with what is wrong."""
+    path = find(args.config, os.environ)
+    if args.action == "path":
+        print(path or default_path())
+        return 0
+    if path is None:
+        print(f"{default_path()}: no such file; without one the defaults hold")
+        print(_summary(default()))
+        return 0
+    config = load(path, environ=os.environ)
+    print(f"{path}: {_summary(config)}")
+    for warning in config.warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+def _summary(config: Config) -> str:
+    disabled = sum(not account.enabled for account in config.accounts)
+    counts = (
+        _count(len(config.accounts), "account", "accounts") + (f" ({disabled} disabled)" if disabled else ""),
+        _count(len(config.auth.keys), "client key", "client keys"),
+        _count(len(config.models.aliases), "alias", "aliases"),
+        _count(len(config.warnings), "warning", "warnings"),
+    )
+    return f"ok: {', '.join(counts)}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
