@@ -1,0 +1,63 @@
+"""The ``agm`` command itself: what it prints without a subcommand, how it ends, that it starts quickly."""
+
+import subprocess
+import sys
+
+import pytest
+
+from agm import __version__
+from agm.cli import main
+
+
+def run_python(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """What a fresh Python, with nothing imported yet, makes of ``arguments``."""
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bug report can name it."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"agm {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["config"], ["confg"], ["config", "check", "stray"]])
+def test_what_is_no_command_is_a_usage_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, as argparse has it, and a usage line on standard error."""
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("usage: agm")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """A person finds the subcommand from the help alone."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "config" in capsys.readouterr().out
+
+
+def test_python_m_agm_is_the_same_command() -> None:
+    """Where the script is not on the path, the module is."""
+    ran = run_python("-m", "agm", "--version")
+    assert (ran.returncode, ran.stdout) == (0, f"agm {__version__}\n")
+    ran = run_python("-m", "agm", "config", "check", "--config", "/nowhere/agm.toml")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "/nowhere/agm.toml: cannot be read: No such file or directory (--config names it)\n"
+
+
+def test_importing_the_module_for_running_runs_nothing() -> None:
+    """Tools that walk a package import ``agm.__main__`` too."""
+    ran = run_python("-c", "import agm.__main__")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_the_command_imports_neither_twisted_nor_google() -> None:
+    """They take most of a second, which every subcommand would pay."""
+    check = "import sys, agm.cli; print(sorted({'twisted', 'treq', 'google.auth', 'cryptography'} & set(sys.modules)))"
+    assert run_python("-c", check).stdout == "[]\n"

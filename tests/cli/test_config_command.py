@@ -1,0 +1,109 @@
+"""``agm config``: what it says about good files, bad files and none."""
+
+from pathlib import Path
+
+import pytest
+
+from agm.cli import main
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration folder of the test's own, and no ``AGM_CONFIG``: the developer's file plays no part."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("AGM_CONFIG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def file(home: Path) -> Path:
+    """The file that is found when none is named; its folder is there."""
+    (home / "agm").mkdir()
+    return home / "agm" / "agm.toml"
+
+
+def test_check_counts_what_a_good_file_holds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line to compare with what was meant."""
+    file.write_text(
+        """
+        [[auth.keys]]
+        name = "laptop"
+        key = "k"
+        [models.aliases]
+        a = "m"
+        b = "m"
+        [[accounts]]
+        name = "one"
+        kind = "code-assist"
+        credentials = "adc"
+        [[accounts]]
+        name = "two"
+        kind = "api-key"
+        api_key_env = "NOT_SET"
+        enabled = false
+        """
+    )
+    file.chmod(0o600)
+    assert main(["config", "check"]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{file}: ok: 2 accounts (1 disabled), 1 client key, 2 aliases, 0 warnings\n"
+    assert output.err == ""
+
+
+def test_check_prints_warnings_and_still_succeeds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The gateway would start."""
+    file.write_text('[[auth.keys]]\nname = "laptop"\nkey = "k"')
+    file.chmod(0o644)
+    assert main(["config", "check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: ok: 0 accounts, 1 client key, 0 aliases, 1 warning",
+        f"warning: {file}: holds secrets, and others than its owner can read it; chmod 600 {file}",
+    ]
+
+
+def test_check_prints_a_line_for_each_problem_and_fails(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard error, so that nothing in a pipe takes them for output."""
+    other = file.with_name("other.toml")
+    other.write_text('[pool]\nmax_attempts = 99\n[gateway]\nmax_bdy = "1MiB"')
+    monkeypatch.setenv("AGM_CONFIG", str(other))
+    assert main(["config", "check"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        f"{other}: pool.max_attempts: 99 is not between 1 and 10",
+        f"{other}: gateway.max_bdy: unknown key; did you mean 'max_body'?",
+    ]
+
+
+def test_check_reads_the_environment(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the gateway would find if it were started from the same shell."""
+    file.write_text('[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_env = "AGM_TEST_KEY"')
+    monkeypatch.delenv("AGM_TEST_KEY", raising=False)
+    assert main(["config", "check"]) == 1
+    assert "export AGM_TEST_KEY=…" in capsys.readouterr().err
+    monkeypatch.setenv("AGM_TEST_KEY", "k")
+    assert main(["config", "check"]) == 0
+
+
+def test_check_without_a_file_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file is no problem, but a person who has written one wants to know that it was not found."""
+    assert main(["config", "check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{home}/agm/agm.toml: no such file; without one the defaults hold",
+        "ok: 0 accounts, 0 client keys, 0 aliases, 0 warnings",
+    ]
+
+
+def test_path_prints_the_file_that_is_used_or_would_be(
+    home: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, for an editor to open; what the file holds plays no part."""
+    assert main(["config", "path"]) == 0
+    other = home / "other.toml"
+    other.write_text("not toml")
+    assert main(["config", "path", "--config", str(other)]) == 0
+    assert capsys.readouterr().out == f"{file}\n{other}\n"
