@@ -309,9 +309,7 @@ def _seconds(*, zero: bool = False) -> Reader[float]:
             raise _RefusedError(f"expected a number of seconds, not {_shown(value)}")
         if not (0 <= value <= _LONGEST) or (value == 0 and not zero):
             least = "0 or more" if zero else "more than 0"
-            raise _RefusedError(
-                f"{_shown(value)} is not a number of seconds: {least}, and at most {_LONGEST}"
-            )
+            raise _RefusedError(f"{_shown(value)} is not a number of seconds: {least}, and at most {_LONGEST}")
         return float(value)
 
     return read
@@ -343,9 +341,7 @@ def _size(value: object, place: _Place) -> int:
             raise _RefusedError(f"{_shown(value)} has none of the units {', '.join(_UNITS)}{cure}")
         size = int(match[1]) * unit
     else:
-        raise _RefusedError(
-            f'{_shown(value)} is not a size: write bytes, or a whole number and a unit like "100MiB"'
-        )
+        raise _RefusedError(f'{_shown(value)} is not a size: write bytes, or a whole number and a unit like "100MiB"')
     if not 1 <= size <= _LARGEST:
         raise _RefusedError(f"{_shown(value)} is not between 1 byte and 1024GiB")
     return size
@@ -399,9 +395,7 @@ def _values_of(table: type, value: object, place: _Place) -> dict[str, Any]:
 
 def _unknown(name: str, known: Iterable[str], place: _Place) -> str:
     """What to say about a key that is not known at ``place``."""
-    elsewhere = sorted(
-        {path.rpartition(".")[0] for path, _ in known_keys() if path.rpartition(".")[2] == name} - {""}
-    )
+    elsewhere = sorted({path.rpartition(".")[0] for path, _ in known_keys() if path.rpartition(".")[2] == name} - {""})
     nearest = _nearest(name, known)
     if nearest:
         return f"unknown key; did you mean {nearest!r}?"
@@ -522,9 +516,7 @@ def _origin(value: object, place: _Place) -> str:
     if text == "*":
         raise _RefusedError("'*' would let every web page use your accounts; list the origins that may")
     if text == "null":
-        raise _RefusedError(
-            "'null' is the origin of every sandboxed page and local file; list the origins that may"
-        )
+        raise _RefusedError("'null' is the origin of every sandboxed page and local file; list the origins that may")
     expected = "write scheme://host or scheme://host:port, like 'http://localhost:3000'"
     split = _split(text, expected)
     origin = f"{split.scheme}://{_netloc(split)}"
@@ -543,21 +535,15 @@ def _host(value: object, place: _Place) -> str:
         address = _address(host)
         return host if address is None else str(address)
     if "*" in text:
-        raise _RefusedError(
-            f"{_shown(text)} is a pattern, and a pattern would undo the check; list each host"
-        )
+        raise _RefusedError(f"{_shown(text)} is a pattern, and a pattern would undo the check; list each host")
     if not text.isascii():
-        raise _RefusedError(
-            f"{_shown(text)} is not ASCII; write the name as browsers send it, starting with 'xn--'"
-        )
+        raise _RefusedError(f"{_shown(text)} is not ASCII; write the name as browsers send it, starting with 'xn--'")
     try:
         bare = urlsplit(host if "//" in host else f"//{host}").hostname or ""
     except ValueError:
         bare = ""
     cure = f"; write {bare!r}" if _is_host(bare) else ""
-    raise _RefusedError(
-        f"{_shown(_without_secrets(text))} is not a bare host name: no scheme, port or path{cure}"
-    )
+    raise _RefusedError(f"{_shown(_without_secrets(text))} is not a bare host name: no scheme, port or path{cure}")
 
 
 _LISTENERS = ("tcp", "tcp6", "ssl", "unix", "systemd", "haproxy", "stdio")
@@ -570,17 +556,10 @@ def _listener(value: object, place: _Place) -> str:
     if kind in _LISTENERS and (colon or kind == "stdio"):
         return text
     example = "write it like 'tcp:8045:interface=127.0.0.1'"
-    if (
-        not colon
-        or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", kind)
-        or rest.isdecimal()
-        or rest.startswith("//")
-    ):
+    if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", kind) or rest.isdecimal() or rest.startswith("//"):
         raise _RefusedError(f"{_shown(text)} is not a Twisted server endpoint; {example}")
     if nearest := difflib.get_close_matches(kind.lower(), _LISTENERS, n=1, cutoff=0.65):
-        raise _RefusedError(
-            f"{_shown(text)} is no type of server endpoint; did you mean '{nearest[0]}:{rest}'?"
-        )
+        raise _RefusedError(f"{_shown(text)} is no type of server endpoint; did you mean '{nearest[0]}:{rest}'?")
     return text
 
 
@@ -611,18 +590,14 @@ def _variable(value: object, place: _Place) -> str:
         raise _RefusedError("expected a string: the name of an environment variable")
     known = value in place.reading.environ
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or (_looks_secret(value) and not known):
-        raise _RefusedError(
-            "expected the name of an environment variable, like GEMINI_API_KEY, not the key itself"
-        )
+        raise _RefusedError("expected the name of an environment variable, like GEMINI_API_KEY, not the key itself")
     return value
 
 
 def _looks_secret(name: str) -> bool:
     """Whether a name that a variable could have is more likely a key, as those of Google often are one."""
     mixed = all(re.search(letters, name) for letters in ("[a-z]", "[A-Z]", "[0-9]"))
-    return (
-        len(name) > 100 or (len(name) >= 20 and mixed) or re.fullmatch("[0-9a-fA-F]{32,}", name) is not None
-    )
+    return len(name) > 100 or (len(name) >= 20 and mixed) or re.fullmatch("[0-9a-fA-F]{32,}", name) is not None
 
 
 def _digest(value: object, place: _Place) -> str:
@@ -667,9 +642,7 @@ def _location(value: object, place: _Place) -> str:
 
 def _why(failure: OSError | ValueError) -> str:
     """Why a file cannot be read; the ``ValueError`` is Python's for a name that no file can have."""
-    return (
-        failure.strerror or "unknown error" if isinstance(failure, OSError) else "no file can have this name"
-    )
+    return failure.strerror or "unknown error" if isinstance(failure, OSError) else "no file can have this name"
 
 
 _KEY_FILE_LIMIT = 64 * 1024
@@ -682,16 +655,14 @@ def _secret_from_file(path: object, place: _Place) -> Secret:
         with path.open("rb") as file:
             held = file.read(_KEY_FILE_LIMIT + 1)
     except (OSError, ValueError) as failure:
-        raise _RefusedError(f"{_shown(str(path))} cannot be read: {_why(failure)}") from None
+        raise _RefusedError(f"{str(path)!r} cannot be read: {_why(failure)}") from None
     text = held.decode("utf-8-sig", "replace").strip()
     if len(held) > _KEY_FILE_LIMIT or text.startswith("{"):
-        raise _RefusedError(
-            f"{_shown(str(path))} holds more than an API key; a google-auth file belongs in credentials"
-        )
+        raise _RefusedError(f"{str(path)!r} holds more than an API key; a google-auth file belongs in credentials")
     try:
         return _checked_secret(text)
     except _RefusedError as refusal:
-        raise _RefusedError(f"the content of {_shown(str(path))} {refusal}") from None
+        raise _RefusedError(f"the content of {str(path)!r} {refusal}") from None
 
 
 def _secret_from_environment(name: object, place: _Place) -> Secret:
@@ -699,9 +670,7 @@ def _secret_from_environment(name: object, place: _Place) -> Secret:
     value = place.reading.environ.get(str(name))
     if value is None or not value.strip():
         state = "is not set" if value is None else "is empty"
-        raise _RefusedError(
-            f"the environment variable {name} {state}; write export {name}=… before the start"
-        )
+        raise _RefusedError(f"the environment variable {name} {state}; write export {name}=… before the start")
     try:
         return _checked_secret(value)
     except _RefusedError as refusal:
@@ -809,9 +778,7 @@ def _client_key(value: object, place: _Place) -> ClientKeyConfig:
     )
 
 
-def _one_source(
-    place: _Place, table: Mapping[str, object], what: str, names: Sequence[str], note: str = ""
-) -> None:
+def _one_source(place: _Place, table: Mapping[str, object], what: str, names: Sequence[str], note: str = "") -> None:
     """Exactly one of the keys ``names`` must have been written, well or badly."""
     given = [name for name in names if name in table]
     if len(given) != 1:
@@ -825,9 +792,7 @@ class AuthConfig:
     """Who may use the gateway.  ``mode_written`` says whether the file chose the mode itself."""
 
     mode: AuthMode = setting(_one_of("off", "strict", "all_except_health", "auto"), "auto")
-    keys: tuple[ClientKeyConfig, ...] = setting(
-        _array_of_tables(_client_key), (), inside=_ClientKeyTable, several=True
-    )
+    keys: tuple[ClientKeyConfig, ...] = setting(_array_of_tables(_client_key), (), inside=_ClientKeyTable, several=True)
     mode_written: bool = False
 
 
@@ -943,9 +908,7 @@ class _AccountTable:
         _array_of(_endpoint, least=1, empty="names no endpoint; leave it out for Google's own")
     )
     models: tuple[str, ...] = setting(
-        _array_of(
-            _text, least=1, empty="would serve no model; leave it out for all, or write enabled = false"
-        ),
+        _array_of(_text, least=1, empty="would serve no model; leave it out for all, or write enabled = false"),
         ("*",),
     )
     priority: int = setting(_whole(-1_000_000, 1_000_000), 0)
@@ -960,9 +923,7 @@ def _account(value: object, place: _Place) -> AccountConfig:
     if "kind" in values:
         _check_sources(written.kind, value, place)
     if written.name and (holder := (place / "name").claim("account", written.name)):
-        (place / "name").problem(
-            f"{_shown(written.name)} is {holder} already; give each account its own name"
-        )
+        (place / "name").problem(f"{_shown(written.name)} is {holder} already; give each account its own name")
     api_key = written.api_key
     access_token = written.access_token
     # A disabled account may be disabled for the very reason that its secret is not there.
@@ -1016,9 +977,7 @@ def _check_sources(kind: AccountKind, table: Mapping[str, object], place: _Place
     elif kind == "vertex":
         _one_source(place, table, "a vertex account", _TOKEN, " (or an API key alone, for express mode)")
         if "project" not in table:
-            (place / "project").problem(
-                "is missing: a vertex account needs it, except with an API key (express mode)"
-            )
+            (place / "project").problem("is missing: a vertex account needs it, except with an API key (express mode)")
     else:
         for name in api_keys:
             (place / name).problem(
@@ -1037,9 +996,7 @@ def _check_sources(kind: AccountKind, table: Mapping[str, object], place: _Place
 def _module(value: object, place: _Place) -> str:
     text = _text(value, place)
     if not all(part.isidentifier() for part in text.split(".")):
-        raise _RefusedError(
-            f"{_shown(text)} is not the dotted name of a Python module, like 'my_company.routing'"
-        )
+        raise _RefusedError(f"{_shown(text)} is not the dotted name of a Python module, like 'my_company.routing'")
     return text
 
 
@@ -1088,9 +1045,7 @@ class Config:
     auth: AuthConfig = setting(_auth, AuthConfig(), inside=AuthConfig)
     models: ModelsConfig = setting(_table(ModelsConfig), ModelsConfig(), inside=ModelsConfig)
     pool: PoolConfig = setting(_table(PoolConfig), PoolConfig(), inside=PoolConfig)
-    accounts: tuple[AccountConfig, ...] = setting(
-        _array_of_tables(_account), (), inside=_AccountTable, several=True
-    )
+    accounts: tuple[AccountConfig, ...] = setting(_array_of_tables(_account), (), inside=_AccountTable, several=True)
     plugins: PluginsConfig = setting(_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
 
@@ -1122,9 +1077,7 @@ def _config(text: str, reading: _Reading) -> Config:
     try:
         tables = tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
-        raise ConfigError(
-            [Problem(reading.file, "", "is not TOML that can be read: nested too deeply")]
-        ) from None
+        raise ConfigError([Problem(reading.file, "", "is not TOML that can be read: nested too deeply")]) from None
     except ValueError as error:
         raise ConfigError([Problem(reading.file, "", f"is not TOML: {error}")]) from None
     values = _values_of(Config, tables, _Place(reading))
@@ -1142,9 +1095,7 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Config:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            [Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")]
-        ) from None
+        raise ConfigError([Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")]) from None
     except (OSError, ValueError) as failure:
         raise ConfigError([Problem(path, "", f"cannot be read: {_why(failure)}")]) from None
     config = _config(text, reading)
