@@ -1,1 +1,19 @@
 """The built-in behaviour, as plugins behind the same hooks that anybody can implement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def make_plugins() -> Sequence[tuple[str, object]]:
+    """New built-in plugins with their names.  All their hooks are ``trylast``: anybody else's are asked first."""
+    from agm.defaults import accounts, aliases, classification, client_keys, strategies, wrapping
+
+    return (
+        ("agm.defaults.client_keys", client_keys),
+        ("agm.defaults.accounts", accounts),
+        ("agm.defaults.aliases", aliases.AliasRules()),
+        ("agm.defaults.strategies", strategies.Strategies()),
+        ("agm.defaults.wrapping", wrapping),
+        ("agm.defaults.classification", classification),
+    )

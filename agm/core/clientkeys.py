@@ -1,0 +1,79 @@
+"""
+Client keys: where a request may carry one, and whether it is known.
+
+A key is compared by its SHA-256 digest, keyed with a secret of the process, and then in constant time, so that the
+time of an answer tells nothing about any key and 10,000 keys cost no more than one.  Keys themselves are not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from agm.core.models import Patterns
+
+
+def digest(key: str) -> str:
+    """A key's SHA-256 in hexadecimal, as ``key_sha256`` in the configuration."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@attrs.frozen
+class ClientKey:
+    """
+    A client key that the gateway accepts.
+
+    `name` is how it is called in logs, `digest` is :func:`digest` of it, `models` the patterns of models it may ask for
+    (empty: all), `requests_per_minute` its limit (None: no limit).
+    """
+
+    name: str
+    digest: str = attrs.field(repr=False)
+    models: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    patterns: Patterns = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "patterns", Patterns(self.models or ("*",)))
+
+
+class KeyRing:
+    """A fixed set of client keys, looked up without a difference in time."""
+
+    def __init__(self, keys: Iterable[ClientKey]) -> None:
+        self._pepper = os.urandom(16)
+        self._keys = {self._index(key.digest): key for key in keys}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def lookup(self, presented: str) -> ClientKey | None:
+        """The key that was presented, or None if it is not in the ring."""
+        wanted = digest(presented)
+        key = self._keys.get(self._index(wanted))
+        if key is not None and hmac.compare_digest(key.digest, wanted):
+            return key
+        return None
+
+    def _index(self, digest_: str) -> bytes:
+        return hashlib.blake2b(digest_.encode("ascii"), key=self._pepper, digest_size=16).digest()
+
+
+def presented_keys(
+    *, authorization: str | None, x_api_key: str | None, x_goog_api_key: str | None, query_key: str | None
+) -> Sequence[str]:
+    """
+    The keys that a request carries, without repeats, in the order in which the places are tried:
+    ``Authorization: Bearer``, ``x-api-key``, ``x-goog-api-key``, ``?key=``.
+    """
+    found: list[str] = []
+    if authorization is not None:
+        scheme, _, token = authorization.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            found.append(token.strip())
+    found += [key.strip() for key in (x_api_key, x_goog_api_key, query_key) if key is not None]
+    return tuple(dict.fromkeys(key for key in found if key))

@@ -1,0 +1,191 @@
+"""
+The ``v1internal`` envelope: wrapping a Gemini request for Code Assist, and cutting the answer out of what comes back.
+
+Both work on bytes: the client's document is spliced into the envelope and the value of ``response`` is cut out of an
+answer without being encoded again, so that wrapping and unwrapping change nothing in between.  Field names are those
+that the service itself takes (``project``, ``model``, ``requestId``, ``requestType``, ``userAgent``, ``request``).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import msgspec
+
+from agm.core.errors import InvalidRequest
+
+RequestType = Literal["agent", "image_gen"]
+
+_DOCUMENT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Answer(msgspec.Struct):
+    response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+class NotAnEnvelope(ValueError):
+    """An upstream's document is not JSON, or holds neither ``response`` nor ``error``."""
+
+
+class UpstreamError(Exception):
+    """An upstream's document is an error; `document` is ``{"error": …}`` on one line."""
+
+    def __init__(self, document: bytes) -> None:
+        super().__init__("the upstream answered with an error")
+        self.document = document
+
+
+def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
+    """
+    The fields of a JSON object, each value still the bytes that were sent.
+
+    :raises InvalidRequest: in Google's words, if `body` is not one JSON object in UTF-8.
+    """
+    try:
+        return _DOCUMENT.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise InvalidRequest(f"Invalid JSON payload received. {_sentence(str(e))}") from None
+
+
+def request_type(model: str) -> RequestType:
+    """Code Assist tells two kinds of generation apart; image models are named so."""
+    return "image_gen" if "image" in model else "agent"
+
+
+def wrap(
+    body: bytes, *, project: str | None, model: str, request_id: str, user_agent: str, session_id: str | None
+) -> bytes:
+    """
+    The envelope of ``generateContent`` and ``streamGenerateContent`` around `body`.
+
+    `body` stands in it byte for byte, but for two things that the service asks for: ``sessionId`` is put first unless
+    the client sent one, and a redundant ``model`` field beside ``contents`` is left out (the service refuses it).
+
+    :raises InvalidRequest: if `body` is not a JSON object.
+    """
+    fields = parse_object(body)
+    if "model" in fields:
+        del fields["model"]
+        body = _join(fields)
+    if session_id is not None and not fields.keys() & {"sessionId", "session_id"}:
+        start = body.index(b"{") + 1
+        comma = b"," if fields else b""
+        body = b'{"sessionId":' + msgspec.json.encode(session_id) + comma + body[start:]
+    head = {
+        "project": project,
+        "model": model,
+        "requestId": request_id,
+        "requestType": request_type(model),
+        "userAgent": user_agent,
+    }
+    if project is None:
+        del head["project"]
+    return msgspec.json.encode(head)[:-1] + b',"request":' + body + b"}"
+
+
+def wrap_count(body: bytes, *, model: str) -> bytes:
+    """
+    The narrow envelope of ``countTokens``: the service takes ``model`` and ``contents`` inside ``request``, and no
+    more.
+
+    Both of Gemini's forms are read: ``{contents}`` and ``{generateContentRequest: {contents, …}}``.
+
+    :raises InvalidRequest: if `body` is not a JSON object or has no contents.
+    """
+    fields = parse_object(body)
+    inner = fields.get("generateContentRequest", fields.get("generate_content_request"))
+    contents = (parse_object(bytes(inner)) if inner is not None else fields).get("contents")
+    if contents is None:
+        raise InvalidRequest("contents is not specified: countTokens counts the tokens of contents.")
+    head = b'{"request":{"model":' + msgspec.json.encode(f"models/{model}") + b',"contents":'
+    return head + bytes(contents) + b"}}"
+
+
+def unwrap(document: bytes) -> bytes:
+    """
+    The value of ``response`` in a Code Assist answer or event, as it was sent.
+
+    :raises UpstreamError: if the document is an error.
+    :raises NotAnEnvelope: if it is not JSON, or neither of the two.
+    """
+    try:
+        answer = _ANSWER.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = error_document(document)
+        if error is not None:
+            raise UpstreamError(error) from None
+        raise NotAnEnvelope("not a JSON object") from None
+    if answer.error is not msgspec.UNSET:
+        raise UpstreamError(b'{"error":' + one_line(bytes(answer.error)) + b"}")
+    if answer.response is msgspec.UNSET:
+        raise NotAnEnvelope("a JSON object without response")
+    return bytes(answer.response)
+
+
+class _ErrorDocument(msgspec.Struct):
+    error: msgspec.Raw
+
+
+_ERROR = msgspec.json.Decoder(_ErrorDocument)
+_ERRORS = msgspec.json.Decoder(list[_ErrorDocument])
+
+
+def error_document(document: bytes) -> bytes | None:
+    """
+    ``{"error": …}`` on one line from a document that is one, or an array whose first element is one; else None.
+
+    Google answers a failed streaming call with the array, which no SDK expects from the others.
+    """
+    try:
+        found = _ERROR.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            found = _ERRORS.decode(document)[0]
+        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
+            return None
+    return b'{"error":' + one_line(bytes(found.error)) + b"}"
+
+
+class _ErrorFields(msgspec.Struct):
+    code: int = 500
+    message: str = ""
+
+
+class _CodedDocument(msgspec.Struct):
+    error: _ErrorFields
+
+
+_CODED = msgspec.json.Decoder(_CodedDocument)
+
+
+def error_code(document: bytes) -> int:
+    """The HTTP status that an error document names; 500 where it names none."""
+    try:
+        code = _CODED.decode(document).error.code
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 500
+    return code if 400 <= code <= 599 else 500
+
+
+def one_line(document: bytes) -> bytes:
+    """
+    A JSON document without line breaks.
+
+    Inside a JSON string a line break is always escaped, so those that are left are white space between tokens.
+    """
+    if b"\n" not in document and b"\r" not in document:
+        return document
+    return document.replace(b"\r\n", b" ").replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def _join(fields: dict[str, msgspec.Raw]) -> bytes:
+    return b"{" + b",".join(json.dumps(k).encode() + b":" + bytes(v) for k, v in fields.items()) + b"}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

@@ -1,0 +1,143 @@
+"""
+Server-sent events as Gemini's upstreams send them: bytes in, the data of whole events out, at every chunk boundary.
+
+The format is the WHATWG's ("Server-sent events", section 9.2.6): lines end with LF, CR or CRLF, a blank line ends an
+event, several ``data`` lines are joined by LF, a line that starts with a colon is a comment.  Two things are read
+differently here, because upstreams really do them and an answer must not be lost to them:
+
+* an event that lacks its last blank line when the stream ends is still an event;
+* a line that starts with ``{`` or ``[`` is not a field with a strange name but the start of a bare JSON document:
+Google
+  ends a failing stream so.  From there on everything is kept for :meth:`EventReader.close`.
+
+No JSON is parsed here and nothing is written.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+#: An event may carry an image in base64; beyond this it is an attack or a fault.
+MAX_EVENT = 256 * 1024 * 1024
+#: A bare error document is small.
+MAX_BARE = 1024 * 1024
+
+
+class EventTooLarge(ValueError):
+    """An event, or a bare document, is larger than the reader holds."""
+
+
+@attrs.frozen
+class StreamEnd:
+    """What was left when a stream ended: `data` of a last event without its blank line, and a `bare` document."""
+
+    data: bytes | None
+    bare: bytes | None
+
+
+class EventReader:
+    """
+    Reads events incrementally.
+
+    :meth:`feed` returns the data of each event completed by a chunk, :meth:`close` what the stream's end completes.
+    """
+
+    def __init__(self, *, max_event: int = MAX_EVENT) -> None:
+        self._max_event = max_event
+        self._rest = bytearray()  # an unfinished line
+        self._scanned = 0  # how much of it is known to hold no line end
+        self._skip_lf = False  # the last line ended with a CR that may be half of a CRLF
+        self._first_line = True
+        self._lines: list[bytes] = []  # data lines of the unfinished event
+        self._size = 0
+        self._bare: bytearray | None = None
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """
+        Take a chunk and return the data of the events it completes, in order.
+
+        :raises EventTooLarge: if an event grows beyond the reader's limit.
+        """
+        if self._bare is not None:
+            self._keep_bare(chunk)
+            return []
+        if self._skip_lf and chunk:
+            self._skip_lf = False
+            if chunk[:1] == b"\n":
+                chunk = chunk[1:]
+        data: bytes | bytearray = chunk
+        start = scan = 0
+        if self._rest:
+            self._rest += chunk
+            data, scan = self._rest, self._scanned
+        events: list[bytes] = []
+        while True:
+            lf = data.find(b"\n", scan)
+            cr = data.find(b"\r", scan, lf if lf >= 0 else len(data))
+            if cr >= 0:
+                end, after = cr, cr + 1
+                if lf == after:
+                    after += 1
+                elif after == len(data):
+                    self._skip_lf = True
+            elif lf >= 0:
+                end, after = lf, lf + 1
+            else:
+                break
+            if not self._take_line(data[start:end], events):
+                self._keep_bare(data[start:])
+                start = len(data)
+                break
+            start = scan = after
+        self._keep_rest(data, start)
+        return events
+
+    def close(self) -> StreamEnd:
+        """The stream has ended: what is left of it."""
+        if self._rest and self._bare is None:
+            line = bytes(self._rest)
+            self._rest = bytearray()
+            if not self._take_line(line, []):
+                self._keep_bare(line)
+        data = b"\n".join(self._lines) if self._lines else None
+        self._lines = []
+        return StreamEnd(data, bytes(self._bare) if self._bare is not None else None)
+
+    def _take_line(self, line: bytes | bytearray, events: list[bytes]) -> bool:
+        """Handle a whole line; False if it starts a bare document."""
+        if self._first_line:
+            self._first_line = False
+            if line.startswith(b"\xef\xbb\xbf"):
+                line = line[3:]
+        if not line:
+            if self._lines:
+                events.append(self._lines[0] if len(self._lines) == 1 else b"\n".join(self._lines))
+                self._lines = []
+                self._size = 0
+        elif line.startswith(b"data:"):
+            value = bytes(line[6:] if line.startswith(b"data: ") else line[5:])
+            self._size += len(value)
+            if self._size > self._max_event:
+                raise EventTooLarge(f"an event is larger than {self._max_event} bytes")
+            self._lines.append(value)
+        elif line == b"data":
+            self._lines.append(b"")
+        elif line[:1] in (b"{", b"["):
+            return False
+        return True  # comments, event, id, retry and unknown fields say nothing that a Gemini client needs
+
+    def _keep_rest(self, data: bytes | bytearray, start: int) -> None:
+        if data is self._rest:
+            del self._rest[:start]
+        elif start < len(data):
+            self._rest = bytearray(data[start:])
+        self._scanned = len(self._rest)
+        if self._scanned > self._max_event:
+            raise EventTooLarge(f"a line is larger than {self._max_event} bytes")
+
+    def _keep_bare(self, data: bytes | bytearray) -> None:
+        if self._bare is None:
+            self._bare = bytearray()
+        self._bare += data
+        if len(self._bare) > MAX_BARE:
+            raise EventTooLarge(f"a bare document in an event stream is larger than {MAX_BARE} bytes")

@@ -1,0 +1,28 @@
+"""A limit on the number of requests per minute.  Time is handed in."""
+
+from __future__ import annotations
+
+
+class RequestsPerMinute:
+    """
+    A token bucket that holds a minute's requests: a burst may use them at once, then they come back evenly.
+
+    :param limit: requests per minute, 1 or more.
+    """
+
+    __slots__ = ("_at", "_limit", "_tokens")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._tokens = float(limit)
+        self._at: float | None = None
+
+    def take(self, now: float) -> float:
+        """Take one request: 0 if there was one left, else the seconds until there is."""
+        if self._at is not None:
+            self._tokens = min(self._limit, self._tokens + (now - self._at) * self._limit / 60)
+        self._at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) * 60 / self._limit

@@ -1,0 +1,182 @@
+"""
+What hooks receive and return: frozen values, without a Twisted object in them, that stay the same for a request's life.
+
+Bodies are parsed when somebody looks, and once.  Credentials are never part of these values: headers that may carry one
+are left out before a :class:`GatewayRequest` is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+import msgspec
+
+from agm.core.answers import Framing
+from agm.core.classify import Verdict
+from agm.core.envelope import parse_object
+from agm.core.fingerprint import fingerprint
+from agm.core.models import Patterns
+
+Kind = Literal["api-key", "vertex", "code-assist"]
+
+
+class Body:
+    """
+    A request's body: `raw` is what was sent, :meth:`json` what it says, :attr:`fingerprint` which conversation it is
+    of.
+
+    :attr:`parses` counts how often it was parsed, so that a test can tell that nobody did for nothing.
+    """
+
+    __slots__ = ("_document", "_fingerprint", "parses", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.parses = 0
+        self._document: dict[str, Any] | None = None
+        self._fingerprint: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Body of {len(self.raw)} bytes>"  # never its text
+
+    def json(self) -> dict[str, Any]:
+        """
+        The document, parsed at the first call.  It is shared: look, do not edit (``agm_transform_request`` edits).
+
+        :raises agm.core.errors.InvalidRequest: if it is not a JSON object.
+        """
+        if self._document is None:
+            parse_object(self.raw)
+            self.parses += 1
+            self._document = msgspec.json.decode(self.raw)
+        return self._document
+
+    @property
+    def fingerprint(self) -> str | None:
+        """32 hexadecimal digits that stay the same through a conversation; None without a user turn."""
+        if self._fingerprint is None:
+            self.parses += 1
+            self._fingerprint = fingerprint(self.raw) or ""
+        return self._fingerprint or None
+
+
+@attrs.frozen(eq=False)
+class GatewayRequest:
+    """
+    A client's request, as far as it matters to a decision.
+
+    `id` is in every log line and answer; `path` is without its query; `version` is ``v1beta``, ``v1`` or ``v1alpha``;
+    `method` is Google's (``generateContent``); `asked_model` is what the client wrote and `model` what it is mapped to;
+    `framing` is how the client wants the answer; `query` and `headers` (lower-case names) hold no credential;
+    `client_key` is the name of the client's key; `received_at` is in seconds since the epoch.
+    """
+
+    id: str
+    path: str
+    version: str
+    method: str
+    asked_model: str
+    model: str
+    framing: Framing
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    client_key: str | None
+    received_at: float
+    body: Body
+    #: How the upstream is to answer: as `framing`, or events where somebody edits or unwraps them.
+    upstream_framing: Framing
+
+
+@attrs.frozen(eq=False)
+class Account:
+    """
+    One account of the pool, without its credential.
+
+    `models` answers ``name in account.models``; `endpoints` are base URLs in the order in which they are tried;
+    a lower `priority` comes first; `max_concurrency` of None is no limit.
+    """
+
+    name: str
+    kind: Kind
+    endpoints: tuple[str, ...]
+    project: str | None = None
+    location: str = "global"
+    models: Patterns = attrs.field(factory=lambda: Patterns(("*",)))
+    priority: int = 0
+    max_concurrency: int | None = None
+    #: A Vertex account with an API key and no project: express mode.
+    express: bool = False
+
+
+@attrs.frozen
+class ModelChoice:
+    """The upstream model that serves a request, and why."""
+
+    model: str
+    reason: str
+
+
+@attrs.frozen
+class AccountChoice:
+    """The account that serves an attempt, and why."""
+
+    account: Account
+    reason: str
+
+
+@attrs.frozen
+class UpstreamRequest:
+    """
+    A request as it goes to an endpoint, but for the credential.
+
+    `path` starts with a slash and holds the query; `framing` says how the answer comes, `wrapped` whether its documents
+    are in the ``v1internal`` envelope.  `id` is unique per attempt where the envelope has one.
+    """
+
+    path: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    framing: Framing
+    wrapped: bool = False
+    method: str = "POST"
+
+
+@attrs.frozen
+class AttemptRecord:
+    """
+    One try at an upstream, after it ended.
+
+    `status` is the HTTP status (None: no answer), `verdict` what it meant (None: a success), `first_byte` and `ended`
+    are seconds after `started`, which is in seconds since the epoch; `first_byte` is None where nothing came.
+    """
+
+    request_id: str
+    number: int
+    account: str
+    endpoint: str
+    model: str
+    started: float
+    first_byte: float | None
+    ended: float
+    status: int | None
+    verdict: Verdict | None
+    message: str = ""
+
+
+@attrs.frozen
+class RequestRecord:
+    """
+    One request, after it ended: `outcome` is ``ok``, ``error``, ``aborted`` (after the first byte) or ``cancelled``
+    (the client left).  Times as in :class:`AttemptRecord`; `sent` counts bytes of the answer's body.
+    """
+
+    request: GatewayRequest
+    started: float
+    ended: float
+    first_byte: float | None
+    status: int
+    outcome: Literal["ok", "error", "aborted", "cancelled"]
+    sent: int
+    attempts: tuple[AttemptRecord, ...]

@@ -1,0 +1,161 @@
+"""
+Request targets: from the raw path of a request to the model and method it names, and back to a path for an upstream.
+
+The model is everything before the **last** colon of the path, because model names hold slashes, spaces and colons.
+A path is matched by one anchored pattern and rebuilt from its parts, so that nothing a client writes can change the
+host, the port or the query of the upstream's URL.  Nothing is read or sent here.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote_to_bytes
+
+import attrs
+
+from agm.core.errors import InvalidRequest, NotFound
+
+VERSIONS = ("v1beta", "v1alpha", "v1")
+
+#: What a method does to a model, as Google names it.  All are POST.
+METHODS = (
+    "generateContent",
+    "streamGenerateContent",
+    "countTokens",
+    "embedContent",
+    "batchEmbedContents",
+    "predict",
+)
+
+#: Collections whose members are called like models.  ``models/`` is not part of a model's id here, the others are.
+_COLLECTIONS = ("tunedModels", "dynamic")
+
+_PATH = re.compile(rb"/+(?P<version>v1beta|v1alpha|v1)/(?P<rest>.+)", re.DOTALL)
+_NOT_IN_A_MODEL = re.compile(r"[\x00-\x1f\x7f\\?#]")
+_METHOD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
+
+#: Characters that a model's id may hold unescaped in a path (RFC 3986, section 3.3: pchar and "/").
+_MODEL_SAFE = "/:@!$&'()*+,;=-._~"
+
+MAX_MODEL = 512
+
+
+@attrs.frozen
+class ModelList:
+    """``GET /{version}/models``."""
+
+    version: str
+
+
+@attrs.frozen
+class ModelGet:
+    """``GET /{version}/models/{model}``; `model` has no ``models/`` prefix."""
+
+    version: str
+    model: str
+
+
+@attrs.frozen
+class ModelCall:
+    """``POST /{version}/models/{model}:{method}``; `model` is decoded and has no ``models/`` prefix."""
+
+    version: str
+    model: str
+    method: str
+
+
+def parse_collection(path: bytes) -> ModelList | ModelGet:
+    """
+    What a GET asks for.
+
+    :param path: the raw path of the request, without its query.
+    :raises NotFound: if it is not the list of models or one of them.
+    :raises InvalidRequest: if it holds what no model's id can hold.
+    """
+    version, rest = _split(path)
+    if rest.rstrip("/") == "models":
+        return ModelList(version)
+    model = _strip_models(rest)
+    if model is None:
+        raise NotFound(f"The path {_shown(path)} is not known. Models are listed at /{version}/models.")
+    return ModelGet(version, _checked_model(model))
+
+
+def parse_call(path: bytes) -> ModelCall:
+    """
+    What a POST asks for.
+
+    :param path: the raw path of the request, without its query; its colon may be percent-encoded.
+    :raises NotFound: if it names no model and method, or a method that Google does not have.
+    :raises InvalidRequest: if it holds what no model's id can hold.
+    """
+    version, rest = _split(path)
+    named = _strip_models(rest)
+    if named is None:
+        raise NotFound(
+            f"The path {_shown(path)} is not known. Calls are made at /{version}/models/MODEL:METHOD, "
+            f"METHOD one of {', '.join(METHODS)}."
+        )
+    model, colon, method = named.rpartition(":")
+    if named.endswith("/countTokens"):  # an old spelling that some tools still use
+        model, colon, method = named.removesuffix("/countTokens"), ":", "countTokens"
+    if not colon or not model or not _METHOD.fullmatch(method):
+        raise NotFound(
+            f"The path {_shown(path)} names no method. Write /{version}/models/MODEL:METHOD, "
+            f"METHOD one of {', '.join(METHODS)}."
+        )
+    model = _checked_model(model)
+    if method not in METHODS:
+        raise NotFound(
+            f"models/{model} is not found for API version {version}, or is not supported for {method}. "
+            "Call ListModels to see the list of available models and their supported methods."
+        )
+    return ModelCall(version, model, method)
+
+
+def quote_model(model: str) -> str:
+    """`model` as it stands in the path of an upstream URL."""
+    return quote(model, safe=_MODEL_SAFE)
+
+
+def bare_model(name: str) -> str:
+    """A model's id from its resource name: ``models/x`` and ``models/models/x`` are ``x``."""
+    while name.startswith("models/"):
+        name = name.removeprefix("models/")
+    return name
+
+
+def _split(path: bytes) -> tuple[str, str]:
+    """The API version and the decoded rest of a path."""
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise NotFound(f"The path {_shown(path)} is not known. The Gemini API is served below /v1beta/.")
+    try:
+        rest = unquote_to_bytes(match["rest"]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"The path {_shown(path)} is not UTF-8.") from None
+    return match["version"].decode("ascii"), rest
+
+
+def _strip_models(rest: str) -> str | None:
+    """The part of a path after ``models/``, or the whole of it for the other collections."""
+    if rest.startswith("models/"):
+        return bare_model(rest)
+    collection, slash, name = rest.partition("/")
+    return rest if collection in _COLLECTIONS and slash and name else None
+
+
+def _checked_model(model: str) -> str:
+    if _NOT_IN_A_MODEL.search(model):
+        raise InvalidRequest("The model's name holds a character that no model's name can hold.")
+    if len(model) > MAX_MODEL:
+        raise InvalidRequest(f"The model's name is longer than {MAX_MODEL} characters.")
+    if any(segment in ("", ".", "..") for segment in model.split("/")):
+        raise InvalidRequest("The model's name has an empty segment, or one of dots only.")
+    return model
+
+
+def _shown(path: bytes) -> str:
+    """A path as it may be shown in a message: ASCII, and not longer than a line."""
+    text = path.decode("ascii", "backslashreplace")
+    return text if len(text) <= 120 else text[:117] + "..."

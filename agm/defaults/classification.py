@@ -1,0 +1,15 @@
+"""Classification of upstream errors, as :mod:`agm.core.classify` reads them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from agm import hookimpl
+from agm.core.classify import Verdict, classify
+
+
+@hookimpl(trylast=True)
+def agm_classify_error(status: int, body: bytes, headers: Mapping[str, str]) -> Verdict:
+    """By Google's own words."""
+    return classify(status, body, now=time.time(), retry_after=headers.get("retry-after"))

@@ -1,0 +1,392 @@
+"""
+A request's whole way, a line a step: map the model → build → lease an account → wrap → send → first byte.
+
+:func:`open_answer` ends with an answer whose first bytes are there, on an account that is leased until
+:meth:`OpenAnswer.close`; until then nothing has gone to the client, so everything can still be tried elsewhere.  What
+comes after, the relay, is the web's (:mod:`agm.web.relay`).  No Twisted request and no socket is seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from agm.core import envelope
+from agm.core.answers import (
+    AnswerFilter,
+    CollectedBody,
+    EventPipe,
+    Framing,
+    PlainArray,
+    PlainBody,
+    PlainEvents,
+    Transform,
+    plain_event,
+)
+from agm.core.classify import SHORT_DELAY, Fault, Verdict
+from agm.core.errors import (
+    BadUpstreamAnswer,
+    GatewayError,
+    Unavailable,
+    UpstreamTimeout,
+    status_body,
+    with_retry_info,
+)
+from agm.core.pool import Cause, Exclusion, Lease, earliest, nothing_left
+from agm.core.request import Account, AttemptRecord, GatewayRequest, UpstreamRequest
+from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
+from agm.upstream.credentials import CredentialError
+
+if TYPE_CHECKING:
+    from agm.gateway import Gateway
+
+#: An error's body is read up to this many bytes.
+MAX_ERROR = 1024 * 1024
+#: A unary answer that has to be read whole is refused beyond this many bytes.
+MAX_COLLECTED = 256 * 1024 * 1024
+#: Seconds before the same account is tried again because there is no other.
+SAME_ACCOUNT_PAUSE = 0.25
+
+log = Logger()
+
+
+@attrs.frozen
+class FinalAnswer:
+    """An answer that is complete in memory: an error of the upstream's that goes to the client."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+@attrs.define(eq=False)
+class OpenAnswer:
+    """A good answer whose first bytes have come.  :meth:`close` gives its account back."""
+
+    answer: UpstreamAnswer
+    body: UpstreamBody
+    account: Account
+    framing: Framing
+    #: Whether the body passes byte for byte, so that the upstream's Content-Length holds.
+    plain: bool
+    _lease: Lease
+
+    def close(self) -> None:
+        """Give the account back, and the connection if it is still in use."""
+        self._lease.release()
+        self.body.abort("the answer is no longer wanted")
+
+
+@attrs.frozen
+class _Route:
+    """Where an attempt goes: an account and the number of its endpoint."""
+
+    account: Account
+    endpoint: int
+
+    @property
+    def url(self) -> str:
+        return self.account.endpoints[self.endpoint]
+
+
+@attrs.frozen
+class _Failure:
+    """An attempt that gave nothing: what it meant, and what the client would get if it was the last."""
+
+    verdict: Verdict
+    status: int | None
+    body: bytes
+    message: str
+    #: The upstream may be working on the request still, or has had all the time there is.
+    final: bool = False
+
+
+@attrs.define(eq=False)
+class Attempts:
+    """The attempts of one request, and their records."""
+
+    gateway: Gateway
+    request: GatewayRequest
+    #: The client's body after all plugins' edits.
+    body: bytes
+    records: list[AttemptRecord] = attrs.Factory(list)
+    _given_up: dict[str, Verdict] = attrs.Factory(dict)
+    _refreshed: set[str] = attrs.Factory(set)
+    _waited: set[str] = attrs.Factory(set)
+    _capacity: int = 0
+
+    async def open(self) -> OpenAnswer | FinalAnswer:
+        """
+        The first good answer, or the last error.
+
+        :raises GatewayError: if no account can serve, or the last attempt brought no answer at all.
+        """
+        config = self.gateway.config.pool
+        last: _Failure | None = None
+        route: _Route | None = None
+        for number in range(1, config.max_attempts + 1):
+            if route is None:
+                route = self._choose(required=last is None)
+            if route is None:
+                break
+            outcome = await self._attempt(number, route)
+            if isinstance(outcome, OpenAnswer):
+                return outcome
+            last = outcome
+            if last.final or last.verdict.fault is Fault.FINAL or number == config.max_attempts:
+                self._consequence(route.account, last.verdict)
+                break
+            route = await self._next(route, last)
+            if self._capacity > 1:
+                break
+        assert last is not None, "max_attempts is at least 1"
+        return self._last_word(last)
+
+    # Choosing
+
+    def _choose(self, *, required: bool) -> _Route | None:
+        """An account that has not been given up, at its first endpoint; None if there is none and none is required."""
+        request = self.request
+        accounts, exclusions = self.gateway.pool.candidates(request.model, request.method)
+        accounts = [account for account in accounts if account.name not in self._given_up]
+        if accounts:
+            refused = self.gateway.hooks.filter_accounts(accounts, request)
+            if refused:
+                exclusions += [Exclusion(a, Cause.PLUGIN, refused[a.name]) for a in accounts if a.name in refused]
+                accounts = [account for account in accounts if account.name not in refused]
+        if not accounts:
+            if required:
+                raise nothing_left(request.model, request.method, request.version, exclusions)
+            return None
+        choice = self.gateway.hooks.select_account(accounts, request, self.gateway.pool.loads())
+        log.debug(
+            "{request_id}: account {account}: {reason}",
+            request_id=request.id,
+            account=choice.account.name,
+            reason=choice.reason,
+        )
+        return _Route(choice.account, 0)
+
+    async def _next(self, route: _Route, failure: _Failure) -> _Route | None:
+        """Where the next attempt goes after `failure`; draws the failure's consequence for the account."""
+        account, verdict = route.account, failure.verdict
+        match verdict.fault:
+            case Fault.CREDENTIAL if account.name not in self._refreshed:
+                self._refreshed.add(account.name)
+                self.gateway.credentials[account.name].mark_rejected()
+                return route
+            case Fault.RATE if (
+                verdict.delay is not None and verdict.delay <= SHORT_DELAY and account.name not in self._waited
+            ):
+                self._waited.add(account.name)
+                await self._pause(verdict.delay)
+                return route
+            case Fault.CAPACITY:
+                self._capacity += 1
+            case Fault.ENDPOINT if route.endpoint + 1 < len(account.endpoints):
+                return _Route(account, route.endpoint + 1)
+        self._given_up[account.name] = verdict
+        self._consequence(account, verdict)
+        other = self._choose(required=False)
+        if other is None and verdict.fault is Fault.ENDPOINT and failure.status is not None:
+            # nobody else is there, and the upstream says that it did not answer this one
+            await self._pause(SAME_ACCOUNT_PAUSE)
+            return _Route(account, 0)
+        return other
+
+    def _consequence(self, account: Account, verdict: Verdict) -> None:
+        self.gateway.pool.failed(account, self.request.model, verdict)
+
+    async def _pause(self, seconds: float) -> None:
+        await deferLater(self.gateway.reactor, seconds)
+
+    # Sending
+
+    async def _attempt(self, number: int, route: _Route) -> OpenAnswer | _Failure:
+        """One try: lease, wrap, send, and wait for the first byte."""
+        gateway, request, account = self.gateway, self.request, route.account
+        started, began = gateway.wall(), gateway.reactor.seconds()
+        lease = gateway.pool.lease(account)
+        answer: UpstreamAnswer | None = None
+        outcome: OpenAnswer | _Failure | None = None
+        try:
+            wrapped = gateway.hooks.wrap_request(request, account, self.body)
+            credential = await gateway.credentials[account.name].headers()
+            answer = await gateway.client.send(
+                wrapped.method,
+                route.url + wrapped.path,
+                (*wrapped.headers, *credential),
+                wrapped.body,
+                timeout=gateway.config.timeouts.first_byte,
+            )
+            left = gateway.config.timeouts.first_byte - (gateway.reactor.seconds() - began)
+            outcome = await self._first_bytes(answer, wrapped, account, lease, max(left, 0.0))
+        except UpstreamFailed as e:
+            outcome = _Failure(
+                Verdict(Fault.ENDPOINT, e.reason),
+                504 if e.reason == "FIRST_BYTE_TIMEOUT" else None,
+                b"",
+                str(e),
+                final=e.reason == "FIRST_BYTE_TIMEOUT",
+            )
+        except CredentialError as e:
+            if e.permanent:
+                gateway.pool.disable(account, e.reason)
+            outcome = _Failure(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", e.reason)
+        finally:
+            if not isinstance(outcome, OpenAnswer):
+                lease.release()
+            ended = gateway.reactor.seconds() - began
+            failure = outcome if isinstance(outcome, _Failure) else None
+            record = AttemptRecord(
+                request_id=request.id,
+                number=number,
+                account=account.name,
+                endpoint=route.url,
+                model=request.model,
+                started=started,
+                first_byte=ended if isinstance(outcome, OpenAnswer) else None,
+                ended=ended,
+                status=None if answer is None else answer.status,
+                verdict=failure.verdict if failure else None,
+                message=failure.message if failure else "",
+            )
+            self.records.append(record)
+            gateway.hooks.attempt_finished(record)
+        if failure is not None:
+            log.info(
+                "{request_id}: attempt {number} failed: {reason}, {message}",
+                request_id=request.id,
+                number=number,
+                reason=failure.verdict.reason,
+                message=failure.message,
+            )
+        else:
+            gateway.pool.succeeded(account, request.model)
+        return outcome
+
+    async def _first_bytes(
+        self, answer: UpstreamAnswer, wrapped: UpstreamRequest, account: Account, lease: Lease, timeout: float
+    ) -> OpenAnswer | _Failure:
+        """Wait until an answer shows what it is."""
+        reactor, limits = self.gateway.reactor, self.gateway.config.timeouts
+        if not 200 <= answer.status < 300:
+            reading = answer.read(MAX_ERROR)
+            reading.addTimeout(min(timeout, limits.idle), reactor)
+            try:
+                body = await reading
+            except CancelledError:
+                answer.abort()
+                raise
+            except Exception:  # the timeout: what the status says is enough
+                body = b""
+            return self._classified(answer.status, body, answer, account)
+        passing = self._filter(wrapped)
+        flow = UpstreamBody(passing, reactor, limits.idle)
+        answer.deliver(flow)
+        timed_out = False
+
+        def expire() -> None:
+            nonlocal timed_out
+            timed_out = True
+            flow.abort("the first byte did not come in time")
+
+        timer = reactor.callLater(timeout, expire)
+        try:
+            await flow.first()
+        except CancelledError:
+            flow.abort("cancelled")
+            raise
+        finally:
+            if timer.active():
+                timer.cancel()
+        if timed_out:
+            message = f"the upstream sent no answer within {limits.first_byte:g} seconds"
+            return _Failure(Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT"), 504, b"", message, final=True)
+        if flow.has_bytes:
+            return OpenAnswer(answer, flow, account, self.request.framing, isinstance(passing, PlainBody), lease)
+        if passing.failure is not None:
+            return self._classified(passing.failure.code, passing.failure.document, answer, account)
+        if flow.broken is not None:
+            return _Failure(Verdict(Fault.ENDPOINT, "CONNECTION_LOST"), None, b"", flow.broken, final=flow.received > 0)
+        return _Failure(Verdict(Fault.ENDPOINT, "EMPTY_ANSWER"), 502, b"", "the upstream's answer is empty")
+
+    def _classified(self, status: int, body: bytes, answer: UpstreamAnswer, account: Account) -> _Failure:
+        retry_after = answer.header("retry-after")
+        headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": retry_after}
+        verdict = (
+            self.gateway.hooks.classify_error(status, body, headers, account)
+            if status >= 400
+            else Verdict(Fault.ENDPOINT, f"HTTP_{status}")
+        )
+        return _Failure(verdict, status, body, f"the upstream answered {status}")
+
+    def _filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
+        """What the answer's body goes through."""
+        gateway, framing = self.gateway, self.request.framing
+        change: Transform = envelope.unwrap if wrapped.wrapped else plain_event
+        if gateway.hooks.edits_events:
+            change = self._edited(change)
+        elif not wrapped.wrapped and wrapped.framing is framing:
+            match framing:
+                case Framing.UNARY:
+                    return PlainBody()
+                case Framing.ARRAY:
+                    return PlainArray()
+                case Framing.SSE if gateway.config.gateway.sse_done == "forward":
+                    return PlainEvents()
+        if framing is Framing.UNARY:
+            return CollectedBody(change, limit=MAX_COLLECTED)
+        return EventPipe(change, framing, forward_done=gateway.config.gateway.sse_done == "forward")
+
+    def _edited(self, cut: Transform) -> Transform:
+        hooks, request = self.gateway.hooks, self.request
+
+        def change(document: bytes) -> bytes:
+            event: dict[str, Any] = msgspec.json.decode(cut(document))
+            return msgspec.json.encode(hooks.transform_event(event, request))
+
+        return change
+
+    # Giving up
+
+    def _last_word(self, last: _Failure) -> FinalAnswer:
+        """The answer when nothing is left to try."""
+        status = last.status
+        if not last.body or status is None or status < 400:
+            raise self._own_error(last)
+        body = envelope.error_document(last.body)
+        if body is None:
+            body = status_body(
+                status, f"The upstream answered {status} with something that is not an error of Google's."
+            )
+        else:
+            body = msgspec.json.format(body, indent=2) + b"\n"
+        headers: list[tuple[bytes, bytes]] = []
+        if status in (429, 503):
+            wait = self._recovery(last)
+            body = with_retry_info(body, wait)
+            headers.append((b"Retry-After", b"%d" % max(1, -int(-wait // 1))))
+        return FinalAnswer(status, tuple(headers), body)
+
+    def _own_error(self, last: _Failure) -> GatewayError:
+        message = f"{last.message[:1].upper()}{last.message[1:]}."
+        if last.verdict.reason == "FIRST_BYTE_TIMEOUT":
+            return UpstreamTimeout(message)
+        if last.verdict.reason == "CREDENTIAL_UNAVAILABLE":
+            return Unavailable(message, reason=last.verdict.reason, retry_after=self._recovery(last))
+        return BadUpstreamAnswer(message, reason=last.verdict.reason)
+
+    def _recovery(self, last: _Failure) -> float:
+        """Seconds until some account may serve this again."""
+        ready, exclusions = self.gateway.pool.candidates(self.request.model, self.request.method)
+        if any(account.name not in self._given_up for account in ready):
+            return 1.0
+        waits = [wait for wait in (earliest(exclusions), last.verdict.delay) if wait is not None]
+        return min(waits, default=1.0)

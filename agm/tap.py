@@ -1,0 +1,308 @@
+"""
+``twistd agm``: the options, and the composition root that makes a service of them.
+
+This is the only module that takes the global reactor.  Whatever is wrong with the options, the configuration, a plugin
+or a listener ends the start with one line and exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import attrs
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python import usage
+
+from agm import config as configuration
+from agm.config import AccountConfig, Config, ConfigError, Secret
+from agm.gateway import Gateway
+from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.upstream.client import UpstreamClient
+from agm.upstream.credentials import Refresher
+from agm.web.access import Access, is_loopback
+from agm.web.resources import Root
+from agm.web.site import GatewaySite
+
+log = Logger()
+
+DEMO_ACCOUNTS = ("demo-1", "demo-2", "demo-3")
+
+
+def fail(message: str) -> NoReturn:
+    """End the start with one line on standard error and exit status 1."""
+    raise SystemExit(f"agm: {message}")
+
+
+class Options(usage.Options):
+    """The options of ``twistd agm``."""
+
+    synopsis = "[--port PORT] [--config FILE] [--demo]"
+    longdesc = (
+        "A local gateway for the Gemini API. Point any Google SDK at http://127.0.0.1:8045; "
+        "requests are served by the accounts of the configuration."
+    )
+    optParameters = (
+        ("port", "p", None, "Listen on this TCP port of 127.0.0.1."),
+        (
+            "config",
+            "c",
+            None,
+            "The configuration; else $AGM_CONFIG, else agm/agm.toml in your configuration folder.",
+        ),
+    )
+    optFlags = (("demo", None, "Serve everything from a built-in emulator: no account, no network."),)
+    compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.toml")})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self["plugin"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen on this Twisted server endpoint, e.g. unix:/run/agm.sock. May be given several times."""
+        self["listen"].append(endpoint)
+
+    def opt_plugin(self, module: str) -> None:
+        """Load this plugin, a dotted module name. May be given several times."""
+        self["plugin"].append(module)
+
+    def opt_version(self) -> None:
+        """Print the version of agm and exit."""
+        from agm import __version__
+
+        print(f"agm {__version__}")  # noqa: T201  # what a person asked for
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Check what can be checked without listening."""
+        if self["port"] is not None:
+            if not re.fullmatch(r"[0-9]{1,5}", self["port"]) or not 0 <= int(self["port"]) <= 65535:
+                fail(f"--port {self['port']!r} is not a port: give a number from 0 to 65535")
+            self["listen"].insert(0, f"tcp:{int(self['port'])}:interface=127.0.0.1")
+
+
+@attrs.frozen
+class Listener:
+    """A server endpoint: its description, and the interface it is bound to (None for a unix socket)."""
+
+    description: str
+    interface: str | None
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.interface is None or is_loopback(self.interface)
+
+    @classmethod
+    def parse(cls, description: str) -> Listener:
+        """From a description; what it cannot tell counts as all interfaces."""
+        parts = [part.replace("\\:", ":").replace("\\\\", "\\") for part in re.split(r"(?<!\\):", description)]
+        kind, arguments = parts[0], parts[1:]
+        named = dict(part.split("=", 1) for part in arguments if "=" in part)
+        plain = [part for part in arguments if "=" not in part]
+        if kind == "unix" or (kind == "systemd" and named.get("domain", "").upper() == "UNIX"):
+            return cls(description, None)
+        at = {"tcp": 1, "tcp6": 1, "ssl": 4}.get(kind)
+        interface = named.get("interface", "")
+        if not interface and at is not None and len(plain) > at:
+            interface = plain[at]
+        return cls(description, interface or ("::" if kind == "tcp6" else "0.0.0.0"))  # noqa: S104  # a name for it
+
+
+def auth_mode(config: Config, listeners: Sequence[Listener]) -> str:
+    """The mode in force: ``auto`` asks for a key as soon as another machine can reach a listener."""
+    mode = config.auth.mode
+    beyond = [listener.description for listener in listeners if not listener.local]
+    if mode == "auto":
+        return "all_except_health" if beyond else "off"
+    if mode == "off" and beyond and not config.auth.mode_written:
+        fail(f"{beyond[0]} can be reached from other machines; set auth.mode in the configuration")
+    return mode
+
+
+class ListenerService(Service):
+    """Listens; a port that is taken ends the start."""
+
+    def __init__(self, reactor: Any, listener: Listener, site: GatewaySite) -> None:
+        self._reactor = reactor
+        self._listener = listener
+        self._site = site
+        self._port: IListeningPort | None = None
+        try:
+            self._endpoint = serverFromString(reactor, listener.description)
+        except Exception as e:  # each kind of endpoint has its own way to refuse a description
+            fail(f"{listener.description!r} is not a server endpoint: {e or type(e).__name__}")
+
+    def privilegedStartService(self) -> None:
+        """Bind, before the process gives up any privilege."""
+        failed: list[BaseException] = []
+        d: Deferred[Any] = self._endpoint.listen(self._site)
+        d.addCallbacks(self._listening, lambda failure: failed.append(failure.value))
+        if failed:
+            error = failed[0]
+            why: object = error
+            if isinstance(error, CannotListenError):
+                reason = error.socketError
+                why = getattr(reason, "strerror", None) or reason
+            fail(f"cannot listen on {self._listener.description}: {why}")
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        address = port.getHost()
+        log.info("listening on {address}", address=_shown(address))
+
+    def stopService(self) -> Deferred[None] | None:
+        """Take no further connection."""
+        super().stopService()
+        port, self._port = self._port, None
+        return None if port is None else port.stopListening()
+
+
+def _shown(address: Any) -> str:
+    host = getattr(address, "host", None)
+    if host is None:
+        return str(getattr(address, "name", address))
+    return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
+
+
+class GatewayService(MultiService):
+    """The gateway with its listeners: it starts the credential threads, and drains when it stops."""
+
+    def __init__(self, gateway: Gateway, site: GatewaySite) -> None:
+        super().__init__()
+        self.gateway = gateway
+        self.site = site
+
+    def startService(self) -> None:
+        """The reactor runs."""
+        self.gateway.refresher.start()
+        super().startService()
+        count = len(self.gateway.pool)
+        log.info(
+            "agm serves {models} models from {accounts} accounts; client keys: {mode}",
+            models=len(self.gateway.config.models.list),
+            accounts=count,
+            mode=self.gateway.auth_mode,
+        )
+        if not count:
+            log.warning("no account is configured: add one with the command: agm account add")
+
+    def stopService(self) -> Deferred[Any]:
+        """Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        stopping = super().stopService()
+        if isinstance(stopping, Deferred):
+            await stopping
+        await self.site.drain(self.gateway.config.timeouts.drain)
+        await DeferredList([self.gateway.client.close()], consumeErrors=True)
+        stopped = self.gateway.refresher.stop()
+        if isinstance(stopped, Deferred):
+            await stopped
+
+
+class DemoUpstream(Service):
+    """The emulator on a port of its own; bound at once, so that accounts can name it, and served from the start on."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._socket.setblocking(False)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        """Serve."""
+        from agm.emulator.site import make_site
+
+        super().startService()
+        self._port = self._reactor.adoptStreamPort(self._socket.fileno(), socket.AF_INET, make_site(self._reactor))
+        self._socket.close()
+
+    def stopService(self) -> Any:
+        """Stop serving."""
+        super().stopService()
+        port, self._port = self._port, None
+        return None if port is None else port.stopListening()
+
+
+def demo_accounts(url: str) -> tuple[AccountConfig, ...]:
+    """Accounts of the emulator: their keys mean nothing elsewhere."""
+    return tuple(
+        AccountConfig(name=name, kind="api-key", api_key=Secret(f"{name}-key"), endpoints=(url,))
+        for name in DEMO_ACCOUNTS
+    )
+
+
+def read_config(options: Options) -> Config:
+    """The configuration that the options name."""
+    try:
+        path = configuration.find(options["config"], os.environ)
+        config = configuration.default() if path is None else configuration.load(path, environ=os.environ)
+    except ConfigError as e:
+        raise SystemExit("\n".join(f"agm: {problem}" for problem in e.problems)) from None
+    for warning in config.warnings:
+        log.warning("{warning}", warning=warning)
+    return config
+
+
+def makeService(options: Options) -> MultiService:
+    """The service that twistd runs."""
+    from twisted.internet import reactor
+
+    return make_gateway_service(reactor, options, read_config(options))
+
+
+def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
+    """The gateway and its listeners, for a configuration that has been read."""
+    listeners = [Listener.parse(text) for text in options["listen"] or config.gateway.listen]
+    demo: DemoUpstream | None = None
+    if options["demo"]:
+        demo = DemoUpstream(reactor)
+        config = attrs.evolve(config, accounts=demo_accounts(demo.url))
+    gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
+    interfaces = [listener.interface for listener in listeners if listener.interface is not None]
+    access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
+    site = make_site(gateway, access)
+    service = GatewayService(gateway, site)
+    if demo is not None:
+        demo.setServiceParent(service)
+    for listener in listeners:
+        ListenerService(reactor, listener, site).setServiceParent(service)
+    return service
+
+
+def make_gateway(
+    reactor: Any, config: Config, mode: str, *, plugins: Sequence[str] = (), policy: Any = None
+) -> Gateway:
+    """The gateway of a configuration, without a listener.  `policy` verifies the upstreams' TLS, for tests."""
+    client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect, policy=policy)
+    try:
+        hooks = Hooks(make_plugin_manager([*config.plugins.load, *plugins]))
+        return Gateway(reactor, config, hooks, client, Refresher(reactor, client.treq()), mode)
+    except (PluginError, HookFailed, ValueError) as e:
+        fail(str(e))
+
+
+def make_site(gateway: Gateway, access: Access) -> GatewaySite:
+    """The HTTP side of a gateway, with what plugins add to it."""
+    root = Root(gateway, access)
+    site = GatewaySite(
+        root,
+        reactor=gateway.reactor,
+        max_body=gateway.config.gateway.max_body,
+        read_timeout=gateway.config.timeouts.request_read,
+    )
+    for segment, resource in gateway.hooks.resources(site).items():
+        root.putChild(segment.encode("utf-8"), resource)
+    return site

@@ -1,0 +1,51 @@
+"""Accounts with their credentials: what the pool is made of, whether from the configuration or from a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from agm.config import AccountConfig
+from agm.core.models import Patterns
+from agm.core.request import Account
+from agm.upstream.credentials import ApiKey, Credential, GoogleCredential, Refresher, StaticToken, load_google
+
+
+@attrs.frozen(eq=False)
+class AccountSource:
+    """
+    An account and how to get its credential.
+
+    `credential` is called once, when the account joins the pool, with the :class:`Refresher` that credentials with a
+    lifetime share.  A plugin with a key in hand writes ``AccountSource(account, lambda refresher: ApiKey(key))``.
+    """
+
+    account: Account
+    credential: Callable[[Refresher], Credential]
+
+
+def account_source(entry: AccountConfig) -> AccountSource:
+    """The account of an ``[[accounts]]`` table."""
+    account = Account(
+        name=entry.name,
+        kind=entry.kind,
+        endpoints=entry.endpoints,
+        project=entry.project,
+        location=entry.location,
+        models=Patterns(entry.models),
+        priority=entry.priority,
+        max_concurrency=entry.max_concurrency,
+        express=entry.kind == "vertex" and entry.api_key is not None,
+    )
+    if entry.api_key is not None:
+        key = entry.api_key
+        return AccountSource(account, lambda refresher: ApiKey(key.reveal()))
+    if entry.access_token is not None:
+        token = entry.access_token
+        return AccountSource(account, lambda refresher: StaticToken(token.reveal()))
+    credentials = entry.credentials
+    assert credentials is not None, "the configuration has checked that each account has a credential"
+    return AccountSource(
+        account, lambda refresher: GoogleCredential(lambda: load_google(credentials), refresher=refresher)
+    )

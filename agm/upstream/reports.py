@@ -1,0 +1,107 @@
+"""
+What the accounts report about their models: asked for when somebody lists models, kept for a while.
+
+Only the Gemini Developer API has a list that a key may read in one call.  An account that does not answer in time is
+left out, and asked again later; a list of models never fails because of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+
+from agm.core.request import Account
+from agm.core.target import bare_model
+from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.credentials import Credential, CredentialError
+
+#: Seconds for which a report is kept, and after which an account that failed is asked again.
+FRESH_SECONDS = 600.0
+#: Seconds that a list of models waits for reports.
+PATIENCE = 3.0
+MAX_REPORT = 4 * 1024 * 1024
+
+log = Logger()
+
+
+class ModelReports:
+    """The models of all accounts, as their upstreams describe them."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: UpstreamClient,
+        accounts: Sequence[Account],
+        credentials: Mapping[str, Credential],
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._accounts = [account for account in accounts if account.kind == "api-key"]
+        self._credentials = credentials
+        self._reports: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self._asked: float | None = None
+        self._waiting: list[Deferred[None]] = []
+        self._running = False
+
+        #: The model resources reported so far, in the order of the accounts; a new list whenever they change.
+        self.known: Sequence[Mapping[str, Any]] = []
+
+    async def fresh(self) -> None:
+        """Ask the accounts if it is time to, and wait for them a little."""
+        now = self._reactor.seconds()
+        if self._accounts and (self._asked is None or now - self._asked > FRESH_SECONDS or self._running):
+            if not self._running:
+                self._asked, self._running = now, True
+                asked = DeferredList([Deferred.fromCoroutine(self._ask(account)) for account in self._accounts])
+                asked.addBoth(self._finished)
+            if self._running:
+                waiting: Deferred[None] = Deferred(lambda d: d.callback(None))
+                waiting.addTimeout(PATIENCE, self._reactor)
+                self._waiting.append(waiting)
+                await waiting
+
+    def _finished(self, _: object) -> None:
+        self._running = False
+        waiting, self._waiting = self._waiting, []
+        for d in waiting:
+            if not d.called:
+                d.callback(None)
+
+    async def _ask(self, account: Account) -> None:
+        try:
+            headers = await self._credentials[account.name].headers()
+            answer = await self._client.send(
+                "GET",
+                account.endpoints[0] + "/v1beta/models?pageSize=1000",
+                headers,
+                None,
+                timeout=PATIENCE * 2,
+            )
+            body = answer.read(MAX_REPORT)
+            body.addTimeout(PATIENCE * 2, self._reactor)
+            models = msgspec.json.decode(await body).get("models", []) if answer.status == 200 else []
+            self._reports[account.name] = [
+                model
+                for model in models
+                if isinstance(model, dict) and bare_model(str(model.get("name", ""))) in account.models
+            ]
+            self.known = [m for account in self._accounts for m in self._reports.get(account.name, ())]
+        except (
+            UpstreamFailed,
+            CredentialError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            AttributeError,
+            TypeError,
+        ) as e:
+            log.info(
+                "account {account} did not report its models: {why}",
+                account=account.name,
+                why=type(e).__name__,
+            )
+        except Exception:
+            log.failure("account {account} could not be asked for its models", account=account.name)

@@ -1,0 +1,118 @@
+"""
+Who may talk to the gateway: the names it answers to, and the web pages that may call it.
+
+A local server is reachable from every web page that its user opens.  Two checks keep pages out: the ``Host`` must be a
+name or an address that the gateway listens on, which defeats DNS rebinding; and an ``Origin`` must be one that was
+configured, or the gateway's own.  Both are pure functions of the configuration and the request.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from agm.core.errors import Forbidden, InvalidRequest
+
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class WrongHost(Forbidden):
+    """421: the request was meant for somebody else."""
+
+    status, reason = 421, "HOST_NOT_ALLOWED"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address certainly is this machine's loopback."""
+    if host.lower() in LOOPBACK_NAMES or host.lower().endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@attrs.frozen
+class Access:
+    """
+    The names and origins that are let in.
+
+    :param hosts: names and addresses beside the loopback's.
+    :param any_address: whether any IP address will do as a Host, because a listener is bound to all interfaces.  A page
+        cannot forge one: rebinding needs a name.
+    :param origins: origins of web pages that may call.
+    """
+
+    hosts: frozenset[str]
+    any_address: bool
+    origins: frozenset[str]
+
+    @classmethod
+    def of(cls, allowed_hosts: Iterable[str], listening: Iterable[str], cors_origins: Iterable[str]) -> Access:
+        """From ``[gateway] allowed_hosts``, the interfaces that are listened on, and ``cors_origins``."""
+        interfaces = [host.lower() for host in listening]
+        return cls(
+            frozenset([*(host.lower() for host in allowed_hosts), *interfaces]),
+            any(host in ("", "0.0.0.0", "::") for host in interfaces),  # noqa: S104  # compared, not bound
+            frozenset(origin.lower().rstrip("/") for origin in cors_origins),
+        )
+
+    def check_host(self, values: Sequence[str], *, required: bool) -> str | None:
+        """
+        The host that a request is for, without its port.
+
+        :param values: all ``Host`` headers.
+        :param required: whether HTTP/1.1 asks for one.
+        :raises InvalidRequest: if there is none, more than one, or not a host.
+        :raises WrongHost: if it is not one of the gateway's.
+        """
+        if not values and not required:
+            return None
+        if len(values) != 1:
+            raise InvalidRequest("A request must have exactly one Host header.", reason="HOST_INVALID")
+        match = _HOST.fullmatch(values[0].strip())
+        if match is None:
+            raise InvalidRequest("The Host header is not a host.", reason="HOST_INVALID")
+        host = match["host"].strip("[]").lower().rstrip(".")
+        if not self._is_ours(host):
+            raise WrongHost(
+                "The Host of this request is not one of the gateway's. "
+                "If it should be, add it to [gateway] allowed_hosts."
+            )
+        return host
+
+    def _is_ours(self, host: str) -> bool:
+        if host in self.hosts or is_loopback(host):
+            return True
+        if not self.any_address:
+            return False
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return True
+
+    def check_origin(self, origin: str | None, host: str | None) -> str | None:
+        """
+        The origin to allow in the answer, None for a request that is not a foreign page's.
+
+        :param origin: the ``Origin`` header.
+        :param host: the value of the ``Host`` header, with its port.
+        :raises Forbidden: if a page of this origin may not call.
+        """
+        if origin is None:
+            return None
+        wanted = origin.lower().rstrip("/")
+        if wanted in self.origins:
+            return origin
+        if host is not None and wanted in (f"http://{host.lower()}", f"https://{host.lower()}"):
+            return None
+        raise Forbidden(
+            "Web pages of this origin may not call the gateway. If they should, add it to [gateway] cors_origins.",
+            reason="ORIGIN_NOT_ALLOWED",
+        )

@@ -1,0 +1,139 @@
+"""
+The relay: an answer's bytes from the upstream to the client, as fast as the client takes them and no faster.
+
+The relay is the producer that the client's connection pauses and resumes; it passes both on to the upstream, so that
+a slow client holds back the upstream and memory stays bounded.  An answer that the upstream cannot complete is never
+made to look complete: an SSE client gets an error event, and then, as every other, a connection that breaks off.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from zope.interface import implementer
+
+from agm.core.answers import Framing, StreamFailure, error_event
+from agm.upstream.client import UpstreamBody
+from agm.web.site import GatewayRequestOnWire
+
+Outcome = Literal["ok", "aborted"]
+
+
+@implementer(IPushProducer)
+class Relay:
+    """
+    One answer's way.
+
+    :param request: the client's; its head has not been written yet, and is with the first bytes.
+    :param body: what the upstream sends, already filtered.
+    :param stall: seconds that the client may take nothing before it is given up.
+    """
+
+    def __init__(
+        self,
+        request: GatewayRequestOnWire,
+        body: UpstreamBody,
+        framing: Framing,
+        clock: IReactorTime,
+        stall: float,
+    ) -> None:
+        self._request = request
+        self._body = body
+        self._framing = framing
+        self._clock = clock
+        self._stall = stall
+        self._stalled: IDelayedCall | None = None
+        self._gone = False
+        self._done: Deferred[Outcome] = Deferred()
+        self.sent = 0
+
+    def run(self) -> Deferred[Outcome]:
+        """Let the answer flow; fires when it has ended, one way or the other."""
+        self._request.registerProducer(self, True)
+        self._body.flow_to(self._write, self._ended)
+        return self._done
+
+    def client_gone(self) -> None:
+        """The client has left: stop the upstream."""
+        self._gone = True
+        self._disarm()
+        self._body.abort("the client left")
+
+    def pauseProducing(self) -> None:
+        """The client takes nothing more for now."""
+        self._body.pause()
+        self._arm()
+
+    def resumeProducing(self) -> None:
+        """The client takes more."""
+        self._disarm()
+        self._body.resume()
+
+    def stopProducing(self) -> None:
+        """The client's connection is going away."""
+        self._body.abort("the client left")
+
+    def _write(self, data: bytes) -> None:
+        if not self._gone:
+            self.sent += len(data)
+            self._request.write(data)
+
+    def _ended(self) -> None:
+        self._disarm()
+        outcome: Outcome = "aborted" if self._body.failed or self._gone else "ok"
+        if not self._gone:
+            self._request.unregisterProducer()
+            if outcome == "ok":
+                self._request.finish()
+            else:
+                self._break_off()
+        self._done.callback(outcome)
+
+    def _break_off(self) -> None:
+        if self._framing is Framing.SSE:
+            failure = self._body.filter.failure
+            if failure is None:
+                why = self._body.broken or "the upstream broke off the answer"
+                failure = StreamFailure.of(502, f"{why[:1].upper()}{why[1:]}.")
+            self._write(error_event(failure))
+        break_off(self._request, self._clock, self._stall)
+
+    def _arm(self) -> None:
+        if self._stalled is None:
+            self._stalled = self._clock.callLater(self._stall, self._client_stalled)
+
+    def _disarm(self) -> None:
+        timer, self._stalled = self._stalled, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _client_stalled(self) -> None:
+        self._stalled = None
+        transport = self._request.transport
+        self._body.abort(f"the client took nothing for {self._stall:g} seconds")
+        transport.abortConnection()
+
+
+def break_off(request: GatewayRequestOnWire, clock: IReactorTime, patience: float) -> None:
+    """
+    End an answer so that no client can take it for complete.
+
+    What was written still arrives; then the connection closes without the last chunk, or is reset where the answer has
+    no framing that would tell.  A client that does not take what was written is cut after `patience` seconds.
+    """
+    channel, transport = request.channel, request.transport
+    if channel is None:
+        return
+    if not request.chunked and request.responseHeaders.getRawHeaders(b"Content-Length") is None:
+        transport.abortConnection()
+        return
+    timer = clock.callLater(patience, transport.abortConnection)
+
+    def closed(_: object) -> None:
+        if timer.active():
+            timer.cancel()
+
+    request.notifyFinish().addBoth(closed)
+    channel.loseConnection()

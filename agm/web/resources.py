@@ -1,0 +1,405 @@
+"""
+The resource tree: health, models, and the calls of the Gemini API below ``/v1beta``, ``/v1alpha`` and ``/v1``.
+
+:class:`ApiResource` is the one entry of every request and the one exit of every error: it checks who asks, keeps the
+request's Deferred so that a client that leaves cancels it, and turns whatever is raised into google.rpc.Status JSON.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+import attrs
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+
+from agm.core import target
+from agm.core.answers import Framing
+from agm.core.clientkeys import ClientKey, presented_keys
+from agm.core.errors import (
+    BodyTooLarge,
+    GatewayError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedMedia,
+    UpstreamTimeout,
+)
+from agm.core.request import Body, GatewayRequest, RequestRecord
+from agm.exchange import Attempts, FinalAnswer, OpenAnswer
+from agm.gateway import Gateway
+from agm.plugins import HookFailed
+from agm.web.access import Access
+from agm.web.relay import Relay, break_off
+from agm.web.site import GatewayRequestOnWire
+
+log = Logger()
+
+_CREDENTIAL_HEADERS = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"x-goog-api-key",
+        b"proxy-authorization",
+        b"cookie",
+        b"x-goog-iam-authorization-token",
+    }
+)
+_CREDENTIAL_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
+_ALT = re.compile(r"(sse|json)(?:;.*)?")
+#: Headers of an upstream's answer that mean something to a client; all others are about the hop.
+_PASSED_HEADERS = (
+    "Content-Type",
+    "Content-Disposition",
+    "X-Gemini-Service-Tier",
+    "X-Cloudaicompanion-Trace-Id",
+)
+_SSE_HEADERS = (
+    (b"Content-Type", b"text/event-stream"),
+    (b"Cache-Control", b"no-cache"),
+    (b"X-Accel-Buffering", b"no"),
+)
+
+
+@attrs.frozen(eq=False)
+class Visit:
+    """A request to a resource: the wire's, its decoded query, and whose it is."""
+
+    wire: GatewayRequestOnWire
+    query: Mapping[str, str]
+    key: ClientKey | None
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header."""
+        return _header(self.wire, name)
+
+
+def _header(wire: GatewayRequestOnWire, name: str) -> str | None:
+    values = wire.requestHeaders.getRawHeaders(name)
+    return values[0] if values else None
+
+
+def _query(wire: GatewayRequestOnWire) -> dict[str, str]:
+    """The query's parameters; of several with one name the first counts."""
+    _, _, raw = wire.uri.partition(b"?")
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(raw.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=None):
+        found.setdefault(name, value)
+    return found
+
+
+class ApiResource(Resource):
+    """A leaf of the tree.  Subclasses say which HTTP methods they have, and answer."""
+
+    isLeaf = True
+    #: The HTTP methods of this resource, beside OPTIONS.
+    methods: Sequence[str] = ("GET", "HEAD")
+    #: Whether it is open where ``auth.mode`` is ``all_except_health``.
+    is_health = False
+
+    def __init__(self, gateway: Gateway, access: Access) -> None:
+        super().__init__()
+        self.gateway = gateway
+        self.access = access
+
+    async def respond(self, visit: Visit) -> None:
+        """Answer a request, or raise a :class:`GatewayError`."""
+        raise NotImplementedError
+
+    def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        """The HTTP methods that the path of this request has."""
+        return self.methods
+
+    def render(self, request: Any) -> int:
+        """Twisted's entry."""
+        wire: GatewayRequestOnWire = request
+        d = Deferred.fromCoroutine(self._visit(wire))
+        gone = wire.notifyFinish()
+        gone.addErrback(lambda _: d.cancel())
+        timer = self.gateway.reactor.callLater(self.gateway.config.timeouts.total, d.cancel)
+        d.addErrback(self._failed, wire, timer)
+        d.addBoth(lambda _: timer.active() and timer.cancel() and None)
+        return NOT_DONE_YET
+
+    async def _visit(self, wire: GatewayRequestOnWire) -> None:
+        hosts = wire.requestHeaders.getRawHeaders("host") or []
+        self.access.check_host(hosts, required=wire.clientproto == b"HTTP/1.1")
+        origin = self.access.check_origin(_header(wire, "origin"), hosts[0] if hosts else None)
+        if origin is not None:
+            wire.responseHeaders.setRawHeaders(b"Access-Control-Allow-Origin", [origin.encode("latin-1")])
+            wire.responseHeaders.setRawHeaders(b"Access-Control-Expose-Headers", [b"x-agm-request-id, retry-after"])
+            wire.responseHeaders.addRawHeader(b"Vary", b"Origin")
+        method = wire.method.decode("ascii", "replace")
+        preflight = method == "OPTIONS" and wire.requestHeaders.hasHeader("access-control-request-method")
+        query = _query(wire)
+        key: ClientKey | None = None
+        if not preflight and not (self.is_health and self.gateway.auth_mode == "all_except_health"):
+            key = await self.gateway.authenticate(
+                presented_keys(
+                    authorization=_header(wire, "authorization"),
+                    x_api_key=_header(wire, "x-api-key"),
+                    x_goog_api_key=_header(wire, "x-goog-api-key"),
+                    query_key=query.get("key"),
+                )
+            )
+        allowed = [*self.methods_of(wire), "OPTIONS"]
+        if method == "OPTIONS":
+            self._options(wire, allowed, preflight=preflight)
+        elif method in allowed:
+            await self.respond(Visit(wire, query, key))
+        else:
+            raise MethodNotAllowed(f"This path does not take {method}; it takes {', '.join(allowed)}.", allow=allowed)
+
+    def _options(self, wire: GatewayRequestOnWire, allowed: Sequence[str], *, preflight: bool) -> None:
+        names = ", ".join(allowed).encode("ascii")
+        headers = [(b"Allow", names)]
+        if preflight and wire.responseHeaders.hasHeader("access-control-allow-origin"):
+            asked = _header(wire, "access-control-request-headers") or ""
+            headers += [
+                (b"Access-Control-Allow-Methods", names),
+                (b"Access-Control-Allow-Headers", re.sub(r"[^A-Za-z0-9_, -]", "", asked).encode("ascii")),
+                (b"Access-Control-Max-Age", b"600"),
+            ]
+        wire.send(204, headers, b"")
+
+    def _failed(self, failure: Failure, wire: GatewayRequestOnWire, timer: IDelayedCall) -> None:
+        """The one exit of every error."""
+        if wire.channel is None:  # the client has left: there is nobody to tell
+            if not failure.check(CancelledError, GatewayError):
+                log.failure("{request_id}: failed after the client left", failure=failure, request_id=wire.id)
+            return
+        error = failure.value
+        if failure.check(CancelledError):
+            error = UpstreamTimeout(
+                f"The request took longer than [timeouts] total, {self.gateway.config.timeouts.total:g} seconds."
+            )
+        elif failure.check(HookFailed):
+            error = GatewayError(f"{error}. The gateway's log says why.", reason="PLUGIN_FAILED")
+        elif not isinstance(error, GatewayError):
+            log.failure("{request_id}: the request failed", failure=failure, request_id=wire.id)
+            error = GatewayError("The gateway failed to serve this request; its log says why.")
+        assert isinstance(error, GatewayError)
+        if wire.startedWriting:
+            break_off(wire, self.gateway.reactor, self.gateway.config.timeouts.client_stall)
+        else:
+            wire.send_error(error)
+
+
+def send_json(wire: GatewayRequestOnWire, document: object) -> None:
+    """Answer 200 with a document, laid out as Google does."""
+    wire.send(200, [], msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+
+
+class Health(ApiResource):
+    """``GET /healthz``."""
+
+    is_health = True
+
+    async def respond(self, visit: Visit) -> None:
+        visit.wire.send(200, [], b'{"status":"ok"}')
+
+
+class Unknown(ApiResource):
+    """Every path that is not another's."""
+
+    def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        return (wire.method.decode("ascii", "replace"),) if wire.method != b"OPTIONS" else ("GET",)
+
+    async def respond(self, visit: Visit) -> None:
+        path = visit.wire.path.decode("ascii", "backslashreplace")[:120]
+        raise NotFound(f"The path {path} is not known. The Gemini API is served below /v1beta/, health at /healthz.")
+
+
+class Gemini(ApiResource):
+    """The Gemini API of one version: lists models, describes one, and relays calls."""
+
+    def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        path = wire.path.rstrip(b"/")
+        if path.rpartition(b"/")[2] == b"models":
+            return ("GET", "HEAD")
+        name = path.rpartition(b"/")[2].lower()
+        called = b":" in name or b"%3a" in name or name == b"counttokens"
+        return ("POST",) if called else ("GET", "HEAD")
+
+    async def respond(self, visit: Visit) -> None:
+        if visit.wire.method == b"POST":
+            await self._call(visit)
+            return
+        asked = target.parse_collection(visit.wire.path)
+        catalog = await self.gateway.fresh_catalog()
+        if isinstance(asked, target.ModelList):
+            send_json(visit.wire, catalog.page(visit.query.get("pageSize"), visit.query.get("pageToken")))
+            return
+        found = catalog.get(asked.model)
+        if found is None:
+            raise NotFound(f"models/{asked.model} is not found for API version {asked.version}.")
+        send_json(visit.wire, found)
+
+    async def _call(self, visit: Visit) -> None:
+        """One call, from the parsed target to the end of its answer."""
+        gateway, wire = self.gateway, visit.wire
+        call = target.parse_call(wire.path)
+        framing = _framing(call.method, visit.query, gateway.config.gateway.stream_default)
+        raw = _decoded_body(wire)
+        request = GatewayRequest(
+            id=wire.id,
+            path=wire.path.decode("ascii", "backslashreplace"),
+            version=call.version,
+            method=call.method,
+            asked_model=call.model,
+            model=call.model,
+            framing=framing,
+            query={k: v for k, v in visit.query.items() if k not in _CREDENTIAL_PARAMETERS},
+            headers={
+                name.decode("latin-1").lower(): values[0].decode("latin-1")
+                for name, values in wire.requestHeaders.getAllRawHeaders()
+                if name.lower() not in _CREDENTIAL_HEADERS
+            },
+            client_key=None if visit.key is None else visit.key.name,
+            received_at=gateway.wall(),
+            body=Body(raw),
+            upstream_framing=Framing.SSE if framing is Framing.ARRAY and gateway.hooks.edits_events else framing,
+        )
+        choice = gateway.hooks.map_model(gateway.catalog.id_of(call.model), request)
+        request = attrs.evolve(request, model=choice.model)
+        gateway.admit(visit.key, call.model)
+        body = raw
+        if gateway.hooks.edits_requests:
+            edited = gateway.hooks.transform_request(msgspec.json.decode(raw), request)
+            body = msgspec.json.encode(edited)
+        await self._answer(wire, request, Attempts(gateway, request, body))
+
+    async def _answer(self, wire: GatewayRequestOnWire, request: GatewayRequest, attempts: Attempts) -> None:
+        """Open an answer, relay it, and tell the observers how it ended."""
+        gateway = self.gateway
+        began = gateway.reactor.seconds()
+        outcome, sent, first_byte = "cancelled", 0, None
+        try:
+            opened = await attempts.open()
+            first_byte = gateway.reactor.seconds() - began
+            if isinstance(opened, FinalAnswer):
+                outcome = "error"
+                wire.send(opened.status, list(opened.headers), opened.body)
+                return
+            outcome = "aborted"
+            self._write_head(wire, opened)
+            relay = Relay(wire, opened.body, opened.framing, gateway.reactor, gateway.config.timeouts.client_stall)
+            relaying = relay.run()
+            try:
+                outcome = await relaying
+            except CancelledError:
+                relay.client_gone()
+                raise
+            finally:
+                sent = relay.sent
+                opened.close()
+        except GatewayError as e:
+            outcome = "error"
+            wire.code = e.status
+            raise
+        finally:
+            gateway.hooks.request_finished(
+                RequestRecord(
+                    request=request,
+                    started=request.received_at,
+                    ended=gateway.reactor.seconds() - began,
+                    first_byte=first_byte,
+                    status=wire.code,
+                    outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
+                    sent=sent,
+                    attempts=tuple(attempts.records),
+                )
+            )
+
+    def _write_head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> None:
+        headers = wire.responseHeaders
+        wire.setResponseCode(opened.answer.status)
+        for name in _PASSED_HEADERS:
+            value = opened.answer.header(name)
+            if value is not None:
+                headers.setRawHeaders(name, [value])
+        if opened.framing is Framing.SSE:
+            for header, fixed in _SSE_HEADERS:
+                headers.setRawHeaders(header, [fixed])
+        elif opened.framing is Framing.ARRAY or not headers.hasHeader("content-type"):
+            headers.setRawHeaders(b"Content-Type", [b"application/json; charset=UTF-8"])
+        if opened.plain and opened.answer.length is not None:
+            headers.setRawHeaders(b"Content-Length", [b"%d" % opened.answer.length])
+        elif opened.body.ended and not opened.body.failed:
+            headers.setRawHeaders(b"Content-Length", [b"%d" % opened.body.held])
+        if self.gateway.config.gateway.show_account:
+            headers.setRawHeaders(b"X-Agm-Account", [opened.account.name.encode("ascii", "replace")])
+
+
+def _framing(method: str, query: Mapping[str, str], default: str) -> Framing:
+    """
+    How the client wants the answer.
+
+    :raises InvalidRequest: for a form that the gateway does not speak.
+    """
+    asked = [query[name] for name in ("alt", "$alt") if query.get(name)]
+    forms = []
+    for value in asked:
+        match = _ALT.fullmatch(value)
+        if match is None:
+            raise InvalidRequest(f"Invalid value for alt: {value[:40]!r}. Use alt=sse or alt=json.")
+        forms.append(match[1])
+    if method != "streamGenerateContent":
+        return Framing.UNARY
+    if "sse" in forms:
+        return Framing.SSE
+    if forms:
+        return Framing.ARRAY
+    return Framing.SSE if default == "sse" else Framing.ARRAY
+
+
+def _decoded_body(wire: GatewayRequestOnWire) -> bytes:
+    """
+    The request's body, inflated if it was compressed.
+
+    :raises UnsupportedMedia: for an encoding other than gzip.
+    :raises BodyTooLarge: if it inflates beyond the limit.
+    """
+    body: bytes = wire.content.getvalue()
+    encoding = (_header(wire, "content-encoding") or "identity").strip().lower()
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise UnsupportedMedia(f"Content-Encoding {encoding[:40]!r} is not read here. Send the body plain or gzip'd.")
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        inflated = inflater.decompress(body, wire.limit + 1)
+    except zlib.error:
+        raise InvalidRequest("The body is not gzip, as its Content-Encoding says.") from None
+    if len(inflated) > wire.limit:
+        raise BodyTooLarge(f"The request's body inflates to more than max_body, {wire.limit} bytes.")
+    if not inflater.eof:
+        raise InvalidRequest("The gzip'd body is cut short.")
+    return inflated
+
+
+class Root(Resource):
+    """The first segment of a path: an API version, ``healthz``, or what plugins add."""
+
+    def __init__(self, gateway: Gateway, access: Access) -> None:
+        super().__init__()
+        self._unknown = Unknown(gateway, access)
+        api = Gemini(gateway, access)
+        for version in target.VERSIONS:
+            self.putChild(version.encode("ascii"), api)
+        self.putChild(b"healthz", Health(gateway, access))
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        """Leading slashes say nothing; what is not known is answered as such."""
+        if path == b"" and request.postpath:
+            return self
+        return self._unknown
