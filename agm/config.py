@@ -445,7 +445,10 @@ def _is_host(host: str) -> bool:
 
 def _is_loopback(host: str) -> bool:
     address = _address(host)
-    return host == "localhost" if address is None else address.is_loopback
+    # Not `is_loopback` for IPv6: Pythons differ over the mapped IPv4 addresses.
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_loopback
+    return host == "localhost" or address == ipaddress.IPv6Address("::1")
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -177,8 +177,7 @@ def test_a_problem_names_the_file_the_key_the_value_and_the_cure() -> None:
     with pytest.raises(ConfigError) as caught:
         parse('[[accounts]]\nname = "a"\nkind = "vertx"', path=Path("agm.toml"), environ={})
     assert str(caught.value) == (
-        "agm.toml: accounts[0].kind: 'vertx' is not one of api-key, vertex, code-assist;"
-        " did you mean 'vertex'?"
+        "agm.toml: accounts[0].kind: 'vertx' is not one of api-key, vertex, code-assist; did you mean 'vertex'?"
     )
 
 
@@ -317,8 +316,7 @@ def test_an_unknown_key_is_a_problem_with_the_nearest_right_one(text: str, line:
         ),
         (
             "[plugins]\nload = ['my-plugin']",
-            "plugins.load[0]: 'my-plugin' is not the dotted name of a Python module,"
-            " like 'my_company.routing'",
+            "plugins.load[0]: 'my-plugin' is not the dotted name of a Python module, like 'my_company.routing'",
         ),
     ],
 )
@@ -382,8 +380,7 @@ def test_what_is_no_size_is_refused(written: str, message: str) -> None:
         ),
         (
             "http://localhost",
-            "'http://localhost' is not a Twisted server endpoint; "
-            "write it like 'tcp:8045:interface=127.0.0.1'",
+            "'http://localhost' is not a Twisted server endpoint; write it like 'tcp:8045:interface=127.0.0.1'",
         ),
         ("tcp", "'tcp' is not a Twisted server endpoint; write it like 'tcp:8045:interface=127.0.0.1'"),
         (
@@ -451,8 +448,7 @@ def test_allowed_hosts_are_bare(host: str, message: str) -> None:
         ),
         (
             "http://u@a",
-            "'http://…@a' holds a user name; write scheme://host or scheme://host:port, "
-            "like 'http://localhost:3000'",
+            "'http://…@a' holds a user name; write scheme://host or scheme://host:port, like 'http://localhost:3000'",
         ),
     ],
 )
@@ -488,10 +484,7 @@ def test_limits_of_a_client_key_are_read() -> None:
         ),
         (
             "name = 'a'\nkey = 'k'\nkey_env = 'K'",
-            [
-                "auth.keys[0]: a client key needs exactly one of key, key_env, key_sha256;"
-                " key and key_env are given"
-            ],
+            ["auth.keys[0]: a client key needs exactly one of key, key_env, key_sha256; key and key_env are given"],
         ),
         ("name = 'a'\nkey = 5", ["auth.keys[0].key: expected a string"]),
         ("name = 'a'\nkey = '  '", ["auth.keys[0].key: is empty"]),
@@ -505,17 +498,11 @@ def test_limits_of_a_client_key_are_read() -> None:
         ),
         (
             "name = 'a'\nkey_env = 'K'",
-            [
-                "auth.keys[0].key_env: the environment variable K is not set;"
-                " write export K=… before the start"
-            ],
+            ["auth.keys[0].key_env: the environment variable K is not set; write export K=… before the start"],
         ),
         (
             "name = 'a'\nkey = 'k'\nrequests_per_minute = 0",
-            [
-                "auth.keys[0].requests_per_minute: 0 is not between 1 and 1000000000;"
-                " leave it out for no limit"
-            ],
+            ["auth.keys[0].requests_per_minute: 0 is not between 1 and 1000000000; leave it out for no limit"],
         ),
     ],
 )
@@ -697,10 +684,7 @@ def test_endpoints_are_googles_own_by_kind_and_location(lines: str, endpoint: st
         ),
         (
             "kind = 'vertex'\napi_key = 'k'\nproject = 'p'",
-            [
-                "project: a vertex account with an API key (express mode) takes no project;"
-                " remove it or api_key"
-            ],
+            ["project: a vertex account with an API key (express mode) takes no project; remove it or api_key"],
         ),
         (
             "kind = 'vertex'\napi_key = 'k'\napi_key_env = 'K'",
@@ -711,10 +695,7 @@ def test_endpoints_are_googles_own_by_kind_and_location(lines: str, endpoint: st
         ),
         (
             "kind = 'code-assist'",
-            [
-                "a code-assist account needs exactly one of credentials, access_token, access_token_env;"
-                " none is given"
-            ],
+            ["a code-assist account needs exactly one of credentials, access_token, access_token_env; none is given"],
         ),
         (
             "kind = 'code-assist'\napi_key = 'k'",
@@ -774,8 +755,7 @@ def test_a_location_without_a_use_is_a_warning() -> None:
     """It does no harm, but the person expects something of it."""
     it = parse(AN_ACCOUNT + 'location = "us"', environ={}, path=Path("agm.toml"))
     assert it.warnings == (
-        "agm.toml: accounts[0].location: only a vertex account has a location;"
-        " it changes nothing for api-key",
+        "agm.toml: accounts[0].location: only a vertex account has a location; it changes nothing for api-key",
     )
 
 
@@ -834,6 +814,11 @@ EXAMPLE = "write it like 'https://generativelanguage.googleapis.com'"
             "http://127.0.0.1.example.com",
             "'http://127.0.0.1.example.com' would send credentials over the network "
             "in the clear; write https (plain http is for loopback hosts only)",
+        ),
+        (
+            "http://[::ffff:127.0.0.1]",
+            "'http://[::ffff:127.0.0.1]' would send credentials over the network in the clear; "
+            "write https (plain http is for loopback hosts only)",
         ),
         (
             "http://0.0.0.0",
@@ -902,9 +887,7 @@ def test_a_hexadecimal_key_is_no_variable_and_a_variable_that_is_set_is_one() ->
     assert hexadecimal not in line
     (line,) = refused_account("kind = 'api-key'\napi_key_env = 5")
     assert line == "api_key_env: expected a string: the name of an environment variable"
-    assert account(f"kind = 'api-key'\napi_key_env = '{hexadecimal}'", {hexadecimal: "k"}).api_key == Secret(
-        "k"
-    )
+    assert account(f"kind = 'api-key'\napi_key_env = '{hexadecimal}'", {hexadecimal: "k"}).api_key == Secret("k")
 
 
 def test_a_disabled_account_may_lack_its_secret() -> None:
@@ -1065,9 +1048,7 @@ def test_find_prefers_the_option_to_the_variable_to_the_persons_own(
         ("a\0b", {}, "a\0b: cannot be read: no file can have this name (--config names it)"),
     ],
 )
-def test_a_file_that_was_named_must_be_there(
-    explicit: str | None, environ: dict[str, str], line: str
-) -> None:
+def test_a_file_that_was_named_must_be_there(explicit: str | None, environ: dict[str, str], line: str) -> None:
     """A slip in the name must not start a gateway with the defaults."""
     with pytest.raises(ConfigError) as caught:
         config.find(explicit, environ)
@@ -1127,9 +1108,7 @@ scalars = st.one_of(
 )
 anything = st.recursive(
     scalars,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(texts | st.sampled_from(names()), inner, max_size=5)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | st.sampled_from(names()), inner, max_size=5),
     max_leaves=20,
 )
 
@@ -1147,9 +1126,7 @@ def likely_files(draw: st.DrawFn) -> dict[str, Any]:
             table = table.setdefault(part, {})
         secret = name in SECRET_KEYS
         likely = (
-            st.sampled_from([CANARY, f" {CANARY}\n", f"{CANARY} x", [CANARY], {"a": CANARY}])
-            if secret
-            else scalars
+            st.sampled_from([CANARY, f" {CANARY}\n", f"{CANARY} x", [CANARY], {"a": CANARY}]) if secret else scalars
         )
         plain = [default] if default not in (None, "") and not isinstance(default, Mapping) else []
         plain = [list(item) if isinstance(item, tuple) else item for item in plain]
@@ -1195,6 +1172,48 @@ def test_no_secret_shows_in_what_is_said_about_a_file(tables: dict[str, Any], ex
     outcome = read(tables, {"canary": "x"} if exported else {})
     assert "canary-AIza" not in str(outcome)
     assert "canary-AIza" not in repr(outcome)
+
+
+def accounts() -> st.SearchStrategy[dict[str, Any]]:
+    """Accounts that can be used, each with a secret wherever its kind can have one."""
+    api_key = st.sampled_from([{"api_key": CANARY}, {"api_key_env": "canary"}])
+    token = st.sampled_from([{"access_token": CANARY}, {"access_token_env": "canary"}])
+    kinds = st.one_of(
+        api_key.map(lambda source: {"kind": "api-key", **source}),
+        api_key.map(lambda source: {"kind": "vertex", **source}),
+        token.map(lambda source: {"kind": "vertex", "project": "p", **source}),
+        token.map(lambda source: {"kind": "code-assist", **source}),
+    )
+    limits = st.fixed_dictionaries(
+        {},
+        optional={
+            "location": st.sampled_from(["global", "us", "us-central1"]),
+            "endpoints": st.just(["https://a.example/v1", "http://localhost:1"]),
+            "max_concurrency": st.integers(1, 100),
+            "enabled": st.booleans(),
+        },
+    )
+    return st.builds(lambda kind, limit: kind | limit, kinds, limits)
+
+
+@unhurried
+@given(st.lists(accounts(), max_size=4), st.sampled_from([{"key": CANARY}, {"key_env": "canary"}]))
+def test_no_secret_shows_in_a_configuration_that_can_be_used(
+    drawn: list[dict[str, Any]], source: dict[str, str]
+) -> None:
+    """Neither in its repr nor in its warnings; the one place that needs a secret gets it by asking."""
+    tables = {
+        "accounts": [{"name": f"a-{index}", **each} for index, each in enumerate(drawn)],
+        "auth": {"keys": [{"name": "k", **source}]},
+        "plugins": {"vault": {"token": CANARY}},
+    }
+    outcome = read(tables, {"canary": CANARY})
+    assert isinstance(outcome, Config), outcome
+    assert CANARY not in repr(outcome)
+    assert CANARY not in "".join(outcome.warnings)
+    for each in outcome.accounts:
+        secret = each.api_key or each.access_token
+        assert not each.enabled or (secret is not None and secret.reveal() == CANARY)
 
 
 @unhurried
