@@ -85,10 +85,11 @@ class OpenAnswer:
 
 @attrs.frozen
 class _Route:
-    """Where an attempt goes: an account and the number of its endpoint."""
+    """Where an attempt goes, and why: an account and the number of its endpoint."""
 
     account: Account
     endpoint: int
+    reason: str
 
     @property
     def url(self) -> str:
@@ -165,13 +166,7 @@ class Attempts:
                 raise nothing_left(request.model, request.method, request.version, exclusions)
             return None
         choice = self.gateway.hooks.select_account(accounts, request, self.gateway.pool.loads())
-        log.debug(
-            "{request_id}: account {account}: {reason}",
-            request_id=request.id,
-            account=choice.account.name,
-            reason=choice.reason,
-        )
-        return _Route(choice.account, 0)
+        return _Route(choice.account, 0, choice.reason)
 
     async def _next(self, route: _Route, failure: _Failure) -> _Route | None:
         """Where the next attempt goes after `failure`; draws the failure's consequence for the account."""
@@ -180,24 +175,24 @@ class Attempts:
             case Fault.CREDENTIAL if account.name not in self._refreshed:
                 self._refreshed.add(account.name)
                 self.gateway.credentials[account.name].mark_rejected()
-                return route
+                return attrs.evolve(route, reason="again, with a fresh credential")
             case Fault.RATE if (
                 verdict.delay is not None and verdict.delay <= SHORT_DELAY and account.name not in self._waited
             ):
                 self._waited.add(account.name)
                 await self._pause(verdict.delay)
-                return route
+                return attrs.evolve(route, reason="again, after the short wait that was asked for")
             case Fault.CAPACITY:
                 self._capacity += 1
             case Fault.ENDPOINT if route.endpoint + 1 < len(account.endpoints):
-                return _Route(account, route.endpoint + 1)
+                return _Route(account, route.endpoint + 1, "the next endpoint of the same account")
         self._given_up[account.name] = verdict
         self._consequence(account, verdict)
         other = self._choose(required=False)
         if other is None and verdict.fault is Fault.ENDPOINT and failure.status is not None:
             # nobody else is there, and the upstream says that it did not answer this one
             await self._pause(SAME_ACCOUNT_PAUSE)
-            return _Route(account, 0)
+            return _Route(account, 0, "again, because there is no other account")
         return other
 
     def _consequence(self, account: Account, verdict: Verdict) -> None:
@@ -248,6 +243,7 @@ class Attempts:
                 request_id=request.id,
                 number=number,
                 account=account.name,
+                chosen=route.reason,
                 endpoint=route.url,
                 model=request.model,
                 started=started,

@@ -194,7 +194,7 @@ class GatewayService(MultiService):
             mode=self.gateway.auth_mode,
         )
         if not count:
-            log.warning("no account is configured: add one with the command: agm account add")
+            log.warn("no account is configured: add one with the command: agm account add")
 
     def stopService(self) -> Deferred[Any]:
         """Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop."""
@@ -252,7 +252,7 @@ def read_config(options: Options) -> Config:
     except ConfigError as e:
         raise SystemExit("\n".join(f"agm: {problem}" for problem in e.problems)) from None
     for warning in config.warnings:
-        log.warning("{warning}", warning=warning)
+        log.warn("{warning}", warning=warning)
     return config
 
 

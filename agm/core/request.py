@@ -155,6 +155,8 @@ class AttemptRecord:
     request_id: str
     number: int
     account: str
+    #: Why this account and endpoint.
+    chosen: str
     endpoint: str
     model: str
     started: float

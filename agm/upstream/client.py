@@ -34,7 +34,7 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from agm.core.answers import AnswerFilter
@@ -125,6 +125,15 @@ class _Discard(Protocol):
 
     def connectionMade(self) -> None:
         self.transport.stopProducing()
+
+
+class _Connections(HTTPConnectionPool):
+    """Twisted's pool, without a line in the log for each connection."""
+
+    def _factory(self, quiescent: Any, description: str) -> Any:
+        factory = HTTPConnectionPool._factory(quiescent, description)
+        factory.noisy = False
+        return factory
 
 
 class _Lookout:
@@ -348,9 +357,8 @@ class UpstreamAnswer:
 
     @property
     def length(self) -> int | None:
-        """``Content-Length``, if the upstream sent one."""
-        value = self.header("content-length")
-        return int(value) if value is not None and value.isascii() and value.isdigit() else None
+        """The length of the body, if the upstream said it before."""
+        return None if self._response.length is UNKNOWN_LENGTH else self._response.length
 
     def deliver(self, body: UpstreamBody) -> None:
         """Let the body flow into `body`."""
@@ -385,7 +393,7 @@ class UpstreamClient:
 
     def __init__(self, reactor: Any, *, connect_timeout: float, policy: IPolicyForHTTPS | None = None) -> None:
         self._reactor = reactor
-        self._pool = HTTPConnectionPool(reactor, persistent=True)
+        self._pool = _Connections(reactor, persistent=True)
         self._pool.maxPersistentPerHost = IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = IDLE_SECONDS
         self._pool.retryAutomatically = False

@@ -220,6 +220,7 @@ class GatewaySite(Site):
     """The site: a tree of resources, and the bounds of a request."""
 
     displayTracebacks = False
+    noisy = False
     #: The open connections of clients, for the drain.
     channels: set[GatewayChannel]
 
