@@ -1,9 +1,9 @@
 """
 Credentials of accounts: what goes into the authentication headers of an upstream request, always fresh.
 
-An API key and a fixed access token are what they are.  Everything else is google-auth's: its classes read the files and
-speak to token endpoints, in threads of our own (:class:`Refresher`), one refresh at a time for each credential.  Nothing
-here blocks the reactor, and no secret gets into an error, a log or a repr.
+An API key and a fixed access token are what they are.  Everything else is google-auth's: its classes speak to token
+endpoints, in threads of our own (:class:`Refresher`), one refresh at a time for each credential.  Nothing here blocks
+the reactor, and no secret gets into an error, a log or a repr.
 """
 
 from __future__ import annotations
@@ -138,11 +138,15 @@ class StaticToken:
         """Nothing can be refreshed."""
 
 
-def _header_value(secret: object, what: str) -> bytes:
-    # The pattern is RFC 9110's for field content without white space: nothing in it can end a header.
-    if not isinstance(secret, str) or not re.fullmatch(r"[!-~]+", secret):
+def _header_value(text: str, what: str) -> bytes:
+    if not _is_header_value(text):
         raise CredentialError(f"{what} is empty or holds a character that cannot be in a header", permanent=True)
-    return secret.encode("ascii")
+    return text.encode("ascii")
+
+
+def _is_header_value(text: object) -> bool:
+    # RFC 9110's field content without white space: nothing in it can end a header.
+    return isinstance(text, str) and re.fullmatch(r"[!-~]+", text) is not None
 
 
 # -- Threads -----------------------------------------------------------------------------------------
@@ -325,7 +329,7 @@ class GoogleCredential:
         self._failure: _Refused | None = None
         self._renewing = False
         self._renewed_at: float | None = None
-        self._waiting: list[Deferred[_Token]] = []
+        self._waiting: dict[Deferred[_Token], None] = {}
 
     @property
     def project(self) -> str | None:
@@ -362,8 +366,8 @@ class GoogleCredential:
         failure = self._failure
         if failure is not None and not self._renewing and self._within(failure.memory):
             raise failure.error()
-        waiting: Deferred[_Token] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
+        waiting: Deferred[_Token] = Deferred(lambda d: self._waiting.pop(d, None))
+        self._waiting[waiting] = None
         if not self._renewing:
             self._renew()
         return await waiting
@@ -387,7 +391,7 @@ class GoogleCredential:
             outcome = _Refused("the credential could not be refreshed because of an internal error", False, PACE)
         self._renewing = False
         self._renewed_at = self._now()
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         if isinstance(outcome, _Refused):
             self._failure = outcome
             if outcome.permanent:
@@ -411,11 +415,8 @@ class GoogleCredential:
             if isinstance(loaded, _Refused):
                 return loaded
             google = self._google = loaded
-            if google.token is not None and google.expiry is not None:
-                # some files hold the token that another program got last
-                left = (_naive(google.expiry) - _utcnow()).total_seconds()
-                if left >= REFRESH_AHEAD:
-                    return self._result(google, left)
+            if self._renewed_at is None and _holds_token(google):
+                return self._result(google, _lifetime(google, None))
         exchange = _Watched(self._refresher.request)
         try:
             google.refresh(exchange)
@@ -433,7 +434,9 @@ class GoogleCredential:
             return _Refused(f"the credential cannot be loaded ({type(e).__name__})", permanent, FAILURE_MEMORY)
 
     def _result(self, google: GoogleCredentials, lifetime: float | None) -> tuple[_Token, str | None]:
-        headers = [(b"authorization", b"Bearer " + _header_value(google.token, "the access token"))]
+        if not _is_header_value(google.token):
+            raise ValueError("no usable token")
+        headers = [(b"authorization", b"Bearer " + google.token.encode("ascii"))]
         if google.quota_project_id:
             headers.append((b"x-goog-user-project", _header_value(google.quota_project_id, "the quota project")))
         expires = None if lifetime is None else self._now() + max(lifetime, PACE)
@@ -461,7 +464,7 @@ class _Watched(Request):
 
 def _error_code(body: bytes) -> str:
     """
-    The error code of an OAuth answer, ``{"error": "invalid_grant"}``, or of a Google API's, ``{"error": {"status": …}}``.
+    The code in an OAuth error, ``{"error": "invalid_grant"}``, or in a Google API's, ``{"error": {"status": …}}``.
 
     Anything that does not look like a code is nobody's business: an endpoint may repeat in its errors what it was sent.
     """
@@ -489,9 +492,15 @@ def _utcnow() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _lifetime(google: GoogleCredentials, exchange: _Watched) -> float | None:
+def _holds_token(google: GoogleCredentials) -> bool:
+    """Whether the file held a token that another program got, and that is good for a while."""
+    left = _lifetime(google, None)
+    return left is not None and left >= REFRESH_AHEAD and _is_header_value(google.token)
+
+
+def _lifetime(google: GoogleCredentials, exchange: _Watched | None) -> float | None:
     """
-    Seconds that a token just received has left.
+    Seconds that a token has left, which just came in `exchange`, or was in a file; None if it does not end.
 
     google-auth adds the ``expires_in`` of an answer to the computer's clock, and taking the same clock away again gives
     it back, however wrong the clock is.  The IAM API names a moment instead; that is compared with its own clock.
@@ -501,8 +510,8 @@ def _lifetime(google: GoogleCredentials, exchange: _Watched) -> float | None:
     absolute = isinstance(google, impersonated_credentials.Credentials) or (
         isinstance(google, external_account.Credentials) and google.service_account_email is not None
     )
-    start = exchange.date if absolute and exchange.date is not None else _utcnow()
-    return float((_naive(google.expiry) - start).total_seconds())
+    start = exchange.date if absolute and exchange is not None else None
+    return float((_naive(google.expiry) - (start or _utcnow())).total_seconds())
 
 
 # -- Why a refresh failed ----------------------------------------------------------------------------
@@ -533,10 +542,11 @@ def _refusal(error: Exception, exchange: _Watched, google: GoogleCredentials) ->
 
 def _cure(code: str, google: GoogleCredentials) -> str:
     if code == "invalid_grant":
+        google = getattr(google, "_source_credentials", google)  # which an impersonating credential refreshes first
         if isinstance(google, service_account.Credentials):
             return (
-                "the token endpoint refused the signature of the service account (invalid_grant): its key was deleted or"
-                " disabled, or this computer's clock is wrong; set the clock, or make a new key"
+                "the token endpoint refused the signature of the service account (invalid_grant): its key was deleted"
+                " or disabled, or this computer's clock is wrong; set the clock, or make a new key"
             )
         if isinstance(google, external_account.Credentials):
             return (
@@ -592,8 +602,6 @@ def _default(scopes: Sequence[str]) -> GoogleCredentials:
 def _gcloud_folder() -> Path:
     if configured := os.environ.get(environment_vars.CLOUD_SDK_CONFIG_DIR):
         return Path(configured)
-    if os.name == "nt":
-        return Path(os.environ.get("APPDATA", os.environ.get("SystemDrive", "C:") + "\\"), "gcloud")
     return Path("~/.config/gcloud").expanduser()
 
 
@@ -677,10 +685,8 @@ def _is_confidential(url: object) -> bool:
         return False
     if split is None or not host:
         return False
-    return split.scheme == "https" or (
-        split.scheme == "http"
-        and (host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None)
-    )
+    loopback = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    return split.scheme == "https" or (split.scheme == "http" and loopback)
 
 
 def _authorized_user(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
@@ -712,7 +718,7 @@ def _external_account(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleC
     if "certificate" in source:
         raise CredentialError("is bound to a client certificate, which is not supported", permanent=True)
     build: type[external_account.Credentials] = identity_pool.Credentials
-    if info["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request":
+    if info["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request":  # noqa: S105  # a type, no token
         build = aws.Credentials
     elif "executable" in source:
         build = pluggable.Credentials
@@ -783,12 +789,14 @@ class _MetadataCredentials(GoogleCredentials):
             )
         except TransportError:
             answer = None
-        # A captive portal answers anything; it does not say that it is Google.
+        # A captive portal answers anything, but does not say that it is Google.
         if answer is None or answer.headers.get("metadata-flavor") != "Google":
+            if host or self._answered:
+                raise CredentialError("the metadata server does not answer")
             raise CredentialError(
                 "there are no application default credentials: make them with"
                 " gcloud auth application-default login, or name a file in GOOGLE_APPLICATION_CREDENTIALS",
-                permanent=not (self._answered or host),
+                permanent=True,
             )
         self._answered = True
         if answer.status == 404:
