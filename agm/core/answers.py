@@ -43,7 +43,7 @@ class StreamFailure:
     @classmethod
     def of(cls, code: int, message: str) -> StreamFailure:
         """A failure in the gateway's own words."""
-        return cls(envelope.one_line(status_body(code, message)).strip(), code)
+        return cls(msgspec.json.format(status_body(code, message), indent=-1), code)
 
     @classmethod
     def upstream(cls, document: bytes) -> StreamFailure:

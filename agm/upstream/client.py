@@ -249,7 +249,7 @@ class UpstreamBody(Protocol):
 
     def first(self) -> Deferred[None]:
         """Fires when there is something for the client, or the body has ended without."""
-        self._first = Deferred(lambda _: None)
+        self._first = Deferred()
         if self._held or self.ended:
             self._wake()
         return self._first
@@ -448,26 +448,33 @@ class UpstreamClient:
             unbuffered=True,
             reactor=self._reactor,
         )
-        timed_out = False
+        cancelled = timed_out = False
+
+        def cancel(_: object) -> None:
+            nonlocal cancelled
+            cancelled = True
+            d.cancel()  # which fails as if the upstream had closed the connection
 
         def expire() -> None:
             nonlocal timed_out
             timed_out = True
             d.cancel()
 
+        waiting: Deferred[Any] = Deferred(cancel)
+        d.addCallbacks(waiting.callback, waiting.errback)
         timer = self._reactor.callLater(timeout, expire)
         try:
-            response = await d
-        except CancelledError:
+            response = await waiting
+        except UpstreamFailed:
+            raise
+        except Exception as e:
             _abort_connection(lookout)
+            if cancelled:
+                raise CancelledError from None
             if timed_out:
                 raise UpstreamFailed(
                     "FIRST_BYTE_TIMEOUT", f"the upstream did not answer within {timeout:g} seconds"
                 ) from None
-            raise
-        except Exception as e:
-            if isinstance(e, UpstreamFailed):
-                raise
             if lookout.reused and isinstance(e, _UNANSWERED):
                 raise _NeverAnswered from e
             raise _failed(_causes(e)) from e

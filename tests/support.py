@@ -1,0 +1,171 @@
+"""
+Tools of the tests: an upstream whose every byte a test writes, and a client that sees every byte it gets.
+
+Both are plain sockets on loopback in the reactor of the test, so that a test reads as a dialogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+reactor: Any = _reactor
+
+#: Seconds after which a test gives up waiting.
+PATIENCE = 10.0
+
+
+async def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
+    """Wait until a condition holds; fail the test if it does not in time."""
+    waited = 0.0
+    while not condition():
+        assert waited < PATIENCE, f"{what} did not come true"
+        await deferLater(reactor, 0.01)
+        waited += 0.01
+
+
+async def settle(seconds: float = 0.1) -> None:
+    """Let the reactor run for a moment."""
+    await deferLater(reactor, seconds)
+
+
+class Wire(Protocol):
+    """One end of a connection: everything that came is in `received`, in order."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.count = 0
+        self.keep = True
+        self.lost: Failure | None = None
+        self.connected_once = False
+
+    def connectionMade(self) -> None:
+        self.connected_once = True
+
+    def dataReceived(self, data: bytes) -> None:
+        self.count += len(data)
+        if self.keep:
+            self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason
+
+    def send(self, data: bytes) -> None:
+        """Write bytes."""
+        self.transport.write(data)
+
+    async def until(self, *parts: bytes) -> bytes:
+        """Wait until all `parts` have come; return everything that did."""
+        try:
+            await eventually(lambda: all(part in self.received for part in parts))
+        except AssertionError:
+            raise AssertionError(f"{parts!r} did not come; {self.received[-2000:]!r} did") from None
+        return self.received
+
+    async def closed(self) -> bytes:
+        """Wait until the other end has closed; return everything that came."""
+        await eventually(lambda: self.lost is not None, "the end of the connection")
+        return self.received
+
+
+class ScriptedUpstream(Factory):
+    """An upstream that says what the test makes it say; `connections` are in the order in which they came."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.connections: list[Wire] = []
+        self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
+        self.url = f"http://127.0.0.1:{self._port.getHost().port}"
+
+    def buildProtocol(self, addr: Any) -> Wire:
+        wire = Wire()
+        self.connections.append(wire)
+        return wire
+
+    async def connection(self, number: int = 0) -> Wire:
+        """The connection of this number, once its first request is complete in head and body."""
+        await eventually(lambda: len(self.connections) > number, f"connection {number}")
+        wire = self.connections[number]
+        await eventually(lambda: _complete(wire.received), "a whole request")
+        return wire
+
+    async def stop(self) -> None:
+        """Close everything."""
+        await self._port.stopListening()
+        for wire in self.connections:
+            if wire.lost is None:
+                wire.transport.abortConnection()
+        await eventually(lambda: all(w.lost is not None for w in self.connections), "closed upstream connections")
+
+
+def _complete(data: bytes) -> bool:
+    head, found, body = data.partition(b"\r\n\r\n")
+    if not found:
+        return False
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return len(body) >= int(line.split(b":")[1])
+    return True
+
+
+async def connect(port: int) -> Wire:
+    """A client's connection to a port of 127.0.0.1."""
+    return await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Wire())
+
+
+def post(target: str, body: bytes = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}', *headers: str) -> bytes:
+    """The bytes of a POST request."""
+    lines = [
+        f"POST {target} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def get(target: str, *headers: str, method: str = "GET") -> bytes:
+    """The bytes of a request without a body."""
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: 127.0.0.1", *headers]).encode() + b"\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """A chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def dechunk(data: bytes) -> tuple[bytes, bool]:
+    """The body of a chunked answer as far as it came, and whether its last chunk did."""
+    body, rest = b"", data.partition(b"\r\n\r\n")[2]
+    while True:
+        size, found, rest = rest.partition(b"\r\n")
+        if not found:
+            return body, False
+        length = int(size, 16)
+        if length == 0:
+            return body, True
+        body += rest[:length]
+        rest = rest[length + 2 :]
+
+
+def deferred_call(d: Deferred[Any]) -> Any:
+    """The result of a Deferred that has fired."""
+    found: list[Any] = []
+    d.addBoth(found.append)
+    assert found, "the Deferred has not fired"
+    return found[0]
