@@ -1,0 +1,18 @@
+"""
+An emulator of Google's Gemini upstreams, to test clients and gateways against without credentials or network.
+
+One Twisted web server (:func:`agm.emulator.site.make_site`) speaks the Gemini Developer API, Vertex AI and the
+code-assist API on one port, with the OAuth token endpoint beside them and a control endpoint under ``/_emu/``.  The
+same request always gets the same bytes.  ``docs/emulator.md`` is its manual.
+
+The modules, from the pure to the ones that touch a socket:
+
+* ``framing``, ``jsontext``, ``schema``, ``faults``, ``errors``, ``replies``: the wire, as values;
+* ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``: what a model would say;
+* ``state``, ``requestlog``: what the emulator remembers;
+* ``generation``, ``developer``, ``vertex``, ``codeassist``, ``storage``, ``oauth``, ``control``: a call in, a
+  reply out;
+* ``playback``, ``site``, ``tap``: the socket.
+
+Nothing here imports the gateway: the two only meet over HTTP.
+"""
