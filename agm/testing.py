@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
 from agm import config as configuration
@@ -39,7 +40,7 @@ class RunningGateway:
 
     async def stop(self) -> None:
         """Stop listening, cut what is left, and close the connections to upstreams."""
-        await self._port.stopListening()
+        await maybeDeferred(self._port.stopListening)
         await self.site.drain(0)
         await self.gateway.client.close()
         stopped = self.gateway.refresher.stop()
@@ -57,7 +58,7 @@ class RunningEmulator:
 
     async def stop(self) -> None:
         """Stop listening."""
-        await self._port.stopListening()
+        await maybeDeferred(self._port.stopListening)
 
 
 def parse_config(text: str) -> Config:

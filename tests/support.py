@@ -6,6 +6,7 @@ Both are plain sockets on loopback in the reactor of the test, so that a test re
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 reactor: Any = _reactor
 
@@ -169,3 +172,71 @@ def deferred_call(d: Deferred[Any]) -> Any:
     d.addBoth(found.append)
     assert found, "the Deferred has not fired"
     return found[0]
+
+
+class Asked:
+    """A request that an :class:`AnsweringUpstream` got."""
+
+    def __init__(self, request: Any) -> None:
+        self.path = request.path.decode()
+        self.uri = request.uri.decode()
+        self.body = request.content.read()
+        self.headers = {k.decode().lower(): v[0].decode() for k, v in request.requestHeaders.getAllRawHeaders()}
+        #: The API key or the bearer token that it came with.
+        self.credential = self.headers.get("x-goog-api-key") or self.headers.get("authorization", "").removeprefix(
+            "Bearer "
+        )
+
+
+class AnsweringUpstream:
+    """
+    An upstream that answers as a function says: ``answer(asked) -> (status, body)`` or ``(status, body, headers)``.
+
+    `asked` holds every request, in order.
+    """
+
+    def __init__(self, answer: Callable[[Asked], tuple[Any, ...]]) -> None:
+        self.asked: list[Asked] = []
+        upstream = self
+
+        class Everything(Resource):
+            isLeaf = True
+
+            def render(self, request: Any) -> bytes:
+                asked = Asked(request)
+                upstream.asked.append(asked)
+                status, body, *headers = answer(asked)
+                request.setResponseCode(status)
+                request.setHeader("content-type", "application/json")
+                for name, value in (headers[0] if headers else {}).items():
+                    request.setHeader(name, value)
+                return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+        site = Site(Everything())
+        site.noisy = False
+        self._port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.url = f"http://127.0.0.1:{self._port.getHost().port}"
+
+    @property
+    def credentials(self) -> list[str]:
+        """The credentials of all requests, in order."""
+        return [asked.credential for asked in self.asked]
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        await self._port.stopListening()
+
+
+def google_error(code: int, status: str, message: str = "no", *details: dict[str, Any]) -> dict[str, Any]:
+    """An error as Google sends it."""
+    return {"error": {"code": code, "message": message, "status": status, "details": list(details)}}
+
+
+def info(reason: str, **metadata: str) -> dict[str, Any]:
+    """An ErrorInfo of Google's."""
+    return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "metadata": metadata}
+
+
+def retry(delay: str) -> dict[str, Any]:
+    """A RetryInfo of Google's."""
+    return {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}

@@ -127,13 +127,14 @@ class _Discard(Protocol):
         self.transport.stopProducing()
 
 
+class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, name-defined]  # the only name it has
+    noisy = False
+
+
 class _Connections(HTTPConnectionPool):
     """Twisted's pool, without a line in the log for each connection."""
 
-    def _factory(self, quiescent: Any, description: str) -> Any:
-        factory = HTTPConnectionPool._factory(quiescent, description)
-        factory.noisy = False
-        return factory
+    _factory = _QuietFactory
 
 
 class _Lookout:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -33,6 +34,14 @@ LINGER_BYTES = 64 * 1024 * 1024
 SERVER = f"agm/{__version__}".encode("ascii")
 
 log = Logger()
+
+
+def phrase(status: int) -> bytes:
+    """The reason phrase of a status; twisted.web's own are old, and lack 429."""
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b"Unknown"
 
 
 def new_request_id() -> str:
@@ -78,6 +87,10 @@ class GatewayRequestOnWire(Request):
             f"The request's body is larger than max_body, {self.limit} bytes. Raise [gateway] max_body to allow it."
         )
         self.channel.refuse(error, self.id)
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status, with today's reason phrase."""
+        super().setResponseCode(code, message or phrase(code))
 
     def process(self) -> None:
         """The request is complete: find its resource and let that answer."""
@@ -144,7 +157,7 @@ class GatewayChannel(HTTPChannel):
         self.refused = True
         body = error.body()
         head = [
-            b"HTTP/1.1 %d %s" % (error.status, error.reason.replace("_", " ").title().encode("ascii")),
+            b"HTTP/1.1 %d %s" % (error.status, phrase(error.status)),
             b"Server: " + SERVER,
             b"X-Agm-Request-Id: " + request_id.encode("ascii"),
             b"Content-Type: application/json; charset=UTF-8",

@@ -262,7 +262,7 @@ async def test_an_upstream_without_a_first_byte_is_504_at_once(
     gateway: GatewayFactory, upstream: ScriptedUpstream, kind: str
 ) -> None:
     _, client, up = await asked(gateway, upstream, kind, STREAM, "[timeouts]\nfirst_byte = 0.4\n")
-    await client.until(b"504 Gateway Time-out", b"DEADLINE_EXCEEDED")
+    await client.until(b"504 Gateway Timeout", b"DEADLINE_EXCEEDED")
     await up.closed()
     assert len(upstream.connections) == 1
 
@@ -279,7 +279,7 @@ async def test_the_total_time_ends_a_request(
         assert body.startswith(passed("one"))
         assert not complete
     else:
-        await client.until(b"504 Gateway Time-out")
+        await client.until(b"504 Gateway Timeout")
     await up.closed()
 
 

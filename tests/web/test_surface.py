@@ -1,0 +1,465 @@
+"""The HTTP surface: what each path, method and key answers, in Google's form."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support import JSON_HEAD, ScriptedUpstream, Wire, connect, eventually, get, post, settle
+
+from agm.core.clientkeys import digest
+from agm.testing import GatewayFactory, RunningGateway
+
+UNARY = "/v1beta/models/m:generateContent"
+
+
+@pytest_twisted.async_yield_fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    scripted = ScriptedUpstream()
+    yield scripted
+    await scripted.stop()
+
+
+def account(upstream: ScriptedUpstream) -> str:
+    return f'[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nendpoints = ["{upstream.url}"]\n'
+
+
+class Answer:
+    """A parsed answer."""
+
+    def __init__(self, raw: bytes) -> None:
+        head, _, self.body = raw.partition(b"\r\n\r\n")
+        status, *lines = head.decode("latin-1").split("\r\n")
+        self.status = int(status.split()[1])
+        self.headers = {k.lower(): v.strip() for k, v in (line.split(":", 1) for line in lines)}
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> Any:
+        """The google.rpc.Status of an error, checked for its form."""
+        error = self.json["error"]
+        assert error["code"] == self.status
+        assert isinstance(error["message"], str)
+        assert error["status"].isupper()
+        assert self.headers["content-type"].startswith("application/json")
+        return error
+
+    @property
+    def reason(self) -> str:
+        return next(d["reason"] for d in self.error["details"] if d["@type"].endswith("ErrorInfo"))
+
+
+async def say(running: RunningGateway, data: bytes) -> Answer:
+    """Send the bytes of one request and read the whole answer."""
+    client = await connect(running.port)
+    client.send(data)
+    answer = await read(client)
+    client.transport.abortConnection()
+    return answer
+
+
+async def read(client: Wire) -> Answer:
+    def whole() -> bool:
+        head, found, body = client.received.partition(b"\r\n\r\n")
+        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        return bool(found) and (client.lost is not None or len(body) >= (int(lengths[0][15:]) if lengths else 0))
+
+    await eventually(whole, "a whole answer")
+    return Answer(client.received)
+
+
+@pytest_twisted.ensureDeferred
+async def test_health_answers_ok_and_says_which_request_it_was(gateway: GatewayFactory) -> None:
+    answer = await say(await gateway(""), get("/healthz"))
+    assert answer.status == 200
+    assert answer.json["status"] == "ok"
+    assert len(answer.headers["x-agm-request-id"]) == 16
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_accounts_models_are_listed_and_generation_says_how_to_add_one(gateway: GatewayFactory) -> None:
+    running = await gateway("")
+    assert "models/gemini-2.5-flash" in [m["name"] for m in (await say(running, get("/v1beta/models"))).json["models"]]
+    answer = await say(running, post("/v1beta/models/gemini-2.5-flash:generateContent"))
+    assert answer.status == 503
+    assert "agm account add" in answer.error["message"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_list_is_paged_and_every_version_has_it(gateway: GatewayFactory) -> None:
+    running = await gateway('[models]\nlist = ["a", "b", "c"]\n[models.aliases]\n"d" = "a"\n"w*" = "b"\n')
+    names: list[str] = []
+    token = ""
+    pages = 0
+    while True:
+        page = (await say(running, get(f"/v1/models?pageSize=3&pageToken={token}"))).json
+        names += [model["name"] for model in page["models"]]
+        token = page.get("nextPageToken", "")
+        pages += 1
+        if not token:
+            break
+    assert names == ["models/a", "models/b", "models/c", "models/d"]
+    assert pages == 2
+    assert (await say(running, get("/v1alpha/models/a"))).json["name"] == "models/a"
+    assert (await say(running, get("/v1beta/models/models/a"))).json["name"] == "models/a"
+    assert (await say(running, get("/v1beta/models/zzz"))).error["status"] == "NOT_FOUND"
+    assert (await say(running, get("/v1beta/models?pageSize=x"))).error["status"] == "INVALID_ARGUMENT"
+    assert (await say(running, get("/v1beta/models?pageToken=x"))).error["status"] == "INVALID_ARGUMENT"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_accounts_report_is_listed_and_can_be_called_by_its_display_name(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    running = await gateway('[models]\nlist = ["a"]\n' + account(upstream))
+    client = await connect(running.port)
+    client.send(get("/v1beta/models"))
+    up = await upstream.connection()
+    assert up.received.startswith(b"GET /v1beta/models?pageSize=1000 ")
+    body = b'{"models": [{"name": "models/reported", "displayName": "Reported One", "inputTokenLimit": 7}]}'
+    up.send(JSON_HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    models = (await read(client)).json["models"]
+    assert [m["name"] for m in models] == ["models/a", "models/reported"]
+    for name in ("Reported%20One", "reported", "models/reported"):
+        up.received = b""
+        asking = await connect(running.port)
+        asking.send(post(f"/v1beta/models/{name}:generateContent"))
+        await eventually(lambda: b"POST" in up.received)
+        assert up.received.startswith(b"POST /v1beta/models/reported:generateContent ")
+        up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await asking.until(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("target", "served"),
+    [
+        ("/v1beta/models/m:generateContent", "/v1beta/models/m:generateContent"),
+        ("/v1/models/m:generateContent", "/v1/models/m:generateContent"),
+        ("/v1alpha/models/m:generateContent", "/v1alpha/models/m:generateContent"),
+        ("/v1beta/models/m%3AgenerateContent", "/v1beta/models/m:generateContent"),
+        ("/v1beta/models/models/m:generateContent", "/v1beta/models/m:generateContent"),
+        ("//v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
+        ("///v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
+        ("/v1beta/models/m/countTokens", "/v1beta/models/m:countTokens"),
+        ("/v1beta/models/my/model:free:generateContent", "/v1beta/models/my/model:free:generateContent"),
+        ("/v1beta/models/a%20b:generateContent", "/v1beta/models/a%20b:generateContent"),
+        (
+            "/v1beta/models/publishers/google/models/X:generateContent",
+            "/v1beta/models/publishers/google/models/X:generateContent",
+        ),
+        ("/v1beta/tunedModels/abc:generateContent", "/v1beta/tunedModels/abc:generateContent"),
+        ("/v1beta/models/m:embedContent", "/v1beta/models/m:embedContent"),
+        ("/v1beta/models/m:batchEmbedContents", "/v1beta/models/m:batchEmbedContents"),
+        ("/v1beta/models/m:predict", "/v1beta/models/m:predict"),
+        ("/v1beta/models/m:streamGenerateContent", "/v1beta/models/m:streamGenerateContent?alt=sse"),
+        ("/v1beta/models/m:streamGenerateContent?alt=sse", "/v1beta/models/m:streamGenerateContent?alt=sse"),
+        ("/v1beta/models/m:streamGenerateContent?alt=json", "/v1beta/models/m:streamGenerateContent?alt=json"),
+        (
+            "/v1beta/models/m:streamGenerateContent?%24alt=json%3Benum-encoding%3Dint",
+            "/v1beta/models/m:streamGenerateContent?%24alt=json%3Benum-encoding%3Dint",
+        ),
+        ("/v1beta/models/m:generateContent?key=x&fields=a%26b&evil=1", "/v1beta/models/m:generateContent?fields=a%26b"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_call_reaches_the_upstream_at_the_path_that_it_means(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, target: str, served: str
+) -> None:
+    running = await gateway(account(upstream))
+    client = await connect(running.port)
+    client.send(post(target))
+    up = await upstream.connection()
+    assert up.received.split(b" ")[1].decode() == served
+    up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+    await client.until(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (get("/"), 404, "NOT_FOUND"),
+        (get("/favicon.ico"), 404, "NOT_FOUND"),
+        (get("/v1beta"), 404, "NOT_FOUND"),
+        (get("/v1beta/"), 404, "NOT_FOUND"),
+        (get("/v2/models"), 404, "NOT_FOUND"),
+        (post("/v1beta/models/m:inventContent"), 404, "NOT_FOUND"),
+        (post("/v1beta/files/x:generateContent"), 404, "NOT_FOUND"),
+        (get(UNARY), 405, "INVALID_ARGUMENT"),
+        (post("/v1beta/models"), 405, "INVALID_ARGUMENT"),
+        (post("/healthz"), 405, "INVALID_ARGUMENT"),
+        (get(UNARY, method="DELETE"), 405, "INVALID_ARGUMENT"),
+        (get("/healthz", method="BREW"), 405, "INVALID_ARGUMENT"),
+        (post("/v1beta/models/../secrets:generateContent"), 400, "INVALID_ARGUMENT"),
+        (post("/v1beta/models/a%00b:generateContent"), 400, "INVALID_ARGUMENT"),
+        (post("/v1beta/models/a%0d%0ab:generateContent"), 400, "INVALID_ARGUMENT"),
+        (post("/v1beta/models/%ff:generateContent"), 400, "INVALID_ARGUMENT"),
+        (post("/v1beta/models/m:streamGenerateContent?alt=proto"), 400, "INVALID_ARGUMENT"),
+        (post(UNARY, b"x", "Content-Encoding: br"), 415, "INVALID_ARGUMENT"),
+        (post(UNARY, b"x", "Content-Encoding: gzip"), 400, "INVALID_ARGUMENT"),
+        (post(UNARY, gzip.compress(b"{}")[:-4], "Content-Encoding: gzip"), 400, "INVALID_ARGUMENT"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 400, "INVALID_ARGUMENT"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "INVALID_ARGUMENT"),
+        (b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421, "PERMISSION_DENIED"),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1.evil.example:8045\r\n\r\n", 421, "PERMISSION_DENIED"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x@127.0.0.1\r\n\r\n", 400, "INVALID_ARGUMENT"),
+        (get("/healthz", "Origin: https://evil.example"), 403, "PERMISSION_DENIED"),
+        (get("/healthz", "Origin: null"), 403, "PERMISSION_DENIED"),
+        (b"NOT HTTP\r\n\r\n", 400, "INVALID_ARGUMENT"),
+        (b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n", 400, "INVALID_ARGUMENT"),
+        (b"POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1x\r\n\r\n", 400, "INVALID_ARGUMENT"),
+        (
+            b"POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "INVALID_ARGUMENT",
+        ),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nA: " + b"x" * 40_000 + b"\r\n\r\n", 431, "INVALID_ARGUMENT"),
+        (b"GET /healthz HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431, "INVALID_ARGUMENT"),
+        (b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n", 431, "INVALID_ARGUMENT"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_served_is_refused_in_googles_form(
+    gateway: GatewayFactory, data: bytes, status: int, code: str
+) -> None:
+    answer = await say(await gateway(""), data)
+    assert (answer.status, answer.error["status"]) == (status, code)
+    assert "x-agm-request-id" in answer.headers
+    if status == 405:
+        assert "OPTIONS" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:8045", "localhost:1", "[::1]:8045", "mine.example", "a.localhost"]
+)
+@pytest_twisted.ensureDeferred
+async def test_the_names_of_this_machine_and_the_configured_ones_are_let_in(gateway: GatewayFactory, host: str) -> None:
+    running = await gateway('[gateway]\nallowed_hosts = ["mine.example"]\n')
+    answer = await say(running, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert answer.status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_configured_origin_gets_its_cors_headers_and_preflight(gateway: GatewayFactory) -> None:
+    running = await gateway(
+        '[gateway]\ncors_origins = ["https://app.example"]\n[auth]\nmode = "strict"\n', auth_mode="strict"
+    )
+    answer = await say(
+        running,
+        get(
+            UNARY,
+            "Origin: https://app.example",
+            "Access-Control-Request-Method: POST",
+            "Access-Control-Request-Headers: x-goog-api-key, content-type",
+            method="OPTIONS",
+        ),
+    )
+    assert answer.status == 204
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert answer.headers["access-control-allow-headers"] == "x-goog-api-key, content-type"
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert (await say(running, get("/healthz", "Origin: https://app.example"))).headers["vary"] == "Origin"
+
+
+@pytest_twisted.ensureDeferred
+async def test_head_is_get_without_a_body_and_options_names_the_methods(gateway: GatewayFactory) -> None:
+    running = await gateway("")
+    client = await connect(running.port)
+    client.send(get("/healthz", method="HEAD"))
+    await client.until(b"\r\n\r\n")
+    await settle()
+    assert client.received.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 15" in client.received
+    assert (await say(running, get("/v1beta/models", method="OPTIONS"))).headers["allow"] == "GET, HEAD, OPTIONS"
+    assert (await say(running, get(UNARY, method="OPTIONS"))).headers["allow"] == "POST, OPTIONS"
+
+
+KEYS = f"""
+[[auth.keys]]
+name = "laptop"
+key = "correct-horse"
+[[auth.keys]]
+name = "ci"
+key_sha256 = "{digest("battery-staple")}"
+models = ["gemini-2.5-*"]
+requests_per_minute = 2
+"""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ("/healthz", "Authorization: Bearer correct-horse"),
+        ("/healthz", "authorization: bearer  correct-horse"),
+        ("/healthz", "x-api-key: correct-horse"),
+        ("/healthz", "x-goog-api-key: correct-horse"),
+        ("/healthz?key=correct-horse",),
+        ("/healthz?key=correct%2Dhorse",),
+        ("/healthz", "x-goog-api-key: battery-staple"),
+        ("/healthz", "Authorization: Bearer wrong", "x-goog-api-key: correct-horse"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_key_is_taken_from_each_of_its_four_places(gateway: GatewayFactory, sent: tuple[str, ...]) -> None:
+    running = await gateway(KEYS, auth_mode="strict")
+    assert (await say(running, get(*sent))).status == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ("/healthz",),
+        ("/healthz", "x-api-key: wrong"),
+        ("/healthz", "Authorization: Basic correct-horse"),
+        ("/healthz?key=",),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_strict_refuses_everything_without_a_known_key(gateway: GatewayFactory, sent: tuple[str, ...]) -> None:
+    answer = await say(await gateway(KEYS, auth_mode="strict"), get(*sent))
+    assert answer.status == 401
+    assert answer.error["status"] == "UNAUTHENTICATED"
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_except_health_leaves_only_health_open(gateway: GatewayFactory) -> None:
+    running = await gateway(KEYS, auth_mode="all_except_health")
+    assert (await say(running, get("/healthz"))).status == 200
+    assert (await say(running, get("/v1beta/models"))).status == 401
+    assert (await say(running, get("/nowhere"))).status == 401
+    assert (await say(running, get("/v1beta/models?key=correct-horse"))).status == 200
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_a_mode_that_asks_for_a_key_with_none_configured_refuses_all_and_says_why(
+    gateway: GatewayFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from twisted.logger import globalLogPublisher
+
+    seen: list[str] = []
+
+    def watch(event: Any) -> None:
+        seen.append(str(event.get("log_format")))
+
+    globalLogPublisher.addObserver(watch)
+    running = await gateway("", auth_mode="strict")
+    globalLogPublisher.removeObserver(watch)
+    assert (await say(running, get("/healthz", "x-api-key: anything"))).status == 401
+    assert any("no client key is configured" in line for line in seen)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_is_held_to_its_models_and_its_requests_per_minute(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    running = await gateway(KEYS + account(upstream), auth_mode="strict")
+    key = "x-goog-api-key: battery-staple"
+    assert (await say(running, post("/v1beta/models/imagen:predict", b"{}", key))).reason == "MODEL_NOT_ALLOWED"
+    for number in range(2):
+        client = await connect(running.port)
+        client.send(post("/v1beta/models/gemini-2.5-pro:generateContent", b"{}", key))
+        up = await upstream.connection()
+        await eventually(lambda n=number: up.received.count(b"POST") == n + 1)  # type: ignore[misc]
+        assert b"battery" not in up.received
+        up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await client.until(b"{}")
+    answer = await say(running, post("/v1beta/models/gemini-2.5-pro:generateContent", b"{}", key))
+    assert answer.status == 429
+    assert answer.reason == "CLIENT_KEY_LIMIT"
+    assert 1 <= int(answer.headers["retry-after"]) <= 30
+    assert any(d["@type"].endswith("RetryInfo") for d in answer.error["details"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gzipped_body_reaches_the_upstream_inflated(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    running = await gateway(account(upstream))
+    client = await connect(running.port)
+    body = b'{"contents": []}'
+    client.send(post(UNARY, gzip.compress(body), "Content-Encoding: gzip"))
+    up = await upstream.connection()
+    assert up.received.endswith(body)
+    assert b"gzip" not in up.received
+    client.transport.abortConnection()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_is_bounded_whether_announced_chunked_or_inflated(gateway: GatewayFactory) -> None:
+    running = await gateway('[gateway]\nmax_body = "1KiB"\n')
+    announced = await say(running, f"POST {UNARY} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1025\r\n\r\n".encode())
+    chunked = await say(
+        running,
+        f"POST {UNARY} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        + b"400\r\n"
+        + b"x" * 1024
+        + b"\r\n1\r\nx\r\n",
+    )
+    inflated = await say(running, post(UNARY, gzip.compress(b"x" * 1025), "Content-Encoding: gzip"))
+    for answer in (announced, chunked, inflated):
+        assert answer.status == 413
+        assert "max_body" in answer.error["message"]
+    assert announced.headers["connection"] == "close"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_is_seen_by_a_client_that_goes_on_sending(gateway: GatewayFactory) -> None:
+    running = await gateway('[gateway]\nmax_body = "1KiB"\n')
+    client = await connect(running.port)
+    client.send(f"POST {UNARY} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n\r\n".encode())
+    for _ in range(90):
+        client.send(b"x" * 100_000)
+        await settle(0)
+    assert (await read(client)).status == 413
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_waits_for_100_continue_gets_it_or_the_refusal(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    running = await gateway('[gateway]\nmax_body = "1KiB"\n' + account(upstream))
+    head = f"POST {UNARY} HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: "
+    client = await connect(running.port)
+    client.send(f"{head}2\r\n\r\n".encode())
+    await client.until(b"HTTP/1.1 100 Continue\r\n\r\n")
+    client.send(b"{}")
+    up = await upstream.connection()
+    assert up.received.endswith(b"{}")
+    assert b"Expect" not in up.received
+    client.transport.abortConnection()
+    refused = await connect(running.port)
+    refused.send(f"{head}2000\r\n\r\n".encode())
+    answer = await read(refused)
+    assert answer.status == 413
+    assert b"100 Continue" not in refused.received
+
+
+@pytest_twisted.ensureDeferred
+async def test_pipelined_and_kept_alive_requests_are_answered_in_order(gateway: GatewayFactory) -> None:
+    running = await gateway("")
+    client = await connect(running.port)
+    client.send(get("/healthz") + get("/nowhere") + get("/healthz", "Connection: close"))
+    received = await client.closed()
+    assert [int(part.split()[0]) for part in received.split(b"HTTP/1.1 ")[1:]] == [200, 404, 200]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_account_is_named_only_where_the_configuration_says_so(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    for shown in (False, True):
+        running = await gateway(f"[gateway]\nshow_account = {str(shown).lower()}\n" + account(upstream))
+        client = await connect(running.port)
+        client.send(post(UNARY, b"{}"))
+        up = await upstream.connection(int(shown))
+        up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await client.until(b"{}")
+        assert (b"x-agm-account: a" in client.received.lower()) is shown
