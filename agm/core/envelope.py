@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from agm.core.errors import InvalidRequest
+from agm.core.errors import NOT_JSON, InvalidRequest
 
 RequestType = Literal["agent", "image_gen"]
 
@@ -44,12 +44,18 @@ def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
     """
     The fields of a JSON object, each value still the bytes that were sent.
 
-    :raises InvalidRequest: in Google's words, if `body` is not one JSON object in UTF-8.
+    :raises InvalidRequest: in Google's words, if `body` is not one JSON object.
     """
     try:
         return _DOCUMENT.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        raise InvalidRequest(f"Invalid JSON payload received. {_sentence(str(e))}") from None
+    except NOT_JSON as e:
+        raise unreadable(e) from None
+
+
+def unreadable(why: Exception) -> InvalidRequest:
+    """The error for a client's document that is not JSON, from one of :data:`agm.core.errors.NOT_JSON`."""
+    text = "It is nested too deeply" if isinstance(why, RecursionError) else str(why)
+    return InvalidRequest(f"Invalid JSON payload received. {_sentence(text)}")
 
 
 def request_type(model: str) -> RequestType:
@@ -93,13 +99,14 @@ def wrap_count(body: bytes, *, model: str) -> bytes:
     The narrow envelope of ``countTokens``: the service takes ``model`` and ``contents`` inside ``request``, and no
     more.
 
-    Both of Gemini's forms are read: ``{contents}`` and ``{generateContentRequest: {contents, …}}``.
+    Both of Gemini's forms are read: ``{contents}`` and ``{generateContentRequest: {contents, …}}``.  A field that is
+    null is as good as left out, as everywhere in proto3 JSON.
 
     :raises InvalidRequest: if `body` is not a JSON object or has no contents.
     """
-    fields = parse_object(body)
+    fields = _present(parse_object(body))
     inner = fields.get("generateContentRequest", fields.get("generate_content_request"))
-    contents = (parse_object(bytes(inner)) if inner is not None else fields).get("contents")
+    contents = (_present(parse_object(bytes(inner))) if inner is not None else fields).get("contents")
     if contents is None:
         raise InvalidRequest("contents is not specified: countTokens counts the tokens of contents.")
     head = b'{"request":{"model":' + msgspec.json.encode(f"models/{model}") + b',"contents":'
@@ -115,7 +122,7 @@ def unwrap(document: bytes) -> bytes:
     """
     try:
         answer = _ANSWER.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         error = error_document(document)
         if error is not None:
             raise UpstreamError(error) from None
@@ -132,7 +139,7 @@ class _ErrorDocument(msgspec.Struct):
 
 
 _ERROR = msgspec.json.Decoder(_ErrorDocument)
-_ERRORS = msgspec.json.Decoder(list[_ErrorDocument])
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def error_document(document: bytes) -> bytes | None:
@@ -143,17 +150,16 @@ def error_document(document: bytes) -> bytes | None:
     """
     try:
         found = _ERROR.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         try:
-            found = _ERRORS.decode(document)[0]
-        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
+            found = _ERROR.decode(_ARRAY.decode(document)[0])
+        except (*NOT_JSON, IndexError):
             return None
     return b'{"error":' + one_line(bytes(found.error)) + b"}"
 
 
 class _ErrorFields(msgspec.Struct):
     code: int = 500
-    message: str = ""
 
 
 class _CodedDocument(msgspec.Struct):
@@ -167,7 +173,7 @@ def error_code(document: bytes) -> int:
     """The HTTP status that an error document names; 500 where it names none."""
     try:
         code = _CODED.decode(document).error.code
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return 500
     return code if 400 <= code <= 599 else 500
 
@@ -181,6 +187,10 @@ def one_line(document: bytes) -> bytes:
     if b"\n" not in document and b"\r" not in document:
         return document
     return document.replace(b"\r\n", b" ").replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def _present(fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    return {name: value for name, value in fields.items() if bytes(value) != b"null"}
 
 
 def _join(fields: dict[str, msgspec.Raw]) -> bytes:

@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+#: What msgspec raises for bytes that it cannot read: no JSON, no UTF-8, or brackets nested beyond all reason.
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 #: google.rpc code names by HTTP status, for answers that name no code of their own.
 RPC_BY_STATUS: Mapping[int, str] = {
     400: "INVALID_ARGUMENT",
@@ -51,7 +54,8 @@ def status_body(code: int, message: str, *, rpc: str | None = None, details: Seq
 
 def retry_info(seconds: float) -> dict[str, str]:
     """``google.rpc.RetryInfo`` for a wait of `seconds`, rounded up to milliseconds."""
-    text = f"{math.ceil(seconds * 1000) / 1000:.3f}".rstrip("0").rstrip(".")
+    milliseconds = math.ceil(round(seconds * 1000, 6))  # 56.18 s is 56180.00000000001 ms to a float
+    text = f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".")
     return {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{text}s"}
 
 
@@ -192,8 +196,8 @@ def with_retry_info(body: bytes, seconds: float) -> bytes:
     try:
         document = msgspec.json.decode(body)
         error = document["error"]
-        details = [d for d in error.get("details", []) if not str(d.get("@type", "")).endswith("google.rpc.RetryInfo")]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        details = [d for d in error.get("details") or [] if not str(d.get("@type")).endswith("google.rpc.RetryInfo")]
+    except (*NOT_JSON, KeyError, TypeError, AttributeError):
         return body
     error["details"] = [*details, retry_info(seconds)]
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

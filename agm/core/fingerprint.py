@@ -2,7 +2,7 @@
 A conversation's fingerprint: what stays the same from its first request to its last.
 
 Every request of a conversation repeats the turns before it, so the first user turn identifies it, whatever follows.
-Nothing of the text can be read back from a fingerprint, and it is never sent anywhere as such.
+Nothing of the text can be read back from a fingerprint.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
+
+from agm.core.errors import NOT_JSON
 
 
 class _Turn(msgspec.Struct):
@@ -32,7 +34,7 @@ def fingerprint(body: bytes) -> str | None:
     """
     try:
         contents = _CONVERSATION.decode(body).contents
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return None
     for turn in contents if isinstance(contents, list) else [contents]:
         if turn.role in (None, "", "user") and turn.parts is not msgspec.UNSET:

@@ -15,11 +15,14 @@ import msgspec
 
 from agm.core.answers import Framing
 from agm.core.classify import Verdict
-from agm.core.envelope import parse_object
+from agm.core.envelope import unreadable
+from agm.core.errors import NOT_JSON
 from agm.core.fingerprint import fingerprint
 from agm.core.models import Patterns
 
 Kind = Literal["api-key", "vertex", "code-assist"]
+
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
 class Body:
@@ -48,9 +51,11 @@ class Body:
         :raises agm.core.errors.InvalidRequest: if it is not a JSON object.
         """
         if self._document is None:
-            parse_object(self.raw)
             self.parses += 1
-            self._document = msgspec.json.decode(self.raw)
+            try:
+                self._document = _OBJECT.decode(self.raw)
+            except NOT_JSON as e:
+                raise unreadable(e) from None
         return self._document
 
     @property
