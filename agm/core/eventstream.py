@@ -7,13 +7,14 @@ differently here, because upstreams really do them and an answer must not be los
 
 * an event that lacks its last blank line when the stream ends is still an event;
 * a line that starts with ``{`` or ``[`` is not a field with a strange name but the start of a bare JSON document:
-Google
-  ends a failing stream so.  From there on everything is kept for :meth:`EventReader.close`.
+  Google ends a failing stream so.  From there on everything is kept for :meth:`EventReader.close`.
 
 No JSON is parsed here and nothing is written.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import attrs
 
@@ -23,8 +24,19 @@ MAX_EVENT = 256 * 1024 * 1024
 MAX_BARE = 1024 * 1024
 
 
+_BOM = b"\xef\xbb\xbf"
+#: What a line may hold beside its data: the field's name, its space, a byte order mark.
+_LINE_EXTRA = len(b"data: " + _BOM)
+
+
 class EventTooLarge(ValueError):
-    """An event, or a bare document, is larger than the reader holds."""
+    """
+    An event, or a bare document, is larger than the reader holds.
+
+    `events` is the data of the events that the same chunk had completed before it.
+    """
+
+    events: Sequence[bytes] = ()
 
 
 @attrs.frozen
@@ -58,9 +70,18 @@ class EventReader:
 
         :raises EventTooLarge: if an event grows beyond the reader's limit.
         """
+        events: list[bytes] = []
+        try:
+            self._feed(chunk, events)
+        except EventTooLarge as e:
+            e.events = events
+            raise
+        return events
+
+    def _feed(self, chunk: bytes, events: list[bytes]) -> None:
         if self._bare is not None:
             self._keep_bare(chunk)
-            return []
+            return
         if self._skip_lf and chunk:
             self._skip_lf = False
             if chunk[:1] == b"\n":
@@ -70,30 +91,33 @@ class EventReader:
         if self._rest:
             self._rest += chunk
             data, scan = self._rest, self._scanned
-        events: list[bytes] = []
-        while True:
-            lf = data.find(b"\n", scan)
-            cr = data.find(b"\r", scan, lf if lf >= 0 else len(data))
-            if cr >= 0:
+        lf, cr = data.find(b"\n", scan), data.find(b"\r", scan)
+        while lf >= 0 or cr >= 0:
+            if cr >= 0 and (lf < 0 or cr < lf):
                 end, after = cr, cr + 1
                 if lf == after:
                     after += 1
                 elif after == len(data):
                     self._skip_lf = True
-            elif lf >= 0:
-                end, after = lf, lf + 1
             else:
-                break
+                end, after = lf, lf + 1
             if not self._take_line(data[start:end], events):
                 self._keep_bare(data[start:])
                 start = len(data)
                 break
-            start = scan = after
+            start = after
+            if 0 <= lf < start:  # each byte is looked at once for either, whatever ends the lines
+                lf = data.find(b"\n", start)
+            if 0 <= cr < start:
+                cr = data.find(b"\r", start)
         self._keep_rest(data, start)
-        return events
 
     def close(self) -> StreamEnd:
-        """The stream has ended: what is left of it."""
+        """
+        The stream has ended: what is left of it.
+
+        :raises EventTooLarge: if that grows beyond the reader's limits.
+        """
         if self._rest and self._bare is None:
             line = bytes(self._rest)
             self._rest = bytearray()
@@ -105,26 +129,32 @@ class EventReader:
 
     def _take_line(self, line: bytes | bytearray, events: list[bytes]) -> bool:
         """Handle a whole line; False if it starts a bare document."""
+        self._check_line(len(line))
         if self._first_line:
             self._first_line = False
-            if line.startswith(b"\xef\xbb\xbf"):
-                line = line[3:]
+            line = line.removeprefix(_BOM)
         if not line:
             if self._lines:
                 events.append(self._lines[0] if len(self._lines) == 1 else b"\n".join(self._lines))
                 self._lines = []
                 self._size = 0
         elif line.startswith(b"data:"):
-            value = bytes(line[6:] if line.startswith(b"data: ") else line[5:])
-            self._size += len(value)
-            if self._size > self._max_event:
-                raise EventTooLarge(f"an event is larger than {self._max_event} bytes")
-            self._lines.append(value)
+            self._take_data(bytes(line[6:] if line.startswith(b"data: ") else line[5:]))
         elif line == b"data":
-            self._lines.append(b"")
+            self._take_data(b"")
         elif line[:1] in (b"{", b"["):
             return False
         return True  # comments, event, id, retry and unknown fields say nothing that a Gemini client needs
+
+    def _take_data(self, value: bytes) -> None:
+        self._size += len(value) + bool(self._lines)  # the LF that joins them counts: empty lines are not free
+        if self._size > self._max_event:
+            raise EventTooLarge(f"an event is larger than {self._max_event} bytes")
+        self._lines.append(value)
+
+    def _check_line(self, length: int) -> None:
+        if length > self._max_event + _LINE_EXTRA:
+            raise EventTooLarge(f"a line is larger than {self._max_event} bytes")
 
     def _keep_rest(self, data: bytes | bytearray, start: int) -> None:
         if data is self._rest:
@@ -132,12 +162,12 @@ class EventReader:
         elif start < len(data):
             self._rest = bytearray(data[start:])
         self._scanned = len(self._rest)
-        if self._scanned > self._max_event:
-            raise EventTooLarge(f"a line is larger than {self._max_event} bytes")
+        self._check_line(self._scanned)
 
     def _keep_bare(self, data: bytes | bytearray) -> None:
         if self._bare is None:
             self._bare = bytearray()
+            data = data.removeprefix(_BOM)
         self._bare += data
         if len(self._bare) > MAX_BARE:
             raise EventTooLarge(f"a bare document in an event stream is larger than {MAX_BARE} bytes")
