@@ -11,9 +11,8 @@ A filter that meets an error of the upstream sets :attr:`AnswerFilter.failure` a
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -21,7 +20,7 @@ import attrs
 import msgspec
 
 from agm.core import envelope
-from agm.core.errors import status_body
+from agm.core.errors import NOT_JSON, status_body
 from agm.core.eventstream import MAX_BARE, EventReader, EventTooLarge
 
 
@@ -51,7 +50,7 @@ class StreamFailure:
         return cls(document, envelope.error_code(document))
 
 
-#: One event's JSON in, one event's JSON out.
+#: One event's JSON in, one event's JSON out.  May raise UpstreamError, NotAnEnvelope, or what msgspec raises.
 Transform = Callable[[bytes], bytes]
 
 
@@ -114,16 +113,56 @@ class CollectedBody:
             return self._change(body)
         except envelope.UpstreamError as e:
             self.failure = StreamFailure.upstream(e.document)
-        except envelope.NotAnEnvelope as e:
-            self.failure = StreamFailure.of(502, f"The upstream's answer cannot be read: {e}.")
+        except (envelope.NotAnEnvelope, *NOT_JSON) as e:
+            self.failure = StreamFailure.of(502, f"The upstream's answer cannot be read: {_why(e)}.")
         return b""
 
 
-_SSE_ERROR = re.compile(rb'(?:\A|(?<=[\r\n]))data:[ \t]*\[?[ \t]*\{[ \t]*"error"[ \t]*:')
-_SSE_ERROR_STARTS = (b'data:{"error":', b'data:[{"error":')
-_BARE_AT_LINE_START = re.compile(rb"[\r\n][\[{]")
-#: A line's start that is longer than this, white space included, is not held back to see what it becomes.
-_LONGEST_START = 64
+# An error document has one key, ``error``: these match its opening, whole and begun, wherever it may stand.
+_KEY_BEGUN = rb'(?:"(?:e(?:r(?:r(?:o(?:r(?:"\s*)?)?)?)?)?)?)?'
+#: A line's start that opens an error: in an event's data, or bare.
+_ERROR_START = re.compile(rb'(?<=[\r\n])(?:data:[ \t]*(?:\[[ \t]*)?\{[ \t]*|(?:\[\s*)?\{\s*)"error"\s*:')
+#: The end of a chunk that may become one.
+_ERROR_START_BEGUN = re.compile(
+    rb"(?<=[\r\n])(?:d(?:a(?:t(?:a(?::[ \t]*(?:\[[ \t]*)?(?:\{[ \t]*%b)?)?)?)?)?|\[\s*(?:\{\s*%b)?|\{\s*%b)\Z"
+    % (_KEY_BEGUN, _KEY_BEGUN, _KEY_BEGUN)
+)
+#: An opening that is longer than this, white space included, is not held back to see what it becomes.
+_LONGEST_START = 256
+#: Line ends inside of an event's data.
+_CONTINUED = re.compile(rb"(?:\r\n|\r|\n)data:")
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
+
+_OUTSIDE_STRINGS = re.compile(rb'["\[\]{}]')
+_INSIDE_STRINGS = re.compile(rb'["\\]')
+
+
+class _Brackets:
+    """Finds where a JSON document ends that comes in pieces.  Each byte is looked at once."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._skip = 0  # 1 if a piece ended with a backslash
+
+    def feed(self, piece: bytes) -> int | None:
+        """The number of bytes of `piece` up to the bracket that closes the first one; None if it is not in there."""
+        at = self._skip
+        while found := (_INSIDE_STRINGS if self._in_string else _OUTSIDE_STRINGS).search(piece, at):
+            at = found.end()
+            match found[0]:
+                case b"\\":
+                    at += 1
+                case b'"':
+                    self._in_string = not self._in_string
+                case b"{" | b"[":
+                    self._depth += 1
+                case _:
+                    self._depth -= 1
+                    if self._depth <= 0:
+                        return at
+        self._skip = max(0, at - len(piece))
+        return None
 
 
 class PlainEvents:
@@ -137,88 +176,90 @@ class PlainEvents:
 
     def __init__(self) -> None:
         self.failure: StreamFailure | None = None
-        self._held = b""  # from a line's start on: perhaps an error
-        self._suspect = False  # what is held does start like an error
-        self._line_start = True
-        self._tail = b""  # the last bytes that passed
+        self._held = bytearray()  # from a line's start on: perhaps an error
+        self._brackets: _Brackets | None = None  # of what is held, once it does start like an error
+        self._tail = b"\n\n"  # the last bytes that passed; a stream starts as after a blank line
 
     def feed(self, chunk: bytes) -> bytes:
         if self.failure is not None:
             return b""
-        data = self._held + chunk if self._held else chunk
-        if self._suspect:
-            self._held = data
-            return self._judge()
-        cut = self._find_suspect(data)
-        if cut is None:
-            cut = len(data) - self._possible_start(data)
-            self._held = data[cut:]
-            return self._pass(data[:cut])
-        passed, self._held, self._suspect = self._pass(data[:cut]), data[cut:], True
-        return passed + self._judge()
+        if self._brackets is not None:
+            before = len(self._held)
+            self._held += chunk
+            end = self._brackets.feed(chunk)
+            released = self._judge(None if end is None else before + end)
+        else:
+            released = bytes(self._held) + chunk if self._held else chunk
+            self._held.clear()
+        passed = b""
+        while released:
+            sound, suspect = self._split(released)
+            passed += self._pass(sound)
+            if not suspect:
+                break
+            self._held += suspect
+            self._brackets = _Brackets()
+            released = self._judge(self._brackets.feed(suspect))
+            if released:  # its start was no error's: it must not be taken for one again
+                passed += self._pass(released[:1])
+                released = released[1:]
+        return passed
 
     def close(self) -> bytes:
-        rest = self._judge(ended=True) if self._held else b""
-        if self.failure is not None or not self._tail or self._tail.endswith((b"\n\n", b"\r\r", b"\n\r\n")):
+        if self._brackets is not None:
+            self.failure = StreamFailure.of(502, "The upstream broke off the answer with an error that is cut short.")
+        if self.failure is not None:
+            return b""
+        rest = self._pass(bytes(self._held))
+        self._held.clear()
+        if _BLANK_LINE.search(self._tail):
             return rest
         eol = b"\n" if self._tail.endswith(b"\n") and not self._tail.endswith(b"\r\n") else b"\r\n"
         return rest + (eol if self._tail.endswith((b"\n", b"\r")) else eol + eol)
 
-    def _find_suspect(self, data: bytes) -> int | None:
-        """Where in `data` an error may start; what is held always starts a line."""
-        line_start = self._line_start or bool(self._held)
-        if line_start and data[:1] in (b"{", b"["):
-            return 0
-        found: list[int] = []
-        if b"\n{" in data or b"\n[" in data or b"\r{" in data or b"\r[" in data:
-            bare = _BARE_AT_LINE_START.search(data)
-            if bare:
-                found.append(bare.start() + 1)
+    def _split(self, data: bytes) -> tuple[bytes, bytes]:
+        """What of `data` can pass, and what starts like an error.  What may yet start like one is held."""
+        before = self._tail[-1:]  # tells whether `data` starts a line
         if b'"error"' in data:
-            event = _SSE_ERROR.search(data)
-            if event and (event.start() or line_start):
-                found.append(event.start())
-        return min(found, default=None)
+            start = _ERROR_START.search(before + data)
+            if start:
+                cut = start.start() - 1
+                return data[:cut], data[cut:]
+        begun = _ERROR_START_BEGUN.search(before + data if len(data) < _LONGEST_START else data[-_LONGEST_START:])
+        if begun:
+            cut = len(data) - len(begun[0])
+            self._held += data[cut:]
+            return data[:cut], b""
+        return data, b""
 
-    def _possible_start(self, data: bytes) -> int:
-        """How many bytes at the end of `data` to hold back, because an error event may start there."""
-        start = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        if start == 0 and not (self._line_start or self._held):
-            return 0
-        line = data[start : start + _LONGEST_START + 1]
-        if not line or len(line) > _LONGEST_START:
-            return 0
-        squeezed = line.replace(b" ", b"").replace(b"\t", b"")
-        return len(line) if any(begin.startswith(squeezed) for begin in _SSE_ERROR_STARTS) else 0
+    def _judge(self, end: int | None) -> bytes:
+        """
+        Make a failure of what is held, or wait for more of it, or let it go.
 
-    def _judge(self, *, ended: bool = False) -> bytes:
-        """Make a failure of what is held, or wait for more of it, or let it pass."""
-        reader = EventReader()
-        documents: list[bytes] = []
-        with contextlib.suppress(EventTooLarge):
-            documents = reader.feed(self._held)
-            end = reader.close()
-            documents += [part for part in (end.bare, end.data if ended else None) if part is not None]
-        for document in documents:
-            error = envelope.error_document(document)
-            if error is not None:
-                self.failure = StreamFailure.upstream(error)
-                self._held = b""
-                return b""
-        if not ended and len(self._held) <= MAX_BARE:
+        :param end: where its JSON document ends; None if it does not yet.
+        """
+        if end is None and len(self._held) <= MAX_BARE:
             return b""
-        held, self._held, self._suspect = self._held, b"", False
-        return self._pass(held)
+        held = bytes(self._held)
+        self._held.clear()
+        self._brackets = None
+        error = envelope.error_document(_CONTINUED.sub(b"\n", held[:end].removeprefix(b"data:")))
+        if error is None:
+            return held
+        self.failure = StreamFailure.upstream(error)
+        return b""
 
     def _pass(self, data: bytes) -> bytes:
-        if data:
-            self._line_start = data[-1:] in (b"\n", b"\r")
-            self._tail = (self._tail + data[-4:])[-4:]
+        self._tail = (self._tail + data[-4:])[-4:]
         return data
 
 
-_ARRAY_ERROR = re.compile(rb'(?:\A\s*\[|\n,\r?\n)\s*\{\s*"error"\s*:')
-_ARRAY_OPENING = re.compile(rb'\s*(?:\[\s*(?:\{\s*(?:"(?:e(?:r(?:r(?:o(?:r(?:")?)?)?)?)?)?)?)?)?\Z')
+_ARRAY_OPENING = re.compile(
+    rb"\s*(?:\[\s*(?:\]\s*|\{\s*%b)?|\{\s*%b)?\Z" % (_KEY_BEGUN, _KEY_BEGUN),
+)
+_ARRAY_ERROR_OPENING = re.compile(rb'\s*(?:\[\s*)?\{\s*"error"\s*:')
+_ARRAY_ERROR_ELEMENT = re.compile(rb'\n,\r?\n\s*\{\s*"error"\s*:')
+_NOTHING = re.compile(rb"\s*(?:\[\s*\]?\s*)?")
 _WINDOW = 64
 
 
@@ -226,42 +267,58 @@ class PlainArray:
     """
     A streamed JSON array that passes byte for byte, as Google frames it: elements separated by ``\\n,\\r\\n``.
 
-    The opening is held until it is known not to be an error.  A later error element passes, and sets :attr:`failure`,
-    as does an array that is not closed: the client's connection is then aborted and never looks complete.
+    The opening is held until it is known not to be an error, bare or in the array, nor all there is: an array without
+    elements is no answer.  A later error element passes, and sets :attr:`failure`, as does an array that is not closed:
+    the client's connection is then aborted and never looks complete.
     """
 
     def __init__(self) -> None:
         self.failure: StreamFailure | None = None
-        self._opening: bytes | None = b""
+        self._opening: bytearray | None = bytearray()
+        self._is_error = False  # the opening is an error's
+        self._brackets = _Brackets()
+        self._closed = False
         self._window = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        if self._opening is not None:
-            self._opening += chunk
+        if self.failure is not None:
+            return b""
+        if self._opening is None:
+            return self._pass(chunk)
+        self._opening += chunk
+        if not self._is_error:
             if len(self._opening) <= _WINDOW and _ARRAY_OPENING.match(self._opening):
                 return b""
-            if _ARRAY_ERROR.match(self._opening):
-                document = envelope.error_document(self._opening)
-                if document is not None:
-                    self.failure = StreamFailure.upstream(document)
-                    self._opening = b""
-                if len(self._opening) <= MAX_BARE:
-                    return b""
-            chunk, self._opening = self._opening, None
+            self._is_error = _ARRAY_ERROR_OPENING.match(self._opening) is not None
+            chunk = bytes(self._opening)
+        if self._is_error:
+            end = self._brackets.feed(chunk)
+            if end is None and len(self._opening) <= MAX_BARE:
+                return b""
+            document = envelope.error_document(bytes(self._opening[: len(self._opening) - len(chunk) + (end or 0)]))
+            if document is not None:
+                self.failure = StreamFailure.upstream(document)
+                return b""
+        opening, self._opening, self._brackets = bytes(self._opening), None, _Brackets()
+        return self._pass(opening)
+
+    def close(self) -> bytes:
+        if self.failure is None:
+            if self._opening is not None:
+                if not _NOTHING.fullmatch(self._opening):
+                    self.failure = StreamFailure.of(502, "The upstream broke off the answer.")
+            elif not self._closed:
+                self.failure = StreamFailure.of(502, "The upstream's answer is not a whole array.")
+        return b""
+
+    def _pass(self, chunk: bytes) -> bytes:
+        if not self._closed:
+            self._closed = self._brackets.feed(chunk) is not None
         window = self._window + chunk
-        if b'"error"' in window and _ARRAY_ERROR.search(window):
+        if b'"error"' in window and _ARRAY_ERROR_ELEMENT.search(window):
             self.failure = StreamFailure.of(502, "The upstream ended the answer with an error.")
         self._window = window[-_WINDOW:]
         return chunk
-
-    def close(self) -> bytes:
-        if self._opening is not None:
-            empty = self._opening.strip().replace(b" ", b"") in (b"", b"[]", b"[")
-            if not empty and self.failure is None:
-                self.failure = StreamFailure.of(502, "The upstream's answer cannot be read: it is not an array.")
-        elif not self._window.rstrip().endswith(b"]") and self.failure is None:
-            self.failure = StreamFailure.of(502, "The upstream broke off the answer.")
-        return b""
 
 
 class EventPipe:
@@ -287,14 +344,16 @@ class EventPipe:
         try:
             events = self._reader.feed(chunk)
         except EventTooLarge as e:
-            self.failure = StreamFailure.of(502, f"The upstream's answer cannot be read: {e}.")
-            return b""
+            return self._frame(e.events) + self._too_large(e)
         return self._frame(events) if events else b""
 
     def close(self) -> bytes:
         if self.failure is not None:
             return b""
-        end = self._reader.close()
+        try:
+            end = self._reader.close()
+        except EventTooLarge as e:
+            return self._too_large(e)
         out = self._frame([end.data]) if end.data is not None else b""
         if end.bare is not None and self.failure is None:
             document = envelope.error_document(end.bare)
@@ -307,10 +366,15 @@ class EventPipe:
             out += b"\n]"
         return out
 
-    def _frame(self, events: list[bytes]) -> bytes:
+    def _too_large(self, why: EventTooLarge) -> bytes:
+        if self.failure is None:  # an event before it may have been an error
+            self.failure = StreamFailure.of(502, f"The upstream's answer cannot be read: {why}.")
+        return b""
+
+    def _frame(self, events: Sequence[bytes]) -> bytes:
         pieces: list[bytes] = []
         for event in events:
-            if event == b"[DONE]":
+            if event.strip() == b"[DONE]":
                 if self._forward_done and not self._array:
                     pieces.append(b"data: [DONE]\r\n\r\n")
                 continue
@@ -321,8 +385,8 @@ class EventPipe:
             except envelope.UpstreamError as e:
                 self.failure = StreamFailure.upstream(e.document)
                 break
-            except envelope.NotAnEnvelope as e:
-                self.failure = StreamFailure.of(502, f"An event of the upstream cannot be read: {e}.")
+            except (envelope.NotAnEnvelope, *NOT_JSON) as e:
+                self.failure = StreamFailure.of(502, f"An event of the upstream cannot be read: {_why(e)}.")
                 break
             if self._array:
                 pieces += (b"\n,\r\n" if self._started else b"[", document)
@@ -344,6 +408,11 @@ def plain_event(document: bytes) -> bytes:
         raise envelope.UpstreamError(error)
     try:
         msgspec.json.decode(document, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise envelope.NotAnEnvelope("not JSON") from None
     return document
+
+
+def _why(error: Exception) -> str:
+    """Why a document cannot be read, without any of its text."""
+    return str(error) if isinstance(error, envelope.NotAnEnvelope) else "not JSON"
