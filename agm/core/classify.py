@@ -20,6 +20,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import attrs
 import msgspec
 
+from agm.core.errors import NOT_JSON
+
 #: A stated delay up to this many seconds is waited out on the same account.
 SHORT_DELAY = 2.0
 #: A cooldown is never longer than this many seconds, whatever the upstream says: afterwards one request probes.
@@ -73,7 +75,7 @@ def parse_duration(value: object) -> float | None:
     try:
         if isinstance(value, int | float):
             seconds = float(value)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and value.keys() & {"seconds", "nanos"}:
             seconds = float(value.get("seconds") or 0) + float(value.get("nanos") or 0) / 1e9
         elif isinstance(value, str):
             parts = _DURATION.findall(value)
@@ -92,9 +94,10 @@ def parse_retry_after(value: str, now: float) -> float | None:
     if value.isascii() and value.isdigit() and len(value) < 12:
         return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (TypeError, ValueError, OverflowError):
+        when = parsedate_to_datetime(value)
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
+    return _until(when, now)
 
 
 @attrs.frozen
@@ -113,7 +116,7 @@ class _Error:
 def _read(body: bytes) -> _Error:
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         document = None
     if isinstance(document, list) and document:
         document = document[0]
@@ -128,24 +131,31 @@ def _read(body: bytes) -> _Error:
     for detail in details if isinstance(details, list) else ():
         if not isinstance(detail, dict):
             continue
-        kind = str(detail.get("@type", "")).rpartition(".")[2]
+        kind = _text(detail, "@type").rpartition(".")[2]
         if kind == "ErrorInfo":
-            reasons.append(str(detail.get("reason", "")))
+            reasons += [reason for reason in (_text(detail, "reason"),) if reason]
             if isinstance(detail.get("metadata"), dict):
                 metadata.update(detail["metadata"])
         elif kind == "RetryInfo":
-            delay = parse_duration(detail.get("retryDelay"))
+            stated = parse_duration(detail.get("retryDelay"))
+            delay = delay if stated is None else stated
         elif kind == "QuotaFailure" and isinstance(detail.get("violations"), list):
             quota_ids += [
-                f"{violation.get('quotaId', '')} {violation.get('quotaMetric', '')}"
+                f"{_text(violation, 'quotaId')} {_text(violation, 'quotaMetric')}"
                 for violation in detail["violations"]
                 if isinstance(violation, dict)
             ]
-    message = str(error.get("message", ""))
+    message = _text(error, "message")
     if delay is None:
-        stated = _RETRY_IN.search(message)
-        delay = parse_duration(stated[1]) if stated else None
-    return _Error(str(error.get("status", "")), message, True, tuple(reasons), metadata, tuple(quota_ids), delay)
+        written = _RETRY_IN.search(message)
+        delay = parse_duration(written[1]) if written else None
+    return _Error(_text(error, "status"), message, True, tuple(reasons), metadata, tuple(quota_ids), delay)
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    """A field that should be a string; whatever else an upstream writes there says nothing."""
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def classify(status: int, body: bytes, *, now: float, retry_after: str | None = None) -> Verdict:
@@ -169,8 +179,9 @@ def classify(status: int, body: bytes, *, now: float, retry_after: str | None = 
         return Verdict(Fault.CAPACITY, "MODEL_CAPACITY_EXHAUSTED", _capped(error.retry_delay))
     if status == 429:
         return _classify_429(error, reason, now, retry_after)
-    if status in (408, 500, 502, 503, 504):
-        return Verdict(Fault.ENDPOINT, reason, _capped(_header_delay(retry_after, now)))
+    if status == 408 or (status >= 500 and status != 501):
+        stated = [d for d in (error.retry_delay, _header_delay(retry_after, now)) if d is not None]
+        return Verdict(Fault.ENDPOINT, reason, _capped(max(stated, default=None)))
     return Verdict(Fault.FINAL, reason)
 
 
@@ -207,9 +218,12 @@ def _reset_delay(metadata: Mapping[str, Any], now: float) -> float | None:
         when = datetime.fromisoformat(stamp)
     except ValueError:
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, when.timestamp() - now)
+    return _until(when, now)
+
+
+def _until(when: datetime, now: float) -> float:
+    """Seconds until `when`; a time without a zone is in UTC, never in that of this machine."""
+    return max(0.0, (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp() - now)
 
 
 def _until_pacific_midnight(now: float) -> float:
