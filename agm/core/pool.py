@@ -7,6 +7,7 @@ An account is used through a :class:`Lease`, which is given back exactly once.  
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
@@ -22,6 +23,10 @@ from agm.core.request import Account
 REFUSED_MODELS = 2
 #: When to look again at an account that is serving as much as it may, in seconds.
 BUSY_WAIT = 1.0
+#: When a client is to try again while no account will get well by itself, in seconds.
+PERSON_WAIT = 60.0
+#: How many models an account remembers resting for: model names are the clients' to invent.
+MAX_RESTS = 1000
 
 
 class Cause(Enum):
@@ -56,6 +61,10 @@ class _Rest:
     cause: Cause
     reason: str
     until: float | None
+
+    @property
+    def ends(self) -> float:
+        return math.inf if self.until is None else self.until
 
 
 @attrs.define(eq=False)
@@ -182,7 +191,13 @@ class Pool:
                 rest = _Rest(Cause.RESTING, verdict.reason, now + delay)
             case _:
                 return
-        member.rests[model] = rest
+        known = member.rests.get(model)
+        if known is None or rest.ends >= known.ends:  # of several requests in flight, the worst news counts
+            member.rests.pop(model, None)
+            member.rests[model] = rest
+        if len(member.rests) > MAX_RESTS:
+            for old in [name for name, it in member.rests.items() if it.ends <= now] or [next(iter(member.rests))]:
+                del member.rests[old]
 
     def disable(self, account: Account, reason: str) -> None:
         """Take `account` out until a person acts."""
@@ -200,6 +215,7 @@ def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exc
         return Unavailable(
             "agm has no account to serve this. Add one with the command: agm account add",
             reason="NO_ACCOUNTS",
+            retry_after=PERSON_WAIT,
         )
     able = [e for e in exclusions if e.cause is not Cause.METHOD]
     if not able:
@@ -221,4 +237,6 @@ def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exc
             reason="ALL_ACCOUNTS_RESTING",
             retry_after=wait,
         )
-    return Unavailable(f"No account can serve models/{model} ({reasons}).", reason="NO_ACCOUNT_READY", retry_after=60.0)
+    return Unavailable(
+        f"No account can serve models/{model} ({reasons}).", reason="NO_ACCOUNT_READY", retry_after=PERSON_WAIT
+    )
