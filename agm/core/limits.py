@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Whoever waits as long as told must be served, although a float of seconds since the epoch is only so fine.
+_ROUNDING = 1e-4
+
 
 class RequestsPerMinute:
     """
@@ -19,10 +22,10 @@ class RequestsPerMinute:
 
     def take(self, now: float) -> float:
         """Take one request: 0 if there was one left, else the seconds until there is."""
-        if self._at is not None:
-            self._tokens = min(self._limit, self._tokens + (now - self._at) * self._limit / 60)
+        if self._at is not None:  # a clock that is set back gives nothing and takes nothing
+            self._tokens = min(self._limit, self._tokens + max(0.0, now - self._at) * self._limit / 60)
         self._at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
+        if self._tokens >= 1 - _ROUNDING:
+            self._tokens = max(0.0, self._tokens - 1)
             return 0.0
         return (1 - self._tokens) * 60 / self._limit
