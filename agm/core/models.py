@@ -104,7 +104,7 @@ def describe(model: str, *, alias_of: str | None = None) -> dict[str, Any]:
     """A model in Gemini's shape, from its name alone."""
     served = alias_of or model
     found: dict[str, Any] = {
-        "name": model if "/" in model and model.split("/")[0] == "tunedModels" else f"models/{model}",
+        "name": model if model.startswith(("tunedModels/", "dynamic/")) else f"models/{model}",
         "baseModelId": served,
         "version": "001",
         "displayName": model,
@@ -126,19 +126,20 @@ class Catalog:
     """
 
     def __init__(self, configured: Iterable[str], aliases: Aliases, reported: Iterable[Mapping[str, Any]] = ()) -> None:
-        found: dict[str, Mapping[str, Any]] = {model: describe(model) for model in configured}
+        known: dict[str, Mapping[str, Any]] = {}
         for resource in reported:
             name = resource.get("name")
-            if not isinstance(name, str) or not name:
-                continue
-            model = bare_model(name)
-            if model in found and found[model].get("displayName") != model:
-                continue  # two accounts report it: the first one counts
-            found[model] = {"displayName": model, **resource, "name": describe(model)["name"]}
+            model = bare_model(name) if isinstance(name, str) else ""
+            if model and model not in known:  # of two accounts that report it, the first one counts
+                known[model] = {"displayName": model, **resource, "name": describe(model)["name"]}
+        found: dict[str, Mapping[str, Any]] = {model: known.get(model) or describe(model) for model in configured}
         for alias in aliases.names:
-            if alias not in found:
+            if alias not in found and alias not in known:
                 target = aliases.target(alias)
-                found[alias] = {**found.get(target, {}), **describe(alias, alias_of=target)}
+                own = describe(alias, alias_of=target)
+                named = {key: own[key] for key in ("name", "baseModelId", "displayName", "description")}
+                found[alias] = {**own, **known.get(target, {}), **named}
+        found.update((model, resource) for model, resource in known.items() if model not in found)
         self._models = found
         self._ids_by_display_name = {
             str(resource["displayName"]): model
@@ -165,7 +166,7 @@ class Catalog:
         try:
             size = int(page_size or 0)
         except ValueError:
-            raise InvalidRequest(f"Invalid value at 'page_size' (TYPE_INT32), {page_size!r}.") from None
+            raise InvalidRequest(f"Invalid value at 'page_size' (TYPE_INT32), {str(page_size)[:40]!r}.") from None
         if size < 0:
             raise InvalidRequest("page_size must not be negative.")
         size = min(size or DEFAULT_PAGE, MAX_PAGE)
