@@ -30,7 +30,7 @@ METHODS = (
 #: Collections whose members are called like models.  ``models/`` is not part of a model's id here, the others are.
 _COLLECTIONS = ("tunedModels", "dynamic")
 
-_PATH = re.compile(rb"/+(?P<version>v1beta|v1alpha|v1)/(?P<rest>.+)", re.DOTALL)
+_PATH = re.compile(rb"/+(?P<version>v1beta|v1alpha|v1)/+(?P<rest>[^/].*)", re.DOTALL)
 _NOT_IN_A_MODEL = re.compile(r"[\x00-\x1f\x7f\\?#]")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 
