@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -144,7 +144,7 @@ def _header_value(text: str, what: str) -> bytes:
     return text.encode("ascii")
 
 
-def _is_header_value(text: object) -> bool:
+def _is_header_value(text: object) -> TypeGuard[str]:
     # RFC 9110's field content without white space: nothing in it can end a header.
     return isinstance(text, str) and re.fullmatch(r"[!-~]+", text) is not None
 
@@ -398,13 +398,16 @@ class GoogleCredential:
                 self._google = None  # a person will have put a new file in place when it is tried again
             if not waiting:
                 log.warn("a token could not be renewed ahead of its expiry: {reason}", reason=outcome.reason)
-            for each in waiting:
-                each.errback(outcome.error())
         else:
             self._failure = None
             self._token, self._project = outcome
-            for each in waiting:
-                each.callback(self._token)
+        for each in waiting:
+            if each.called:
+                continue  # one before it has cancelled it just now
+            if isinstance(outcome, _Refused):
+                each.errback(outcome.error())
+            else:
+                each.callback(outcome[0])
 
     # In a thread
 
@@ -415,10 +418,11 @@ class GoogleCredential:
             if isinstance(loaded, _Refused):
                 return loaded
             google = self._google = loaded
-            if self._renewed_at is None and _holds_token(google):
-                return self._result(google, _lifetime(google, None))
         exchange = _Watched(self._refresher.request)
         try:
+            # only at first: later it may be the one that was rejected
+            if self._renewed_at is None and _holds_token(google):
+                return self._result(google, _lifetime(google, None))
             google.refresh(exchange)
             return self._result(google, _lifetime(google, exchange))
         except Exception as e:
@@ -434,9 +438,10 @@ class GoogleCredential:
             return _Refused(f"the credential cannot be loaded ({type(e).__name__})", permanent, FAILURE_MEMORY)
 
     def _result(self, google: GoogleCredentials, lifetime: float | None) -> tuple[_Token, str | None]:
-        if not _is_header_value(google.token):
+        token = google.token
+        if not _is_header_value(token):
             raise ValueError("no usable token")
-        headers = [(b"authorization", b"Bearer " + google.token.encode("ascii"))]
+        headers = [(b"authorization", b"Bearer " + token.encode("ascii"))]
         if google.quota_project_id:
             headers.append((b"x-goog-user-project", _header_value(google.quota_project_id, "the quota project")))
         expires = None if lifetime is None else self._now() + max(lifetime, PACE)
@@ -732,7 +737,9 @@ def _external_account_authorized_user(info: Mapping[str, Any], scopes: Sequence[
 def _impersonated(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
     source = info["source_credentials"]
     if source.get("type") == "impersonated_service_account":
-        raise CredentialError("has a source of its own type; name the service accounts between as delegates")
+        raise CredentialError(
+            "has a source of its own type; name the service accounts between as delegates", permanent=True
+        )
     url = info["service_account_impersonation_url"]
     principal = re.search(r"/([^/:]+):generateAccessToken$", url)
     if principal is None:

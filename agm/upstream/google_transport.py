@@ -34,7 +34,7 @@ from agm import __version__
 MAX_ANSWER = 1024 * 1024
 #: Seconds for a request and its whole answer, where google-auth names no limit.
 TIMEOUT = 20.0
-#: Seconds beyond its limit after which a worker takes the reactor for dead.
+#: Seconds that a worker waits beyond a request's time limit; only a reactor that has stopped takes longer.
 GRACE = 5.0
 
 
@@ -81,11 +81,13 @@ class TreqRequest(Request):
 
     :param reactor: for threads and time.
     :param http: used in the reactor's thread only.  Its agent's policy is what verifies TLS servers.
+    :param grace: seconds beyond its time limit after which a call takes the reactor for dead.
     """
 
-    def __init__(self, reactor: Any, http: TokenHTTP) -> None:
+    def __init__(self, reactor: Any, http: TokenHTTP, *, grace: float = GRACE) -> None:
         self._reactor = reactor
         self._http = http
+        self._grace = grace
         self._closed = False
         self._exchanges: set[_Exchange] = set()
 
@@ -115,7 +117,7 @@ class TreqRequest(Request):
         # not blockingCallFromThread: that waits for ever when the reactor stops before it gets to the call
         self._reactor.callFromThread(self._begin, outcome, method, url, dict(headers or {}), data, limit)
         try:
-            answer = outcome.get(timeout=limit + GRACE)
+            answer = outcome.get(timeout=limit + self._grace)
         except Empty:
             answer = "the reactor does not run any more"
         if isinstance(answer, str):
