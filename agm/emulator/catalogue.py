@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -142,33 +142,38 @@ def find(name: str) -> Model | None:
     return _BY_NAME.get(name)
 
 
-def page(models: Sequence[Model], page_size: str | None, page_token: str | None) -> tuple[Sequence[Model], str | None]:
+Listed = TypeVar("Listed")
+
+
+def page(
+    things: Sequence[Listed], page_size: str | None, page_token: str | None, *, default: int = 50, most: int = 1000
+) -> tuple[Sequence[Listed], str | None]:
     """
-    A page of models and the token of the next, if there is one.
+    A page of a list and the token of the next, if there is one.
 
     :raises GoogleError: 400 for a size or a token that is not one.
     """
-    size = _page_size(page_size)
+    size = _page_size(page_size, default, most)
     start = 0
     if page_token:
         try:
             start = int(base64.urlsafe_b64decode(page_token).decode("ascii"))
         except (ValueError, binascii.Error):
             start = -1
-        if not 0 < start <= len(models):
+        if not 0 < start <= len(things):
             raise errors.invalid_argument()
     following = start + size
-    token = base64.urlsafe_b64encode(str(following).encode()).decode() if following < len(models) else None
-    return models[start:following], token
+    token = base64.urlsafe_b64encode(str(following).encode()).decode() if following < len(things) else None
+    return things[start:following], token
 
 
-def _page_size(text: str | None) -> int:
+def _page_size(text: str | None, default: int, most: int) -> int:
     if not text:
-        return 50
+        return default
     try:
         size = int(text)
     except ValueError:
         raise errors.bad_request([errors.invalid_value("page_size", "TYPE_INT32", text)]) from None
     if size < 0:
         raise errors.invalid_argument("page_size must be non-negative.")
-    return min(size, 1000) or 50
+    return min(size, most) or default

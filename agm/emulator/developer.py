@@ -60,7 +60,6 @@ def _model_call(call: Call, state: State, entry: Entry, target: Target) -> Reply
     try:
         admitted = modelcalls.admit(call, state, entry, target)
         message = modelcalls.read_body(call, MESSAGES[target.method], Kind.API_KEY)
-        message = storage.resolved(message, admitted, state)
         return modelcalls.answer(admitted, state, message)
     except GoogleError as error:
         return modelcalls.refuse(call, target, error)

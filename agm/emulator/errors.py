@@ -130,6 +130,15 @@ def timestamp(now: float) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
+def parse_timestamp(text: str) -> float | None:
+    """Seconds since the epoch for a google.protobuf.Timestamp in JSON, or None for what is not one."""
+    try:
+        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment.timestamp() if moment.tzinfo is not None else None
+
+
 def error_info(reason: str, domain: str, metadata: Mapping[str, str] | None = None) -> Detail:
     """google.rpc.ErrorInfo."""
     detail: dict[str, Any] = {"@type": _TYPE + "ErrorInfo", "reason": reason, "domain": domain}
@@ -387,6 +396,18 @@ def disabled(about: Circumstances, reason: str) -> GoogleError:
             return api_key_invalid(about.kind)
         case _:
             return unauthenticated(about, reason)
+
+
+#: How the token endpoint fails on request: OAuth's error and its description by HTTP status.
+TOKEN_STATUSES: Mapping[int, tuple[str, str]] = {
+    400: ("invalid_grant", "Token has been expired or revoked."),
+    401: ("invalid_client", "Unauthorized"),
+    403: ("access_denied", "Account restricted"),
+    429: ("rate_limit_exceeded", "Rate Limit Exceeded"),
+    500: ("internal_failure", "Backend Error"),
+    503: ("temporarily_unavailable", "Service unavailable. Please try again later."),
+    504: ("temporarily_unavailable", "Deadline exceeded."),
+}
 
 
 # -- not found ---------------------------------------------------------------------------------------------------

@@ -116,9 +116,19 @@ def _by_method(admitted: Admitted, state: State, message: Mapping[str, Any], fau
     call, target = admitted.call, admitted.target
     if target.method in GENERATION:
         check_contents(message, target)
+        cached = None
+        if target.kind is Kind.API_KEY:
+            account = admitted.account.name
+            cached = state.holdings.referenced(message, target.model, account, state.clock.now())
         return generation.reply(
             generation.Generation(
-                call=call, target=target, request=message, about=admitted.about, fault=fault, seed=state.seed
+                call=call,
+                target=target,
+                request=message,
+                about=admitted.about,
+                fault=fault,
+                seed=state.seed,
+                cached=cached,
             )
         )
     document = count(message, target) if target.method == "countTokens" else embeddings.answer(target, message)

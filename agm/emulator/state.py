@@ -19,13 +19,14 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from agm.emulator.faults import Fault, from_model, from_step
+from agm.emulator.holdings import Holdings
 from agm.emulator.requestlog import RequestLog
 
 #: Credentials in Google's own forms may be real ones, sent here by mistake: their accounts are named by a hash.
 _GOOGLE_FORM = re.compile(r"AIza|AQ\.|ya29\.|1//|4/|ey[A-Za-z0-9_-]+\.")
 _UNNAMEABLE = re.compile(r"[^A-Za-z0-9._@+-]+")
-#: An access token that the emulator issued.
-_ISSUED = re.compile(r"ya29\.emu-(?P<account>.+)-(?P<number>[0-9]+)")
+#: An access token or a refresh token that the emulator issued.
+_ISSUED = re.compile(r"(?:ya29\.|1//)emu-(?P<account>.+)-(?P<number>[0-9]+)")
 
 
 class Clock:
@@ -129,6 +130,18 @@ class Grant:
     expires: float
 
 
+@attrs.frozen
+class AuthorizationCode:
+    """A code that was handed out: to whom, for which account, under which PKCE challenge, and until when."""
+
+    account: str
+    client_id: str
+    redirect_uri: str
+    challenge: str | None
+    method: str
+    expires: float
+
+
 def nameable(credential: str) -> str:
     """The name of the account that an undeclared credential stands for."""
     if issued := _ISSUED.fullmatch(credential):
@@ -145,11 +158,15 @@ class State:
         self.seed = seed
         self.clock = Clock(reactor)
         self.log = RequestLog()
+        self.holdings = Holdings()
         self.accounts: dict[str, Account] = {}
         self.scripts: dict[str, Script] = {}
         self.grants: dict[str, Grant] = {}
         # code-assist's operations: name to account, tier and project
         self.onboardings: dict[str, tuple[str, str, str | None]] = {}
+        self.codes: dict[str, AuthorizationCode] = {}
+        self.refresh_tokens: dict[str, str] = {}  # those that were issued here, to account
+        self.revoked: set[str] = set()
         self._by_credential: dict[str, str] = {}
         self._happened: set[str] = set()
         self._used: dict[tuple[str, str, str], deque[float]] = {}
@@ -160,11 +177,15 @@ class State:
         """Forget accounts, scripts, tokens, faults that happened, the log, and the clock's offset."""
         self.clock.reset()
         self.log.clear()
+        self.holdings.clear()
         for forgotten in (
             self.accounts,
             self.scripts,
             self.grants,
             self.onboardings,
+            self.codes,
+            self.refresh_tokens,
+            self.revoked,
             self._by_credential,
             self._happened,
             self._used,
@@ -272,12 +293,36 @@ class State:
 
     def issue(self, account: Account) -> str:
         """A new access token of an account."""
-        number = self._issued[account.name] = self._issued.get(account.name, 0) + 1
-        token = f"ya29.emu-{account.name}-{number}"
+        token = f"ya29.emu-{account.name}-{self._number(account.name)}"
         self.grants[token] = Grant(account.name, self.clock.now() + account.expires_in)
         return token
 
+    def issue_refresh_token(self, account: Account) -> str:
+        """A new refresh token of an account; it does not end."""
+        token = f"1//emu-{account.name}-{self._number('refresh ' + account.name)}"
+        self.refresh_tokens[token] = account.name
+        return token
+
+    def issue_code(self, code: AuthorizationCode) -> str:
+        """The text of a new authorization code."""
+        text = f"4/emu-{code.account}-{self._number('code ' + code.account)}"
+        self.codes[text] = code
+        return text
+
+    def revoke(self, token: str) -> None:
+        """End a token, or a refresh token with all the access tokens of its account."""
+        self.revoked.add(token)
+        owner = self.refresh_tokens.pop(token, None)
+        now = self.clock.now()
+        for issued, grant in list(self.grants.items()):
+            if issued == token or grant.account == owner:
+                self.grants[issued] = Grant(grant.account, now)
+
+    def _number(self, series: str) -> int:
+        number = self._issued[series] = self._issued.get(series, 0) + 1
+        return number
+
     def expired(self, token: str) -> bool:
-        """Whether a token was issued here and has ended."""
+        """Whether a token was revoked, or was issued here and has ended."""
         grant = self.grants.get(token)
-        return grant is not None and self.clock.now() >= grant.expires
+        return token in self.revoked or (grant is not None and self.clock.now() >= grant.expires)

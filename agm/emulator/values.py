@@ -154,7 +154,7 @@ class _Maker:
         for index in range(length):
             of_item = prefix[index] if index < len(prefix) else items
             maker = _Maker(self._root, self._seed + index)
-            item = maker.value(of_item, name, depth + 1)
+            item = maker.value(of_item, f"{name} {index + 1}", depth + 1)
             if schema.get("uniqueItems") and item in made:
                 if len(made) >= least:
                     break
