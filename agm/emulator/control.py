@@ -50,7 +50,7 @@ class AccountForm(msgspec.Struct, forbid_unknown_fields=True):
     project: str | None = None
     tier: str | None = "standard-tier"
     quotas: QuotaForm = msgspec.field(default_factory=QuotaForm)
-    models: list[str] = ["*"]
+    models: list[str] = msgspec.field(default_factory=lambda: ["*"])
     disabled: str | None = None
     token_latency_ms: int = 0
     token_status: int | None = None

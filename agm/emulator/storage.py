@@ -234,7 +234,9 @@ def _create_cache(context: _Context) -> dict[str, Any]:
     model = message.get("model", "")
     if not model.startswith("models/"):
         raise errors.invalid_argument("* CreateCachedContentRequest.cached_content.model: model is not specified\n")
-    content = {key: message[key] for key in ("contents", "systemInstruction", "tools", "toolConfig") if key in message}
+    content: dict[str, Any] = {
+        key: message[key] for key in ("contents", "systemInstruction", "tools", "toolConfig") if key in message
+    }
     if not content:
         raise errors.invalid_argument("CachedContent has no contents, system instruction or tools.")
     now = context.now
