@@ -356,7 +356,7 @@ class EventPipe:
             return self._too_large(e)
         out = self._frame([end.data]) if end.data is not None else b""
         if end.bare is not None and self.failure is None:
-            document = envelope.error_document(end.bare)
+            document = envelope.error_document(end.bare[: _Brackets().feed(end.bare)])
             self.failure = (
                 StreamFailure.upstream(document)
                 if document is not None
