@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 
 from agm import config as configuration
 from agm.config import AccountConfig, Config, ConfigError, Secret
@@ -38,8 +44,32 @@ DEMO_ACCOUNTS = ("demo-1", "demo-2", "demo-3")
 
 
 def fail(message: str) -> NoReturn:
-    """End the start with one line on standard error and exit status 1."""
+    """End the start, before twistd has taken over, with one line on standard error and exit status 1."""
     raise SystemExit(f"agm: {message}")
+
+
+class StartFailed(Exception):
+    """
+    The start has failed after twistd took over: it logs to its own file by now, has its pid file, and may be a daemon.
+
+    For an exception, and only for one, twistd tells the waiting parent and removes the pid file.
+    """
+
+
+def fail_running(message: str) -> NoReturn:
+    """As :func:`fail`, for a service that is being started; the line is in the log, too."""
+    if sys.__stderr__ is not None:
+        print(f"agm: {message}", file=sys.__stderr__, flush=True)  # sys.stderr is the log by now
+    otherwise = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if kind is StartFailed:  # a person's mistake, not the program's: its traceback says nothing
+            log.critical("{message}", message=str(error))
+        else:
+            otherwise(kind, error, traceback)
+
+    sys.excepthook = hook
+    raise StartFailed(message)
 
 
 class Options(usage.Options):
@@ -81,6 +111,13 @@ class Options(usage.Options):
 
         print(f"agm {__version__}")  # noqa: T201  # what a person asked for
         raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Read the command line.  A mistake is one line; twistd would print all of its help before it."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as mistake:
+            fail(f"{str(mistake).rstrip('.')}; twistd agm --help shows the options")
 
     def postOptions(self) -> None:
         """Check what can be checked without listening."""
@@ -144,16 +181,21 @@ class ListenerService(Service):
 
     def privilegedStartService(self) -> None:
         """Bind, before the process gives up any privilege."""
-        failed: list[BaseException] = []
+        failed: list[str] = []
+        binding = True
+
+        def refused(failure: Failure) -> None:
+            message = f"cannot listen on {self._listener.description}: {_why(failure)}"
+            failed.append(message)
+            if not binding:  # an endpoint that takes its time: the reactor runs already
+                log.critical("{message}", message=message)
+                self._reactor.stop()
+
         d: Deferred[Any] = self._endpoint.listen(self._site)
-        d.addCallbacks(self._listening, lambda failure: failed.append(failure.value))
+        d.addCallbacks(self._listening, refused)
+        binding = False
         if failed:
-            error = failed[0]
-            why: object = error
-            if isinstance(error, CannotListenError):
-                reason = error.socketError
-                why = getattr(reason, "strerror", None) or reason
-            fail(f"cannot listen on {self._listener.description}: {why}")
+            fail_running(failed[0])
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
@@ -167,10 +209,18 @@ class ListenerService(Service):
         return None if port is None else port.stopListening()
 
 
+def _why(failure: Failure) -> object:
+    """The reason of an error in listening, without the numbers and paths that sockets wrap it in."""
+    error = failure.value
+    reason = error.socketError if isinstance(error, CannotListenError) else error
+    return getattr(reason, "strerror", None) or reason
+
+
 def _shown(address: Any) -> str:
     host = getattr(address, "host", None)
     if host is None:
-        return str(getattr(address, "name", address))
+        name = getattr(address, "name", address)
+        return f"unix:{os.fsdecode(name)}" if isinstance(name, bytes | str) else str(name)
     return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
 
 
@@ -184,7 +234,7 @@ class GatewayService(MultiService):
 
     def startService(self) -> None:
         """The reactor runs."""
-        self.gateway.refresher.start()
+        Deferred.fromCoroutine(self.gateway.start())
         super().startService()
         count = len(self.gateway.pool)
         log.info(
@@ -197,18 +247,53 @@ class GatewayService(MultiService):
             log.warn("no account is configured: add one with the command: agm account add")
 
     def stopService(self) -> Deferred[Any]:
-        """Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop."""
+        """
+        Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop.
+
+        A second SIGTERM or SIGINT meanwhile cuts them at once.
+        """
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        stopping = super().stopService()
-        if isinstance(stopping, Deferred):
-            await stopping
-        await self.site.drain(self.gateway.config.timeouts.drain)
-        await DeferredList([self.gateway.client.close()], consumeErrors=True)
-        stopped = self.gateway.refresher.stop()
-        if isinstance(stopped, Deferred):
-            await stopped
+        patience = self.gateway.config.timeouts.drain
+        with signals_call(self.gateway.reactor, self._hurry):
+            stopping = super().stopService()
+            if isinstance(stopping, Deferred):
+                await stopping
+            if self.site.channels:
+                log.info(
+                    "waiting up to {patience} seconds for {connections} connections; a second signal cuts them",
+                    patience=patience,
+                    connections=len(self.site.channels),
+                )
+            await self.site.drain(patience)
+        await self.gateway.stop()
+
+    def _hurry(self) -> None:
+        log.info("a second signal: cutting {connections} connections", connections=len(self.site.channels))
+        self.site.cut()
+
+
+@contextmanager
+def signals_call(reactor: Any, function: Callable[[], object]) -> Iterator[None]:
+    """
+    Have SIGTERM and SIGINT call `function` in the reactor meanwhile.
+
+    While it stops, Twisted's own reaction to them is an error in the log.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread only
+        yield
+        return
+
+    def received(number: int, frame: object) -> None:
+        reactor.callFromThread(function)
+
+    before = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, reaction in before.items():
+            signal.signal(number, reaction)
 
 
 class DemoUpstream(Service):

@@ -249,7 +249,7 @@ class GatewaySite(Site):
             channel.close_when_idle()
         if self.channels:
             self._drained = Deferred()
-            cut = self.reactor.callLater(patience, self._cut)
+            cut = self.reactor.callLater(patience, self.cut)
             await self._drained
             if cut.active():
                 cut.cancel()
@@ -261,7 +261,8 @@ class GatewaySite(Site):
             drained, self._drained = self._drained, None
             drained.callback(None)
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """Cut every connection."""
         for channel in list(self.channels):
             channel.transport.abortConnection()
 
