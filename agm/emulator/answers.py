@@ -183,6 +183,11 @@ def _json_text(config: Mapping[str, Any], request: Mapping[str, Any], digest: by
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
+def _words(text: str) -> str:
+    """Lower-case words with single spaces, so that ``get_weather`` is found in "get weather, please"."""
+    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
+
+
 def _calls(model: str, request: Mapping[str, Any], digest: bytes) -> list[dict[str, Any]]:
     """The function calls that the model makes now: none, one, or one for each function that the prompt names."""
     declared = [one for tool in request.get("tools", ()) for one in tool.get("functionDeclarations", ())]
@@ -197,8 +202,8 @@ def _calls(model: str, request: Mapping[str, Any], digest: bytes) -> list[dict[s
         return []
     if mode != "ANY" and (any("functionResponse" in part for part in last.get("parts", ())) or not _texts(last)):
         return []
-    said = re.sub(r"[^a-z0-9]+", " ", _texts(last).lower())
-    named = [one for one in declared if re.sub(r"[^a-z0-9]+", " ", one.get("name", "?").lower()).strip() in said]
+    said = f" {_words(_texts(last))} "
+    named = [one for one in declared if f" {_words(one.get('name', ''))} " in said]
     calls = []
     for index, function in enumerate(named or declared[:1]):
         schema = function.get("parametersJsonSchema") or function.get("parameters") or {}

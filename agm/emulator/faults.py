@@ -86,7 +86,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "bigunary": FaultKind(
         _G, "a unary answer of MIB mebibytes with its Content-Length, at the client's pace", "MIB", 1.0
     ),
-    "hang": FaultKind(_G, "no answer at all, not even headers; with K, silence after K events", "K"),
+    "hang": FaultKind(_E, "no answer at all, not even headers; with K, silence after K events", "K"),
     "badjson": FaultKind(_G, "one event whose JSON breaks off, between good ones; unary: half a document"),
     "noblank": FaultKind(_G, "the last event lacks its blank line"),
     "lf": FaultKind(_G, "line ends are LF where Google's are CRLF"),

@@ -213,8 +213,6 @@ def _many_lines(document: Any) -> bytes:
 
 def _broken_off(work: Generation, fault: Fault, frames: framing.Framing, events: list[bytes]) -> list[Step]:
     """A stream that ends early: some good events, and then what the fault says."""
-    if fault.name == "hang" and fault.number is None:
-        return [Hang()]
     count = _events_before(fault)
     steps: list[Step] = [Send(b""), *_between(events[:count], 0.0)]
     match fault.name:
@@ -273,8 +271,7 @@ def _unary(work: Generation) -> Reply:
         case "rst":
             return attrs.evolve(whole, steps=(*half, Wait(_BEFORE_RESET), Reset()))
         case "hang":
-            silent = work.fault is None or work.fault.number is None
-            return attrs.evolve(whole, steps=(Hang(),) if silent else (*half, Hang()))
+            return attrs.evolve(whole, steps=(*half, Hang()))
         case "slow":
             pause = _SLOW * (_SLOW_EVENTS - 1)
             return attrs.evolve(whole, steps=(Send(b""), Wait(pause), *whole.steps))

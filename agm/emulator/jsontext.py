@@ -23,6 +23,7 @@ _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 #: Nesting beyond this is refused, as protobuf's parser does.
 _MAX_DEPTH = 100
+_TOO_DEEP = "Message too deep. Max recursion depth reached."
 
 
 class _Refused(Exception):
@@ -43,9 +44,23 @@ def read(body: bytes) -> Any:
     if not body.strip():
         return {}
     try:
-        return msgspec.json.decode(body)
+        value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise refusal(body) from None
+    # Only a document with many brackets can be a deep one.
+    if body.count(b"[") + body.count(b"{") > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
+        raise _refuse(_TOO_DEEP)
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep a value is nested, without recursion."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        containers = [one for one in level if isinstance(one, (dict, list))]
+        level = [inner for one in containers for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def refusal(body: bytes) -> GoogleError:
@@ -79,7 +94,7 @@ def _value(text: str, at: int, depth: int) -> int:
     if at >= len(text):
         raise _Refused("Unexpected end of string. Expected a value.", at)
     if depth > _MAX_DEPTH:
-        raise _Refused("Message too deep. Max recursion depth reached for key ''", at)
+        raise _Refused(_TOO_DEEP, at)
     start = text[at]
     if start == "{":
         return _object(text, at + 1, depth)

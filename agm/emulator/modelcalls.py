@@ -12,10 +12,22 @@ from typing import Any
 
 import attrs
 
-from agm.emulator import answers, credentials, embeddings, errors, faults, framing, generation, jsontext, schema, tokens
+from agm.emulator import (
+    answers,
+    credentials,
+    embeddings,
+    errors,
+    faults,
+    framing,
+    generation,
+    jsontext,
+    schema,
+    tokens,
+    values,
+)
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import Circumstances, GoogleError, Kind
-from agm.emulator.replies import ESF, SCAFFOLDING, Cut, Reply, body_reply, json_reply
+from agm.emulator.replies import ESF, SCAFFOLDING, Cut, Hang, Reply, body_reply, json_reply
 from agm.emulator.requestlog import Entry
 from agm.emulator.state import Account, State
 
@@ -99,6 +111,8 @@ def answer(admitted: Admitted, state: State, message: Mapping[str, Any]) -> Repl
     if fault is not None:
         if fault.name == "close":
             return Reply(200, steps=(Cut(),))
+        if fault.name == "hang" and fault.number is None:
+            return Reply(200, steps=(Hang(),))
         error = errors.of_fault(about, fault)
         if error is not None:
             return refuse(admitted.call, target, error, array=True if fault.name == "errarray" else None)
@@ -106,7 +120,10 @@ def answer(admitted: Admitted, state: State, message: Mapping[str, Any]) -> Repl
     if exceeded is not None:
         period, limit, delay = exceeded
         raise errors.quota_failure(about, period=period, limit=limit, delay=round(delay, 3))
-    answered = _by_method(admitted, state, message, fault)
+    try:
+        answered = _by_method(admitted, state, message, fault)
+    except values.SchemaError:
+        raise errors.invalid_argument() from None
     if fault is not None and fault.name == "latency":
         return generation.delayed(answered, (fault.number or 0.0) / 1000)
     return answered

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 from zope.interface import implementer
@@ -25,6 +26,8 @@ from agm.emulator.state import Clock
 @implementer(IPushProducer)
 class Playback:
     """One reply on its way out."""
+
+    _log = Logger()
 
     def __init__(self, reactor: IReactorTime, clock: Clock, request: Request, reply: Reply, entry: Entry) -> None:
         self._reactor = reactor
@@ -54,7 +57,7 @@ class Playback:
         request.registerProducer(self, True)
         playing = Deferred.fromCoroutine(self._play())
         request.notifyFinish().addErrback(self._left, playing)
-        playing.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        playing.addErrback(self._failed)
 
     def _left(self, reason: Failure, playing: Deferred[None]) -> None:
         """The connection is gone: by the client, unless this reply closed it."""
@@ -62,6 +65,13 @@ class Playback:
             self._ended = True
             self._entry.client_gone = self._clock.now()
             playing.cancel()
+
+    def _failed(self, failure: Failure) -> None:
+        """The reply was cancelled, or cannot be carried out: then the client is not left waiting."""
+        if failure.check(CancelledError) is None:
+            self._log.failure("could not send a reply", failure)
+            self._end()
+            self._channel.loseConnection()
 
     async def _play(self) -> None:
         for step in self._reply.steps:

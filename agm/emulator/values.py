@@ -39,12 +39,27 @@ _PATTERN_CANDIDATES = (
     "Hello", "hello world", "ada", "ada_lovelace", "/a/b", "x" * 8, "x" * 16, "0" * 8, "a1b2c3d4", "0123456789abcdef",
 )  # fmt: skip
 
+#: More than this is never made, whatever a schema demands.
+_MOST_ITEMS = 1_000
+_MOST_CHARACTERS = 100_000
+
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 
 
-def example(schema: Mapping[str, Any], *, name: str = "value", seed: int = 0) -> Any:
-    """A value that satisfies `schema`; `name` colours the texts in it, `seed` chooses among alternatives."""
-    return _Maker(schema, seed).value(schema, name, 0)
+class SchemaError(ValueError):
+    """A schema that is none: an ``enum`` that is not a list, a bound that is not a number."""
+
+
+def example(schema: Any, *, name: str = "value", seed: int = 0) -> Any:
+    """
+    A value that satisfies `schema`; `name` colours the texts in it, `seed` chooses among alternatives.
+
+    :raises SchemaError: for a schema that makes no sense.
+    """
+    try:
+        return _Maker(schema if isinstance(schema, Mapping) else {}, seed).value(schema, name, 0)
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as problem:
+        raise SchemaError("the schema cannot be read") from problem
 
 
 class _Maker:
@@ -136,7 +151,9 @@ class _Maker:
         made = {key: self.value(properties[key], key, depth + 1) for key in order if depth < _DEEP or key in required}
         made |= {key: f"example {key}" for key in required if key not in properties}
         extra = schema.get("additionalProperties")
-        wanted = max(int(schema.get("minProperties") or 0), 1 if isinstance(extra, Mapping) and not made else 0)
+        wanted = max(
+            min(int(schema.get("minProperties") or 0), _MOST_ITEMS), 1 if isinstance(extra, Mapping) and not made else 0
+        )
         for index in range(wanted - len(made)):
             key = f"key{index + 1}"
             made[key] = self.value(extra if isinstance(extra, Mapping) else {}, key, depth + 1)
@@ -147,8 +164,7 @@ class _Maker:
         least = int(schema.get("minItems") or 0)
         most = int(schema["maxItems"]) if schema.get("maxItems") is not None else None
         length = max(least, len(prefix), 2 if depth < _DEEP and not prefix else 0)
-        if most is not None:
-            length = min(length, most)
+        length = min(length, _MOST_ITEMS if most is None else min(most, _MOST_ITEMS))
         items = schema.get("items", {})
         made: list[Any] = []
         for index in range(length):
@@ -194,7 +210,7 @@ class _Maker:
     def _string(self, schema: Mapping[str, Any], name: str) -> str:
         text = _FORMATS.get(str(schema.get("format", "")), f"example {name}")
         pattern = schema.get("pattern")
-        least = int(schema.get("minLength") or 0)
+        least = min(int(schema.get("minLength") or 0), _MOST_CHARACTERS)
         most = int(schema["maxLength"]) if schema.get("maxLength") is not None else None
         if isinstance(pattern, str):
             found = _matching(pattern, text, least, most)
