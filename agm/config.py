@@ -1008,12 +1008,14 @@ class PluginsConfig:
     """
     Which plugins are loaded, and what the file says to them.
 
-    ``load`` are dotted module names; ``path`` is a folder to import them from, absolute; ``tables`` holds
-    every ``[plugins.NAME]`` as it was written, for that plugin to judge.
+    ``load`` are dotted module names; ``path`` is a folder whose files are plugins, absolute; ``timeout`` is
+    how many seconds a plugin may be waited for; ``tables`` holds every ``[plugins.NAME]`` as it was written,
+    for that plugin to judge.
     """
 
     load: tuple[str, ...] = setting(_array_of(_module), ())
     path: Path | None = setting(_file)
+    timeout: float = setting(_seconds(), 10.0)
     # Not in the repr: nobody but the plugin knows what is secret here.
     tables: Mapping[str, Mapping[str, object]] = attrs.field(default=MappingProxyType({}), repr=False)
 

@@ -30,6 +30,7 @@ from agm.core.answers import (
     plain_event,
 )
 from agm.core.classify import SHORT_DELAY, Fault, Verdict
+from agm.core.clientkeys import ClientKey
 from agm.core.errors import (
     BadUpstreamAnswer,
     GatewayError,
@@ -39,7 +40,16 @@ from agm.core.errors import (
     with_retry_info,
 )
 from agm.core.pool import Cause, Exclusion, Lease, earliest, nothing_left
-from agm.core.request import Account, AttemptRecord, GatewayRequest, UpstreamRequest
+from agm.core.request import (
+    Account,
+    AccountChoice,
+    AttemptRecord,
+    Body,
+    GatewayRequest,
+    ModelChoice,
+    UpstreamRequest,
+)
+from agm.core.target import ModelCall
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
 from agm.upstream.credentials import CredentialError
 
@@ -54,6 +64,57 @@ MAX_COLLECTED = 256 * 1024 * 1024
 SAME_ACCOUNT_PAUSE = 0.25
 
 log = Logger()
+
+
+@attrs.frozen(eq=False)
+class Incoming:
+    """A call as it came in: its parsed target, and the rest of it without credentials.  See :class:`GatewayRequest`."""
+
+    id: str
+    path: str
+    call: ModelCall
+    framing: Framing
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    key: ClientKey | None
+    body: bytes
+    received_at: float
+
+
+async def prepare(gateway: Gateway, incoming: Incoming, *, explaining: bool = False) -> Attempts:
+    """
+    What comes before the first attempt: map the model, hold the client key to its limits, let plugins edit the body.
+
+    :param explaining: nothing will be sent; count nothing and remember nothing.
+    :raises GatewayError: if the request may not be made.
+    """
+    call, framing = incoming.call, incoming.framing
+    request = GatewayRequest(
+        id=incoming.id,
+        path=incoming.path,
+        version=call.version,
+        method=call.method,
+        asked_model=call.model,
+        model=call.model,
+        framing=framing,
+        query=incoming.query,
+        headers=incoming.headers,
+        client_key=None if incoming.key is None else incoming.key.name,
+        received_at=incoming.received_at,
+        body=Body(incoming.body),
+        upstream_framing=Framing.SSE if framing is Framing.ARRAY and gateway.hooks.edits_events else framing,
+        explaining=explaining,
+    )
+    choice = gateway.hooks.map_model(gateway.catalog.id_of(call.model), request)
+    request = attrs.evolve(request, model=choice.model)
+    if incoming.key is not None:
+        gateway.admit(incoming.key, call.model, counting=not explaining)
+    body = incoming.body
+    if gateway.hooks.edits_requests:
+        envelope.parse_object(body)  # an error in Google's words if it is not one
+        edited = await gateway.hooks.transform_request(msgspec.json.decode(body), request)
+        body = msgspec.json.encode(edited)
+    return Attempts(gateway, request, body, choice)
 
 
 @attrs.frozen
@@ -116,6 +177,8 @@ class Attempts:
     request: GatewayRequest
     #: The client's body after all plugins' edits.
     body: bytes
+    #: The model that serves, and why.
+    mapped: ModelChoice
     records: list[AttemptRecord] = attrs.Factory(list)
     _given_up: dict[str, Verdict] = attrs.Factory(dict)
     _refreshed: set[str] = attrs.Factory(set)
@@ -151,8 +214,12 @@ class Attempts:
 
     # Choosing
 
-    def _choose(self, *, required: bool) -> _Route | None:
-        """An account that has not been given up, at its first endpoint; None if there is none and none is required."""
+    def candidates(self) -> tuple[list[Account], list[Exclusion]]:
+        """
+        The accounts that may serve the next attempt, and why each of the others may not.
+
+        :raises HookFailed: if a plugin's filter fails.
+        """
         request = self.request
         accounts, exclusions = self.gateway.pool.candidates(request.model, request.method)
         accounts = [account for account in accounts if account.name not in self._given_up]
@@ -161,11 +228,21 @@ class Attempts:
             if refused:
                 exclusions += [Exclusion(a, Cause.PLUGIN, refused[a.name]) for a in accounts if a.name in refused]
                 accounts = [account for account in accounts if account.name not in refused]
+        return accounts, exclusions
+
+    def select(self, accounts: list[Account]) -> AccountChoice:
+        """One of `accounts`, which are not empty."""
+        return self.gateway.hooks.select_account(accounts, self.request, self.gateway.pool.loads())
+
+    def _choose(self, *, required: bool) -> _Route | None:
+        """An account that has not been given up, at its first endpoint; None if there is none and none is required."""
+        request = self.request
+        accounts, exclusions = self.candidates()
         if not accounts:
             if required:
                 raise nothing_left(request.model, request.method, request.version, exclusions)
             return None
-        choice = self.gateway.hooks.select_account(accounts, request, self.gateway.pool.loads())
+        choice = self.select(accounts)
         return _Route(choice.account, 0, choice.reason)
 
     async def _next(self, route: _Route, failure: _Failure) -> _Route | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
 from agm.config import Config
@@ -22,9 +22,9 @@ from agm.core.errors import Forbidden, TooManyRequests, Unauthenticated
 from agm.core.limits import RequestsPerMinute
 from agm.core.models import Aliases, Catalog
 from agm.core.pool import Pool
-from agm.core.request import Account
 from agm.hookspecs import ClientKeySource
-from agm.plugins import Hooks
+from agm.plugins import HookFailed, Hooks
+from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials import Credential, Refresher
 from agm.upstream.reports import ModelReports
@@ -49,30 +49,82 @@ class Gateway:
     auth_mode: str
     wall: Callable[[], float] = time.time
     pool: Pool = attrs.field(init=False)
-    credentials: dict[str, Credential] = attrs.field(init=False)
+    credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
     reports: ModelReports = attrs.field(init=False)
-    _keys: Sequence[ClientKeySource] = attrs.field(init=False)
+    _sources: dict[str, AccountSource] = attrs.field(init=False, factory=dict)
+    _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
+    _keys: Sequence[ClientKeySource] = attrs.field(init=False, factory=list)
     _catalog: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
     _limits: dict[str, RequestsPerMinute] = attrs.field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.hooks.configure(self.config)
-        accounts: list[Account] = []
-        self.credentials = {}
-        for source in self.hooks.account_sources(self.config):
-            if source.account.name in self.credentials:
-                raise ValueError(f"two accounts are called {source.account.name}")
-            accounts.append(source.account)
-            self.credentials[source.account.name] = source.credential(self.refresher)
-        self.pool = Pool(accounts, self.reactor.seconds)
-        self.reports = ModelReports(self.reactor, self.client, accounts, self.credentials)
-        self._keys = self.hooks.client_key_sources(self.config)
-        if self.auth_mode != "off" and not any(len(source) for source in self._keys):
+        self.pool = Pool((), self.reactor.seconds)
+        self.reports = ModelReports(self.reactor, self.client, self.credentials)
+        self._awaited = self._adopt(self.config)
+
+    async def start(self) -> None:
+        """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
+        self.refresher.start()
+        await self._fetch()
+
+    async def stop(self) -> None:
+        """Close the connections to upstreams and end the credentials' threads."""
+        await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
+
+    async def reload(self, config: Config) -> None:
+        """
+        Go on with another configuration; requests under way are not touched.
+
+        :raises HookFailed: if a plugin refuses it.  The old configuration then stays in force.
+        :raises ValueError: if two accounts have one name, likewise.
+        """
+        before = self.config
+        try:
+            self._awaited = self._adopt(config)
+        except Exception:
+            self.hooks.configure(before)
+            raise
+        await self._fetch()
+
+    def _adopt(self, config: Config) -> list[Awaitable[list[AccountSource]]]:
+        """Put a configuration in force; returns the accounts that have to be waited for."""
+        self.hooks.configure(config)
+        known, awaited = self.hooks.account_sources(config)
+        sources = _by_name(known)
+        keys = self.hooks.client_key_sources(config)
+        self.config, self._keys, self._catalog = config, keys, None
+        self._limits.clear()
+        self._serve_from(sources)
+        if self.auth_mode != "off" and not any(len(source) for source in keys):
             log.error(
                 "auth.mode is {mode}, but no client key is configured: every request will be refused with 401. "
                 "Add an [[auth.keys]] table to the configuration.",
                 mode=self.auth_mode,
             )
+        return awaited
+
+    async def _fetch(self) -> None:
+        awaited, self._awaited = self._awaited, []
+        for waiting in awaited:
+            try:
+                fetched = await waiting
+                self._serve_from(_by_name([*self._sources.values(), *fetched]))
+            except (HookFailed, ValueError) as e:
+                log.error("accounts from a plugin cannot be used: {why}", why=str(e))
+
+    def _serve_from(self, sources: dict[str, AccountSource]) -> None:
+        kept = {
+            name for name, source in sources.items() if name in self._sources and _same(source, self._sources[name])
+        }
+        for name in [name for name in self.credentials if name not in kept]:
+            del self.credentials[name]
+        for name, source in sources.items():
+            if name not in kept:
+                self.credentials[name] = source.credential(self.refresher)
+        self._sources = sources
+        accounts = [source.account for source in sources.values()]
+        self.pool.replace(accounts, kept)
+        self.reports.of(accounts)
 
     async def authenticate(self, presented: Sequence[str]) -> ClientKey | None:
         """
@@ -83,9 +135,7 @@ class Gateway:
         """
         for key in presented:
             for source in self._keys:
-                found = source.lookup(key)
-                if inspect.isawaitable(found) or isinstance(found, Deferred):
-                    found = await found
+                found = await self._looked_up(source, key)
                 if found is not None:
                     return found
         if self.auth_mode == "off":
@@ -97,18 +147,29 @@ class Gateway:
             )
         raise Unauthenticated("The client key is not known to this gateway.")
 
-    def admit(self, key: ClientKey | None, model: str) -> None:
+    async def _looked_up(self, source: ClientKeySource, key: str) -> ClientKey | None:
+        """One source's answer; a source that fails or takes too long knows no key."""
+        try:
+            found = source.lookup(key)
+            return await self.hooks.limited(found) if inspect.isawaitable(found) else found
+        except Exception as e:
+            plugin = type(source).__module__
+            self.hooks.failures[plugin, "agm_client_keys"] += 1
+            # not the traceback: it could hold the key
+            log.error("a client key could not be looked up in {plugin}: {why}", plugin=plugin, why=type(e).__name__)
+            return None
+
+    def admit(self, key: ClientKey, model: str, *, counting: bool = True) -> None:
         """
         Hold a request to the limits of its client key.
 
+        :param counting: whether the request counts; not where nothing will be sent.
         :raises Forbidden: if the key may not ask for the model.
         :raises TooManyRequests: if its requests per minute are used up.
         """
-        if key is None:
-            return
         if model not in key.patterns:
             raise Forbidden(f"This client key may not use models/{model}.", reason="MODEL_NOT_ALLOWED")
-        if key.requests_per_minute is not None:
+        if key.requests_per_minute is not None and counting:
             limit = self._limits.get(key.name)
             if limit is None:
                 limit = self._limits[key.name] = RequestsPerMinute(key.requests_per_minute)
@@ -134,3 +195,16 @@ class Gateway:
             models = self.config.models
             self._catalog = (reported, Catalog(models.list, Aliases(models.aliases), reported))
         return self._catalog[1]
+
+
+def _by_name(sources: Iterable[AccountSource]) -> dict[str, AccountSource]:
+    found: dict[str, AccountSource] = {}
+    for source in sources:
+        if source.account.name in found:
+            raise ValueError(f"two accounts are called {source.account.name}")
+        found[source.account.name] = source
+    return found
+
+
+def _same(source: AccountSource, other: AccountSource) -> bool:
+    return source is other or (source.origin is not None and source.origin == other.origin)

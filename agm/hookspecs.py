@@ -3,8 +3,8 @@ Every hook of agm, in the order in which a request meets them.
 
 A plugin is a module (or an object) with functions of these names, each marked with ``@agm.hookimpl``.  It names only
 the arguments it wants.  The values that hooks receive are described in :mod:`agm.core.request`: they are frozen, hold
-no Twisted object and no credential.  The built-in behaviour is made of plugins behind the same hooks (``agm.defaults``);
-theirs run last, so that yours are asked first.
+no Twisted object and no credential.  The built-in behaviour is made of plugins behind the same hooks
+(``agm.defaults``); theirs run last, so that yours are asked first.
 """
 
 from __future__ import annotations

@@ -1,26 +1,36 @@
 """
 Finding plugins and calling their hooks, so that one that fails does what its hookspec says and nothing else.
 
-:func:`make_plugin_manager` loads the built-in plugins, those of the entry-point group ``agm`` and those that a person
-named.  :class:`Hooks` is how the gateway calls them: typed, in order, with every exception named, counted and, where a
-hook fails open, swallowed.  Nothing here knows about HTTP.
+:func:`make_plugin_manager` loads the built-in plugins, the installed ones, those of a folder and those that a person
+named, and refuses what would silently do nothing.  :class:`Hooks` is how the gateway calls them: typed, in order, with
+every exception named, counted and, where a hook fails open, passed over.  Nothing here knows about HTTP.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
+import importlib.util
 import inspect
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pluggy
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
-from agm import defaults, hookspecs
-from agm.core.classify import Verdict
+from agm import __version__, defaults, hookspecs
+from agm.core.classify import Fault, Verdict
 from agm.core.errors import GatewayError
 from agm.core.request import (
     Account,
@@ -40,57 +50,199 @@ if TYPE_CHECKING:
     from agm.upstream.accounts import AccountSource
     from agm.web.site import GatewaySite
 
+T = TypeVar("T")
+
+#: The hooks, in the order in which a request meets them.
+HOOKS: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.startswith("agm_"))
+
+#: Hooks whose failure ends the request (or the start): going on would do what nobody intended.
+FAIL_CLOSED = frozenset(
+    {
+        "agm_configure",
+        "agm_client_keys",
+        "agm_accounts",
+        "agm_filter_accounts",
+        "agm_wrap_request",
+        "agm_transform_request",
+        "agm_transform_event",
+        "agm_resources",
+    }
+)
+#: Hooks that may return an awaitable or a Deferred; all others decide at once.
+MAY_AWAIT = frozenset({"agm_accounts", "agm_transform_request", "agm_attempt_finished", "agm_request_finished"})
+#: Hooks whose implementations each get what the one before returned; a wrapper has no place in them.
+CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
+#: A hook that takes longer than this many seconds without awaiting is named in the log: nothing else runs meanwhile.
+TOO_LONG = 0.1
+
 
 class PluginError(Exception):
-    """A plugin cannot be used; the message names it and says why."""
+    """A plugin cannot be used; the message names it and says why, in one line."""
 
 
 class HookFailed(Exception):
     """A hook that fails closed has raised; the message names the plugin and the hook, not the exception's text."""
 
 
-def make_plugin_manager(modules: Iterable[str] = (), *, entry_points: bool = True) -> pluggy.PluginManager:
-    """
-    A plugin manager with the built-in plugins, the installed ones and `modules`.
+@attrs.frozen
+class Origin:
+    """Where a plugin comes from: ``built-in``, ``installed``, ``file`` or ``module``; its version, if it has one."""
 
-    :raises PluginError: if a plugin cannot be imported, or implements a hook that does not exist.
+    kind: str
+    where: str
+    version: str | None
+
+
+class PluginManager(pluggy.PluginManager):
+    """pluggy's manager, which also remembers where each plugin comes from, by name."""
+
+    def __init__(self) -> None:
+        super().__init__("agm")
+        self.origins: dict[str, Origin] = {}
+        self.add_hookspecs(hookspecs)
+
+    def add(self, plugin: object, name: str, origin: Origin) -> None:
+        """
+        Register a plugin; the last one added is asked first.
+
+        :raises PluginError: if it could not do what its author expects of it.
+        """
+        if self.has_plugin(name) or self.is_registered(plugin):
+            return
+        _check_names(plugin, name)
+        try:
+            self.register(plugin, name)
+        except pluggy.PluginValidationError as e:
+            raise PluginError(f"plugin {name}: {_arguments_refused(e, plugin)}") from e
+        self.origins[name] = origin
+        for caller in self.get_hookcallers(plugin) or ():
+            for impl in caller.get_hookimpls():
+                if impl.plugin is plugin:
+                    _check_impl(impl, name, caller.name)
+
+
+def make_plugin_manager(
+    modules: Iterable[str] = (), *, folder: Path | None = None, entry_points: bool = True
+) -> PluginManager:
     """
-    manager = pluggy.PluginManager("agm")
-    manager.add_hookspecs(hookspecs)
+    A plugin manager with the built-in plugins, then the installed ones by name, then the files of `folder` by name,
+    then `modules` in their order.  Later ones are asked first.
+
+    :raises PluginError: if a plugin cannot be imported, or would not be called as its author expects.
+    """
+    manager = PluginManager()
     for name, plugin in defaults.make_plugins():
-        manager.register(plugin, name)
+        manager.add(plugin, name, Origin("built-in", name, __version__))
     if entry_points:
-        try:
-            manager.load_setuptools_entrypoints("agm")
-        except Exception as e:
-            raise PluginError(f"an installed plugin cannot be loaded: {_last_line(e)}") from e
+        for point in sorted(importlib.metadata.entry_points(group="agm"), key=lambda p: (p.name, p.value)):
+            plugin = _imported(point.name, point.load)
+            distribution = point.dist
+            version = None if distribution is None else distribution.version
+            where = point.value if distribution is None else f"{point.value} of {distribution.name}"
+            manager.add(plugin, point.name, Origin("installed", where, version))
+    if folder is not None:
+        for path in _files(folder):
+            name = f"agm_plugins.{path.stem}"
+            module = _imported(str(path), lambda name=name, path=path: _load_file(name, path))  # type: ignore[misc]
+            manager.add(module, name, Origin("file", str(path), _version(module)))
     for name in modules:
-        try:
-            module = importlib.import_module(name)
-        except Exception as e:
-            raise PluginError(f"plugin {name} cannot be imported: {_last_line(e)}") from e
-        if manager.get_name(module) is None:
-            manager.register(module, name)
-    _check(manager)
+        module = _imported(name, lambda name=name: importlib.import_module(name))  # type: ignore[misc]
+        manager.add(module, name, Origin("module", name, _version(module)))
     return manager
 
 
-def _last_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _check(manager: pluggy.PluginManager) -> None:
-    known = [name for name in vars(hookspecs) if name.startswith("agm_")]
+def _files(folder: Path) -> list[Path]:
     try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as e:
-        raise PluginError(str(e).splitlines()[0]) from e
-    for name, plugin in manager.list_name_plugin():
-        for attribute in dir(plugin):
-            if attribute.startswith("agm_") and attribute not in known and callable(getattr(plugin, attribute)):
-                near = difflib.get_close_matches(attribute, known, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise PluginError(f"plugin {name}: there is no hook {attribute}{hint}")
+        return sorted(path for path in folder.iterdir() if path.suffix == ".py" and not path.name.startswith("_"))
+    except OSError as e:
+        raise PluginError(f"[plugins] path: {folder} cannot be read: {e.strerror}") from e
+
+
+def _load_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "a path that ends in .py has a loader"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as import does: dataclasses and pickles look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _imported(name: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as e:
+        raise PluginError(f"plugin {name} cannot be imported: {_last_line(e)}") from e
+
+
+def _version(module: object) -> str | None:
+    version = getattr(module, "__version__", None)
+    return version if isinstance(version, str) else None
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of a traceback."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _check_names(plugin: object, name: str) -> None:
+    """Refuse what pluggy would pass over: a misspelt hook, or one without its mark."""
+    for attribute in dir(plugin):
+        if not attribute.startswith("agm_"):
+            continue
+        value = getattr(plugin, attribute)
+        if not inspect.isroutine(value):
+            continue
+        if attribute not in HOOKS:
+            near = difflib.get_close_matches(attribute, HOOKS, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(HOOKS)}"
+            raise PluginError(f"plugin {name}: there is no hook {attribute}{hint}")
+        if not hasattr(value, "agm_impl"):
+            raise PluginError(f"plugin {name}: {attribute} is not marked with @agm.hookimpl, so it would not be called")
+
+
+def _arguments_refused(error: pluggy.PluginValidationError, plugin: object) -> str:
+    for hook in HOOKS:
+        function = getattr(plugin, hook, None)
+        if function is None:
+            continue
+        known = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+        for argument in inspect.signature(function).parameters:
+            if argument not in known:
+                near = difflib.get_close_matches(argument, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
+                return f"{hook} has no argument {argument}{hint}"
+    return str(error).splitlines()[0]
+
+
+def _check_impl(impl: pluggy.HookImpl, name: str, hook: str) -> None:
+    if hook in CHAINS and (impl.wrapper or impl.hookwrapper):
+        raise PluginError(f"plugin {name}: {hook} is a chain and takes no wrapper; edit in a plain implementation")
+    if hook not in MAY_AWAIT and inspect.iscoroutinefunction(impl.function):
+        raise PluginError(f"plugin {name}: {hook} is a synchronous hook and cannot be an async def")
+
+
+@attrs.frozen
+class Call:
+    """What one plugin's implementation of a hook returned, for an explanation."""
+
+    hook: str
+    plugin: str
+    result: object
+
+
+#: What is put down where :meth:`Hooks.recorded` asks for it; every request has a context of its own.
+_record: ContextVar[list[Call] | None] = ContextVar("agm_record", default=None)
+
+
+def _note(hook: str, plugin: str, result: object) -> None:
+    record = _record.get()
+    if record is not None and result is not None:
+        record.append(Call(hook, plugin, result))
 
 
 @attrs.define(eq=False)
@@ -99,19 +251,22 @@ class Hooks:
     The hooks as the gateway calls them.
 
     :param manager: the plugins.
+    :param reactor: for the time limit of hooks that await.
+    :param limit: that time limit, in seconds.
     :ivar failures: how often a plugin's hook raised, by (plugin, hook).
     """
 
-    manager: pluggy.PluginManager
+    manager: PluginManager
+    reactor: Any
+    limit: float = 10.0
     failures: Counter[tuple[str, str]] = attrs.Factory(Counter)
-    _log: Logger = attrs.Factory(lambda: Logger("agm.plugins"))
+    _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins"))
 
     def __attrs_post_init__(self) -> None:
-        for plugin in self.manager.get_plugins():
-            for caller in self.manager.get_hookcallers(plugin) or ():
-                for impl in caller.get_hookimpls():
-                    if impl.plugin is plugin and not (impl.wrapper or impl.hookwrapper):
-                        impl.function = self._guarded(impl, caller.name)  # type: ignore[misc]  # final for type checkers only
+        for hook in HOOKS:
+            for impl in getattr(self.manager.hook, hook).get_hookimpls():
+                if not (impl.wrapper or impl.hookwrapper):
+                    impl.function = self._guarded(impl, hook)
 
     @property
     def edits_requests(self) -> bool:
@@ -123,6 +278,16 @@ class Hooks:
         """Whether any plugin edits answers."""
         return bool(self.manager.hook.agm_transform_event.get_hookimpls())
 
+    @contextmanager
+    def recorded(self) -> Iterator[list[Call]]:
+        """While this lasts, what each implementation returns is put down, in order."""
+        calls: list[Call] = []
+        token = _record.set(calls)
+        try:
+            yield calls
+        finally:
+            _record.reset(token)
+
     def configure(self, config: Config) -> None:
         """Fire ``agm_configure``.  :raises HookFailed: a plugin that cannot be configured must not run."""
         self.manager.hook.agm_configure(config=config)
@@ -131,9 +296,19 @@ class Hooks:
         """All sources of client keys.  :raises HookFailed:"""
         return [s for found in self.manager.hook.agm_client_keys(config=config) for s in found]
 
-    def account_sources(self, config: Config) -> list[AccountSource]:
-        """All accounts.  :raises HookFailed:"""
-        return [s for found in self.manager.hook.agm_accounts(config=config) for s in found]
+    def account_sources(self, config: Config) -> tuple[list[AccountSource], list[Awaitable[list[AccountSource]]]]:
+        """The accounts that are known at once, and those that have to be waited for.  :raises HookFailed:"""
+        known: list[AccountSource] = []
+        awaited: list[Awaitable[list[AccountSource]]] = []
+        for found in self.manager.hook.agm_accounts(config=config):
+            if inspect.isawaitable(found):
+                awaited.append(self._sources(found))
+            else:
+                known += found
+        return known, awaited
+
+    async def _sources(self, found: Awaitable[Iterable[AccountSource] | None]) -> list[AccountSource]:
+        return list(await found or ())
 
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
         """The model that serves `model`; itself where no plugin says another."""
@@ -143,7 +318,7 @@ class Hooks:
         return choice if isinstance(choice, ModelChoice) else ModelChoice(model, "as asked")
 
     def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
-        """The names of accounts that must not serve, each with the reason."""
+        """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
         excluded: dict[str, str] = {}
         for found in self.manager.hook.agm_filter_accounts(accounts=accounts, request=request):
             excluded.update(found)
@@ -156,8 +331,14 @@ class Hooks:
         choice = self.manager.hook.agm_select_account(accounts=accounts, request=request, loads=loads)
         if isinstance(choice, Account):
             choice = AccountChoice(choice, "a plugin's choice")
-        if isinstance(choice, AccountChoice) and choice.account in accounts:
-            return choice
+        if isinstance(choice, AccountChoice):
+            if choice.account in accounts:
+                return choice
+            self._log.error(
+                "{request_id}: a plugin selected account {account}, which is not a candidate; the first one is taken",
+                request_id=request.id,
+                account=choice.account.name,
+            )
         return AccountChoice(accounts[0], "the first candidate")
 
     def wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
@@ -167,25 +348,37 @@ class Hooks:
             raise HookFailed(f"no plugin wraps requests for {account.kind} accounts")
         return wrapped
 
-    def transform_request(self, body: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
+    async def transform_request(self, body: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
         """The body after all plugins' edits.  :raises HookFailed:"""
-        return self._chain(self.manager.hook.agm_transform_request, "body", body, request)
+        caller = self.manager.hook.agm_transform_request
+        for impl in reversed(caller.get_hookimpls()):
+            changed: Any = _called(impl, {"body": body, "request": request})
+            if inspect.isawaitable(changed):
+                changed = await changed
+            body = body if changed is None else changed
+        return body
 
     def transform_event(self, event: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
         """The event after all plugins' edits.  :raises HookFailed:"""
-        return self._chain(self.manager.hook.agm_transform_event, "event", event, request)
+        for impl in reversed(self.manager.hook.agm_transform_event.get_hookimpls()):
+            changed: Any = _called(impl, {"event": event, "request": request})
+            event = event if changed is None else changed
+        return event
 
     def classify_error(self, status: int, body: bytes, headers: Mapping[str, str], account: Account) -> Verdict:
-        """What a failed answer means."""
-        return self.manager.hook.agm_classify_error(status=status, body=body, headers=headers, account=account)
+        """What a failed answer means; what no plugin knows is the client's own."""
+        verdict = self.manager.hook.agm_classify_error(status=status, body=body, headers=headers, account=account)
+        return verdict if isinstance(verdict, Verdict) else Verdict(Fault.FINAL, f"HTTP_{status}")
 
     def attempt_finished(self, attempt: AttemptRecord) -> None:
-        """Tell the observers."""
-        self.manager.hook.agm_attempt_finished(attempt=attempt)
+        """Tell the observers; nobody waits for them."""
+        for waiting in self.manager.hook.agm_attempt_finished(attempt=attempt):
+            _start(waiting)
 
     def request_finished(self, record: RequestRecord) -> None:
-        """Tell the observers."""
-        self.manager.hook.agm_request_finished(record=record)
+        """Tell the observers; nobody waits for them."""
+        for waiting in self.manager.hook.agm_request_finished(record=record):
+            _start(waiting)
 
     def resources(self, site: GatewaySite) -> dict[str, IResource]:
         """HTTP resources by the first segment of their path; of two for one segment the first plugin's counts."""
@@ -195,47 +388,94 @@ class Hooks:
                 found.setdefault(segment, resource)
         return found
 
-    def _chain(
-        self, caller: pluggy.HookCaller, argument: str, value: dict[str, Any], request: GatewayRequest
-    ) -> dict[str, Any]:
-        for impl in reversed(caller.get_hookimpls()):
-            given = {argument: value, "request": request}
-            changed: Any = impl.function(*[given[name] for name in impl.argnames])
-            if changed is not None:
-                value = changed
-        return value
-
     def _guarded(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
-        function, closed = impl.function, hook in FAIL_CLOSED
+        function, plugin = impl.function, impl.plugin_name
 
         def call(*args: object) -> object:
+            started = time.perf_counter()
             try:
                 result = function(*args)
-                if inspect.iscoroutine(result):
-                    result.close()
-                    raise TypeError(f"{hook} is a synchronous hook, but {impl.plugin_name} returned a coroutine")
-                return result
-            except GatewayError:  # an answer that the hook wants the client to get
+                if inspect.isawaitable(result):
+                    if hook in MAY_AWAIT:
+                        return self._awaited(result, plugin, hook, args)
+                    if inspect.iscoroutine(result):
+                        result.close()
+                    raise TypeError(f"{hook} is a synchronous hook, but {plugin} returned an awaitable")
+            except GatewayError:  # an answer that the plugin wants the client to get
                 raise
             except Exception as e:
-                self.failures[impl.plugin_name, hook] += 1
-                self._log.failure("hook {hook} of plugin {plugin} failed", hook=hook, plugin=impl.plugin_name)
-                if closed:
-                    raise HookFailed(f"hook {hook} of plugin {impl.plugin_name} failed: {type(e).__name__}") from e
-                return None
+                return self._failed(e, plugin, hook, args)
+            finally:
+                took = time.perf_counter() - started
+                if took > TOO_LONG:
+                    self._log.warn(
+                        "{request_id}: hook {hook} of plugin {plugin} held everything up for {ms} ms",
+                        request_id=_request_id(args),
+                        hook=hook,
+                        plugin=plugin,
+                        ms=round(took * 1000),
+                    )
+            _note(hook, plugin, result)
+            return result
 
         return call
 
+    async def limited(self, result: Awaitable[T]) -> T:
+        """
+        Wait for what a plugin returned, as long as a plugin may take.
 
-#: Hooks whose failure fails the request (or the start): going on would send what nobody intended.
-FAIL_CLOSED = frozenset(
-    {
-        "agm_configure",
-        "agm_client_keys",
-        "agm_accounts",
-        "agm_filter_accounts",
-        "agm_wrap_request",
-        "agm_transform_request",
-        "agm_transform_event",
-    }
-)
+        :raises TimeoutError: if it takes longer.
+        """
+        waiting: Deferred[T] = Deferred.fromCoroutine(_coroutine(result))
+        waiting.addTimeout(self.limit, self.reactor)
+        try:
+            return await waiting
+        except DeferredTimeout:
+            raise TimeoutError(f"it took longer than {self.limit:g} seconds") from None
+
+    async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, args: Sequence[object]) -> object:
+        try:
+            found = await self.limited(result)
+        except GatewayError:
+            raise
+        except Exception as e:
+            return self._failed(e, plugin, hook, args)
+        _note(hook, plugin, found)
+        return found
+
+    def _failed(self, error: Exception, plugin: str, hook: str, args: Sequence[object]) -> object:
+        self.failures[plugin, hook] += 1
+        self._log.failure(
+            "{request_id}: hook {hook} of plugin {plugin} failed",
+            request_id=_request_id(args),
+            hook=hook,
+            plugin=plugin,
+        )
+        if hook in FAIL_CLOSED:
+            raise HookFailed(f"hook {hook} of plugin {plugin} failed: {type(error).__name__}") from error
+        return None
+
+
+def _called(impl: pluggy.HookImpl, given: Mapping[str, object]) -> object:
+    return impl.function(*[given[name] for name in impl.argnames])
+
+
+async def _coroutine(result: Awaitable[T]) -> T:
+    return await result
+
+
+def _start(waiting: object) -> None:
+    """Let an observer's coroutine run; its failure is handled where it is awaited."""
+    if inspect.iscoroutine(waiting):
+        Deferred.fromCoroutine(waiting)
+
+
+def _request_id(args: Sequence[object]) -> str:
+    for arg in args:
+        if isinstance(arg, GatewayRequest):
+            return arg.id
+        if isinstance(arg, AttemptRecord):
+            return arg.request_id
+        if isinstance(arg, RequestRecord):
+            return arg.request.id
+    return "-"

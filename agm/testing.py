@@ -1,8 +1,8 @@
 """
 For tests: a gateway and an emulator on loopback, in the process of the test.
 
-``pytest_plugins = ["agm.testing"]`` gives the fixtures; they need pytest-twisted.  Everything that they start is stopped
-when the test ends, and a gateway that leaves a lease or a connection behind fails the test that it served.
+``pytest_plugins = ["agm.testing"]`` gives the fixtures; they need pytest-twisted.  Everything that they start is
+stopped when the test ends, and a gateway that leaves a lease or a connection behind fails the test that it served.
 """
 
 from __future__ import annotations
@@ -42,10 +42,7 @@ class RunningGateway:
         """Stop listening, cut what is left, and close the connections to upstreams."""
         await maybeDeferred(self._port.stopListening)
         await self.site.drain(0)
-        await self.gateway.client.close()
-        stopped = self.gateway.refresher.stop()
-        if stopped is not None:
-            await stopped
+        await self.gateway.stop()
 
 
 @attrs.define(eq=False)
@@ -77,7 +74,7 @@ async def start_gateway(
     mode = auth_mode or ("off" if config.auth.mode == "auto" else config.auth.mode)
     gateway = make_gateway(reactor, config, mode, plugins=plugins, policy=policy)
     site = make_site(gateway, Access.of(config.gateway.allowed_hosts, ["127.0.0.1"], config.gateway.cors_origins))
-    gateway.refresher.start()
+    await gateway.start()
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
     return RunningGateway(f"http://127.0.0.1:{port.getHost().port}", gateway, site, port)
 

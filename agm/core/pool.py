@@ -8,7 +8,7 @@ An account is used through a :class:`Lease`, which is given back exactly once.  
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
 
@@ -145,6 +145,22 @@ class Pool:
             return Exclusion(account, Cause.BUSY, f"it serves {member.in_flight} requests", BUSY_WAIT)
         return None
 
+    def replace(self, accounts: Iterable[Account], keep: Collection[str]) -> None:
+        """
+        Serve from `accounts` from now on.
+
+        :param keep: names of accounts that have not changed: what is known of them stays.  Requests that are being
+            served by the others go on.
+        """
+        members: dict[str, _Member] = {}
+        for account in accounts:
+            known = self._members.get(account.name) if account.name in keep else None
+            if known is None:
+                known = _Member(account)
+            known.account = account
+            members[account.name] = known
+        self._members = members
+
     def lease(self, account: Account) -> Lease:
         """Take `account` for one request."""
         member = self._members[account.name]
@@ -165,13 +181,16 @@ class Pool:
 
     def succeeded(self, account: Account, model: str) -> None:
         """An answer came: whatever was held against the account for the model is over."""
-        member = self._members[account.name]
-        member.rests.pop(model, None)
-        member.refused.clear()
+        member = self._members.get(account.name)
+        if member is not None:
+            member.rests.pop(model, None)
+            member.refused.clear()
 
     def failed(self, account: Account, model: str, verdict: Verdict) -> None:
         """Draw the consequence of a failure for `account` and `model`."""
-        member = self._members[account.name]
+        member = self._members.get(account.name)
+        if member is None:  # taken out of the configuration while it was serving
+            return
         now = self._now()
         match verdict.fault:
             case Fault.CREDENTIAL:
@@ -201,7 +220,9 @@ class Pool:
 
     def disable(self, account: Account, reason: str) -> None:
         """Take `account` out until a person acts."""
-        self._members[account.name].disabled = reason
+        member = self._members.get(account.name)
+        if member is not None:
+            member.disabled = reason
 
 
 def earliest(exclusions: Iterable[Exclusion]) -> float | None:

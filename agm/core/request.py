@@ -92,6 +92,8 @@ class GatewayRequest:
     body: Body
     #: How the upstream is to answer: as `framing`, or events where somebody edits or unwraps them.
     upstream_framing: Framing
+    #: Nothing will be sent: ``agm explain`` asks.  Decide as ever, but remember nothing.
+    explaining: bool = False
 
 
 @attrs.frozen(eq=False)

@@ -8,7 +8,6 @@ that account is not a candidate; a new conversation goes to the account with the
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +24,7 @@ class Strategies:
 
     def __init__(self) -> None:
         self._strategy = "sticky"
-        self._turn = itertools.count()
+        self._turn = 0
         self._homes: OrderedDict[str, str] = OrderedDict()
 
     @hookimpl(trylast=True)
@@ -42,36 +41,41 @@ class Strategies:
             return AccountChoice(accounts[0], "the only candidate")
         match self._strategy:
             case "round-robin":
-                return AccountChoice(self._in_turn(accounts), "round-robin: its turn")
+                return AccountChoice(self._in_turn(accounts, request), "round-robin: its turn")
             case "priority":
                 first = min(account.priority for account in accounts)
                 best = [account for account in accounts if account.priority == first]
-                return AccountChoice(self._in_turn(best), f"priority {first}")
+                return AccountChoice(self._in_turn(best, request), f"priority {first}")
             case "least-loaded":
-                return AccountChoice(self._least_loaded(accounts, loads), "least-loaded: the fewest requests")
+                return AccountChoice(self._least_loaded(accounts, request, loads), "least-loaded: the fewest requests")
         return self._sticky(accounts, request, loads)
 
     def _sticky(self, accounts: Sequence[Account], request: GatewayRequest, loads: Mapping[str, int]) -> AccountChoice:
         conversation = request.body.fingerprint
         if conversation is None:
-            return AccountChoice(self._least_loaded(accounts, loads), "sticky: no conversation, the fewest requests")
+            chosen = self._least_loaded(accounts, request, loads)
+            return AccountChoice(chosen, "sticky: no conversation, the fewest requests")
         home = self._homes.get(conversation)
         for account in accounts:
             if account.name == home:
                 self._homes.move_to_end(conversation)
                 return AccountChoice(account, "sticky: it served this conversation before")
-        chosen = self._least_loaded(accounts, loads)
-        self._homes[conversation] = chosen.name
-        self._homes.move_to_end(conversation)
-        if len(self._homes) > REMEMBERED:
-            self._homes.popitem(last=False)
+        chosen = self._least_loaded(accounts, request, loads)
+        if not request.explaining:
+            self._homes[conversation] = chosen.name
+            self._homes.move_to_end(conversation)
+            if len(self._homes) > REMEMBERED:
+                self._homes.popitem(last=False)
         if home is None:
             return AccountChoice(chosen, "sticky: a new conversation, the fewest requests")
         return AccountChoice(chosen, "sticky: the account of this conversation is not a candidate")
 
-    def _least_loaded(self, accounts: Sequence[Account], loads: Mapping[str, int]) -> Account:
+    def _least_loaded(self, accounts: Sequence[Account], request: GatewayRequest, loads: Mapping[str, int]) -> Account:
         fewest = min(loads.get(account.name, 0) for account in accounts)
-        return self._in_turn([account for account in accounts if loads.get(account.name, 0) == fewest])
+        return self._in_turn([a for a in accounts if loads.get(a.name, 0) == fewest], request)
 
-    def _in_turn(self, accounts: Sequence[Account]) -> Account:
-        return accounts[next(self._turn) % len(accounts)]
+    def _in_turn(self, accounts: Sequence[Account], request: GatewayRequest) -> Account:
+        turn = self._turn
+        if not request.explaining:
+            self._turn += 1
+        return accounts[turn % len(accounts)]

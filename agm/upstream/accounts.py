@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import attrs
@@ -23,6 +24,9 @@ class AccountSource:
 
     account: Account
     credential: Callable[[Refresher], Credential]
+    #: What the account was made from.  After a reload an account with an equal one keeps its state and its token;
+    #: one with None starts anew.
+    origin: object = None
 
 
 def account_source(entry: AccountConfig) -> AccountSource:
@@ -38,14 +42,25 @@ def account_source(entry: AccountConfig) -> AccountSource:
         max_concurrency=entry.max_concurrency,
         express=entry.kind == "vertex" and entry.api_key is not None,
     )
+    origin = (entry, _modified(entry.credentials))
     if entry.api_key is not None:
         key = entry.api_key
-        return AccountSource(account, lambda refresher: ApiKey(key.reveal()))
+        return AccountSource(account, lambda refresher: ApiKey(key.reveal()), origin)
     if entry.access_token is not None:
         token = entry.access_token
-        return AccountSource(account, lambda refresher: StaticToken(token.reveal()))
+        return AccountSource(account, lambda refresher: StaticToken(token.reveal()), origin)
     credentials = entry.credentials
     assert credentials is not None, "the configuration has checked that each account has a credential"
     return AccountSource(
-        account, lambda refresher: GoogleCredential(lambda: load_google(credentials), refresher=refresher)
+        account, lambda refresher: GoogleCredential(lambda: load_google(credentials), refresher=refresher), origin
     )
+
+
+def _modified(credentials: str | None) -> int | None:
+    """When a credentials file was last written, in nanoseconds."""
+    if credentials is None or credentials == "adc":
+        return None
+    try:
+        return os.stat(credentials).st_mtime_ns
+    except OSError:
+        return None

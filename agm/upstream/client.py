@@ -32,6 +32,7 @@ from twisted.web.client import (
     RequestTransmissionFailed,
     ResponseDone,
     ResponseNeverReceived,
+    _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
@@ -127,7 +128,7 @@ class _Discard(Protocol):
         self.transport.stopProducing()
 
 
-class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, name-defined]  # the only name it has
+class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 

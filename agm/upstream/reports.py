@@ -7,7 +7,7 @@ left out, and asked again later; a list of models never fails because of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -31,24 +31,26 @@ log = Logger()
 class ModelReports:
     """The models of all accounts, as their upstreams describe them."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        client: UpstreamClient,
-        accounts: Sequence[Account],
-        credentials: Mapping[str, Credential],
-    ) -> None:
+    def __init__(self, reactor: Any, client: UpstreamClient, credentials: Mapping[str, Credential]) -> None:
         self._reactor = reactor
         self._client = client
-        self._accounts = [account for account in accounts if account.kind == "api-key"]
+        self._accounts: list[Account] = []
         self._credentials = credentials
         self._reports: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._asked: float | None = None
         self._waiting: list[Deferred[None]] = []
         self._running = False
-
         #: The model resources reported so far, in the order of the accounts; a new list whenever they change.
         self.known: Sequence[Mapping[str, Any]] = []
+
+    def of(self, accounts: Iterable[Account]) -> None:
+        """From now on report the models of these accounts."""
+        self._accounts = [account for account in accounts if account.kind == "api-key"]
+        self._asked = None
+        self._put_together()
+
+    def _put_together(self) -> None:
+        self.known = [m for account in self._accounts for m in self._reports.get(account.name, ())]
 
     async def fresh(self) -> None:
         """Ask the accounts if it is time to, and wait for them a little."""
@@ -89,7 +91,7 @@ class ModelReports:
                 for model in models
                 if isinstance(model, dict) and bare_model(str(model.get("name", ""))) in account.models
             ]
-            self.known = [m for account in self._accounts for m in self._reports.get(account.name, ())]
+            self._put_together()
         except (
             UpstreamFailed,
             CredentialError,

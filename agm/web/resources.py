@@ -34,8 +34,8 @@ from agm.core.errors import (
     UnsupportedMedia,
     UpstreamTimeout,
 )
-from agm.core.request import Body, GatewayRequest, RequestRecord
-from agm.exchange import Attempts, FinalAnswer, OpenAnswer
+from agm.core.request import RequestRecord
+from agm.exchange import Attempts, FinalAnswer, Incoming, OpenAnswer, prepare
 from agm.gateway import Gateway
 from agm.plugins import HookFailed
 from agm.web.access import Access
@@ -248,37 +248,24 @@ class Gemini(ApiResource):
         """One call, from the parsed target to the end of its answer."""
         gateway, wire = self.gateway, visit.wire
         call = target.parse_call(wire.path)
-        framing = _framing(call.method, visit.query, gateway.config.gateway.stream_default)
-        raw = _decoded_body(wire)
-        request = GatewayRequest(
+        incoming = Incoming(
             id=wire.id,
             path=wire.path.decode("ascii", "backslashreplace"),
-            version=call.version,
-            method=call.method,
-            asked_model=call.model,
-            model=call.model,
-            framing=framing,
+            call=call,
+            framing=framing_of(call.method, visit.query, gateway.config.gateway.stream_default),
             query={k: v for k, v in visit.query.items() if k not in _CREDENTIAL_PARAMETERS},
             headers={
                 name.decode("latin-1").lower(): values[0].decode("latin-1")
                 for name, values in wire.requestHeaders.getAllRawHeaders()
                 if name.lower() not in _CREDENTIAL_HEADERS
             },
-            client_key=None if visit.key is None else visit.key.name,
+            key=visit.key,
+            body=_decoded_body(wire),
             received_at=gateway.wall(),
-            body=Body(raw),
-            upstream_framing=Framing.SSE if framing is Framing.ARRAY and gateway.hooks.edits_events else framing,
         )
-        choice = gateway.hooks.map_model(gateway.catalog.id_of(call.model), request)
-        request = attrs.evolve(request, model=choice.model)
-        gateway.admit(visit.key, call.model)
-        body = raw
-        if gateway.hooks.edits_requests:
-            edited = gateway.hooks.transform_request(msgspec.json.decode(raw), request)
-            body = msgspec.json.encode(edited)
-        await self._answer(wire, request, Attempts(gateway, request, body))
+        await self._answer(wire, await prepare(gateway, incoming))
 
-    async def _answer(self, wire: GatewayRequestOnWire, request: GatewayRequest, attempts: Attempts) -> None:
+    async def _answer(self, wire: GatewayRequestOnWire, attempts: Attempts) -> None:
         """Open an answer, relay it, and tell the observers how it ended."""
         gateway = self.gateway
         began = gateway.reactor.seconds()
@@ -309,8 +296,8 @@ class Gemini(ApiResource):
         finally:
             gateway.hooks.request_finished(
                 RequestRecord(
-                    request=request,
-                    started=request.received_at,
+                    request=attempts.request,
+                    started=attempts.request.received_at,
                     ended=gateway.reactor.seconds() - began,
                     first_byte=first_byte,
                     status=wire.code,
@@ -340,7 +327,7 @@ class Gemini(ApiResource):
             headers.setRawHeaders(b"X-Agm-Account", [opened.account.name.encode("ascii", "replace")])
 
 
-def _framing(method: str, query: Mapping[str, str], default: str) -> Framing:
+def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
     """
     How the client wants the answer.
 

@@ -2,8 +2,8 @@
 The HTTP server under the resources: a twisted.web site whose every word to a client is google.rpc.Status JSON.
 
 twisted.web parses; this module bounds what it holds, refuses what is malformed or too large in a form that the client
-gets to see (the refusal is written, the sending side closed, and what still comes is thrown away for a while), and logs each
-request without its query, because clients put keys there.
+gets to see (the refusal is written, the sending side closed, and what still comes is thrown away for a while), and logs
+each request without its query, because clients put keys there.
 """
 
 from __future__ import annotations
