@@ -32,6 +32,7 @@ from agm import config as configuration
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.gateway import Gateway
 from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.reload import ConfigWatch, keeping
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials import Refresher
 from agm.web.access import Access, is_loopback
@@ -352,9 +353,11 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     """The gateway and its listeners, for a configuration that has been read."""
     listeners = [Listener.parse(text) for text in options["listen"] or config.gateway.listen]
     demo: DemoUpstream | None = None
+    adapt = keeping()
     if options["demo"]:
         demo = DemoUpstream(reactor)
-        config = attrs.evolve(config, accounts=demo_accounts(demo.url))
+        adapt = keeping(accounts=demo_accounts(demo.url))
+        config = adapt(config)
     gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
@@ -362,6 +365,8 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     service = GatewayService(gateway, site)
     if demo is not None:
         demo.setServiceParent(service)
+    if config.path is not None:
+        ConfigWatch(reactor, gateway, config.path, adapt).setServiceParent(service)
     for listener in listeners:
         ListenerService(reactor, listener, site).setServiceParent(service)
     return service
@@ -373,7 +378,8 @@ def make_gateway(
     """The gateway of a configuration, without a listener.  `policy` verifies the upstreams' TLS, for tests."""
     client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect, policy=policy)
     try:
-        hooks = Hooks(make_plugin_manager([*config.plugins.load, *plugins]))
+        manager = make_plugin_manager([*config.plugins.load, *plugins], folder=config.plugins.path)
+        hooks = Hooks(manager, reactor, config.plugins.timeout)
         return Gateway(reactor, config, hooks, client, Refresher(reactor, client.treq()), mode)
     except (PluginError, HookFailed, ValueError) as e:
         fail(str(e))
