@@ -1,0 +1,539 @@
+"""
+Editing the configuration file for a person: text in, text out, and a way to disk that cannot lose the file.
+
+The upper half is pure.  It cuts the text into sections, a heading each, and changes the one that is meant;
+every other byte, comments and order included, is what it was.  The lower half reads, checks with
+:func:`agm.config.parse`, and replaces the file whole: a reader sees the old file or the new one, and no
+other process edits in between.  Nothing is written that the gateway would refuse, and nothing that is
+written can be read by others than the owner.  No value of a file is ever printed from here.
+"""
+
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from agm.config import ConfigError, Problem, default_path, parse
+
+if TYPE_CHECKING:
+    from tomlkit.items import Array
+
+__all__ = [
+    "Refused",
+    "SecretFile",
+    "added",
+    "changed",
+    "check",
+    "edit",
+    "index_of",
+    "note",
+    "path_to_edit",
+    "read",
+    "removed",
+    "tables",
+    "unlink",
+]
+
+At = tuple[str, ...]
+Replace = Callable[[Path, Path], None]
+
+
+class Refused(Exception):
+    """A command cannot be carried out, and nothing was changed; ``str`` says why, without any secret."""
+
+
+# -- The text of a file ------------------------------------------------------------------------------
+
+# Comments and brackets count outside strings only; a section could be torn apart inside one otherwise.
+_TOKEN = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}'
+    r"|'''.*?'{3,5}"
+    r'|"(?:\\.|[^"\\])*"'
+    r"|'[^']*'"
+    r"|\#[^\n]*"
+    r"|[\[\]{}\n]"
+    r"|[ \t\r]+"
+    r"""|[^"'\#\[\]{}\s]+""",
+    re.DOTALL,
+)
+
+
+@attrs.frozen
+class _Section:
+    """
+    A heading with what belongs to it, each part with its line breaks.
+
+    ``above`` are the blank lines and comments before the heading.  The first section of a file has no
+    heading, the last has nothing but what stands ``above`` the end.
+    """
+
+    above: str
+    heading: str
+    body: str
+
+    def __str__(self) -> str:
+        return self.above + self.heading + self.body
+
+    def opens(self, at: At) -> bool:
+        """Whether this is one of the tables of the array ``at``: ``[[auth.keys]]`` for ``("auth", "keys")``."""
+        return _inside(tomllib.loads(self.heading), at) == [{}]
+
+    def is_below(self, at: At) -> bool:
+        """Whether this is the table ``at`` or one within it."""
+        return _inside(tomllib.loads(self.heading), at) is not None
+
+
+def _sections(text: str) -> list[_Section]:
+    """The sections of ``text``, which is known to be TOML; joined they are ``text`` again."""
+    starts, ends = [0], [0]  # of each section: where its heading's line begins, where its last key's value ends
+    depth = line = 0
+    for token in _TOKEN.finditer(text):
+        first = token[0][0]
+        if first == "\n":
+            line = token.end()
+        elif first not in " \t\r#":
+            if first == "[" and depth == 0 and not text[line : token.start()].strip():
+                starts.append(line)
+                ends.append(line)
+            depth += (first in "[{") - (first in "]}")
+            ends[-1] = token.end()
+    sections = []
+    above = ""
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        stop = starts[number + 1] if number + 1 < len(starts) else len(text)
+        heading = text[start : _line_end(text, start)] if number else ""
+        after = _line_end(text, end) if end else 0
+        # Comments right below a key are about it; from the first blank line on they are about what comes next.
+        rest = text[after:stop].splitlines(keepends=True)
+        blank = [at for at, each in enumerate(rest) if not each.strip()]
+        own = blank[0] if blank else len(rest) if stop == len(text) else 0
+        after += len("".join(rest[:own]))
+        sections.append(_Section(above, heading, text[start + len(heading) : after]))
+        above = text[after:stop]
+    return [*sections, _Section(above, "", "")]
+
+
+def _line_end(text: str, position: int) -> int:
+    """Where the line of ``position`` ends, its line break included."""
+    return text.find("\n", position) + 1 or len(text)
+
+
+def _ended(text: str) -> str:
+    return text if not text or text.endswith("\n") else f"{text}\n"
+
+
+def _inside(value: Any, at: At) -> Any:
+    """What stands at a path of keys; ``None`` if nothing does."""
+    for name in at:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def tables(text: str, at: At) -> list[dict[str, Any]]:
+    """The tables of the array ``at``, in order and as plain values; none if it is not there."""
+    found = _inside(tomllib.loads(text), at)
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise Refused(f"{'.'.join(at)} is not an array of tables; see `agm config check`")
+    return found
+
+
+def index_of(text: str, at: At, name: str, what: str) -> int:
+    """Which table of the array has this name; else :class:`Refused`, with the nearest name that there is."""
+    names = [str(table.get("name", "")) for table in tables(text, at)]
+    if name in names:
+        return names.index(name)
+    # What was asked for is not repeated: people paste keys where a name belongs.
+    folded = {each.casefold(): each for each in names}
+    near = difflib.get_close_matches(name[:80].casefold(), folded, n=1, cutoff=0.5)
+    if near:
+        cure = f"did you mean {folded[near[0]]!r}?"
+    else:
+        cure = f"the names are {', '.join(map(repr, names))}" if names else "there is none at all"
+    raise Refused(f"no {what} of this name; {cure}")
+
+
+def added(text: str, at: At, table: Mapping[str, object], notes: Mapping[str, str] | None = None) -> str:
+    """``text`` with one more table at the end of the array; ``notes`` are comments to its keys."""
+    import tomlkit
+
+    expected = tomllib.loads(text)
+    parent = expected
+    for name in at[:-1]:
+        parent = parent.setdefault(name, {})
+        if not isinstance(parent, dict):
+            raise Refused(f"{'.'.join(at)} is not an array of tables; see `agm config check`")
+    parent[at[-1]] = [*tables(text, at), dict(table)]
+    body = tomlkit.document()
+    for key, value in table.items():
+        item = tomlkit.item(value)
+        if notes and key in notes:
+            item.comment(notes[key])
+        body.add(key, item)
+    section = f"[[{'.'.join(at)}]]\n{_ended(body.as_string())}"
+    sections = _sections(text)
+    places = _places(sections, at)
+    inline = tomlkit.inline_table()
+    inline.update(table)
+    if not places and _into_array(sections, at, lambda array: array.append(inline)):
+        return _settled(sections, expected)
+    # Below its own kind or the table that it is part of, else at the end.
+    near = [place for place, section in enumerate(sections) if section.is_below(at[:1])]
+    place = near[-1] + 1 if near else len(sections)
+    before = _ended("".join(map(str, sections[:place])))
+    after = "".join(map(str, sections[place:]))
+    gap = "\n" if before.strip() and not before.endswith("\n\n") else ""
+    if after.strip() and not after[0].isspace():
+        after = "\n" + after
+    return _settled([before, gap, section, after], expected)
+
+
+def changed(text: str, at: At, index: int, key: str, value: bool) -> str:
+    """``text`` with one key of one table of the array changed, or added if it was not there."""
+    import tomlkit
+
+    expected = tomllib.loads(text)
+    _inside(expected, at)[index][key] = value
+    sections = _sections(text)
+    places = _places(sections, at)
+    if not places:
+        _into_array(sections, at, lambda array: array[index].update({key: value}))
+        return _settled(sections, expected)
+    section = sections[places[index]]
+    document = tomlkit.parse(section.heading + section.body)
+    table = _inside(document, at)[0]
+    if key in table:
+        table[key] = value
+        written = document.as_string()
+    else:
+        indent = section.heading[: len(section.heading) - len(section.heading.lstrip())]
+        written = f"{_ended(section.heading + section.body)}{indent}{key} = {str(value).lower()}\n"
+    sections[places[index]] = _Section(section.above, "", written)
+    return _settled(sections, expected)
+
+
+def removed(text: str, at: At, index: int) -> str:
+    """``text`` without one table of the array.  The comments above its heading stay; those within go with it."""
+    expected = tomllib.loads(text)
+    array = _inside(expected, at)
+    del array[index]
+    sections = _sections(text)
+    places = _places(sections, at)
+    if not places:
+        _into_array(sections, at, lambda array: array.pop(index))
+        return _settled(sections, expected)
+    if not array:
+        del _inside(expected, at[:-1])[at[-1]]
+    gone = sections.pop(places[index])
+    if "#" in gone.above:
+        heir = sections[places[index]]
+        above = gone.above
+        if not heir.heading or heir.above.startswith("\n"):
+            above = above.rstrip("\n") + "\n"
+        sections[places[index]] = attrs.evolve(heir, above=above + heir.above)
+    return _settled(sections, expected, at[:-1])
+
+
+def note(text: str, at: At, index: int, key: str) -> str:
+    """The comment beside a key of one table of the array; nothing in an array that is written in brackets."""
+    import tomlkit
+
+    sections = _sections(text)
+    places = _places(sections, at)
+    if not places:
+        return ""
+    section = sections[places[index]]
+    table = _inside(tomlkit.parse(section.heading + section.body), at)[0]
+    return table.value.item(key).trivia.comment if key in table else ""
+
+
+def _places(sections: list[_Section], at: At) -> list[int]:
+    return [place for place, section in enumerate(sections) if section.opens(at)]
+
+
+def _into_array(sections: list[_Section], at: At, change: "Callable[[Array], object]") -> bool:
+    """
+    Change the array at ``at`` where it is written in brackets, or would have to be; say whether it is.
+
+    An empty one without a comment is taken out instead, to make way for tables with a heading each.
+    """
+    import tomlkit
+    from tomlkit.items import Array, InlineTable
+
+    for place, section in enumerate(sections):
+        document = tomlkit.parse(section.heading + section.body)
+        parent = _inside(document, at[:-1])
+        if isinstance(parent, InlineTable):
+            parent.setdefault(at[-1], tomlkit.array())
+        array = _inside(parent, at[-1:])
+        if not isinstance(array, Array):
+            continue
+        empty = re.fullmatch(r"\[\s*]", array.as_string()) and not array.trivia.comment
+        if empty and not isinstance(parent, InlineTable):
+            del parent[at[-1]]
+        else:
+            change(array)
+        sections[place] = _Section(section.above, "", document.as_string())
+        return not empty or isinstance(parent, InlineTable)
+    return False
+
+
+def _settled(parts: Iterable[object], expected: Mapping[str, Any], gone: At = ()) -> str:
+    """
+    The parts as one text, which must mean what was ``expected``.
+
+    ``gone`` is a table that may be missing, because it was there for the sake of what was removed only.
+    """
+    text = "".join(map(str, parts))
+    try:
+        found = tomllib.loads(text)
+    except ValueError:
+        found = {}
+    if gone and _inside(found, gone) is None:
+        found[gone[0]] = {}
+    if _comparable(found) != _comparable(expected):
+        raise Refused("the file is written in a way that this command cannot edit; write the change yourself")
+    return text
+
+
+def _comparable(values: Mapping[str, Any]) -> str:
+    """Plain values as text: as values, two that are not a number would differ."""
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+# -- The file ----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class SecretFile:
+    """A file to write beside the configuration, for its owner alone, in the same step as an edit."""
+
+    path: Path
+    content: bytes = attrs.field(repr=False)
+
+
+class _Anywhere(Mapping[str, str]):
+    """
+    The environment with something in every variable: the gateway may be started from another one.
+
+    What is made up differs by variable, because two client keys may not be the same.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        value = self._environ.get(name, "")
+        if value.strip():
+            return value
+        if name == "HOME":
+            raise KeyError(name)
+        return f"not-set-{name}"
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._environ
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ)
+
+    def __len__(self) -> int:
+        return len(self._environ)
+
+
+def path_to_edit(explicit: str | None, environ: Mapping[str, str]) -> Path:
+    """The file that an edit is made in, absolute: as :func:`agm.config.find`, but it need not be there yet."""
+    return Path(explicit or environ.get("AGM_CONFIG") or default_path()).absolute()
+
+
+def read(path: Path) -> str:
+    """
+    The text of a configuration, with plain line breaks; nothing if there is no such file.
+
+    Raises :class:`agm.config.ConfigError` if it cannot be read or is not TOML.
+    """
+    return _plain(_raw(path))
+
+
+def _raw(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError([Problem(path, "", "is no regular file, which alone can be edited")])
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")]) from None
+    except OSError as failure:
+        raise ConfigError([Problem(path, "", f"cannot be read: {failure.strerror}")]) from None
+    try:
+        tomllib.loads(_plain(text))
+    except (ValueError, RecursionError):
+        parse(text, path=path, environ={})  # has the words for it, and raises
+    return text
+
+
+_MARK = "\ufeff"
+
+
+def _plain(text: str) -> str:
+    text = text.removeprefix(_MARK)
+    return text.replace("\r\n", "\n") if _is_crlf(text) else text
+
+
+def _is_crlf(text: str) -> bool:
+    return 0 < text.count("\n") == text.count("\r\n")
+
+
+def _as_it_was(text: str, before: str) -> bytes:
+    """``text`` in bytes, with the byte order mark and the line breaks that the file had ``before``."""
+    if _is_crlf(before):
+        text = text.replace("\n", "\r\n")
+    try:
+        return ((_MARK if before.startswith(_MARK) else "") + text).encode("utf-8")
+    except UnicodeEncodeError:
+        raise Refused("an argument is not UTF-8, as TOML must be") from None
+
+
+def check(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """
+    Whether the gateway would take ``text`` as the configuration at ``path``: its warnings.
+
+    Raises :class:`agm.config.ConfigError` with every problem.  A variable that is not set here is a warning
+    only, because it may be where the gateway is started.
+    """
+    warnings = parse(text, path=path, environ=_Anywhere(environ)).warnings
+    try:
+        parse(text, path=path, environ=environ)
+    except ConfigError as error:
+        return (*warnings, *map(str, error.problems))
+    return warnings
+
+
+def edit(
+    path: Path,
+    change: Callable[[str], str],
+    *,
+    environ: Mapping[str, str],
+    secret: SecretFile | None = None,
+    replace: Replace = os.replace,
+) -> tuple[str, ...]:
+    """
+    Put what ``change`` makes of the text at ``path`` in its place; the warnings that are new with it.
+
+    ``change`` is a function of the text alone, and may be called twice.  ``secret`` is written first, and
+    taken back if the text is refused.  The file is replaced by ``replace``, :func:`os.replace` but for tests.
+    Raises :class:`Refused`, or :class:`agm.config.ConfigError` with every problem of the new text; either
+    way nothing was changed.  A file and folders that are not there are made, for their owner alone.
+    """
+    if secret is None:
+        check(change(read(path)), path, environ)  # a refusal leaves no new folder behind
+    target = Path(os.path.realpath(path))
+    try:
+        _make_folders(target.parent)
+        with _locked(target):
+            before = _raw(target)
+            new = change(_plain(before))
+            if new == _plain(before):
+                return ()
+            known = _warnings_before(_plain(before), path, environ)
+            data = _as_it_was(new, before)
+            old = target.stat() if target.exists() else None
+            mode = 0o600 if old is None else stat.S_IMODE(old.st_mode) & 0o600
+            with contextlib.ExitStack() as undo:
+                if secret is not None:
+                    if os.path.lexists(secret.path):
+                        raise Refused(f"{secret.path} is there already; remove it if no other account uses it")
+                    _make_folders(secret.path.parent, old)
+                    undo.callback(unlink, secret.path)
+                    _write(secret.path, secret.content, 0o600, old)
+                warnings = check(new, path, environ)
+                _write(target, data, mode, old, replace)
+                undo.pop_all()
+            for folder in {target.parent} | ({secret.path.parent} if secret is not None else set()):
+                _sync(folder)
+            return tuple(warning for warning in warnings if warning not in known)
+    except OSError as failure:
+        raise Refused(f"{path}: cannot be written: {failure.strerror}; nothing was changed") from None
+
+
+def _warnings_before(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        return check(text, path, environ)
+    except ConfigError:
+        return ()  # the edit may be the very cure
+
+
+def unlink(path: Path) -> None:
+    """Remove a file, if it is there."""
+    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Nobody else edits ``target`` meanwhile.  The lock file stays: to remove it would let two in at once."""
+    lock = target.with_name(f".{target.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            os.fchmod(descriptor, 0o600)  # a umask may have left the owner without a right to open it again
+            _give(descriptor, target.stat() if target.exists() else None)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make_folders(folder: Path, like: os.stat_result | None = None) -> None:
+    """Make the folders that are missing, for their owner alone.  Those that are there stay as they are."""
+    if not folder.exists():
+        _make_folders(folder.parent, like)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(0o700)
+            folder.chmod(0o700)  # whatever the umask took away
+            if like is not None and like.st_uid != folder.stat().st_uid:
+                os.chown(folder, like.st_uid, like.st_gid)
+
+
+def _write(path: Path, data: bytes, mode: int, like: os.stat_result | None, replace: Replace = os.replace) -> None:
+    """Put ``data`` in the place of ``path`` in one step, with this mode and the owner of ``like``."""
+    new = path.with_name(f".{path.name}.new")
+    # The name is ours under the lock: what is there was left by a process that was killed.
+    unlink(new)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            _give(descriptor, like)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        replace(new, path)
+    except BaseException:
+        unlink(new)
+        raise
+
+
+def _give(descriptor: int, like: os.stat_result | None) -> None:
+    """Give an open file to the owner of another one, so that ``sudo agm`` locks nobody out of their own file."""
+    if like is not None and like.st_uid != os.fstat(descriptor).st_uid:
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder outlive a loss of power, where the file system can."""
+    with contextlib.suppress(OSError):  # the new file is in its place: this is no refusal any more
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
