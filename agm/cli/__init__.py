@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 
 from agm import __version__
-from agm.cli import config
+from agm.cli import account, config, key
 from agm.config import ConfigError
 
 __all__ = ["main"]
 
-_COMMANDS = (config,)
+_COMMANDS = (account, config, key)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -1,0 +1,475 @@
+"""
+``agm account``: adds, imports, shows, enables, disables and removes accounts in the configuration.
+
+A secret comes in through a prompt, a pipe or a file, never as an argument, and goes nowhere but into a
+file for its owner alone.  No account is tried here, and nothing is sent to anyone.
+"""
+
+import argparse
+import getpass
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from agm.cli import files
+from agm.cli.files import Refused
+from agm.config import find
+
+__all__ = ["DiscreetParser", "add_parser", "columns", "run"]
+
+_AT = ("accounts",)
+_KEPT = "kept by agm, removed with the account"  # beside a file's name: this command wrote the file
+_KEY_LIMIT = 64 * 1024
+_FILE_LIMIT = 2**20
+
+_NOTICE = """\
+Code Assist accounts are for people and companies who hold a licence for Code Assist.  Google no longer lets
+individuals in through its command line tool's login, and its terms forbid other software to use the OAuth
+client of that tool.  agm brings no OAuth client and borrows none: the credentials must be from a client that
+you may use, for an account that is licensed.  For everything else, use a Gemini API key or Vertex AI."""
+
+
+class DiscreetParser(argparse.ArgumentParser):
+    """A parser that does not print what it cannot place: people paste keys."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.update(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but what is left over is an error at once."""
+        known, extra = super().parse_known_args(args, namespace)
+        if extra:
+            options = [each.partition("=")[0] for each in extra if re.match("--[a-z-]+(=|$)", each)]
+            named = f", among them {', '.join(options)}" if options else ""
+            self.error(f"more arguments than this command takes{named}; they are not shown, as a key may be in them")
+        return known, extra
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``account`` with its own subcommands."""
+    parser = subparsers.add_parser("account", help="add, import, list, enable, disable and remove accounts")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=DiscreetParser)
+
+    def action(name: str, does: Callable[[argparse.Namespace], int], what: str, example: str) -> DiscreetParser:
+        parser = actions.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example:\n{example}"
+        )
+        parser.add_argument(
+            "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
+        )
+        parser.set_defaults(run=run, does=does, usage_error=parser.error)
+        return parser
+
+    add = action(
+        "add",
+        _add,
+        "add an account; the API key is asked for, or read from a pipe",
+        "  agm account add work\n"
+        "  agm account add work < key.txt\n"
+        "  agm account add cloud --kind vertex --credentials adc --project my-project",
+    )
+    add.add_argument("name", metavar="NAME", help="what to call it: letters, digits, '.', '_' and '-'")
+    add.add_argument("--kind", choices=("api-key", "vertex", "code-assist"), default="api-key", help="default: api-key")
+    credential = add.add_mutually_exclusive_group()
+    credential.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the API key")
+    credential.add_argument("--api-key-file", metavar="FILE", help="the file that holds the API key")
+    credential.add_argument(
+        "--credentials", metavar="adc|FILE", help="Google's application default credentials, or a google-auth file"
+    )
+    _add_limits(add)
+    imported = action(
+        "import",
+        _import,
+        "add an account from a google-auth file: a service account, or a user's application default credentials",
+        "  agm account import service-account.json\n"
+        "  agm account import ~/.config/gcloud/application_default_credentials.json --project my-project",
+    )
+    imported.add_argument("file", metavar="FILE", help="the JSON file, which is referred to by its path")
+    imported.add_argument("--name", metavar="NAME", help="what to call the account; else taken from the file")
+    imported.add_argument("--kind", choices=("vertex", "code-assist"), default="vertex", help="default: vertex")
+    imported.add_argument("--copy", action="store_true", help="keep a copy, for you alone, beside the configuration")
+    _add_limits(imported)
+    listed = action("list", _list, "show the accounts, and none of their secrets", "  agm account list --json")
+    listed.add_argument("--json", action="store_true", help="as a JSON array")
+    for name, does, what in (
+        ("enable", _enable, "use an account again"),
+        ("disable", _disable, "keep an account in the file and out of use"),
+        ("remove", _remove, "remove an account, and the key file that agm wrote for it"),
+    ):
+        parser = action(name, does, what, f"  agm account {name} work")
+        parser.add_argument("name", metavar="NAME", help="the account")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", metavar="P", help="the Google Cloud project")
+    parser.add_argument("--location", metavar="L", help="where a Vertex AI account is served; default: global")
+    parser.add_argument(
+        "--model", metavar="PATTERN", action="append", help="the models that it serves; repeatable; default: all"
+    )
+    parser.add_argument(
+        "--endpoint", metavar="URL", action="append", help="base URL of the upstream; repeatable; default: Google's"
+    )
+    parser.add_argument(
+        "--i-have-a-licence",
+        action="store_true",
+        help="say that a code-assist account is licensed for Code Assist, which such an account needs",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the subcommand says; 0, or 1 with the reason on standard error."""
+    try:
+        return int(args.does(args))
+    except Refused as refusal:
+        print(refusal, file=sys.stderr)
+        return 1
+
+
+# -- add ---------------------------------------------------------------------------------------------
+
+
+def _add(args: argparse.Namespace) -> int:
+    path = files.path_to_edit(args.config, os.environ)
+    if re.match(r"(AIza|AQ\.).{20}", args.name):
+        raise Refused("this is an API key, not a name; agm account add NAME asks for the key")
+    source: dict[str, str] = {}
+    if args.api_key_env is not None:
+        source = {"api_key_env": args.api_key_env}
+    elif args.api_key_file is not None:
+        _bytes_of(Path(args.api_key_file), "--api-key-file", _KEY_LIMIT)
+        source = {"api_key_file": _absolute(args.api_key_file)}
+    elif args.credentials is not None:
+        source = {"credentials": args.credentials}
+        if args.credentials != "adc":
+            _Login.read(Path(args.credentials), "--credentials")
+            source = {"credentials": _absolute(args.credentials)}
+    elif args.kind != "api-key":
+        express = ", or one of --api-key-env and --api-key-file (express mode)" if args.kind == "vertex" else ""
+        args.usage_error(f"a {args.kind} account needs --credentials adc|FILE{express}")
+    table = _table(args, args.name, source, args.project)
+    if source:
+        return _write(path, table, "api_key" if "credentials" not in source else "credentials")
+    stored = path.parent / "keys" / f"{args.name}.key"
+    table["api_key_file"] = _reference(path, stored)
+    _foresee(path, table)
+    key = _ask_for_key(args.name)
+    return _write(path, table, "api_key_file", files.SecretFile(stored, key.encode("utf-8") + b"\n"))
+
+
+def _table(args: argparse.Namespace, name: str, source: Mapping[str, str], project: str | None) -> dict[str, object]:
+    """The table of a new account; a Code Assist account is let in only with the word that it is licensed."""
+    if args.kind == "code-assist":
+        print(_NOTICE, file=sys.stderr)
+        if not args.i_have_a_licence:
+            raise Refused("If the account is licensed, say so with --i-have-a-licence.  Nothing was changed.")
+    written = {
+        "name": name,
+        "kind": args.kind,
+        **source,
+        "project": project,
+        "location": args.location,
+        "endpoints": args.endpoint,
+        "models": args.model,
+    }
+    return {key: value for key, value in written.items() if value is not None}
+
+
+def _foresee(path: Path, table: Mapping[str, object]) -> None:
+    """Refuse what will be refused anyway before a person is asked for a secret."""
+    files.check(_with(files.read(path), {**table, "enabled": False}), path, os.environ)
+
+
+def _with(text: str, table: Mapping[str, object], notes: Mapping[str, str] | None = None) -> str:
+    if any(each.get("name") == table["name"] for each in files.tables(text, _AT)):
+        raise Refused(f"there is an account {table['name']!r} already; choose another name, or remove it first")
+    return files.added(text, _AT, table, notes)
+
+
+def _write(path: Path, table: Mapping[str, object], source: str, secret: files.SecretFile | None = None) -> int:
+    notes = {source: _KEPT} if secret is not None else {}
+    new = files.edit(path, lambda text: _with(text, table, notes), environ=os.environ, secret=secret)
+    print(f"added {table['name']} ({table['kind']}) to {path}")
+    if secret is not None:
+        print(f"its secret is in {secret.path}, which you alone can read", file=sys.stderr)
+    _warn(new)
+    return 0
+
+
+def _warn(messages: Sequence[str]) -> None:
+    for message in messages:
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _reference(path: Path, stored: Path) -> str:
+    """How the configuration names a file beside it; in whole if a link could lead to it from another folder."""
+    return str(stored if path.is_symlink() else stored.relative_to(path.parent))
+
+
+def _absolute(name: str) -> str:
+    """A path of the command line as the configuration can hold it, where relative ones start elsewhere."""
+    return str(Path(name).expanduser().absolute())
+
+
+def _ask_for_key(name: str) -> str:
+    """The API key that a person types unseen, or that a pipe brings."""
+    if not sys.stdin.isatty():
+        data = sys.stdin.buffer.read(_KEY_LIMIT)
+        key = data.decode("utf-8-sig", "replace").strip()
+    else:
+        with warnings.catch_warnings():
+            # Where the echo cannot be turned off, getpass would warn and go on.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            try:
+                key = getpass.getpass(f"API key of {name} (it is not shown): ").strip()
+            except getpass.GetPassWarning:
+                raise Refused("this terminal would show the key; put it into a pipe instead") from None
+            except (EOFError, KeyboardInterrupt):
+                print(file=sys.stderr)
+                key = ""
+    if not key:
+        raise Refused("no key was given; nothing was changed")
+    return key
+
+
+def _bytes_of(path: Path, what: str, limit: int) -> bytes:
+    """What a file holds.  A refusal does not name it: a key may have been pasted where its file belongs."""
+    try:
+        with path.expanduser().open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError, RuntimeError) as failure:
+        why = failure.strerror if isinstance(failure, OSError) else "no file can have this name"
+        raise Refused(f"{what}: the file cannot be read: {why}") from None
+    if len(data) > limit:
+        raise Refused(f"{what}: the file is longer than {limit} bytes, which no such file is")
+    return data
+
+
+# -- import ------------------------------------------------------------------------------------------
+
+
+_NEEDED = {
+    "service_account": ("client_email", "private_key", "token_uri"),
+    "authorized_user": ("client_id", "client_secret", "refresh_token"),
+    "external_account": ("audience", "subject_token_type", "token_url"),
+    "external_account_authorized_user": ("client_id", "client_secret", "refresh_token"),
+    "impersonated_service_account": ("service_account_impersonation_url",),
+}
+
+
+@attrs.frozen
+class _Login:
+    """What a google-auth file says about itself, beside its ``content``: whose it is, for which project."""
+
+    content: bytes = attrs.field(repr=False)
+    owner: str | None
+    project: str | None
+
+    @classmethod
+    def read(cls, path: Path, what: str) -> "_Login":
+        """The file at ``path``, or :class:`Refused` with what is wrong with it as a login."""
+        content = _bytes_of(path, what, _FILE_LIMIT)
+        try:
+            held = json.loads(content)
+        except (ValueError, RecursionError):
+            held = None
+        if not isinstance(held, dict):
+            raise Refused(f"{what}: the file is not a JSON object, as google-auth files are")
+        kind = held.get("type")
+        if not isinstance(kind, str) or kind not in _NEEDED:
+            raise Refused(f"{what}: {_not_a_login(held)}")
+        if missing := [key for key in _NEEDED[kind] if not isinstance(held.get(key), str)]:
+            raise Refused(f"{what}: the file is of type {kind}, but has no {' and no '.join(missing)}")
+        email = _text(held, "client_email") or _text(held, "account")
+        return cls(
+            content,
+            email.partition("@")[0] if email else None,
+            _text(held, "project_id") or _text(held, "quota_project_id"),
+        )
+
+
+def _text(held: Mapping[str, object], key: str) -> str | None:
+    value = held.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _not_a_login(held: Mapping[str, object]) -> str:
+    """Why a JSON object is not one of google-auth's files."""
+    if "type" not in held and {"access_token", "refresh_token"} & held.keys():
+        return (
+            "the file holds the tokens of a login, as gemini-cli's oauth_creds.json does, but no type, client_id and"
+            " client_secret: nothing could renew them, and Google's terms forbid other software to use"
+            " gemini-cli's own client.  Use an API key, a service account, or `gcloud auth application-default login`"
+        )
+    if {"installed", "web"} & held.keys():
+        return "the file describes an OAuth client, with which nobody has logged in yet; it is no credential"
+    return f"the file's type is none of {', '.join(_NEEDED)}"
+
+
+def _import(args: argparse.Namespace) -> int:
+    path = files.path_to_edit(args.config, os.environ)
+    source = Path(args.file).expanduser() if args.file.startswith("~") else Path(args.file)
+    login = _Login.read(source, args.file)
+    project = args.project or login.project
+    if args.kind == "vertex" and project is None:
+        raise Refused(f"{args.file}: the file names no project, which a vertex account needs; give --project")
+    name = args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", login.owner or project or source.stem)
+    stored = path.parent / "keys" / f"{name}.json"
+    reference = _reference(path, stored) if args.copy else str(source.absolute())
+    table = _table(args, name, {"credentials": reference}, project)
+    if not args.copy:
+        if source.stat().st_mode & 0o077:
+            print(f"warning: {args.file}: others than its owner can use this file; chmod 600 it", file=sys.stderr)
+        return _write(path, table, "credentials")
+    _foresee(path, table)
+    return _write(path, table, "credentials", files.SecretFile(stored, login.content))
+
+
+# -- list --------------------------------------------------------------------------------------------
+
+
+_SOURCES = ("api_key", "api_key_env", "api_key_file", "access_token", "access_token_env", "credentials")
+
+
+def _list(args: argparse.Namespace) -> int:
+    path = find(args.config, os.environ)
+    text = "" if path is None else files.read(path)
+    if path is not None:
+        files.check(text, path, os.environ)
+    accounts = [_described(table) for table in files.tables(text, _AT)]
+    if args.json:
+        print(json.dumps(accounts, indent=2, ensure_ascii=False))
+    elif not accounts:
+        print("no accounts; `agm account add NAME` adds one", file=sys.stderr)
+    else:
+        print(columns(accounts))
+    return 0
+
+
+def _described(table: Mapping[str, Any]) -> dict[str, object]:
+    """What may be shown of an account's table, which is known to be good."""
+    source = next(key for key in _SOURCES if key in table)
+    return {
+        "name": table["name"],
+        "kind": table["kind"],
+        "credential": "adc" if table[source] == "adc" and source == "credentials" else source,
+        "project": table.get("project"),
+        "location": table.get("location", "global") if table["kind"] == "vertex" else None,
+        "models": table.get("models", ["*"]),
+        "enabled": table.get("enabled", True),
+    }
+
+
+def columns(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows with the same keys, at least one, as aligned columns under a heading."""
+    cells = [
+        [key.replace("_", " ").upper() for key in rows[0]],
+        *([_cell(each) for each in row.values()] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
+
+
+# -- enable, disable, remove -------------------------------------------------------------------------
+
+
+def _found(args: argparse.Namespace) -> Path:
+    """The configuration, which holds the account that is named."""
+    path = find(args.config, os.environ)
+    files.index_of("" if path is None else files.read(path), _AT, args.name, "account")
+    assert path is not None, "no account is found in no file"
+    return path
+
+
+def _enable(args: argparse.Namespace) -> int:
+    return _switch(args, True)
+
+
+def _disable(args: argparse.Namespace) -> int:
+    return _switch(args, False)
+
+
+def _switch(args: argparse.Namespace, enabled: bool) -> int:
+    path = _found(args)
+
+    def change(text: str) -> str:
+        index = files.index_of(text, _AT, args.name, "account")
+        if files.tables(text, _AT)[index].get("enabled", True) is enabled:
+            return text
+        return files.changed(text, _AT, index, "enabled", enabled)
+
+    _warn(files.edit(path, change, environ=os.environ))
+    print(f"{args.name} is {'enabled' if enabled else 'disabled'}")
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    path = _found(args)
+    if not args.yes and not _agreed(f"Remove the account {args.name} from {path}? [y/N] "):
+        raise Refused("not removed; nothing was changed")
+    secrets: dict[Path, bool] = {}
+
+    def change(text: str) -> str:
+        index = files.index_of(text, _AT, args.name, "account")
+        secrets.clear()
+        secrets.update(_secret_files(text, index, path))
+        return files.removed(text, _AT, index)
+
+    files.edit(path, change, environ=os.environ)
+    print(f"removed {args.name} from {path}")
+    for file, own in secrets.items():
+        if not own:
+            print(f"{file} stays: agm did not write it, or another account uses it", file=sys.stderr)
+            continue
+        try:
+            files.unlink(file)
+        except OSError as failure:
+            raise Refused(f"{file}: cannot be removed: {failure.strerror}; it still holds the secret") from None
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        print(question, end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().casefold() in ("y", "yes")
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return False
+
+
+_FILES = ("api_key_file", "credentials")
+
+
+def _secret_files(text: str, index: int, path: Path) -> dict[Path, bool]:
+    """The files that an account names, each with whether agm wrote it and no other account uses it."""
+    tables = files.tables(text, _AT)
+    others = {_file(table, key, path) for at, table in enumerate(tables) if at != index for key in _FILES}
+    found = {}
+    for key in _FILES:
+        if file := _file(tables[index], key, path):
+            written = file.parent == path.parent / "keys" and _KEPT in files.note(text, _AT, index, key)
+            found[file] = written and file not in others
+    return found
+
+
+def _file(table: Mapping[str, object], key: str, path: Path) -> Path | None:
+    value = table.get(key)
+    return path.parent / value if isinstance(value, str) and value != "adc" else None

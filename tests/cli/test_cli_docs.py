@@ -1,0 +1,51 @@
+"""``docs/cli.md`` against the program: every command has its heading, every option is named."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from agm.cli import _COMMANDS
+
+TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers that have no subcommands."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield parser
+    for action in below:
+        for each in action.choices.values():
+            yield from commands(each)
+
+
+def all_commands() -> list[argparse.ArgumentParser]:
+    """Every command that a person can run."""
+    parser = argparse.ArgumentParser(prog="agm")
+    subparsers = parser.add_subparsers()
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    return list(commands(parser))
+
+
+def test_every_command_has_a_heading() -> None:
+    """And no heading is of a command that does not exist."""
+    headings = {
+        match
+        for line in TEXT.splitlines()
+        if line.startswith("### ")
+        for match in re.findall("`(agm [a-z ]+[a-z])", line)
+    }
+    assert headings == {parser.prog for parser in all_commands()}
+
+
+def test_every_option_is_named() -> None:
+    """In the page, and no option that does not exist is."""
+    options = {
+        option for parser in all_commands() for action in parser._actions for option in action.option_strings
+    } - {"-h"}
+    named = set(re.findall("--[a-z][a-z-]*", TEXT))
+    assert named - {"--version"} == options
