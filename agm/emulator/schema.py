@@ -143,7 +143,7 @@ EmbedContentRequest@k
 EmbedContentRequest@v
     model:string content:Content taskType:TaskType title:string outputDimensionality:int32 autoTruncate:bool
     embedContentConfig:Any
-BatchEmbedContentsRequest
+BatchEmbedContentsRequest@k
     model:string requests:*EmbedContentRequest
 PredictRequest
     model:string endpoint:string instances:*Value parameters:Value labels:{}string
