@@ -241,7 +241,8 @@ def removed(text: str, at: At, index: int) -> str:
         if not heir.heading or heir.above.startswith("\n"):
             above = above.rstrip("\n") + "\n"
         sections[places[index]] = attrs.evolve(heir, above=above + heir.above)
-    return _settled(sections, expected, at[:-1])
+    rest = "".join(map(str, sections))
+    return _settled([rest if text.startswith("\n") else rest.lstrip("\n")], expected, at[:-1])
 
 
 def note(text: str, at: At, index: int, key: str) -> str:

@@ -113,6 +113,7 @@ def test_adding_and_removing_again_leaves_the_text() -> None:
     """No empty lines pile up."""
     assert removed(added(TEXT, ACCOUNTS, C), ACCOUNTS, 2) == TEXT
     assert removed(added(TEXT, KEYS, {"name": "k"}), KEYS, 0) == TEXT
+    assert removed(f"[[accounts]]\n\n{C_TEXT}", ACCOUNTS, 0) == C_TEXT
 
 
 @pytest.mark.parametrize(
