@@ -12,15 +12,13 @@ import re
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -36,6 +34,7 @@ from agm.reload import ConfigWatch, keeping
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials import Refresher
 from agm.web.access import Access, is_loopback
+from agm.web.admin import AdminRoot
 from agm.web.resources import Root
 from agm.web.site import GatewaySite
 
@@ -248,53 +247,47 @@ class GatewayService(MultiService):
             log.warn("no account is configured: add one with the command: agm account add")
 
     def stopService(self) -> Deferred[Any]:
-        """
-        Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop.
-
-        A second SIGTERM or SIGINT meanwhile cuts them at once.
-        """
+        """Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         patience = self.gateway.config.timeouts.drain
-        with signals_call(self.gateway.reactor, self._hurry):
-            stopping = super().stopService()
-            if isinstance(stopping, Deferred):
-                await stopping
-            if self.site.channels:
-                log.info(
-                    "waiting up to {patience} seconds for {connections} connections; a second signal cuts them",
-                    patience=patience,
-                    connections=len(self.site.channels),
-                )
-            await self.site.drain(patience)
+        listeners = [service for service in self if isinstance(service, ListenerService)]
+        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in listeners])
+        if self.site.busy:
+            log.info(
+                "waiting up to {patience:g} seconds for {count} requests; a second signal cuts them",
+                patience=patience,
+                count=self.site.busy,
+            )
+        await self.site.drain(patience)
+        stopping = super().stopService()  # a demo's upstream has served until here
+        if isinstance(stopping, Deferred):
+            await stopping
         await self.gateway.stop()
 
-    def _hurry(self) -> None:
-        log.info("a second signal: cutting {connections} connections", connections=len(self.site.channels))
-        self.site.cut()
 
-
-@contextmanager
-def signals_call(reactor: Any, function: Callable[[], object]) -> Iterator[None]:
+def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
     """
-    Have SIGTERM and SIGINT call `function` in the reactor meanwhile.
+    Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.
 
-    While it stops, Twisted's own reaction to them is an error in the log.
+    To be called once the reactor runs, in place of Twisted's own reactions: those end the process by the signal rather
+    than with status 0, and take a second signal for an error.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread only
-        yield
-        return
+    stopping = False
 
-    def received(number: int, frame: object) -> None:
-        reactor.callFromThread(function)
+    def stop(name: str) -> None:
+        nonlocal stopping
+        if stopping:
+            log.info("{name} again: cutting {count} requests", name=name, count=site.busy)
+            site.cut()
+        else:
+            log.info("{name}: stopping", name=name)
+            stopping = True
+            reactor.stop()
 
-    before = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, reaction in before.items():
-            signal.signal(number, reaction)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: reactor.callFromThread(stop, signal.Signals(number).name))
 
 
 class DemoUpstream(Service):
@@ -346,7 +339,9 @@ def makeService(options: Options) -> MultiService:
     """The service that twistd runs."""
     from twisted.internet import reactor
 
-    return make_gateway_service(reactor, options, read_config(options))
+    service = make_gateway_service(reactor, options, read_config(options))
+    reactor.callWhenRunning(stop_on_signals, reactor, service.site)
+    return service
 
 
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
@@ -361,7 +356,10 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
-    site = make_site(gateway, access)
+    try:
+        site = make_site(gateway, access)
+    except HookFailed as e:
+        fail(str(e))
     service = GatewayService(gateway, site)
     if demo is not None:
         demo.setServiceParent(service)
@@ -388,12 +386,14 @@ def make_gateway(
 def make_site(gateway: Gateway, access: Access) -> GatewaySite:
     """The HTTP side of a gateway, with what plugins add to it."""
     root = Root(gateway, access)
+    root.putChild(b"_agm", AdminRoot(gateway, access))
     site = GatewaySite(
         root,
         reactor=gateway.reactor,
         max_body=gateway.config.gateway.max_body,
         read_timeout=gateway.config.timeouts.request_read,
     )
+    site.gateway, site.access = gateway, access
     for segment, resource in gateway.hooks.resources(site).items():
         root.putChild(segment.encode("utf-8"), resource)
     return site

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -30,6 +30,10 @@ MAX_HEADER_LINES = 100
 #: Seconds and bytes that are thrown away after a refusal, so that the client reads it before it meets a closed door.
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 64 * 1024 * 1024
+
+if TYPE_CHECKING:
+    from agm.gateway import Gateway
+    from agm.web.access import Access
 
 SERVER = f"agm/{__version__}".encode("ascii")
 
@@ -234,6 +238,9 @@ class GatewaySite(Site):
 
     displayTracebacks = False
     noisy = False
+    #: For plugins that add resources.
+    gateway: Gateway
+    access: Access
     #: The open connections of clients, for the drain.
     channels: set[GatewayChannel]
 
@@ -242,6 +249,11 @@ class GatewaySite(Site):
         self.max_body = max_body
         self.channels = set()
         self._drained: Deferred[None] | None = None
+
+    @property
+    def busy(self) -> int:
+        """How many connections have a request under way."""
+        return sum(1 for channel in self.channels if channel.requests)
 
     async def drain(self, patience: float) -> None:
         """Close idle connections, and the others as their answers end; cut what is left after `patience` seconds."""
