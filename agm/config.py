@@ -734,13 +734,15 @@ class ClientKeyConfig:
     A key that clients show to the gateway, known by its digest only.
 
     ``digest`` is the SHA-256 of the key in lower-case hexadecimal; ``models`` are patterns, none meaning
-    every model; ``requests_per_minute`` is ``None`` for no limit.
+    every model; ``requests_per_minute`` is ``None`` for no limit; ``admin`` may ask the gateway about
+    itself from anywhere.
     """
 
     name: str
     digest: str = attrs.field(repr=False)
     models: tuple[str, ...] = ()
     requests_per_minute: int | None = None
+    admin: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -753,6 +755,7 @@ class _ClientKeyTable:
     key_sha256: str | None = setting(_digest)
     models: tuple[str, ...] = setting(_array_of(_text), ())
     requests_per_minute: int | None = setting(_whole(1, 10**9, "; leave it out for no limit"))
+    admin: bool = setting(_boolean, False)
 
 
 def _digest_of(secret: Secret) -> str:
@@ -778,6 +781,7 @@ def _client_key(value: object, place: _Place) -> ClientKeyConfig:
         digest=digest,
         models=written.models,
         requests_per_minute=written.requests_per_minute,
+        admin=written.admin,
     )
 
 

@@ -9,7 +9,7 @@ comes after, the relay, is the web's (:mod:`agm.web.relay`).  No Twisted request
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
@@ -50,6 +50,7 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.target import ModelCall
+from agm.plugins import HookFailed
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
 from agm.upstream.credentials import CredentialError
 
@@ -385,6 +386,8 @@ class Attempts:
         if flow.has_bytes:
             return OpenAnswer(answer, flow, account, self.request.framing, isinstance(passing, PlainBody), lease)
         if passing.failure is not None:
+            if passing.failure.own is not None:
+                raise passing.failure.own
             return self._classified(passing.failure.code, passing.failure.document, answer, account)
         if flow.broken is not None:
             return _Failure(Verdict(Fault.ENDPOINT, "CONNECTION_LOST"), None, b"", flow.broken, final=flow.received > 0)
@@ -422,8 +425,13 @@ class Attempts:
         hooks, request = self.gateway.hooks, self.request
 
         def change(document: bytes) -> bytes:
-            event: dict[str, Any] = msgspec.json.decode(cut(document))
-            return msgspec.json.encode(hooks.transform_event(event, request))
+            event = msgspec.json.decode(cut(document))
+            if not isinstance(event, dict):
+                return document
+            try:
+                return msgspec.json.encode(hooks.transform_event(event, request))
+            except HookFailed as e:
+                raise GatewayError(f"{e}. The gateway's log says why.", reason="PLUGIN_FAILED") from e
 
         return change
 

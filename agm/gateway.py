@@ -17,8 +17,8 @@ from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
 from agm.config import Config
-from agm.core.clientkeys import ClientKey
-from agm.core.errors import Forbidden, TooManyRequests, Unauthenticated
+from agm.core.clientkeys import ClientKey, KeyRing
+from agm.core.errors import Forbidden, InvalidRequest, TooManyRequests, Unauthenticated
 from agm.core.limits import RequestsPerMinute
 from agm.core.models import Aliases, Catalog
 from agm.core.pool import Pool
@@ -158,6 +158,18 @@ class Gateway:
             # not the traceback: it could hold the key
             log.error("a client key could not be looked up in {plugin}: {why}", plugin=plugin, why=type(e).__name__)
             return None
+
+    def key_named(self, name: str) -> ClientKey:
+        """
+        A client key by its name.
+
+        :raises InvalidRequest: if none of the fixed keys has it; keys that are looked up elsewhere have no list.
+        """
+        for source in self._keys:
+            found = source.named(name) if isinstance(source, KeyRing) else None
+            if found is not None:
+                return found
+        raise InvalidRequest(f"There is no client key named {name[:60]!r} in the configuration.")
 
     def admit(self, key: ClientKey, model: str, *, counting: bool = True) -> None:
         """

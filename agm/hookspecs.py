@@ -2,9 +2,16 @@
 Every hook of agm, in the order in which a request meets them.
 
 A plugin is a module (or an object) with functions of these names, each marked with ``@agm.hookimpl``.  It names only
-the arguments it wants.  The values that hooks receive are described in :mod:`agm.core.request`: they are frozen, hold
-no Twisted object and no credential.  The built-in behaviour is made of plugins behind the same hooks
-(``agm.defaults``); theirs run last, so that yours are asked first.
+the arguments that it wants.  The values that hooks receive and return are in :mod:`agm.api`: they are frozen, hold no
+Twisted object and no credential, and stay as they are from version to version.
+
+The built-in behaviour is made of plugins behind the same hooks (:mod:`agm.defaults`), all ``trylast``: yours are asked
+first, the one loaded last before the others, and ``tryfirst``, ``trylast`` and wrappers work as pluggy says.
+
+Each hook says what an exception does.  It is always logged with the plugin, the hook and the request, and counted.  A
+hook that *fails open* is then passed over, and the other plugins are asked; one that *fails closed* ends the request
+with 500 (or the start with one line), because going on would do what nobody intended.  An :class:`agm.api.GatewayError`
+is no failure but an answer: the client gets it.
 """
 
 from __future__ import annotations
@@ -41,7 +48,7 @@ class ClientKeySource(Protocol):
 
     def lookup(self, presented: str) -> ClientKey | Awaitable[ClientKey | None] | None:
         """
-        The key that a client presented, or None if it is not known here.
+        The key that a client presented, or None if it is not known here; at once, or after a while.
 
         :param presented: the key as it was sent; it must not be logged or kept.
         """
@@ -53,30 +60,128 @@ class ClientKeySource(Protocol):
 @hookspec
 def agm_configure(config: Config) -> None:
     """
-    Called once at the start and after each reload, before every other hook.
+    Read the plugin's own settings; called at the start and at each reload, before every other hook.
 
-    A plugin NAME finds its own table in ``config.plugins.tables.get("NAME", {})``.
+    :param config: the whole configuration; ``config.plugins.tables.get("NAME", {})`` is the table ``[plugins.NAME]``.
+    :returns: nothing.
+
+    Synchronous.  Fails closed: the start ends, or the reload is refused and the old configuration stays.
+
+    Example::
+
+        @hookimpl
+        def agm_configure(config):
+            settings.update(config.plugins.tables.get("night", {}))
     """
 
 
 @hookspec
 def agm_client_keys(config: Config) -> Iterable[ClientKeySource]:  # type: ignore[empty-body]
-    """Sources of client keys, asked in order until one knows the key.  A source's lookup may be asynchronous."""
+    """
+    Add sources of client keys; they are asked in order until one knows the key.
+
+    :param config: the whole configuration.
+    :returns: sources: a fixed :class:`agm.api.KeyRing`, an :class:`agm.api.CachedKeys` around an asynchronous lookup,
+    or
+        anything with their two methods.
+
+    Synchronous; a source's ``lookup`` may be asynchronous, under the time limit ``[plugins] timeout``.  Fails closed:
+    the start ends.  A lookup that fails knows no key, so that the client is refused.
+
+    Example::
+
+        @hookimpl
+        def agm_client_keys(config):
+            return [KeyRing.of({"laptop": os.environ["LAPTOP_KEY"]})]
+    """
 
 
 @hookspec
-def agm_accounts(config: Config) -> Iterable[AccountSource]:  # type: ignore[empty-body]
-    """Accounts for the pool, beside those of the configuration: from a vault, a database."""
+def agm_accounts(  # type: ignore[empty-body]
+    config: Config,
+) -> Iterable[AccountSource] | Awaitable[Iterable[AccountSource]]:
+    """
+    Add accounts from elsewhere than the configuration: a vault, a database.
+
+    :param config: the whole configuration.
+    :returns: accounts with their credentials.
+
+    May be asynchronous: the gateway serves from the other accounts meanwhile.  Fails closed: the start ends, or the
+    reload is refused; what fails later is logged, and its accounts are missing.
+
+    Example::
+
+        @hookimpl
+        async def agm_accounts(config):
+            key = await vault.read("gemini")
+            account = Account("vault", "api-key", ("https://generativelanguage.googleapis.com",))
+            return [AccountSource(account, lambda refresher: ApiKey(key))]
+    """
 
 
 @hookspec(firstresult=True)
 def agm_map_model(model: str, request: GatewayRequest) -> ModelChoice | str | None:
-    """The upstream model that serves a request for `model`; None leaves it to the next plugin."""
+    """
+    Name the upstream model that serves a request.
+
+    :param model: what the client asked for, without ``models/``; a display name is already its id.
+    :param request: the request; ``request.body.json()`` parses the body, once for all who look.
+    :returns: the model, best with a reason; None leaves it to the next plugin.  The aliases of the configuration come
+    last.
+
+    Synchronous.  Fails open.
+
+    Example::
+
+        @hookimpl
+        def agm_map_model(model, request):
+            if model.startswith("claude-"):
+                return ModelChoice("gemini-2.5-pro", "we have no Claude here")
+    """
+
+
+@hookspec
+def agm_transform_request(
+    body: dict[str, Any], request: GatewayRequest
+) -> dict[str, Any] | Awaitable[dict[str, Any] | None] | None:
+    """
+    Edit the body before it is sent.
+
+    :param body: the document; each plugin gets what the one before it returned.
+    :param request: the request as it came, with the mapped model.
+    :returns: the document to send, which may be `body` itself, edited; None for no change.
+
+    May be asynchronous, under the time limit ``[plugins] timeout``.  Takes no wrapper.  Fails closed: nothing is sent.
+    Where no plugin has it, bodies pass byte for byte and are never parsed for it.
+
+    Example::
+
+        @hookimpl
+        def agm_transform_request(body, request):
+            body.setdefault("labels", {})["team"] = request.client_key or "none"
+            return body
+    """
 
 
 @hookspec
 def agm_filter_accounts(accounts: Sequence[Account], request: GatewayRequest) -> Mapping[str, str] | None:
-    """Accounts that must not serve this request: their names, each with the reason.  All plugins' answers count."""
+    """
+    Take accounts away that must not serve this request.
+
+    :param accounts: those that could: neither resting nor full, of a kind that has the method, with the model.
+    :param request: the request, with the mapped model.
+    :returns: names of accounts, each with the reason; every plugin's answer counts.
+
+    Synchronous; asked before every attempt.  Fails closed: the request must not reach an account that it was to be kept
+    from.
+
+    Example::
+
+        @hookimpl
+        def agm_filter_accounts(accounts, request):
+            if request.client_key == "ci":
+                return {a.name: "not for CI" for a in accounts if a.name.startswith("prod-")}
+    """
 
 
 @hookspec(firstresult=True)
@@ -84,50 +189,142 @@ def agm_select_account(
     accounts: Sequence[Account], request: GatewayRequest, loads: Mapping[str, int]
 ) -> AccountChoice | Account | None:
     """
-    The account that serves the next attempt, one of `accounts`; None leaves it to the next plugin.
+    Pick the account that serves the next attempt.
 
-    `loads` says by account name how many requests it is serving.
+    :param accounts: the candidates, at least one.
+    :param request: the request.  Where ``request.explaining``, decide as ever, but remember nothing.
+    :param loads: how many requests each account is serving, by name.
+    :returns: one of `accounts`, best with a reason; None leaves it to the next plugin.  The configured strategy comes
+        last.
+
+    Synchronous.  Fails open.
+
+    Example::
+
+        @hookimpl
+        def agm_select_account(accounts, request, loads):
+            free = [a for a in accounts if a.name.endswith("-free")]
+            if free:
+                return AccountChoice(free[0], "the free one first")
     """
 
 
 @hookspec(firstresult=True)
 def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest | None:
     """
-    The request as it goes to `account`'s endpoint, without the credential; None leaves it to the next plugin.
+    Build the request for an account's endpoint: its path, headers and body, without the credential.
 
-    `body` is the client's, or what ``agm_transform_request`` made of it.
-    """
+    :param request: the request; its ``upstream_framing`` says how the answer is to come.
+    :param account: the account that was picked.
+    :param body: the client's body, or what ``agm_transform_request`` made of it.
+    :returns: the upstream request; None leaves it to the next plugin.  The three built-in kinds come last.
 
+    Synchronous; called for every attempt.  Fails closed.
 
-@hookspec
-def agm_transform_request(body: dict[str, Any], request: GatewayRequest) -> dict[str, Any] | None:
-    """Edit the body: return it changed, or None for no change.  Each plugin gets what the one before it returned."""
+    Example::
 
-
-@hookspec
-def agm_transform_event(event: dict[str, Any], request: GatewayRequest) -> dict[str, Any] | None:
-    """
-    Edit a piece of the answer: an event of a stream, or a unary answer as a whole.
-
-    Return it changed, or None for no change.  Each plugin gets what the one before it returned.
+        @hookimpl
+        def agm_wrap_request(request, account, body):
+            if account.name == "mirror":
+                path = f"/gemini/{quote_model(request.model)}:{request.method}"
+                return UpstreamRequest(path, ((b"Content-Type", b"application/json"),), body, request.upstream_framing)
     """
 
 
 @hookspec(firstresult=True)
 def agm_classify_error(status: int, body: bytes, headers: Mapping[str, str], account: Account) -> Verdict | None:
-    """What a failed answer means for `account`; None leaves it to the next plugin."""
+    """
+    Say what a failed answer of an upstream means.
+
+    :param status: its HTTP status, 400 or more.
+    :param body: its body, 1 MiB at most; need not be JSON.
+    :param headers: ``retry-after``, if it had one.
+    :param account: the account that it came for.
+    :returns: what it means; None leaves it to the next plugin.  Google's own words are read last.
+
+    Synchronous.  Fails open.
+
+    Example::
+
+        @hookimpl
+        def agm_classify_error(status, body, account):
+            if status == 418:
+                return Verdict(Fault.RATE, "TEAPOT", delay=30)
+    """
 
 
 @hookspec
-def agm_attempt_finished(attempt: AttemptRecord) -> None:
-    """An attempt at an upstream has ended."""
+def agm_transform_event(event: dict[str, Any], request: GatewayRequest) -> dict[str, Any] | None:
+    """
+    Edit a piece of the answer: an event of a stream, an element of a streamed array, or a unary answer as a whole.
+
+    :param event: the document; each plugin gets what the one before it returned.
+    :param request: the request.
+    :returns: the document for the client; None for no change.
+
+    Synchronous.  Takes no wrapper.  Fails closed: the answer breaks off, and does not look complete.  Where no plugin
+    has it, answers pass byte for byte.
+
+    Example::
+
+        @hookimpl
+        def agm_transform_event(event, request):
+            event.pop("modelVersion", None)
+            return event
+    """
 
 
 @hookspec
-def agm_request_finished(record: RequestRecord) -> None:
-    """A request has ended, whichever way."""
+def agm_attempt_finished(attempt: AttemptRecord) -> Awaitable[None] | None:
+    """
+    Observe that an attempt at an upstream has ended: with its first byte, or without one.
+
+    :param attempt: what was tried, and what came of it.
+    :returns: nothing.
+
+    May be asynchronous; nobody waits for it.  Fails open.
+
+    Example::
+
+        @hookimpl
+        def agm_attempt_finished(attempt):
+            if attempt.verdict is not None:
+                failures[attempt.account, attempt.verdict.reason] += 1
+    """
+
+
+@hookspec
+def agm_request_finished(record: RequestRecord) -> Awaitable[None] | None:
+    """
+    Observe that a request has ended, whichever way, with all its attempts.
+
+    :param record: the request and what became of it.
+    :returns: nothing.
+
+    May be asynchronous; nobody waits for it.  Fails open.
+
+    Example::
+
+        @hookimpl
+        async def agm_request_finished(record):
+            await database.insert(record.request.client_key, record.status, record.ended)
+    """
 
 
 @hookspec
 def agm_resources(site: GatewaySite) -> Mapping[str, IResource]:  # type: ignore[empty-body]
-    """HTTP resources to serve beside the API, by the first segment of their path."""
+    """
+    Add HTTP resources beside the API: another dialect, a page.
+
+    :param site: the site; ``site.gateway`` is the gateway, ``site.access`` who may talk to it.
+    :returns: twisted.web resources by the first segment of their path.  A subclass of :class:`agm.api.ApiResource`
+        checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.
+
+    Synchronous; called once.  Fails closed: the start ends.
+
+    Example::
+
+        @hookimpl
+        def agm_resources(site):
+            return {"hello": Hello(site.gateway, site.access)}
+    """

@@ -228,7 +228,7 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
         (
             A_CLIENT_KEY + "rpm = 1",
             "auth.keys[0].rpm: unknown key; the keys here are name, key, key_env, "
-            "key_sha256, models, requests_per_minute",
+            "key_sha256, models, requests_per_minute, admin",
         ),
         (AN_ACCOUNT + "aip_key_env = 1", "accounts[0].aip_key_env: unknown key; did you mean 'api_key_env'?"),
         ("[plugins]\npth = 1", "plugins.pth: unknown key; did you mean 'path'?"),

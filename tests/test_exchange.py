@@ -455,7 +455,8 @@ async def test_an_account_takes_no_more_requests_at_once_than_it_may(gateway: Ga
 
     upstream = ScriptedUpstream()
     running = await gateway(
-        f'[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nmax_concurrency = 1\nendpoints = ["{upstream.url}"]\n'
+        '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nmax_concurrency = 1\n'
+        f'endpoints = ["{upstream.url}"]\n'
     )
     first = await connect(running.port)
     first.send(post("/v1beta/models/m:generateContent"))

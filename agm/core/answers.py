@@ -20,7 +20,7 @@ import attrs
 import msgspec
 
 from agm.core import envelope
-from agm.core.errors import NOT_JSON, status_body
+from agm.core.errors import NOT_JSON, GatewayError, status_body
 from agm.core.eventstream import MAX_BARE, EventReader, EventTooLarge
 
 
@@ -34,10 +34,15 @@ class Framing(Enum):
 
 @attrs.frozen
 class StreamFailure:
-    """Why an answer cannot be finished: `document` is ``{"error": …}`` on one line, `code` its HTTP status."""
+    """
+    Why an answer cannot be finished: `document` is ``{"error": …}`` on one line, `code` its HTTP status.
+
+    `own` is the error if it is the gateway's own, a plugin's for example: no upstream is to blame, and none can help.
+    """
 
     document: bytes
     code: int
+    own: GatewayError | None = None
 
     @classmethod
     def of(cls, code: int, message: str) -> StreamFailure:
@@ -49,8 +54,14 @@ class StreamFailure:
         """A failure that the upstream reported."""
         return cls(document, envelope.error_code(document))
 
+    @classmethod
+    def ours(cls, error: GatewayError) -> StreamFailure:
+        """A failure on the gateway's side."""
+        return cls(msgspec.json.format(error.body(), indent=-1), error.status, error)
 
-#: One event's JSON in, one event's JSON out.  May raise UpstreamError, NotAnEnvelope, or what msgspec raises.
+
+#: One event's JSON in, one event's JSON out.
+#: May raise UpstreamError, NotAnEnvelope, GatewayError, or what msgspec raises.
 Transform = Callable[[bytes], bytes]
 
 
@@ -113,6 +124,8 @@ class CollectedBody:
             return self._change(body)
         except envelope.UpstreamError as e:
             self.failure = StreamFailure.upstream(e.document)
+        except GatewayError as e:
+            self.failure = StreamFailure.ours(e)
         except (envelope.NotAnEnvelope, *NOT_JSON) as e:
             self.failure = StreamFailure.of(502, f"The upstream's answer cannot be read: {_why(e)}.")
         return b""
@@ -384,6 +397,9 @@ class EventPipe:
                 document = envelope.one_line(self._change(event))
             except envelope.UpstreamError as e:
                 self.failure = StreamFailure.upstream(e.document)
+                break
+            except GatewayError as e:
+                self.failure = StreamFailure.ours(e)
                 break
             except (envelope.NotAnEnvelope, *NOT_JSON) as e:
                 self.failure = StreamFailure.of(502, f"An event of the upstream cannot be read: {_why(e)}.")

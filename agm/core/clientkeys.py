@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -35,6 +35,8 @@ class ClientKey:
     digest: str = attrs.field(repr=False)
     models: tuple[str, ...] = ()
     requests_per_minute: int | None = None
+    #: Whether its bearer may ask the gateway about itself, from anywhere.
+    admin: bool = False
     patterns: Patterns = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -48,8 +50,17 @@ class KeyRing:
         self._pepper = os.urandom(16)
         self._keys = {self._index(key.digest): key for key in keys}
 
+    @classmethod
+    def of(cls, keys: Mapping[str, str]) -> KeyRing:
+        """A ring of keys, by their names."""
+        return cls(ClientKey(name, digest(key)) for name, key in keys.items())
+
     def __len__(self) -> int:
         return len(self._keys)
+
+    def named(self, name: str) -> ClientKey | None:
+        """The key of this name, or None."""
+        return next((key for key in self._keys.values() if key.name == name), None)
 
     def lookup(self, presented: str) -> ClientKey | None:
         """The key that was presented, or None if it is not in the ring."""

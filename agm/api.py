@@ -1,0 +1,72 @@
+"""
+What plugins import: the values that hooks receive and return, and what they build sources and resources from.
+
+These names, and the attributes that their docstrings name, are the public interface beside :mod:`agm.hookspecs` and
+:mod:`agm.testing`.  Everything else may change between versions.
+"""
+
+from agm import hookimpl
+from agm.core.answers import Framing
+from agm.core.classify import Fault, Verdict
+from agm.core.clientkeys import ClientKey, KeyRing, digest
+from agm.core.errors import (
+    BodyTooLarge,
+    Forbidden,
+    GatewayError,
+    InvalidRequest,
+    NotFound,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
+from agm.core.models import Patterns
+from agm.core.request import (
+    Account,
+    AccountChoice,
+    AttemptRecord,
+    Body,
+    GatewayRequest,
+    ModelChoice,
+    RequestRecord,
+    UpstreamRequest,
+)
+from agm.core.target import quote_model
+from agm.keys import CachedKeys
+from agm.upstream.accounts import AccountSource
+from agm.upstream.credentials import ApiKey, StaticToken
+from agm.web.resources import ApiResource, Visit, send_json
+
+__all__ = [
+    "Account",
+    "AccountChoice",
+    "AccountSource",
+    "ApiKey",
+    "ApiResource",
+    "AttemptRecord",
+    "Body",
+    "BodyTooLarge",
+    "CachedKeys",
+    "ClientKey",
+    "Fault",
+    "Forbidden",
+    "Framing",
+    "GatewayError",
+    "GatewayRequest",
+    "InvalidRequest",
+    "KeyRing",
+    "ModelChoice",
+    "NotFound",
+    "Patterns",
+    "RequestRecord",
+    "StaticToken",
+    "TooManyRequests",
+    "Unauthenticated",
+    "Unavailable",
+    "UpstreamRequest",
+    "Verdict",
+    "Visit",
+    "digest",
+    "hookimpl",
+    "quote_model",
+    "send_json",
+]

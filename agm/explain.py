@@ -1,0 +1,133 @@
+"""
+What would happen to a request: every decision up to the moment of sending, by the same code that decides for real.
+
+Nothing is sent, nothing is counted and nothing is remembered, so that the next real request goes as it was explained.
+No credential is asked for: the headers show where it would be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agm.core.errors import GatewayError
+from agm.core.pool import nothing_left
+from agm.core.request import Account, UpstreamRequest
+from agm.exchange import Attempts, Incoming, prepare
+from agm.gateway import Gateway
+from agm.plugins import Call
+
+REDACTED = "[redacted]"
+#: A body is shown up to this many characters.
+MAX_SHOWN = 64 * 1024
+
+
+async def explain(gateway: Gateway, incoming: Incoming) -> dict[str, Any]:
+    """
+    The decisions for a request, as a JSON document; docs/plugins.md describes its fields.
+
+    Where the request would be refused before it is sent, ``error`` holds the google.rpc.Status that the client would
+    get.
+    """
+    found: dict[str, Any] = {
+        "request": {
+            "version": incoming.call.version,
+            "method": incoming.call.method,
+            "model": incoming.call.model,
+            "framing": incoming.framing.value,
+        },
+        "client_key": None if incoming.key is None else incoming.key.name,
+    }
+    with gateway.hooks.recorded() as calls:
+        try:
+            attempts = await prepare(gateway, incoming, explaining=True)
+            _decide(gateway, attempts, calls, found)
+        except GatewayError as e:
+            found["error"] = msgspec.json.decode(e.body())["error"]
+    found["plugins"] = [{"hook": call.hook, "plugin": call.plugin, "said": _said(call)} for call in calls]
+    return found
+
+
+def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict[str, Any]) -> None:
+    request = attempts.request
+    found["model"] = {
+        "asked": request.asked_model,
+        "served": request.model,
+        "reason": attempts.mapped.reason,
+        "plugin": _by(calls, "agm_map_model"),
+    }
+    found["edited_by"] = [call.plugin for call in calls if call.hook == "agm_transform_request"]
+    accounts, exclusions = attempts.candidates()
+    refusals = {
+        name: call.plugin
+        for call in calls
+        if call.hook == "agm_filter_accounts" and isinstance(call.result, dict)
+        for name in call.result
+    }
+    found["candidates"] = [account.name for account in accounts]
+    found["excluded"] = [
+        {
+            "account": e.account.name,
+            "cause": e.cause.value,
+            "reason": e.reason,
+            "retry_after": e.wait,
+            "plugin": refusals.get(e.account.name),
+        }
+        for e in exclusions
+    ]
+    if not accounts:
+        raise nothing_left(request.model, request.method, request.version, exclusions)
+    choice = attempts.select(accounts)
+    found["account"] = {
+        "name": choice.account.name,
+        "kind": choice.account.kind,
+        "reason": choice.reason,
+        "plugin": _by(calls, "agm_select_account"),
+    }
+    wrapped = gateway.hooks.wrap_request(request, choice.account, attempts.body)
+    found["upstream"] = {
+        "method": wrapped.method,
+        "url": choice.account.endpoints[0] + wrapped.path,
+        "headers": _headers(gateway, choice.account, wrapped),
+        "body": _shown(wrapped.body),
+        "plugin": _by(calls, "agm_wrap_request"),
+    }
+
+
+def _headers(gateway: Gateway, account: Account, wrapped: UpstreamRequest) -> dict[str, str]:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in wrapped.headers}
+    if gateway.credentials[account.name].kind == "api-key":
+        headers["x-goog-api-key"] = REDACTED
+    else:
+        headers["Authorization"] = f"Bearer {REDACTED}"
+    return headers
+
+
+def _by(calls: list[Call], hook: str) -> str | None:
+    """The plugin that had the last word in a hook whose first result counts."""
+    return next((call.plugin for call in reversed(calls) if call.hook == hook), None)
+
+
+def _said(call: Call) -> Any:
+    """A short form of what a plugin returned."""
+    result = call.result
+    if call.hook in ("agm_transform_request", "agm_wrap_request"):
+        return type(result).__name__
+    for attribute in ("model", "account"):
+        value = getattr(result, attribute, None)
+        if value is not None:
+            return {attribute: getattr(value, "name", value), "reason": getattr(result, "reason", "")}
+    if isinstance(result, Account):
+        return {"account": result.name}
+    return result if isinstance(result, str | dict) else type(result).__name__
+
+
+def _shown(body: bytes) -> Any:
+    """A body as JSON, or as text where it is not; cut where it is long."""
+    if len(body) > MAX_SHOWN:
+        return body[:MAX_SHOWN].decode("utf-8", "replace") + f"… ({len(body)} bytes)"
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body.decode("utf-8", "replace")
