@@ -22,12 +22,12 @@ BIN = Path(sys.executable).parent
 PATIENCE = 30.0
 
 _LISTENING = re.compile(r"listening on (\S+)")
-_MEANT_FOR_GATEWAYS = re.compile(r"AGM_|GEMINI_|GOOGLE_|CLOUDSDK_")
+_NOT_INHERITED = re.compile(r"AGM_|GEMINI_|GOOGLE_|CLOUDSDK_")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """An environment in which nothing of the person's own configuration is found."""
-    inherited = {name: value for name, value in os.environ.items() if not _MEANT_FOR_GATEWAYS.match(name)}
+    inherited = {name: value for name, value in os.environ.items() if not _NOT_INHERITED.match(name)}
     return {**inherited, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), **more}
 
 
@@ -47,12 +47,12 @@ class Twistd:
     _folder: Path
 
     @classmethod
-    def start(cls, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Twistd:
-        """Start ``twistd -n … arguments`` in a folder of its own."""
+    def start(cls, folder: Path, *arguments: str, env: Mapping[str, str] | None = None, commands: Path = BIN) -> Twistd:
+        """Start ``twistd -n … arguments`` in a folder of its own; `commands` is where ``twistd`` is."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
             process = subprocess.Popen(
-                [BIN / "twistd", "-n", "--pidfile=", *arguments],
+                [commands / "twistd", "-n", "--pidfile=", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -113,9 +113,11 @@ class Twistd:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Twistd]:
-    """A ``twistd`` that is gone when the block ends."""
-    twistd = Twistd.start(folder, *arguments, env=env)
+def running(
+    folder: Path, *arguments: str, env: Mapping[str, str] | None = None, commands: Path = BIN
+) -> Iterator[Twistd]:
+    """A ``twistd`` that is gone when the block ends; arguments as for :meth:`Twistd.start`."""
+    twistd = Twistd.start(folder, *arguments, env=env, commands=commands)
     try:
         yield twistd
     finally:
