@@ -122,12 +122,13 @@ class PluginManager(pluggy.PluginManager):
 
 
 def make_plugin_manager(
-    modules: Iterable[str] = (), *, folder: Path | None = None, entry_points: bool = True
+    modules: Iterable[str | object] = (), *, folder: Path | None = None, entry_points: bool = True
 ) -> PluginManager:
     """
     A plugin manager with the built-in plugins, then the installed ones by name, then the files of `folder` by name,
     then `modules` in their order.  Later ones are asked first.
 
+    :param modules: dotted names, or plugins themselves: modules or objects with hooks.
     :raises PluginError: if a plugin cannot be imported, or would not be called as its author expects.
     """
     manager = PluginManager()
@@ -145,9 +146,14 @@ def make_plugin_manager(
             name = f"agm_plugins.{path.stem}"
             module = _imported(str(path), lambda name=name, path=path: _load_file(name, path))  # type: ignore[misc]
             manager.add(module, name, Origin("file", str(path), _version(module)))
-    for name in modules:
-        module = _imported(name, lambda name=name: importlib.import_module(name))  # type: ignore[misc]
-        manager.add(module, name, Origin("module", name, _version(module)))
+    for named in modules:
+        if isinstance(named, str):
+            plugin = _imported(named, lambda name=named: importlib.import_module(name))  # type: ignore[misc]
+            name = named
+        else:
+            plugin = named
+            name = getattr(plugin, "__name__", None) or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+        manager.add(plugin, name, Origin("module", name, _version(plugin)))
     return manager
 
 

@@ -371,7 +371,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
 
 
 def make_gateway(
-    reactor: Any, config: Config, mode: str, *, plugins: Sequence[str] = (), policy: Any = None
+    reactor: Any, config: Config, mode: str, *, plugins: Sequence[object] = (), policy: Any = None
 ) -> Gateway:
     """The gateway of a configuration, without a listener.  `policy` verifies the upstreams' TLS, for tests."""
     client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect, policy=policy)

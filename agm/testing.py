@@ -64,7 +64,7 @@ def parse_config(text: str) -> Config:
 
 
 async def start_gateway(
-    reactor: Any, config: Config, *, plugins: Sequence[str] = (), auth_mode: str | None = None, policy: Any = None
+    reactor: Any, config: Config, *, plugins: Sequence[object] = (), auth_mode: str | None = None, policy: Any = None
 ) -> RunningGateway:
     """
     Start a gateway on a free port of 127.0.0.1.
