@@ -397,7 +397,7 @@ class Attempts:
         retry_after = answer.header("retry-after")
         headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": retry_after}
         verdict = (
-            self.gateway.hooks.classify_error(status, body, headers, account)
+            self.gateway.hooks.classify_error(status, body, headers, account, self.request)
             if status >= 400
             else Verdict(Fault.ENDPOINT, f"HTTP_{status}")
         )

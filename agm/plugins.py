@@ -266,6 +266,8 @@ class Hooks:
     reactor: Any
     limit: float = 10.0
     failures: Counter[tuple[str, str]] = attrs.Factory(Counter)
+    #: The request that is being decided, for the log; "-" at the start.  Hooks are called one at a time.
+    _request_id: str = attrs.field(init=False, default="-")
     _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins"))
 
     def __attrs_post_init__(self) -> None:
@@ -318,6 +320,7 @@ class Hooks:
 
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
         """The model that serves `model`; itself where no plugin says another."""
+        self._request_id = request.id
         choice = self.manager.hook.agm_map_model(model=model, request=request)
         if isinstance(choice, str):
             return ModelChoice(choice, "a plugin's choice")
@@ -325,6 +328,7 @@ class Hooks:
 
     def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
         """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
+        self._request_id = request.id
         excluded: dict[str, str] = {}
         for found in self.manager.hook.agm_filter_accounts(accounts=accounts, request=request):
             excluded.update(found)
@@ -334,6 +338,7 @@ class Hooks:
         self, accounts: Sequence[Account], request: GatewayRequest, loads: Mapping[str, int]
     ) -> AccountChoice:
         """One of `accounts`, which are not empty; the first where no plugin picks one of them."""
+        self._request_id = request.id
         choice = self.manager.hook.agm_select_account(accounts=accounts, request=request, loads=loads)
         if isinstance(choice, Account):
             choice = AccountChoice(choice, "a plugin's choice")
@@ -349,6 +354,7 @@ class Hooks:
 
     def wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
         """The request for an upstream.  :raises HookFailed: if no plugin, or a broken one, builds it."""
+        self._request_id = request.id
         wrapped = self.manager.hook.agm_wrap_request(request=request, account=account, body=body)
         if not isinstance(wrapped, UpstreamRequest):
             raise HookFailed(f"no plugin wraps requests for {account.kind} accounts")
@@ -358,6 +364,7 @@ class Hooks:
         """The body after all plugins' edits.  :raises HookFailed:"""
         caller = self.manager.hook.agm_transform_request
         for impl in reversed(caller.get_hookimpls()):
+            self._request_id = request.id  # each time: others were served while a plugin was waited for
             changed: Any = _called(impl, {"body": body, "request": request})
             if inspect.isawaitable(changed):
                 changed = await changed
@@ -366,23 +373,29 @@ class Hooks:
 
     def transform_event(self, event: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
         """The event after all plugins' edits.  :raises HookFailed:"""
+        self._request_id = request.id
         for impl in reversed(self.manager.hook.agm_transform_event.get_hookimpls()):
             changed: Any = _called(impl, {"event": event, "request": request})
             event = event if changed is None else changed
         return event
 
-    def classify_error(self, status: int, body: bytes, headers: Mapping[str, str], account: Account) -> Verdict:
+    def classify_error(
+        self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
+    ) -> Verdict:
         """What a failed answer means; what no plugin knows is the client's own."""
+        self._request_id = request.id
         verdict = self.manager.hook.agm_classify_error(status=status, body=body, headers=headers, account=account)
         return verdict if isinstance(verdict, Verdict) else Verdict(Fault.FINAL, f"HTTP_{status}")
 
     def attempt_finished(self, attempt: AttemptRecord) -> None:
         """Tell the observers; nobody waits for them."""
+        self._request_id = attempt.request_id
         for waiting in self.manager.hook.agm_attempt_finished(attempt=attempt):
             _start(waiting)
 
     def request_finished(self, record: RequestRecord) -> None:
         """Tell the observers; nobody waits for them."""
+        self._request_id = record.request.id
         for waiting in self.manager.hook.agm_request_finished(record=record):
             _start(waiting)
 
@@ -398,25 +411,25 @@ class Hooks:
         function, plugin = impl.function, impl.plugin_name
 
         def call(*args: object) -> object:
-            started = time.perf_counter()
+            request_id, started = self._request_id, time.perf_counter()
             try:
                 result = function(*args)
                 if inspect.isawaitable(result):
                     if hook in MAY_AWAIT:
-                        return self._awaited(result, plugin, hook, args)
+                        return self._awaited(result, plugin, hook, request_id)
                     if inspect.iscoroutine(result):
                         result.close()
                     raise TypeError(f"{hook} is a synchronous hook, but {plugin} returned an awaitable")
             except GatewayError:  # an answer that the plugin wants the client to get
                 raise
             except Exception as e:
-                return self._failed(e, plugin, hook, args)
+                return self._failed(e, plugin, hook, request_id)
             finally:
                 took = time.perf_counter() - started
                 if took > TOO_LONG:
                     self._log.warn(
                         "{request_id}: hook {hook} of plugin {plugin} held everything up for {ms} ms",
-                        request_id=_request_id(args),
+                        request_id=request_id,
                         hook=hook,
                         plugin=plugin,
                         ms=round(took * 1000),
@@ -439,21 +452,21 @@ class Hooks:
         except DeferredTimeout:
             raise TimeoutError(f"it took longer than {self.limit:g} seconds") from None
 
-    async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, args: Sequence[object]) -> object:
+    async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, request_id: str) -> object:
         try:
             found = await self.limited(result)
         except GatewayError:
             raise
         except Exception as e:
-            return self._failed(e, plugin, hook, args)
+            return self._failed(e, plugin, hook, request_id)
         _note(hook, plugin, found)
         return found
 
-    def _failed(self, error: Exception, plugin: str, hook: str, args: Sequence[object]) -> object:
+    def _failed(self, error: Exception, plugin: str, hook: str, request_id: str) -> object:
         self.failures[plugin, hook] += 1
         self._log.failure(
             "{request_id}: hook {hook} of plugin {plugin} failed",
-            request_id=_request_id(args),
+            request_id=request_id,
             hook=hook,
             plugin=plugin,
         )
@@ -474,14 +487,3 @@ def _start(waiting: object) -> None:
     """Let an observer's coroutine run; its failure is handled where it is awaited."""
     if inspect.iscoroutine(waiting):
         Deferred.fromCoroutine(waiting)
-
-
-def _request_id(args: Sequence[object]) -> str:
-    for arg in args:
-        if isinstance(arg, GatewayRequest):
-            return arg.id
-        if isinstance(arg, AttemptRecord):
-            return arg.request_id
-        if isinstance(arg, RequestRecord):
-            return arg.request.id
-    return "-"
