@@ -458,7 +458,6 @@ class _Watched(Request):
         self.code = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> TokenAnswer:
-        self.status, self.code = None, ""
         answer: TokenAnswer = self._request(*args, **kwargs)
         self.status = answer.status
         self.date = _date(answer.headers.get("date", ""))

@@ -25,7 +25,7 @@ from google.auth import aws, pluggable
 from google.auth.credentials import AnonymousCredentials
 from google.auth.credentials import Credentials as GoogleCredentials
 from google.auth.exceptions import DefaultCredentialsError, TransportError
-from support import eventually, reactor
+from support import eventually, reactor, settle
 from token_server import CANARY, Asked, TokenServer, api_error, oauth_error
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import formatEvent, globalLogPublisher
@@ -197,6 +197,11 @@ async def refusal(credential: Credential) -> CredentialError:
     return caught.value
 
 
+def loaded(credentials: str = "adc", **options: Any) -> Any:
+    """The credentials, of whatever class."""
+    return load_google(credentials, **options)
+
+
 def load_refusal(path: str) -> CredentialError:
     """The error in place of credentials."""
     with pytest.raises(CredentialError) as caught:
@@ -209,7 +214,7 @@ def logged() -> Iterator[list[str]]:
     """Every event that is logged, as text and with all its fields."""
     lines: list[str] = []
 
-    def watch(event: dict[str, Any]) -> None:
+    def watch(event: Any) -> None:
         lines.append(f"{formatEvent(event)} {event!r}")
 
     globalLogPublisher.addObserver(watch)
@@ -486,9 +491,15 @@ async def test_a_refresh_that_nobody_waits_for_any_more_is_kept(user: GoogleCred
 
 @pytest_twisted.ensureDeferred
 async def test_who_waits_may_end_another_s_wait(user: GoogleCredential, server: TokenServer) -> None:
-    """The first to get the token cancels the second, in the same turn."""
-    first, second = asking(user), asking(user)
-    first.addCallback(lambda headers: (second.cancel(), headers)[1])
+    """The first to get the token cancels the second, in the same turn; the third is not forgotten over it."""
+    first, second, third = (asking(user) for _ in range(3))
+
+    def cancel(headers: Headers) -> Headers:
+        second.cancel()
+        return headers
+
+    first.addCallback(cancel)
+    assert token(await third) == "1"
     assert token(await first) == "1"
     with pytest.raises(CancelledError):
         await second
@@ -563,6 +574,7 @@ async def test_short_lived_tokens_are_not_renewed_all_the_time(
     await user.headers()
     for _ in range(10):
         assert token(await user.headers()) == "1"
+    await settle()
     assert server.count == 1
     now.seconds += PACE
     assert token(await user.headers()) == "1"
@@ -608,6 +620,17 @@ async def test_a_moment_of_expiry_is_read_by_the_clock_of_who_named_it(
     assert server.count == 2
     now.seconds += REFRESH_AHEAD + 5
     assert token(await credential.headers()) == "3"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_moment_of_expiry_from_who_tells_no_time(make: Make, server: TokenServer, now: Time) -> None:
+    """Without a date that can be read there is only this computer's clock to go by."""
+    server.date = "soon"
+    credential = make(**an_impersonation(server.url, a_user(server.url)))
+    assert token(await credential.headers()) == "2"
+    now.seconds += HOUR - REFRESH_AHEAD - 5
+    assert token(await credential.headers()) == "2"
+    assert server.count == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -1168,8 +1191,9 @@ def test_external_accounts_come_in_three_kinds(write: Write) -> None:
 def test_scopes_are_what_is_asked_for(write: Write, private_key: str) -> None:
     """A service account takes them; a person's credential keeps its own."""
     path = write(**a_service_account("https://a", private_key))
-    assert list(load_google(path, scopes=("s",)).scopes) == ["s"]
-    assert load_google(write(**a_user("https://a", scopes="p q")), scopes=("s",)).scopes == ["p", "q"]
+    assert loaded(path, scopes=("s",)).scopes == ["s"]
+    assert loaded(path).scopes == [CLOUD_PLATFORM]
+    assert loaded(write(**a_user("https://a", scopes="p q")), scopes=("s",)).scopes == ["p", "q"]
 
 
 # -- Application default credentials -----------------------------------------------------------------
@@ -1187,11 +1211,6 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return monkeypatch
-
-
-def loaded(credentials: str = "adc") -> Any:
-    """The credentials, of whatever class."""
-    return load_google(credentials)
 
 
 def test_adc_in_the_order_of_google(bare_environment: pytest.MonkeyPatch, write: Write, tmp_path: Path) -> None:

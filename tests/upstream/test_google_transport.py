@@ -142,7 +142,8 @@ async def test_an_endless_answer_is_cut(transport: TreqRequest, raw: ScriptedUps
     """A token has kilobytes; what goes on longer is not read."""
     asking = deferToThread(refused, transport, raw.url)
     wire = await raw.connection()
-    wire.send(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (MAX_ANSWER + 1))
+    wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    wire.send(b"%x\r\n%s\r\n" % (MAX_ANSWER, b"x" * MAX_ANSWER) + b"1\r\nx\r\n" * 3)
     assert await asking == f"the answer of the token endpoint is longer than {MAX_ANSWER} bytes"
     await wire.closed()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 import attrs
 from twisted.internet import reactor as _reactor
@@ -40,8 +41,6 @@ class Asked:
     @property
     def form(self) -> dict[str, str]:
         """The fields of a form."""
-        from urllib.parse import parse_qsl
-
         return dict(parse_qsl(self.body.decode("ascii")))
 
 
@@ -50,7 +49,8 @@ class TokenServer(Resource):
     ``/token`` and ``/sts`` answer as OAuth does, ``…:generateAccessToken`` as the IAM API does.
 
     `script` holds the answers to give first, a status and a body each.  While `held` is true answers wait for
-    :meth:`release`.  `skew` is how far the server's clock is ahead of the computer's, in seconds.
+    :meth:`release`.  `skew` is how far the server's clock is ahead of the computer's, in seconds; `date` stands for
+    what it would say about it.
     """
 
     isLeaf = True
@@ -60,8 +60,8 @@ class TokenServer(Resource):
         self.asked: list[Asked] = []
         self.script: deque[Answer] = deque()
         self.expires_in: object = 3600
-        self.extra: dict[str, object] = {}
         self.skew = 0.0
+        self.date: str | None = None
         self.held = False
         self.left = 0
         self._waiting: list[Callable[[], None]] = []
@@ -116,7 +116,7 @@ class TokenServer(Resource):
         clock = datetime.now(UTC) + timedelta(seconds=self.skew)
         status, body = self.script.popleft() if self.script else (200, self._token(request, clock))
         request.setResponseCode(status)
-        request.setHeader("date", format_datetime(clock, usegmt=True))
+        request.setHeader("date", self.date or format_datetime(clock, usegmt=True))
         request.setHeader("content-type", "application/json")
         request.setHeader("metadata-flavor", "Google")
         request.setHeader("set-cookie", f"session={CANARY}; Path=/")
@@ -129,7 +129,7 @@ class TokenServer(Resource):
         if request.path.endswith(b":generateAccessToken"):
             expires = clock + timedelta(seconds=float(str(self.expires_in)))
             return json.dumps({"accessToken": token, "expireTime": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}).encode()
-        answer = {"access_token": token, "expires_in": self.expires_in, "token_type": "Bearer", **self.extra}
+        answer = {"access_token": token, "expires_in": self.expires_in, "token_type": "Bearer"}
         return json.dumps(answer).encode()
 
     async def stop(self) -> None:
@@ -138,7 +138,7 @@ class TokenServer(Resource):
         for channel in list(reactor.getReaders()):
             protocol = getattr(channel, "protocol", None)
             original = getattr(protocol, "_channel", protocol)
-            if isinstance(original, HTTPChannel) and original.site is self._site:
+            if isinstance(original, HTTPChannel) and original.factory is self._site:
                 channel.abortConnection()
         if isinstance(closed, Deferred):
             await closed
