@@ -102,7 +102,7 @@ class Options(usage.Options):
         self["listen"].append(endpoint)
 
     def opt_plugin(self, module: str) -> None:
-        """Load this plugin, a dotted module name. May be given several times."""
+        """Load this plugin, a dotted module name; the current folder is searched, too. May be given several times."""
         self["plugin"].append(module)
 
     def opt_version(self) -> None:
@@ -339,6 +339,9 @@ def makeService(options: Options) -> MultiService:
     """The service that twistd runs."""
     from twisted.internet import reactor
 
+    here = os.getcwd()
+    if options["plugin"] and here not in sys.path:
+        sys.path.append(here)  # last: a file that lies here must not stand in for an installed module
     service = make_gateway_service(reactor, options, read_config(options))
     reactor.callWhenRunning(stop_on_signals, reactor, service.site)
     return service

@@ -31,9 +31,9 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**inherited, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), **more}
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + PATIENCE
+def until(condition: Callable[[], object], what: str, *, patience: float = PATIENCE) -> None:
+    """Wait until a condition holds; `patience` is in seconds."""
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not seen"
         time.sleep(0.02)

@@ -1,0 +1,253 @@
+"""
+The README is true: every command and program in it runs, and prints what it says.
+
+Blocks are read by their language.  ``console`` holds commands and their whole output; ``python`` and ``js`` are
+programs, with their output in the ``text`` block right after; a Python block that starts with ``# name.py`` is a file;
+a ``sh`` block that runs twistd says which gateway the blocks after it talk to.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+from processes import BIN, PATIENCE, Twistd, environment, get, until
+
+from agm import config
+
+ROOT = Path(__file__).parents[1]
+NODE_MODULES = ROOT / "tests" / "clients" / "node"
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+#: The address in the README, for which the address of a gateway on a free port is put.
+ADDRESS = "http://127.0.0.1:8045"
+
+pytestmark = pytest.mark.xdist_group("readme")
+
+
+@attrs.frozen
+class Block:
+    """A fenced block: its language, its text, the line that it starts at, and the text block right after it."""
+
+    language: str
+    text: str
+    line: int
+    output: str | None
+    #: The last command before it that runs twistd.
+    gateway: str
+
+
+def read_blocks() -> list[Block]:
+    """The blocks of the README."""
+    fences = list(re.finditer(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+    blocks: list[Block] = []
+    gateway = ""
+    for number, fence in enumerate(fences):
+        after = fences[number + 1] if number + 1 < len(fences) else None
+        follows = after is not None and after[1] == "text" and not TEXT[fence.end() : after.start()].strip()
+        output = after[2] if after is not None and follows else None
+        if fence[1] == "sh" and "twistd" in fence[2]:
+            gateway = fence[2].strip()
+        blocks.append(Block(fence[1], fence[2], TEXT.count("\n", 0, fence.start()) + 1, output, gateway))
+    return blocks
+
+
+BLOCKS = read_blocks()
+
+
+def blocks(language: str) -> pytest.MarkDecorator:
+    """Run a test with each block of a language."""
+    return pytest.mark.parametrize(
+        "block", [pytest.param(b, id=f"line {b.line}") for b in BLOCKS if b.language == language]
+    )
+
+
+def commands(block: Block) -> list[tuple[str, str]]:
+    """The commands of a console block, each with its output."""
+    found: list[tuple[list[str], list[str]]] = []
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            found.append(([line[2:]], []))
+        elif not found[-1][1] and found[-1][0][-1].endswith("\\"):
+            found[-1][0].append(line)
+        else:
+            found[-1][1].append(line)
+    return [("\n".join(command), "".join(f"{line}\n" for line in output)) for command, output in found]
+
+
+class Reader:
+    """Somebody who follows the README: a home, a folder, and the gateways that were started so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.folder = folder / "somewhere"
+        self.folder.mkdir(parents=True)
+        for block in BLOCKS:
+            name = re.match(r"# (\w+\.py)\n", block.text)
+            if block.language == "python" and name is not None:
+                (self.folder / name[1]).write_text(block.text)
+        self._write_credentials()
+        self._gateways: dict[str, Twistd] = {}
+
+    def _write_credentials(self) -> None:
+        """Files that a person has, and a reader of the README does not see."""
+        (self.folder / "gemini.key").write_text("a-key-of-no-use\n")
+        login = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
+        robot = {
+            "type": "service_account",
+            "project_id": "my-project",
+            "client_email": "robot@my-project.iam.gserviceaccount.com",
+            "private_key": "k",
+            "token_uri": "https://oauth2.googleapis.com/token",
+        }
+        for name, content in (("team.json", login), ("service-account.json", robot)):
+            (self.folder / name).write_text(json.dumps(content))
+            (self.folder / name).chmod(0o600)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment, with the commands of the Python that runs the tests."""
+        return environment(self.home, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+
+    def address(self, block: Block) -> str:
+        """Where the gateway listens that a block is meant for."""
+        if block.gateway not in self._gateways:
+            words = shlex.split(block.gateway.rpartition("&&")[2])
+            assert words[1:5] == ["-n", "agm", "--port", "8045"], words
+            folder = self.folder.parent / f"gateway-{len(self._gateways)}"
+            env = environment(folder, PYTHONPATH=str(self.folder))
+            self._gateways[block.gateway] = Twistd.start(folder, "agm", "--port", "0", *words[5:], env=env)
+        return self._gateways[block.gateway].url()
+
+    def run(self, *command: str, block: Block) -> str:
+        """The standard output of a command, as the README writes it."""
+        address = self.address(block)
+        done = subprocess.run(
+            [word.replace(ADDRESS, address) for word in command],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self.readable(done.stdout).replace(address, ADDRESS)
+
+    def readable(self, output: str) -> str:
+        """Output with the home that the README has, and with the line ends of a page, of the last line, too."""
+        output = output.replace(str(self.home), "/home/you").replace("\r\n", "\n")
+        return f"{output}\n" if output and not output.endswith("\n") else output
+
+    def leave(self) -> None:
+        """End what was started."""
+        for twistd in self._gateways.values():
+            twistd.kill()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    reader = Reader(tmp_path_factory.mktemp("reader"))
+    yield reader
+    reader.leave()
+
+
+@blocks("console")
+def test_each_command_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
+    said = commands(block)
+    printed = [(command, reader.run("bash", "-c", command, block=block)) for command, _ in said]
+    assert printed == said
+
+
+@blocks("python")
+def test_each_python_program_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
+    if block.text.startswith("# "):
+        assert len(block.text.splitlines()) <= 10
+        return
+    assert reader.run(sys.executable, "-W", "ignore", "-c", block.text, block=block) == block.output
+
+
+@blocks("js")
+def test_each_javascript_program_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed")
+    if not (reader.folder / "package.json").exists():
+        for name in ("package.json", "package-lock.json", ".npmrc"):
+            shutil.copy(NODE_MODULES / name, reader.folder / name)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=reader.folder, check=True, capture_output=True)
+    program = reader.folder / "program.mjs"
+    program.write_text(block.text.replace(ADDRESS, reader.address(block)))
+    assert reader.run("node", str(program), block=block) == block.output
+
+
+@blocks("toml")
+def test_each_configuration_can_be_used(block: Block, tmp_path: Path) -> None:
+    read = config.parse(block.text, path=tmp_path / "agm.toml", environ={"GEMINI_API_KEY": "k"})
+    assert [account.kind for account in read.accounts] == ["api-key", "vertex", "code-assist"]
+
+
+@blocks("ini")
+def test_the_unit_starts_the_gateway_and_waits_longer_than_the_drain(block: Block) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # names of systemd have capitals
+    unit.read_string(block.text)
+    service = unit["Service"]
+    assert shlex.split(service["ExecStart"])[1:] == ["-n", "--pidfile=", "agm"]
+    assert int(service["TimeoutStopSec"]) > config.default().timeouts.drain
+
+
+def test_each_shell_block_is_a_gateway_that_starts_the_test_command_or_another_program() -> None:
+    others = [block.text for block in BLOCKS if block.language == "sh" and "twistd" not in block.text]
+    assert [text.split()[0] for text in others] == ["bash", "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8045"]
+
+
+def test_the_test_command_is_what_runs_for_every_change() -> None:
+    command = next(block.text.strip() for block in BLOCKS if block.text.startswith("bash "))
+    assert command in (ROOT / ".ci" / "run").read_text()
+    assert (ROOT / command.removeprefix("bash ")).exists()
+
+
+def test_the_first_command_sets_up_and_runs_the_demo_from_nothing(tmp_path: Path) -> None:
+    checkout = tmp_path / "agm"
+    unwanted = shutil.ignore_patterns(".*", "*.egg-info", "build", "node_modules", "dropin.cache", "__pycache__")
+    shutil.copytree(ROOT, checkout, ignore=unwanted)
+    command = next(block for block in BLOCKS if block.language == "sh").text
+    env = {name: value for name, value in environment(tmp_path).items() if not name.startswith(("PYTHON", "COVERAGE"))}
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        shell = subprocess.Popen(
+            ["bash", "-c", command.replace("--port 8045", "--port 0")],
+            cwd=checkout,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: "agm serves" in log.read_text() or shell.poll() is not None, "a gateway", patience=300)
+        address = re.search(r"listening on (http\S+)", log.read_text())
+        assert address is not None, log.read_text()
+        assert get(address[1], "/healthz") == (200, b'{"status":"ok"}')
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(PATIENCE)
+    finally:
+        if shell.poll() is None:
+            os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+
+
+def test_every_file_that_is_linked_is_there() -> None:
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("http")}
+    assert [link for link in sorted(links - {""}) if not (ROOT / link).exists()] == []
