@@ -433,7 +433,7 @@ class GoogleCredential:
             return self._load()
         except CredentialError as e:
             return _Refused(e.reason, e.permanent, FAILURE_MEMORY)
-        except Exception as e:
+        except (Exception, SystemExit) as e:  # a loader may be a plugin's, and a plugin may be a script
             permanent = isinstance(e, GoogleAuthError | ValueError | KeyError)
             return _Refused(f"the credential cannot be loaded ({type(e).__name__})", permanent, FAILURE_MEMORY)
 

@@ -749,12 +749,17 @@ async def test_a_failure_to_load_is_remembered_for_a_while(
 
 @pytest.mark.parametrize(
     ("error", "permanent"),
-    [(DefaultCredentialsError(CANARY), True), (ValueError(CANARY), True), (OSError(5, CANARY), False)],
+    [
+        (DefaultCredentialsError(CANARY), True),
+        (ValueError(CANARY), True),
+        (OSError(5, CANARY), False),
+        (SystemExit(CANARY), False),
+    ],
     ids=lambda value: type(value).__name__,
 )
 @pytest_twisted.ensureDeferred
 async def test_a_plugin_s_loader_may_fail_in_its_own_way(
-    refresher: Refresher, error: Exception, permanent: bool
+    refresher: Refresher, error: BaseException, permanent: bool
 ) -> None:
     """What is wrong with what it read needs a person; what it could not reach may come back."""
 
@@ -992,26 +997,19 @@ async def test_a_mistake_in_a_credential_is_an_error_like_any_other(refresher: R
 
 @pytest.mark.expects_logged_failures
 @pytest_twisted.ensureDeferred
-async def test_a_mistake_of_our_own_leaves_nobody_waiting(refresher: Refresher) -> None:
+async def test_a_mistake_of_our_own_leaves_nobody_waiting() -> None:
     """It is logged with its traceback, and everybody who waits gets an error."""
-    calls = []
 
-    def load() -> GoogleCredentials:
-        calls.append(1)
-        raise KeyboardInterrupt  # what nothing in the thread catches
-
-    class Interrupted(Refresher):
+    class Mistaken(Refresher):
         async def run(self, fn: Callable[[], Any]) -> Any:
             raise LookupError("a mistake")
 
     client = UpstreamClient(reactor, connect_timeout=5)
-    credential = GoogleCredential(load, refresher=Interrupted(reactor, client.treq()), now=Time())
-    error = await refusal(credential)
+    error = await refusal(GoogleCredential(loaded, refresher=Mistaken(reactor, client.treq())))
     assert (error.reason, error.permanent) == (
         "the credential could not be refreshed because of an internal error",
         False,
     )
-    assert not calls
 
 
 # -- Secrets -----------------------------------------------------------------------------------------
