@@ -61,6 +61,10 @@ class Relay:
         self._disarm()
         self._body.abort("the client left")
 
+    def give_up(self, why: str) -> None:
+        """End the answer here, as one that the upstream broke off."""
+        self._body.abort(why)
+
     def pauseProducing(self) -> None:
         """The client takes nothing more for now."""
         self._body.pause()

@@ -276,7 +276,8 @@ async def test_the_total_time_ends_a_request(
     if begun:
         up.send(SSE_HEAD + chunk(event(kind, "one")))
         body, complete = dechunk(await client.closed())
-        assert body.startswith(passed("one"))
+        assert body.startswith(passed("one") + b'data: {"error":')
+        assert b"longer than 0.5 seconds in all" in body
         assert not complete
     else:
         await client.until(b"504 Gateway Timeout")
