@@ -60,6 +60,8 @@ class Answered:
 
     @property
     def reasons(self) -> list[str]:
+        if self.status == 200:
+            return []
         return [detail["reason"] for detail in self.error.get("details", ()) if "reason" in detail]
 
     def detail(self, name: str) -> Any:

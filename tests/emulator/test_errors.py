@@ -25,7 +25,14 @@ def retry_delay(error: GoogleError) -> str | None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(56, "56s"), (0.5, "0.500s"), (2.25, "2.250s"), (0.539477, "0.539477s"), (0.539477544, "0.539477544s"), (0, "0s")],
+    [
+        (56, "56s"),
+        (0.5, "0.500s"),
+        (2.25, "2.250s"),
+        (0.539477, "0.539477s"),
+        (0.539477544, "0.539477544s"),
+        (0, "0s"),
+    ],
 )
 def test_durations_have_0_3_6_or_9_digits(seconds: float, text: str) -> None:
     """google.protobuf.Duration in JSON."""
@@ -49,9 +56,13 @@ def test_quota_resets_are_printed_as_go_does(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("2026-01-15T09:30:00Z", 1768469400.0), ("2026-01-15T09:30:00.5+00:00", 1768469400.5), ("2026-01-15T09:30:00", None),
-     ("soon", None)],
-)  # fmt: skip
+    [
+        ("2026-01-15T09:30:00Z", 1768469400.0),
+        ("2026-01-15T09:30:00.5+00:00", 1768469400.5),
+        ("2026-01-15T09:30:00", None),
+        ("soon", None),
+    ],
+)
 def test_timestamps_are_read(text: str, seconds: float | None) -> None:
     """With a zone; without one a time is none."""
     assert errors.parse_timestamp(text) == seconds
