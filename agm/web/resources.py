@@ -44,7 +44,8 @@ from agm.web.site import GatewayRequestOnWire
 
 log = Logger()
 
-_CREDENTIAL_HEADERS = frozenset(
+#: Headers and parameters that may carry a credential: no plugin sees them, and no upstream gets them.
+CREDENTIAL_HEADERS = frozenset(
     {
         b"authorization",
         b"x-api-key",
@@ -54,7 +55,7 @@ _CREDENTIAL_HEADERS = frozenset(
         b"x-goog-iam-authorization-token",
     }
 )
-_CREDENTIAL_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
+CREDENTIAL_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
 _ALT = re.compile(r"(sse|json)(?:;.*)?")
 #: Headers of an upstream's answer that mean something to a client; all others are about the hop.
 _PASSED_HEADERS = (
@@ -253,11 +254,11 @@ class Gemini(ApiResource):
             path=wire.path.decode("ascii", "backslashreplace"),
             call=call,
             framing=framing_of(call.method, visit.query, gateway.config.gateway.stream_default),
-            query={k: v for k, v in visit.query.items() if k not in _CREDENTIAL_PARAMETERS},
+            query={k: v for k, v in visit.query.items() if k not in CREDENTIAL_PARAMETERS},
             headers={
                 name.decode("latin-1").lower(): values[0].decode("latin-1")
                 for name, values in wire.requestHeaders.getAllRawHeaders()
-                if name.lower() not in _CREDENTIAL_HEADERS
+                if name.lower() not in CREDENTIAL_HEADERS
             },
             key=visit.key,
             body=_decoded_body(wire),
@@ -284,8 +285,10 @@ class Gemini(ApiResource):
             try:
                 outcome = await relaying
             except CancelledError:
-                relay.client_gone()
-                raise
+                if wire.channel is None:
+                    relay.client_gone()
+                    raise
+                relay.give_up(f"the answer took longer than {gateway.config.timeouts.total:g} seconds in all")
             finally:
                 sent = relay.sent
                 opened.close()
