@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl, urlsplit
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
@@ -194,7 +193,8 @@ def check_plugin(plugin: object, *, name: str | None = None, settings: str = "")
     """
     Check that a plugin can be loaded, and that each of its hooks does what its hookspec asks.
 
-    To be called from a plain test function: a hook that awaits something is waited for with pytest-twisted.
+    To be called from a plain test function.  A hook that awaits something is waited for, with the reactor of
+    pytest-twisted.
 
     :param plugin: a module, an object with hooks, or the dotted name of a module.
     :param name: the NAME of its ``[plugins.NAME]``; the module's name without ``agm_`` in front, by default.
@@ -219,6 +219,10 @@ class _Refused:
     """A hook's answer that is an error for the client."""
 
     status: int
+
+
+class _NotDone(Exception):
+    """What a hook awaits takes too long."""
 
 
 class _Check:
@@ -346,7 +350,7 @@ class _Check:
             return result
         try:
             return _waited(result)
-        except DeferredTimeout:
+        except _NotDone:
             self.refuse(hook, f"was not done after {PATIENCE:g} seconds", "see that what it awaits always ends")
         except Exception as e:
             return self._raised(hook, what, e)
@@ -600,25 +604,19 @@ def _waited(result: Awaitable[Any]) -> Any:
 
 
 def _run_the_reactor_until(waiting: Deferred[Any]) -> None:
-    import pytest_twisted
-    from twisted.internet import reactor
+    """Turn the reactor by hand: the test that called is itself one of its callbacks, and cannot leave it."""
+    from twisted.internet import reactor as the_reactor
 
-    ended: Deferred[None] = Deferred()
-
-    def end(result: Any) -> Any:
-        ended.callback(None)
-        return result
-
-    waiting.addTimeout(PATIENCE, reactor)
-    waiting.addBoth(end)
-    try:
-        pytest_twisted.blockon(ended)
-    except (AssertionError, AttributeError):  # its ways to say that it cannot
+    reactor: Any = the_reactor
+    end = reactor.seconds() + PATIENCE
+    while reactor.running and not waiting.called and reactor.seconds() < end:
+        reactor.iterate(0.01)
+    if not waiting.called:
         waiting.addErrback(lambda _: None)
         waiting.cancel()
-        raise RuntimeError(
-            "it awaits the reactor: call check_plugin in a plain test function, under pytest-twisted"
-        ) from None
+        if not reactor.running:
+            raise RuntimeError("it awaits the reactor, which does not run: call check_plugin under pytest-twisted")
+        raise _NotDone
 
 
 def _site(config: Config) -> Any:

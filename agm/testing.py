@@ -134,9 +134,10 @@ class RunningGateway:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Any request, on a connection of its own."""
-        sent: dict[bytes | str, bytes | str] = {"Connection": "close", **(headers or {})}
+        sent: dict[bytes | str, bytes | str] = {"Connection": "close"}
         if body is not None:
-            sent.setdefault("Content-Type", "application/json")
+            sent["Content-Type"] = "application/json"
+        sent.update((headers or {}).items())
         if key is not None:
             sent["x-goog-api-key"] = key
         client = treq.client.HTTPClient(Agent(self.gateway.reactor))

@@ -1,0 +1,92 @@
+"""The example that takes personal data out of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+import redactor
+from twisted.logger import formatEvent, globalLogPublisher
+
+from agm.testing import GatewayFactory, RunningEmulator
+
+ADDRESS = "ada@example.org"
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged."""
+    seen: list[str] = []
+
+    def watch(event: Any) -> None:
+        seen.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(watch)
+    yield seen
+    globalLogPublisher.removeObserver(watch)
+
+
+@pytest.mark.parametrize("kind", ["api-key", "code-assist"])
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent"])
+@pytest_twisted.ensureDeferred
+async def test_what_was_found_does_not_leave_the_machine(
+    gateway: GatewayFactory, emulator: RunningEmulator, lines: list[str], kind: str, method: str
+) -> None:
+    """The log has the number of finds, and none of them."""
+    running = await gateway(emulator.account(kind=kind), plugins=[redactor])
+    answer = await running.ask(text=f"Write to {ADDRESS} or bob@example.org", method=method)
+    assert answer.status == 200
+    assert "[EMAIL] or [EMAIL]" in emulator.log[0].body.decode()
+    assert ADDRESS not in emulator.log[0].body.decode()
+    assert any(line.endswith(": redacted 2 EMAIL") for line in lines)
+    assert not any(ADDRESS in line for line in lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_functions_are_looked_through_and_media_are_not(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    running = await gateway(emulator.account(), plugins=[redactor])
+    media = "4111111111111111"  # would pass for a card, and is base64
+    contents = [
+        {
+            "role": "user",
+            "parts": [{"text": "4111 1111 1111 1111"}, {"inlineData": {"mimeType": "x/y", "data": media}}],
+        },
+        {"role": "model", "parts": [{"functionCall": {"name": "mail", "args": {"to": [ADDRESS]}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "mail", "response": {"from": ADDRESS}}}]},
+    ]
+    assert (await running.ask(body={"contents": contents})).status == 200
+    first, second, third = emulator.documents[0]["contents"]
+    assert first["parts"] == [{"text": "[CARD]"}, {"inlineData": {"mimeType": "x/y", "data": media}}]
+    assert second["parts"][0]["functionCall"]["args"] == {"to": ["[EMAIL]"]}
+    assert third["parts"][0]["functionResponse"]["response"] == {"from": "[EMAIL]"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pattern_of_ones_own_is_added(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    running = await gateway(
+        emulator.account() + "[plugins.redactor.patterns]\nSTAFF = 'E-\\d{6}'\n", plugins=[redactor]
+    )
+    await running.ask(text="Ask E-123456 about DE89 3704 0044 0532 0130 00.")
+    assert emulator.documents[0]["contents"][0]["parts"] == [{"text": "Ask [STAFF] about [IBAN]."}]
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_a_pattern_that_is_none_ends_the_start(gateway: GatewayFactory) -> None:
+    with pytest.raises(SystemExit, match="agm_configure of plugin redactor failed"):
+        await gateway("[plugins.redactor.patterns]\nBAD = '('\n", plugins=[redactor])
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_explanation_shows_the_edited_body_and_logs_nothing(
+    gateway: GatewayFactory, emulator: RunningEmulator, lines: list[str]
+) -> None:
+    running = await gateway(emulator.account(), plugins=[redactor])
+    explained = await running.explain(body={"contents": [{"parts": [{"text": ADDRESS}]}]})
+    assert explained["edited_by"] == ["redactor"]
+    assert explained["upstream"]["body"]["contents"] == [{"parts": [{"text": "[EMAIL]"}]}]
+    assert not any("redacted" in line for line in lines)
