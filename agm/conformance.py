@@ -189,7 +189,7 @@ def build_request(
     )
 
 
-def check_plugin(plugin: object, *, name: str | None = None, settings: str = "") -> None:
+def check_plugin(plugin: object, *, name: str | None = None, settings: str = "", patience: float = PATIENCE) -> None:
     """
     Check that a plugin can be loaded, and that each of its hooks does what its hookspec asks.
 
@@ -199,6 +199,7 @@ def check_plugin(plugin: object, *, name: str | None = None, settings: str = "")
     :param plugin: a module, an object with hooks, or the dotted name of a module.
     :param name: the NAME of its ``[plugins.NAME]``; the module's name without ``agm_`` in front, by default.
     :param settings: TOML to check it with as well, after it has been checked without any settings.
+    :param patience: seconds for which a hook that awaits something is waited for.
     :raises AssertionError: with a sentence that names the hook and the cure.
     """
     if isinstance(plugin, str):
@@ -206,7 +207,7 @@ def check_plugin(plugin: object, *, name: str | None = None, settings: str = "")
             plugin = importlib.import_module(plugin)
         except ImportError as e:
             raise AssertionError(f"plugin {plugin} cannot be imported: {e}") from e
-    check = _Check(plugin, name)
+    check = _Check(plugin, name, patience)
     for text in dict.fromkeys(("", f"[plugins.{check.table}]\n", settings)):
         check.run(configuration.parse(_ACCOUNTS + text, environ={}), configured=bool(text and text == settings))
     check.call(
@@ -228,7 +229,8 @@ class _NotDone(Exception):
 class _Check:
     """One plugin among the built-in ones, and what it is called with."""
 
-    def __init__(self, plugin: object, table: str | None) -> None:
+    def __init__(self, plugin: object, table: str | None, patience: float) -> None:
+        self._patience = patience
         try:
             self._manager = make_plugin_manager([plugin], entry_points=False)
         except PluginError as e:
@@ -349,9 +351,9 @@ class _Check:
         if not inspect.isawaitable(result):
             return result
         try:
-            return _waited(result)
+            return _waited(result, self._patience)
         except _NotDone:
-            self.refuse(hook, f"was not done after {PATIENCE:g} seconds", "see that what it awaits always ends")
+            self.refuse(hook, f"was not done after {self._patience:g} seconds", "see that what it awaits always ends")
         except Exception as e:
             return self._raised(hook, what, e)
 
@@ -586,7 +588,7 @@ class _Later:
     result: Any
 
 
-def _waited(result: Awaitable[Any]) -> Any:
+def _waited(result: Awaitable[Any], patience: float) -> Any:
     """What an awaitable gives; the reactor runs meanwhile, where it has to."""
 
     async def coroutine() -> Any:
@@ -596,19 +598,19 @@ def _waited(result: Awaitable[Any]) -> Any:
     failures: list[Failure] = []
     waiting: Deferred[Any] = Deferred.fromCoroutine(coroutine())
     if not waiting.called:
-        _run_the_reactor_until(waiting)
+        _run_the_reactor_until(waiting, patience)
     waiting.addCallbacks(found.append, failures.append)
     if failures:
         failures[0].raiseException()
     return found[0]
 
 
-def _run_the_reactor_until(waiting: Deferred[Any]) -> None:
+def _run_the_reactor_until(waiting: Deferred[Any], patience: float) -> None:
     """Turn the reactor by hand: the test that called is itself one of its callbacks, and cannot leave it."""
     from twisted.internet import reactor as the_reactor
 
     reactor: Any = the_reactor
-    end = reactor.seconds() + PATIENCE
+    end = reactor.seconds() + patience
     while reactor.running and not waiting.called and reactor.seconds() < end:
         reactor.iterate(0.01)
     if not waiting.called:
