@@ -113,6 +113,53 @@ def wrap_count(body: bytes, *, model: str) -> bytes:
     return head + bytes(contents) + b"}}"
 
 
+#: What ``countTokens`` of Vertex AI reads of a request; it refuses everything else.
+_COUNTED_BY_VERTEX = (
+    ("contents", "contents"),
+    ("systemInstruction", "system_instruction"),
+    ("tools", "tools"),
+    ("generationConfig", "generation_config"),
+)
+_TURNS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+
+
+def plain_count(body: bytes) -> bytes:
+    """
+    ``countTokens`` as Vertex AI takes it: the contents stand at the top.
+
+    Gemini's other form, ``{generateContentRequest: {…}}``, is opened.  A body that is not of that form stays as it is,
+    byte for byte; what is wrong with it is the upstream's to say.
+    """
+    try:
+        fields = _present(_DOCUMENT.decode(body))
+        inner = fields.get("generateContentRequest", fields.get("generate_content_request"))
+        if inner is None:
+            return body
+        asked = _present(_DOCUMENT.decode(inner))
+    except NOT_JSON:
+        return body
+    return _join({name: asked[name] for names in _COUNTED_BY_VERTEX for name in names if name in asked})
+
+
+def with_roles(body: bytes) -> bytes:
+    """
+    A request in which every turn has the role that Vertex AI insists on; the Developer API takes a turn without one for
+    the user's.
+
+    A body that lacks none, or cannot be read, stays as it is, byte for byte.
+    """
+    try:
+        fields = _DOCUMENT.decode(body)
+        turns = _TURNS.decode(fields["contents"])
+    except (*NOT_JSON, KeyError):
+        return body
+    if all("role" in turn for turn in turns):
+        return body
+    user = msgspec.Raw(b'"user"')
+    fields["contents"] = msgspec.Raw(b"[" + b",".join(_join({"role": user, **turn}) for turn in turns) + b"]")
+    return _join(fields)
+
+
 def unwrap(document: bytes) -> bytes:
     """
     The value of ``response`` in a Code Assist answer or event, as it was sent.

@@ -1,7 +1,9 @@
 """
 How each kind of upstream is spoken to: the path, the query and the body of a request to it.
 
-``api-key`` and ``vertex`` take the client's body as it is; ``code-assist`` takes it in the ``v1internal`` envelope.
+``api-key`` takes the client's body as it is, and so does ``vertex``, but for two things that it refuses and the
+Developer API does not: a turn without a role, and one form of ``countTokens``.  ``code-assist`` takes the body in the
+``v1internal`` envelope.
 Every path is built from its parts; of the client's query only Google's own system parameters are taken along.
 """
 
@@ -26,6 +28,7 @@ _FORWARDED = (
     "x-vertex-ai-llm-request-type",
     "x-vertex-ai-llm-shared-request-type",
 )
+_CONVERSATIONS = ("generateContent", "streamGenerateContent", "countTokens")
 _VERTEX_VERSIONS = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
 
 
@@ -37,6 +40,10 @@ def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> 
             return _code_assist(request, account, body)
         case "vertex":
             path = _vertex_path(request, account)
+            if request.method == "countTokens":
+                body = envelope.plain_count(body)
+            if request.method in _CONVERSATIONS:
+                body = envelope.with_roles(body)
         case _:
             model = quote_model(request.model)
             collection = "" if request.model.startswith(("tunedModels/", "dynamic/")) else "models/"
