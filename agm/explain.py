@@ -7,6 +7,7 @@ No credential is asked for: the headers show where it would be.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -16,9 +17,11 @@ from agm.core.pool import nothing_left
 from agm.core.request import Account, UpstreamRequest
 from agm.exchange import Attempts, Incoming, prepare
 from agm.gateway import Gateway
-from agm.plugins import Call
+from agm.plugins import Call, HookFailed
 
 REDACTED = "[redacted]"
+#: Names of headers and parameters whose values are not shown, whoever put them there.
+_SECRET = re.compile("auth|cookie|credential|key|passw|secret|token", re.IGNORECASE)
 #: A body is shown up to this many characters.
 MAX_SHOWN = 64 * 1024
 
@@ -28,7 +31,7 @@ async def explain(gateway: Gateway, incoming: Incoming) -> dict[str, Any]:
     The decisions for a request, as a JSON document; docs/plugins.md describes its fields.
 
     Where the request would be refused before it is sent, ``error`` holds the google.rpc.Status that the client would
-    get.
+    get.  Whether it shows a client key at all is left open: ``client_key_required`` says whether it has to.
     """
     found: dict[str, Any] = {
         "request": {
@@ -38,15 +41,23 @@ async def explain(gateway: Gateway, incoming: Incoming) -> dict[str, Any]:
             "framing": incoming.framing.value,
         },
         "client_key": None if incoming.key is None else incoming.key.name,
+        "client_key_required": gateway.auth_mode != "off",
     }
     with gateway.hooks.recorded() as calls:
         try:
             attempts = await prepare(gateway, incoming, explaining=True)
             _decide(gateway, attempts, calls, found)
         except GatewayError as e:
-            found["error"] = msgspec.json.decode(e.body())["error"]
+            found["error"] = _status(e)
+        except HookFailed as e:
+            failed = GatewayError(f"{e}. The gateway's log says why.", reason="PLUGIN_FAILED")
+            found["error"] = _status(failed)
     found["plugins"] = [{"hook": call.hook, "plugin": call.plugin, "said": _said(call)} for call in calls]
     return found
+
+
+def _status(error: GatewayError) -> Any:
+    return msgspec.json.decode(error.body())["error"]
 
 
 def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict[str, Any]) -> None:
@@ -55,7 +66,7 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
         "asked": request.asked_model,
         "served": request.model,
         "reason": attempts.mapped.reason,
-        "plugin": _by(calls, "agm_map_model"),
+        "plugin": _by(gateway, calls, "agm_map_model", attempts.mapped, attempts.mapped.model),
     }
     found["edited_by"] = [call.plugin for call in calls if call.hook == "agm_transform_request"]
     accounts, exclusions = attempts.candidates()
@@ -83,20 +94,21 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
         "name": choice.account.name,
         "kind": choice.account.kind,
         "reason": choice.reason,
-        "plugin": _by(calls, "agm_select_account"),
+        "plugin": _by(gateway, calls, "agm_select_account", choice, choice.account),
     }
     wrapped = gateway.hooks.wrap_request(request, choice.account, attempts.body)
     found["upstream"] = {
         "method": wrapped.method,
-        "url": choice.account.endpoints[0] + wrapped.path,
+        "url": choice.account.endpoints[0] + _redacted(wrapped.path),
         "headers": _headers(gateway, choice.account, wrapped),
         "body": _shown(wrapped.body),
-        "plugin": _by(calls, "agm_wrap_request"),
+        "plugin": _by(gateway, calls, "agm_wrap_request", wrapped),
     }
 
 
 def _headers(gateway: Gateway, account: Account, wrapped: UpstreamRequest) -> dict[str, str]:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in wrapped.headers}
+    headers = {name: REDACTED if _SECRET.search(name) else value for name, value in headers.items()}
     if gateway.credentials[account.name].kind == "api-key":
         headers["x-goog-api-key"] = REDACTED
     else:
@@ -104,9 +116,29 @@ def _headers(gateway: Gateway, account: Account, wrapped: UpstreamRequest) -> di
     return headers
 
 
-def _by(calls: list[Call], hook: str) -> str | None:
-    """The plugin that had the last word in a hook whose first result counts."""
-    return next((call.plugin for call in reversed(calls) if call.hook == hook), None)
+def _redacted(path: str) -> str:
+    """A path without the values of parameters that may be credentials."""
+    path, mark, query = path.partition("?")
+    shown = []
+    for parameter in query.split("&"):
+        name, equals, _ = parameter.partition("=")
+        shown.append(f"{name}={REDACTED}" if equals and _SECRET.search(name) else parameter)
+    return path + mark + "&".join(shown)
+
+
+def _by(gateway: Gateway, calls: list[Call], hook: str, *outcomes: object) -> str | None:
+    """
+    The plugin that had the last word in a hook whose first result counts.
+
+    :param outcomes: what became of the hook, in any form in which a plugin may have returned it.
+    :returns: its name; that of a wrapper if it changed the result; None if what was returned was not taken.
+    """
+    for call in reversed(calls):
+        if call.hook == hook and any(call.result is outcome or call.result == outcome for outcome in outcomes):
+            return call.plugin
+    implementations = getattr(gateway.hooks.manager.hook, hook).get_hookimpls()
+    wrappers = [impl.plugin_name for impl in reversed(implementations) if impl.wrapper or impl.hookwrapper]
+    return ", ".join(wrappers) or None
 
 
 def _said(call: Call) -> Any:

@@ -26,6 +26,7 @@ from agm.hookspecs import ClientKeySource
 from agm.plugins import HookFailed, Hooks
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
+from agm.upstream.codeassist import CodeAssist
 from agm.upstream.credentials import Credential, Refresher
 from agm.upstream.reports import ModelReports
 
@@ -50,6 +51,7 @@ class Gateway:
     wall: Callable[[], float] = time.time
     pool: Pool = attrs.field(init=False)
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
+    code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
     _sources: dict[str, AccountSource] = attrs.field(init=False, factory=dict)
     _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
@@ -59,7 +61,8 @@ class Gateway:
 
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
-        self.reports = ModelReports(self.reactor, self.client, self.credentials)
+        self.code_assist = CodeAssist(self.reactor, self.client, self.credentials, self.pool, self.wall)
+        self.reports = ModelReports(self.reactor, self.client, self.credentials, self.code_assist)
         self._awaited = self._adopt(self.config)
 
     async def start(self) -> None:
@@ -69,6 +72,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Close the connections to upstreams and end the credentials' threads."""
+        self.code_assist.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
 
     async def reload(self, config: Config) -> None:
@@ -124,7 +128,13 @@ class Gateway:
         self._sources = sources
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
+        self.code_assist.of(accounts, kept)
         self.reports.of(accounts)
+
+    @property
+    def awaits_accounts(self) -> bool:
+        """Whether a plugin fetches accounts from elsewhere that nobody has waited for yet."""
+        return bool(self._awaited)
 
     async def authenticate(self, presented: Sequence[str]) -> ClientKey | None:
         """
@@ -169,7 +179,8 @@ class Gateway:
             found = source.named(name) if isinstance(source, KeyRing) else None
             if found is not None:
                 return found
-        raise InvalidRequest(f"There is no client key named {name[:60]!r} in the configuration.")
+        # not the name: it may be the key itself, pasted where its name belongs
+        raise InvalidRequest("There is no client key of this name in the configuration; agm key list shows the names.")
 
     def admit(self, key: ClientKey, model: str, *, counting: bool = True) -> None:
         """
@@ -181,11 +192,12 @@ class Gateway:
         """
         if model not in key.patterns:
             raise Forbidden(f"This client key may not use models/{model}.", reason="MODEL_NOT_ALLOWED")
-        if key.requests_per_minute is not None and counting:
+        if key.requests_per_minute is not None:
             limit = self._limits.get(key.name)
             if limit is None:
                 limit = self._limits[key.name] = RequestsPerMinute(key.requests_per_minute)
-            wait = limit.take(self.reactor.seconds())
+            now = self.reactor.seconds()
+            wait = limit.take(now) if counting else limit.wait(now)
             if wait:
                 raise TooManyRequests(
                     f"This client key may make {key.requests_per_minute} requests per minute. "

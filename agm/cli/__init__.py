@@ -8,16 +8,17 @@ google-auth) is imported inside ``run``.  Nothing here serves requests: that is 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from agm import __version__
-from agm.cli import account, config, key
+from agm.cli import account, config, explain, key, models, plugin, plugins
 from agm.config import ConfigError
 
 __all__ = ["main"]
 
-_COMMANDS = (account, config, key)
+_COMMANDS = (account, key, models, explain, plugins, plugin, config)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
     ``argv`` are the arguments after the program's name, ``sys.argv``'s if left out.  A configuration that
     cannot be used is one line a problem on standard error, and status 1; arguments that cannot be
-    understood are argparse's, and status 2.
+    understood are argparse's, and status 2.  A reader who has seen enough, as ``head`` has, ends it quietly.
     """
     parser = argparse.ArgumentParser(
         prog="agm", description="Set up and look into the local gateway for the Gemini API."
@@ -37,7 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # the interpreter flushes once more at its end, and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status

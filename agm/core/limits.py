@@ -25,7 +25,14 @@ class RequestsPerMinute:
         if self._at is not None:  # a clock that is set back gives nothing and takes nothing
             self._tokens = min(self._limit, self._tokens + max(0.0, now - self._at) * self._limit / 60)
         self._at = now
-        if self._tokens >= 1 - _ROUNDING:
+        wait = self.wait(now)
+        if not wait:
             self._tokens = max(0.0, self._tokens - 1)
-            return 0.0
-        return (1 - self._tokens) * 60 / self._limit
+        return wait
+
+    def wait(self, now: float) -> float:
+        """What :meth:`take` would return now; nothing is taken."""
+        tokens = self._tokens
+        if self._at is not None:
+            tokens = min(self._limit, tokens + max(0.0, now - self._at) * self._limit / 60)
+        return 0.0 if tokens >= 1 - _ROUNDING else (1 - tokens) * 60 / self._limit

@@ -58,7 +58,8 @@ class Strategies:
         home = self._homes.get(conversation)
         for account in accounts:
             if account.name == home:
-                self._homes.move_to_end(conversation)
+                if not request.explaining:
+                    self._homes.move_to_end(conversation)
                 return AccountChoice(account, "sticky: it served this conversation before")
         chosen = self._least_loaded(accounts, request, loads)
         if not request.explaining:

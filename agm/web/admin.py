@@ -6,6 +6,7 @@ Open to this machine, and to client keys with ``admin = true``; nobody else.  No
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,15 +14,27 @@ import msgspec
 from twisted.internet.address import UNIXAddress
 from twisted.web.resource import IResource, Resource
 
-from agm.core.errors import Forbidden, InvalidRequest
-from agm.core.target import METHODS, VERSIONS, ModelCall, bare_model
+from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest
+from agm.core.target import METHODS, VERSIONS, bare_model, parse_call, quote_model
 from agm.exchange import Incoming
 from agm.explain import explain
 from agm.gateway import Gateway
-from agm.plugins import HOOKS
+from agm.plugins import HOOKS, PluginManager
 from agm.web.access import Access, is_loopback
-from agm.web.resources import ApiResource, Unknown, Visit, framing_of, send_json
+from agm.web.resources import (
+    CREDENTIAL_HEADERS,
+    CREDENTIAL_PARAMETERS,
+    ApiResource,
+    Unknown,
+    Visit,
+    framing_of,
+    send_json,
+)
 from agm.web.site import GatewayRequestOnWire
+
+#: RFC 9110, section 5.1: a header's name is a token; and what Twisted lets through of a value.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
 
 
 class Question(msgspec.Struct, forbid_unknown_fields=True):
@@ -73,34 +86,42 @@ def read_question(body: bytes) -> Question:
     """
     A question from JSON.
 
-    :raises InvalidRequest: if it is not one.
+    :raises InvalidRequest: if it is not one.  No header of it is repeated: keys get pasted into wrong places.
     """
     try:
         question = msgspec.json.decode(body, type=Question)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except NOT_JSON as e:
         raise InvalidRequest(f"This is not a question to explain: {e}") from None
     if question.method not in METHODS:
         raise InvalidRequest(f"There is no method {question.method[:60]!r}; there are {', '.join(METHODS)}.")
     if question.version not in VERSIONS:
         raise InvalidRequest(f"There is no version {question.version[:60]!r}; there are {', '.join(VERSIONS)}.")
+    for name, value in question.headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise InvalidRequest("One of the headers cannot be one: a name is a token, a value one line of Latin-1.")
     return question
 
 
 def incoming(gateway: Gateway, question: Question, request_id: str) -> Incoming:
     """
-    The call that a question is about.
+    The call that a question is about, read from a path as a client would write it.
 
-    :raises InvalidRequest: if it names a client key that is not known.
+    :raises NotFound: if it names no model.
+    :raises InvalidRequest: if it names what no model can be called, or a client key that is not known.
     """
-    model = bare_model(question.model)
+    path = f"/{question.version}/models/{quote_model(bare_model(question.model))}:{question.method}"
     key = None if question.key is None else gateway.key_named(question.key)
     return Incoming(
         id=request_id,
-        path=f"/{question.version}/models/{model}:{question.method}",
-        call=ModelCall(question.version, model, question.method),
+        path=path,
+        call=parse_call(path.encode("ascii")),
         framing=framing_of(question.method, question.query, gateway.config.gateway.stream_default),
-        query=question.query,
-        headers={name.lower(): value for name, value in question.headers.items()},
+        query={name: value for name, value in question.query.items() if name not in CREDENTIAL_PARAMETERS},
+        headers={
+            name.lower(): value
+            for name, value in question.headers.items()
+            if name.lower().encode("ascii") not in CREDENTIAL_HEADERS
+        },
         key=key,
         body=bytes(question.body),
         received_at=gateway.wall(),
@@ -111,12 +132,16 @@ class Plugins(AdminResource):
     """``GET /_agm/plugins``: the plugins in the order in which they are asked, and how often each failed."""
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        send_json(visit.wire, describe_plugins(self.gateway))
+        hooks = self.gateway.hooks
+        send_json(visit.wire, describe_plugins(hooks.manager, hooks.failures))
 
 
-def describe_plugins(gateway: Gateway) -> dict[str, Any]:
-    """Plugins and hooks of a gateway, as a JSON document."""
-    manager, failures = gateway.hooks.manager, gateway.hooks.failures
+def describe_plugins(manager: PluginManager, failures: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """
+    Plugins and hooks, in the order in which they are asked, as a JSON document.
+
+    :param failures: how often a plugin's hook raised, by (plugin, hook).
+    """
     plugins: list[Mapping[str, Any]] = []
     for name, origin in reversed(manager.origins.items()):
         plugin = manager.get_plugin(name)

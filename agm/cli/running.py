@@ -1,0 +1,238 @@
+"""
+Asking the gateway that runs on this machine, over HTTP, for commands that look into it.
+
+Where it listens is read from the configuration, or told with ``--url``.  It is asked for what it knows, and never
+told to change anything.  No Twisted in here: a question takes a moment, and the command ends with it.
+"""
+
+import argparse
+import http.client
+import ipaddress
+import json
+import os
+import re
+import socket
+import sys
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from agm.cli import files
+from agm.cli.files import Refused
+from agm.config import GatewayConfig, find
+
+__all__ = ["Running", "add_options", "address_of", "find_running", "printable"]
+
+#: Seconds to connect, and to wait for an answer: plugins may take their time with an explanation.
+CONNECT, ANSWER = 5.0, 60.0
+#: No answer to a question is longer, in bytes.
+MAX_ANSWER = 64 * 2**20
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that asks a running gateway."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
+    )
+    parser.add_argument(
+        "--url", metavar="URL", help="where the gateway runs, http://HOST:PORT or unix:PATH; else as configured"
+    )
+    parser.add_argument(
+        "--client-key-env", metavar="VAR", help="the environment variable that holds a client key, if one is asked for"
+    )
+    parser.add_argument("--offline", action="store_true", help="ask no running gateway; the configuration alone counts")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def find_running(args: argparse.Namespace, otherwise: str) -> "Running | None":
+    """
+    The gateway that runs; None where none does, or where ``--offline`` says not to ask.
+
+    :param otherwise: what that means for the command; a line on standard error says it.
+    :raises Refused: if ``--url`` names a place where nothing can be reached.
+    :raises agm.config.ConfigError: if the configuration, which says where it listens, cannot be used.
+    """
+    if args.offline:
+        print(f"offline: {otherwise}", file=sys.stderr)
+        return None
+    key = None
+    if args.client_key_env is not None:
+        key = os.environ.get(args.client_key_env, "").strip()
+        if not key:
+            raise Refused("--client-key-env: there is no such variable, or nothing in it")
+        if not re.fullmatch(r"[\x21-\x7e]+", key):
+            raise Refused("--client-key-env: the variable holds a character that cannot be in a client key")
+    address = args.url if args.url is not None else address_of(_listeners(args.config))
+    if address is None:
+        print(f"no listener of the configuration is on loopback; --url names another: {otherwise}", file=sys.stderr)
+        return None
+    running = Running.at(address, key)
+    try:
+        running.connection().close()
+    except OSError as failure:
+        if args.url is not None:
+            raise Refused(f"--url: nothing can be reached there: {_why(failure)}") from None
+        print(f"no gateway runs at {address}: {otherwise}", file=sys.stderr)
+        return None
+    return running
+
+
+def _listeners(named: str | None) -> tuple[str, ...]:
+    path = find(named, os.environ)
+    if path is None:
+        return GatewayConfig().listen
+    text = files.read(path)
+    files.check(text, path, os.environ)  # but for variables, which need to be set where the gateway was started only
+    return tuple(tomllib.loads(text).get("gateway", {}).get("listen", GatewayConfig().listen))
+
+
+def address_of(listen: Iterable[str]) -> str | None:
+    """
+    Where this machine reaches a gateway with these Twisted server endpoints: ``http://127.0.0.1:8045``,
+    ``unix:/run/agm.sock``, or None.  A TCP port on loopback goes first.
+    """
+    sockets = []
+    for description in listen:
+        kind, *arguments = [re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\):", description)]
+        named = dict(part.split("=", 1) for part in arguments if "=" in part)
+        plain = [part for part in arguments if "=" not in part]
+        if kind in ("tcp", "tcp6"):
+            port = named.get("port") or (plain[0] if plain else "")
+            anywhere = "::" if kind == "tcp6" else "0.0.0.0"  # noqa: S104  # compared, not bound
+            host = _loopback(named.get("interface") or (plain[1] if len(plain) > 1 else anywhere))
+            if host is not None and port.isdecimal() and int(port) > 0:
+                return f"http://{host}:{int(port)}"
+        elif kind == "unix" and (named.get("address") or plain):
+            sockets.append(f"unix:{named.get('address') or plain[0]}")
+    return next(iter(sockets), None)
+
+
+def _loopback(interface: str) -> str | None:
+    """How a URL names the loopback address that an interface includes, or None if it includes none."""
+    if interface == "localhost":
+        return interface
+    try:
+        address = ipaddress.ip_address(interface)
+    except ValueError:
+        return None
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    if not address.is_loopback:
+        return None
+    return str(address) if address.version == 4 else f"[{address}]"
+
+
+@attrs.frozen
+class Running:
+    """A gateway that can be asked; `address` is how a person reads where it is."""
+
+    address: str
+    _host: str
+    _port: int | None
+    _prefix: str
+    _scheme: str
+    _key: str | None = attrs.field(repr=False)
+
+    @classmethod
+    def at(cls, address: str, key: str | None) -> "Running":
+        """
+        The one at ``http://HOST:PORT``, ``https://HOST:PORT`` or ``unix:PATH``.
+
+        :param key: the client key to show.
+        :raises Refused: if it is none of these.  The address is not repeated: it may hold a secret.
+        """
+        if address.startswith("unix:"):
+            return cls(address, address.removeprefix("unix:"), None, "", "unix", key)
+        try:
+            split = urlsplit(address)
+            host, port = split.hostname, split.port
+        except ValueError:
+            host, port = None, None
+        if not host or split.scheme not in ("http", "https") or split.query or split.fragment or "@" in split.netloc:
+            raise Refused("--url: write http://HOST:PORT, https://HOST:PORT or unix:PATH, and nothing more")
+        return cls(address, host, port, split.path.rstrip("/"), split.scheme, key)
+
+    def connection(self) -> http.client.HTTPConnection:
+        """A new connection, which is connected.  :raises OSError: if it cannot be."""
+        client: http.client.HTTPConnection
+        if self._scheme == "unix":
+            client = _UnixConnection(self._host)
+        elif self._scheme == "https":
+            client = http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT)
+        else:
+            client = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT)
+        client.connect()
+        client.sock.settimeout(ANSWER)
+        return client
+
+    def ask(self, target: str, question: bytes | None = None) -> Any:
+        """
+        The document that the gateway answers with.
+
+        :param target: path and query.
+        :param question: the JSON to POST; None for a GET.
+        :raises Refused: if it answers anything else, in its own words.
+        """
+        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        if question is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            client = self.connection()
+            try:
+                client.request("GET" if question is None else "POST", self._prefix + target, question, headers)
+                answer = client.getresponse()
+                body = answer.read(MAX_ANSWER)
+            finally:
+                client.close()
+        except (OSError, http.client.HTTPException, ValueError) as failure:
+            raise Refused(f"{self.address}: no answer: {_why(failure)}") from None
+        try:
+            document = json.loads(body)
+            ours = answer.getheader("x-agm-request-id") is not None and isinstance(document, dict)
+        except (ValueError, RecursionError):
+            ours = False
+        if not ours:
+            raise Refused(f"{self.address}: what answers there is not agm; --url names another place")
+        if answer.status != 200:
+            raise Refused(f"{self.address}: {_refusal(document)}{self._hint(answer.status)}")
+        return document
+
+    def _hint(self, status: int) -> str:
+        if status != 401:
+            return ""
+        return "  --client-key-env VAR names the variable that holds a key." if self._key is None else ""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=CONNECT)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(self._path)
+        except BaseException:
+            self.sock.close()
+            raise
+
+
+def _refusal(document: dict[str, Any]) -> str:
+    error = document.get("error")
+    return printable(str(error.get("message"))) if isinstance(error, dict) else "it answers with something unknown"
+
+
+def _why(failure: Exception) -> str:
+    return getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
+
+
+def printable(text: str) -> str:
+    """A line without what a terminal would take for more than text."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
