@@ -52,6 +52,7 @@ from agm.core.request import (
 from agm.core.target import ModelCall
 from agm.plugins import HookFailed
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
+from agm.upstream.codeassist import NoProject, Refused
 from agm.upstream.credentials import CredentialError
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ class _Failure:
     message: str
     #: The upstream may be working on the request still, or has had all the time there is.
     final: bool = False
+    #: It was sent with ``x-goog-user-project``.
+    user_project: bool = False
 
 
 @attrs.define(eq=False)
@@ -184,6 +187,7 @@ class Attempts:
     _given_up: dict[str, Verdict] = attrs.Factory(dict)
     _refreshed: set[str] = attrs.Factory(set)
     _waited: set[str] = attrs.Factory(set)
+    _without_user_project: set[str] = attrs.Factory(set)
     _capacity: int = 0
 
     async def open(self) -> OpenAnswer | FinalAnswer:
@@ -260,6 +264,8 @@ class Attempts:
                 self._waited.add(account.name)
                 await self._pause(verdict.delay)
                 return attrs.evolve(route, reason="again, after the short wait that was asked for")
+            case Fault.FORBIDDEN | Fault.NO_MODEL if again := self._otherwise(account, failure):
+                return attrs.evolve(route, reason=again)
             case Fault.CAPACITY:
                 self._capacity += 1
             case Fault.ENDPOINT if route.endpoint + 1 < len(account.endpoints):
@@ -272,6 +278,17 @@ class Attempts:
             await self._pause(SAME_ACCOUNT_PAUSE)
             return _Route(account, 0, "again, because there is no other account")
         return other
+
+    def _otherwise(self, account: Account, failure: _Failure) -> str | None:
+        """Why a Code Assist account that refused may serve yet, with another project; None if it will not."""
+        if account.kind != "code-assist" or failure.verdict.reason == "VALIDATION_REQUIRED":
+            return None
+        if failure.status == 403 and failure.user_project:
+            self._without_user_project.add(account.name)
+            return "again, without x-goog-user-project"
+        if failure.status in (403, 404) and self.gateway.code_assist.forget_project(account):
+            return "again, after asking for its project anew"
+        return None
 
     def _consequence(self, account: Account, verdict: Verdict) -> None:
         self.gateway.pool.failed(account, self.request.model, verdict)
@@ -289,8 +306,12 @@ class Attempts:
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | _Failure | None = None
         try:
-            wrapped = gateway.hooks.wrap_request(request, account, self.body)
-            credential = await gateway.credentials[account.name].headers()
+            located = await gateway.code_assist.with_project(account)
+            wrapped = gateway.hooks.wrap_request(request, located, self.body)
+            bare = account.name in self._without_user_project
+            credential = gateway.code_assist.headers(
+                account, await gateway.credentials[account.name].headers(), without=bare
+            )
             answer = await gateway.client.send(
                 wrapped.method,
                 route.url + wrapped.path,
@@ -299,7 +320,11 @@ class Attempts:
                 timeout=gateway.config.timeouts.first_byte,
             )
             left = gateway.config.timeouts.first_byte - (gateway.reactor.seconds() - began)
-            outcome = await self._first_bytes(answer, wrapped, account, lease, max(left, 0.0))
+            outcome = await self._first_bytes(answer, wrapped, located, lease, max(left, 0.0))
+            if isinstance(outcome, _Failure):
+                outcome = attrs.evolve(outcome, user_project=any(n == b"x-goog-user-project" for n, _ in credential))
+            elif bare:
+                gateway.code_assist.works_without_user_project(account)
         except UpstreamFailed as e:
             outcome = _Failure(
                 Verdict(Fault.ENDPOINT, e.reason),
@@ -312,6 +337,11 @@ class Attempts:
             if e.permanent:
                 gateway.pool.disable(account, e.reason)
             outcome = _Failure(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", e.reason)
+        except Refused as e:
+            outcome = self._classified(e.status, e.body, e.retry_after, account)
+        except NoProject as e:
+            gateway.pool.disable(account, e.reason)
+            outcome = _Failure(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)
         finally:
             if not isinstance(outcome, OpenAnswer):
                 lease.release()
@@ -333,6 +363,7 @@ class Attempts:
             )
             self.records.append(record)
             gateway.hooks.attempt_finished(record)
+            gateway.code_assist.attempted(account, record.status)
         if failure is not None:
             log.info(
                 "{request_id}: attempt {number} failed: {reason}, {message}",
@@ -360,7 +391,7 @@ class Attempts:
                 raise
             except Exception:  # the timeout: what the status says is enough
                 body = b""
-            return self._classified(answer.status, body, answer, account)
+            return self._classified(answer.status, body, answer.header("retry-after"), account)
         passing = self._filter(wrapped)
         flow = UpstreamBody(passing, reactor, limits.idle)
         answer.deliver(flow)
@@ -388,13 +419,13 @@ class Attempts:
         if passing.failure is not None:
             if passing.failure.own is not None:
                 raise passing.failure.own
-            return self._classified(passing.failure.code, passing.failure.document, answer, account)
+            failure = passing.failure
+            return self._classified(failure.code, failure.document, answer.header("retry-after"), account)
         if flow.broken is not None:
             return _Failure(Verdict(Fault.ENDPOINT, "CONNECTION_LOST"), None, b"", flow.broken, final=flow.received > 0)
         return _Failure(Verdict(Fault.ENDPOINT, "EMPTY_ANSWER"), 502, b"", "the upstream's answer is empty")
 
-    def _classified(self, status: int, body: bytes, answer: UpstreamAnswer, account: Account) -> _Failure:
-        retry_after = answer.header("retry-after")
+    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
         headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": retry_after}
         verdict = (
             self.gateway.hooks.classify_error(status, body, headers, account, self.request)
@@ -460,7 +491,7 @@ class Attempts:
         message = f"{last.message[:1].upper()}{last.message[1:]}."
         if last.verdict.reason == "FIRST_BYTE_TIMEOUT":
             return UpstreamTimeout(message)
-        if last.verdict.reason == "CREDENTIAL_UNAVAILABLE":
+        if last.verdict.reason in ("CREDENTIAL_UNAVAILABLE", "NO_PROJECT"):
             return Unavailable(message, reason=last.verdict.reason, retry_after=self._recovery(last))
         return BadUpstreamAnswer(message, reason=last.verdict.reason)
 

@@ -1,8 +1,8 @@
 """
 What the accounts report about their models: asked for when somebody lists models, kept for a while.
 
-Only the Gemini Developer API has a list that a key may read in one call.  An account that does not answer in time is
-left out, and asked again later; a list of models never fails because of it.
+The Gemini Developer API has a list that a key may read in one call, and Code Assist one of its own form.  An account
+that does not answer in time is left out, and asked again later; a list of models never fails because of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from agm.core.request import Account
 from agm.core.target import bare_model
 from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.codeassist import CodeAssist, Refused
 from agm.upstream.credentials import Credential, CredentialError
 
 #: Seconds for which a report is kept, and after which an account that failed is asked again.
@@ -31,11 +32,14 @@ log = Logger()
 class ModelReports:
     """The models of all accounts, as their upstreams describe them."""
 
-    def __init__(self, reactor: Any, client: UpstreamClient, credentials: Mapping[str, Credential]) -> None:
+    def __init__(
+        self, reactor: Any, client: UpstreamClient, credentials: Mapping[str, Credential], code_assist: CodeAssist
+    ) -> None:
         self._reactor = reactor
         self._client = client
         self._accounts: list[Account] = []
         self._credentials = credentials
+        self._code_assist = code_assist
         self._reports: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._asked: float | None = None
         self._waiting: list[Deferred[None]] = []
@@ -45,7 +49,7 @@ class ModelReports:
 
     def of(self, accounts: Iterable[Account]) -> None:
         """From now on report the models of these accounts."""
-        self._accounts = [account for account in accounts if account.kind == "api-key"]
+        self._accounts = [account for account in accounts if account.kind in ("api-key", "code-assist")]
         self._asked = None
         self._put_together()
 
@@ -75,17 +79,7 @@ class ModelReports:
 
     async def _ask(self, account: Account) -> None:
         try:
-            headers = await self._credentials[account.name].headers()
-            answer = await self._client.send(
-                "GET",
-                account.endpoints[0] + "/v1beta/models?pageSize=1000",
-                headers,
-                None,
-                timeout=PATIENCE * 2,
-            )
-            body = answer.read(MAX_REPORT)
-            body.addTimeout(PATIENCE * 2, self._reactor)
-            models = msgspec.json.decode(await body).get("models", []) if answer.status == 200 else []
+            models = await (self._code_assist.models if account.kind == "code-assist" else self._listed)(account)
             self._reports[account.name] = [
                 model
                 for model in models
@@ -94,6 +88,7 @@ class ModelReports:
             self._put_together()
         except (
             UpstreamFailed,
+            Refused,
             CredentialError,
             msgspec.DecodeError,
             UnicodeDecodeError,
@@ -107,3 +102,14 @@ class ModelReports:
             )
         except Exception:
             log.failure("account {account} could not be asked for its models", account=account.name)
+
+    async def _listed(self, account: Account) -> list[Any]:
+        """What the Gemini Developer API lists."""
+        headers = await self._credentials[account.name].headers()
+        answer = await self._client.send(
+            "GET", account.endpoints[0] + "/v1beta/models?pageSize=1000", headers, None, timeout=PATIENCE * 2
+        )
+        body = answer.read(MAX_REPORT)
+        body.addTimeout(PATIENCE * 2, self._reactor)
+        models: list[Any] = msgspec.json.decode(await body).get("models", []) if answer.status == 200 else []
+        return models
