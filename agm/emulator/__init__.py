@@ -7,11 +7,13 @@ same request always gets the same bytes.  ``docs/emulator.md`` is its manual.
 
 The modules, from the pure to the ones that touch a socket:
 
-* ``framing``, ``jsontext``, ``schema``, ``faults``, ``errors``, ``replies``: the wire, as values;
-* ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``: what a model would say;
-* ``state``, ``requestlog``: what the emulator remembers;
-* ``generation``, ``developer``, ``vertex``, ``codeassist``, ``storage``, ``oauth``, ``control``: a call in, a
-  reply out;
+* ``framing``, ``replies``, ``faults``, ``errors``, ``jsontext``, ``schema``, ``calls``, ``pages``: the wire, as
+  values;
+* ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``, ``generation``, ``embeddings``: what a model
+  would say;
+* ``requestlog``, ``holdings``, ``state``: what the emulator remembers;
+* ``credentials``, ``modelcalls``, ``developer``, ``storage``, ``vertex``, ``codeassist``, ``oauth``, ``control``: a call
+  in, a reply out;
 * ``playback``, ``site``, ``tap``: the socket.
 
 Nothing here imports the gateway: the two only meet over HTTP.

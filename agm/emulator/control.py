@@ -180,8 +180,8 @@ def _set_clock(call: Call, state: State) -> dict[str, Any]:
         raise ValueError("either advance or now, in seconds")
     if form.now is not None:
         state.clock.set(form.now)
-    elif form.advance is not None:
-        state.clock.advance(form.advance)
+    else:
+        state.clock.advance(form.advance or 0.0)
     return _clock(call, state)
 
 

@@ -139,12 +139,9 @@ def parse_timestamp(text: str) -> float | None:
     return moment.timestamp() if moment.tzinfo is not None else None
 
 
-def error_info(reason: str, domain: str, metadata: Mapping[str, str] | None = None) -> Detail:
+def error_info(reason: str, domain: str, metadata: Mapping[str, str]) -> Detail:
     """google.rpc.ErrorInfo."""
-    detail: dict[str, Any] = {"@type": _TYPE + "ErrorInfo", "reason": reason, "domain": domain}
-    if metadata:
-        detail["metadata"] = dict(metadata)
-    return detail
+    return {"@type": _TYPE + "ErrorInfo", "reason": reason, "domain": domain, "metadata": dict(metadata)}
 
 
 def retry_info(seconds: float) -> Detail:

@@ -20,6 +20,8 @@ import msgspec
 JSON_TYPE = "application/json; charset=UTF-8"
 SSE_TYPE = "text/event-stream"
 
+_ONE_LINE = json.JSONEncoder(ensure_ascii=False, separators=(",", ": "))
+
 _ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),
@@ -44,7 +46,7 @@ def compact(document: Any) -> bytes:
 
 def one_line(document: Any) -> bytes:
     """A document on one line: a space after each colon, none after a comma."""
-    return _escape(json.dumps(document, ensure_ascii=False, separators=(",", ": ")).encode())
+    return _escape(_ONE_LINE.encode(document).encode())
 
 
 def pretty(document: Any) -> bytes:

@@ -20,6 +20,7 @@ _CONTEXT = 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 #: Nesting beyond this is refused, as protobuf's parser does.
 _MAX_DEPTH = 100
@@ -72,6 +73,10 @@ def refusal(body: bytes) -> GoogleError:
     try:
         end = _value(text, _skip(text, 0), 0)
         end = _skip(text, end)
+        if end == len(text):
+            # The grammar is fine, so it is one of the two things that it does not say.
+            surrogate = _SURROGATE.search(text) is not None
+            return _refuse("Invalid unicode code point." if surrogate else "Number exceeds the range of double.")
         expected = "Parsing terminated before end of input."
     except _Refused as refused:
         expected, end = refused.expected, refused.at

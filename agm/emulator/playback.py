@@ -94,7 +94,7 @@ class Playback:
                     self._channel.transport.abortConnection()
                     return
                 case Hang():
-                    await Deferred()
+                    await Deferred()  # until the client leaves, which cancels it
         self._end()
         self._finish()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -61,9 +62,8 @@ class Connection(http.HTTPChannel):
         """Take a number."""
         assert isinstance(self.factory, EmulatorSite)  # which is what builds connections
         self.number = self.factory.state.next_connection()
-        no_delay = getattr(self.transport, "setTcpNoDelay", None)
-        if no_delay is not None:  # a unix socket has none
-            no_delay(True)
+        transport: Any = self.transport  # TCP, TLS or a unix socket, which ignores this
+        transport.setTcpNoDelay(True)
         super().connectionMade()
 
 

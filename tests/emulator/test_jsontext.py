@@ -60,6 +60,10 @@ def test_an_empty_body_is_an_empty_message(body: bytes) -> None:
         (b"[true, false, null, -1.5e3, x]", "Unexpected token.\nalse, null, -1.5e3, x]\n                    ^"),
         (b'{"a": "b\\n\\u00e9", "c": [1,', 'Unexpected end of string. Expected a value.\nb\\n\\u00e9", "c": [1,\n'),
         (b'{"a": 1, }', 'Expected an object key or }.\n{"a": 1, }\n         ^'),
+        (b'["\\ud800"]', "Invalid unicode code point."),
+        (b"[1e999]", "Number exceeds the range of double."),
+        (b"{}]", "Parsing terminated before end of input."),
+        (b'{"a":' + b"[" * 200, "Message too deep."),
         (b"\xff\xfe", "Encountered non UTF-8 code points."),
     ],
 )
