@@ -76,7 +76,8 @@ def parse_duration(value: object) -> float | None:
         if isinstance(value, int | float):
             seconds = float(value)
         elif isinstance(value, Mapping) and value.keys() & {"seconds", "nanos"}:
-            seconds = float(value.get("seconds") or 0) + float(value.get("nanos") or 0) / 1e9
+            whole, nanos = (0 if value.get(name) is None else value[name] for name in ("seconds", "nanos"))
+            seconds = float(whole) + float(nanos) / 1e9
         elif isinstance(value, str):
             parts = _DURATION.findall(value)
             if parts and "".join(number + unit for number, unit in parts) == value.strip():

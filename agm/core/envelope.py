@@ -153,10 +153,10 @@ def with_roles(body: bytes) -> bytes:
         turns = _TURNS.decode(fields["contents"])
     except (*NOT_JSON, KeyError):
         return body
-    if all("role" in turn for turn in turns):
+    if all("role" in _present(turn) for turn in turns):
         return body
-    user = msgspec.Raw(b'"user"')
-    fields["contents"] = msgspec.Raw(b"[" + b",".join(_join({"role": user, **turn}) for turn in turns) + b"]")
+    user = {"role": msgspec.Raw(b'"user"')}
+    fields["contents"] = msgspec.Raw(b"[" + b",".join(_join(user | _present(turn)) for turn in turns) + b"]")
     return _join(fields)
 
 
