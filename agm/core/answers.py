@@ -111,7 +111,7 @@ class CollectedBody:
         if self._size > self._limit:
             self._chunks = []
             self.failure = StreamFailure.of(502, f"The upstream's answer is larger than {self._limit} bytes.")
-        elif self.failure is None:
+        else:
             self._chunks.append(chunk)
         return b""
 

@@ -26,6 +26,7 @@ from agm.core.answers import (
     plain_event,
 )
 from agm.core.envelope import NotAnEnvelope, UpstreamError, unwrap
+from agm.core.errors import Unavailable
 from agm.core.eventstream import MAX_BARE
 from core.cuts import cut_at, cut_streams, every_cut, unhurried
 
@@ -66,6 +67,26 @@ def test_an_error_event_is_one_line_and_a_blank_line() -> None:
 def test_a_failure_of_the_upstream_carries_its_code() -> None:
     """What the upstream said is what decides about another attempt."""
     assert StreamFailure.upstream(COMPACT) == StreamFailure(COMPACT, 503)
+
+
+def test_a_failure_of_the_gateways_keeps_its_error() -> None:
+    """Its reason and its wait reach the client."""
+    error = Unavailable("No.", reason="PLUGIN_FAILED", retry_after=3.0)
+    failure = StreamFailure.ours(error)
+    assert failure.code == 503
+    assert b"\n" not in failure.document
+    assert json.loads(failure.document) == json.loads(error.body())
+
+
+def test_an_edit_that_fails_ends_the_answer() -> None:
+    """A plugin's mistake is told as such, in a stream and in a body."""
+
+    def fail(document: bytes) -> bytes:
+        raise Unavailable("The plugin failed.")
+
+    for filter_ in (pipe(change=fail), CollectedBody(fail, limit=100)):
+        assert run(filter_, [b"data: {}\n\n"]) == b""
+        assert failure_of(filter_).document == StreamFailure.ours(Unavailable("The plugin failed.")).document
 
 
 # -- Plain bodies ------------------------------------------------------------------------------------
@@ -503,6 +524,13 @@ def test_an_event_that_is_an_error_or_unreadable_ends_the_answer(framing: Framin
         assert failure_of(piping).code == code
         assert (json.loads(failure_of(piping).document) == ERROR) == (code == 503)
         assert piping.close() == b""
+
+
+def test_a_bare_line_beyond_the_limit_ends_the_answer_with_the_stream() -> None:
+    """It is known for what it is only when nothing more comes."""
+    piping = pipe()
+    assert run(piping, [wrapped(1), b"{" + b" " * MAX_BARE]) == b"data: 1\r\n\r\n"
+    assert b"is larger than" in failure_of(piping).document
 
 
 def test_an_event_beyond_all_limits_ends_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

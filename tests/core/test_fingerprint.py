@@ -1,0 +1,79 @@
+"""Fingerprints: the same for all requests of a conversation, another for another, and no text in them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agm.core.fingerprint import fingerprint
+from core.cuts import unhurried
+
+FIRST = '{"role":"user","parts":[{"text":"hello"}]}'
+PLAIN = fingerprint(f'{{"contents":[{FIRST}]}}'.encode())
+
+
+def test_a_fingerprint_is_32_hexadecimal_digits() -> None:
+    """Fit for a field of an upstream, and as long as it is said to be."""
+    assert PLAIN is not None
+    assert len(PLAIN) == 32
+    assert int(PLAIN, 16)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"contents":[{FIRST},{{"role":"model","parts":[]}},{{"role":"user","parts":[{{"text":"more"}}]}}]}}',
+        f'{{"systemInstruction":{{"parts":[]}},"tools":[1e999],"contents": [ {FIRST} ] }}',
+        f'{{"contents":[{{"role":"model","parts":[1]}},{{"role":"function","parts":[2]}},{FIRST}]}}',
+        f'{{"contents":[{{"role":"user"}},{FIRST}]}}',
+        '{"contents":[{"parts":[{"text":"hello"}]}]}',
+        '{"contents":[{"role":null,"parts":[{"text":"hello"}]}]}',
+        '{"contents":[{"role":"","parts":[{"text":"hello"}],"role":""}]}',
+        f'{{"contents":{FIRST}}}',
+    ],
+)
+def test_what_does_not_change_the_first_user_turn_does_not_change_the_fingerprint(body: str) -> None:
+    """Later turns, other fields, a role that is left out, contents that are one turn instead of a list."""
+    assert fingerprint(body.encode()) == PLAIN
+
+
+def test_another_first_user_turn_is_another_conversation() -> None:
+    """Down to the byte."""
+    assert fingerprint(b'{"contents":[{"parts":[{"text":"hello!"}]}]}') not in (PLAIN, None)
+    assert fingerprint(b'{"contents":[{"parts":[{"text": "hello"}]}]}') not in (PLAIN, None)
+
+
+@unhurried
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_every_request_of_a_conversation_has_its_fingerprint(texts: list[str]) -> None:
+    """Each request repeats the turns before it."""
+    turns = [{"role": ("user", "model")[n % 2], "parts": [{"text": text}]} for n, text in enumerate(texts)]
+    found = {fingerprint(json.dumps({"contents": turns[: n + 1]}).encode()) for n in range(len(turns))}
+    assert len(found) == 1
+    assert None not in found
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"{",
+        b'{"contents":[]}',
+        b'{"contents":null}',
+        b'{"contents":"hello"}',
+        b'{"contents":[5]}',
+        b'{"contents":[{"role":"model","parts":[1]}]}',
+        b'{"contents":[{"role":5,"parts":[1]}]}',
+        b'{"contents":[{"role":"user"}]}',
+        b'{"\xff":1}',
+        b'{"contents":' + b"[" * 100_000,
+    ],
+)
+def test_a_body_without_a_user_turn_has_no_fingerprint(body: bytes) -> None:
+    """Nothing raises, whatever was sent."""
+    assert fingerprint(body) is None

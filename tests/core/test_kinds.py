@@ -1,0 +1,24 @@
+"""The kinds of upstreams: each has methods, and only such as the gateway serves."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from agm.core import kinds, target
+from agm.core.request import Kind
+
+
+def test_every_kind_of_account_has_its_methods() -> None:
+    """A kind without an entry would break the choice of accounts."""
+    assert set(kinds.METHODS) == set(get_args(Kind))
+
+
+def test_no_kind_has_a_method_that_no_path_can_name() -> None:
+    """And each method that a path can name has a kind that serves it."""
+    assert frozenset().union(*kinds.METHODS.values()) == set(target.METHODS)
+
+
+def test_all_kinds_generate_and_count() -> None:
+    """What every SDK calls is served by every account."""
+    common = frozenset.intersection(*kinds.METHODS.values())
+    assert common == {"generateContent", "streamGenerateContent", "countTokens"}
