@@ -71,6 +71,7 @@ def agm_configure(config: Config) -> None:
 
         @hookimpl
         def agm_configure(config):
+            settings.clear()  # a reload may have taken some away
             settings.update(config.plugins.tables.get("night", {}))
     """
 
@@ -82,8 +83,7 @@ def agm_client_keys(config: Config) -> Iterable[ClientKeySource]:  # type: ignor
 
     :param config: the whole configuration.
     :returns: sources: a fixed :class:`agm.api.KeyRing`, an :class:`agm.api.CachedKeys` around an asynchronous lookup,
-    or
-        anything with their two methods.
+        or anything with their two methods.
 
     Synchronous; a source's ``lookup`` may be asynchronous, under the time limit ``[plugins] timeout``.  Fails closed:
     the start ends.  A lookup that fails knows no key, so that the client is refused.
@@ -127,7 +127,7 @@ def agm_map_model(model: str, request: GatewayRequest) -> ModelChoice | str | No
     :param model: what the client asked for, without ``models/``; a display name is already its id.
     :param request: the request; ``request.body.json()`` parses the body, once for all who look.
     :returns: the model, best with a reason; None leaves it to the next plugin.  The aliases of the configuration come
-    last.
+        last.
 
     Synchronous.  Fails open.
 

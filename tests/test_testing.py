@@ -36,6 +36,7 @@ from agm.api import (
     Verdict,
     digest,
 )
+from agm.defaults import make_plugins
 from agm.plugins import HOOKS
 from agm.testing import (
     GatewayFactory,
@@ -535,3 +536,9 @@ def test_a_call_that_is_slow_once_is_no_fault() -> None:
 
     check_plugin(plugin(agm_map_model=first_slow))
     assert len(calls) > 1
+
+
+@pytest.mark.parametrize("plugin", [p for name, p in make_plugins() if not name.endswith(".accounts")])
+def test_the_builtin_plugins_keep_the_rules(plugin: object) -> None:
+    """But for that of the accounts, whose names the check has taken."""
+    check_plugin(plugin)
