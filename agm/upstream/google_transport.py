@@ -24,11 +24,12 @@ from twisted.internet.protocol import Protocol as BodyProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.python.threadable import isInIOThread
-from twisted.web.client import GzipDecoder, ResponseDone, ResponseNeverReceived
+from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from agm import __version__
+from agm.upstream.http1 import EncodedAnswer, NoAnswer, TruncatedAnswer
 
 #: Bytes of an answer that are read at most; tokens are some kilobytes.
 MAX_ANSWER = 1024 * 1024
@@ -185,10 +186,9 @@ class _Exchange:
     async def _run(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> TokenAnswer:
         try:
             return await self._send(method, url, headers, body)
-        except ResponseNeverReceived as e:
-            # Most likely a kept-alive connection that the endpoint had closed meanwhile.  Asking again is safe: whoever
-            # did see the first request has not told anybody its answer.
-            if self._ended_for is not None or not all(failure.check(ConnectionClosed) for failure in e.reasons):
+        except NoAnswer:
+            # Asking again is safe: whoever did see the first request has not told anybody its answer.
+            if self._ended_for is not None:
                 raise
         return await self._send(method, url, headers, body)
 
@@ -197,17 +197,12 @@ class _Exchange:
         for name, value in headers.items():
             head.setRawHeaders(name, [value])
         head.setRawHeaders("Accept-Encoding", ["identity"])
-        # a header without a value is not sent, and keeps treq's own cookies away
-        head.setRawHeaders("Cookie", [])
         response = await self._http.request(
             method, url, headers=head, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
         )
         collected: Deferred[bytes] = Deferred(lambda _: collector.stop())
         collector = _Collector(collected)
-        encoded = isinstance(getattr(response, "original", response), GzipDecoder)
         response.deliverBody(collector)
-        if encoded:
-            collector.refuse("the token endpoint sent a compressed answer that was not asked for")
         return TokenAnswer(response.code, HeaderValues(response.headers), await collected)
 
     def explain(self, error: BaseException | None) -> str:
@@ -216,17 +211,17 @@ class _Exchange:
             return self._ended_for
         if isinstance(error, TransportError):
             return str(error)
-        causes = [failure.value for failure in getattr(error, "reasons", ())] or [error]
-        for cause in causes:
-            if isinstance(cause, DNSLookupError):
-                return "the name of the token endpoint cannot be resolved"
-            if isinstance(cause, ConnectError):
-                return "the token endpoint cannot be reached"
-            if isinstance(cause, SSLError | VerificationError):
-                return f"the certificate of the token endpoint cannot be verified ({type(cause).__name__})"
-            if isinstance(cause, ConnectionClosed):
-                return "the token endpoint closed the connection before its answer was whole"
-        return f"the token endpoint cannot be asked, or its answer not be read ({type(causes[0]).__name__})"
+        if isinstance(error, DNSLookupError):
+            return "the name of the token endpoint cannot be resolved"
+        if isinstance(error, ConnectError):
+            return "the token endpoint cannot be reached"
+        if isinstance(error, SSLError | VerificationError):
+            return f"the certificate of the token endpoint cannot be verified ({type(error).__name__})"
+        if isinstance(error, NoAnswer | TruncatedAnswer | ConnectionClosed):
+            return "the token endpoint closed the connection before its answer was whole"
+        if isinstance(error, EncodedAnswer):
+            return "the token endpoint sent a compressed answer that was not asked for"
+        return f"the token endpoint cannot be asked, or its answer not be read ({type(error).__name__})"
 
 
 class _Collector(BodyProtocol):

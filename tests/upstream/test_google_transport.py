@@ -21,7 +21,6 @@ from google.auth.exceptions import TransportError
 from service_identity import VerificationError
 from support import ScriptedUpstream, eventually, reactor
 from token_server import CANARY, TokenServer
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import (
     ConnectingCancelledError,
@@ -32,8 +31,6 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.threads import deferToThread
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, ResponseFailed
 from twisted.web.server import Site
 from zope.interface import implementer
 
@@ -64,11 +61,6 @@ async def transport() -> AsyncIterator[TreqRequest]:
     client = UpstreamClient(reactor, connect_timeout=5)
     yield TreqRequest(reactor, client.treq())
     await client.close()
-
-
-def plain() -> TreqRequest:
-    """The transport over a client as treq makes it: it keeps no connection."""
-    return TreqRequest(reactor, HTTPClient(Agent(reactor)))
 
 
 def refused(transport: TreqRequest, url: str, **options: Any) -> str:
@@ -169,9 +161,9 @@ async def test_a_truncated_answer_is_none(transport: TreqRequest, raw: ScriptedU
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_compressed_answer_is_refused(raw: ScriptedUpstream) -> None:
+async def test_a_compressed_answer_is_refused(transport: TreqRequest, raw: ScriptedUpstream) -> None:
     """A client that inflates would do so without a bound."""
-    asking = deferToThread(refused, plain(), raw.url)
+    asking = deferToThread(refused, transport, raw.url)
     wire = await raw.connection()
     body = gzip.compress(b"{}")
     wire.send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -296,8 +288,8 @@ class FailingHTTP:
     [
         (DNSLookupError("a.example"), "the name of the token endpoint cannot be resolved"),
         (ConnectionRefusedError(), "the token endpoint cannot be reached"),
-        (ResponseFailed([Failure(ConnectionDone())]), "the token endpoint closed the connection before its answer"),
-        (ResponseFailed([Failure(VerificationError([]))]), "the certificate of the token endpoint cannot be verified"),
+        (ConnectionDone(), "the token endpoint closed the connection before its answer"),
+        (VerificationError([]), "the certificate of the token endpoint cannot be verified"),
         (ValueError(CANARY), "the token endpoint cannot be asked, or its answer not be read (ValueError)"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -1,0 +1,201 @@
+"""
+The body of an upstream's answer on its way to somebody: through a filter and a relay, or into memory where it is small.
+
+Neither protocol here ever takes a body that broke off for a complete one: only an end that the upstream marked counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+
+from agm.core.answers import AnswerFilter
+
+
+class UpstreamBody(Protocol):
+    """
+    The body of an answer on its way through an :class:`AnswerFilter`.
+
+    It starts without a sink: what comes first is held and the connection paused, until :meth:`flow_to` names one.
+    Only a body whose end the upstream marked is complete; every other end is a failure.
+
+    :param clock: for the idle timer, which runs while the body is not paused.
+    """
+
+    transport: Any
+
+    def __init__(self, filter_: AnswerFilter, clock: IReactorTime, idle: float) -> None:
+        self._filter = filter_
+        self._clock = clock
+        self._idle = idle
+        self._timer: IDelayedCall | None = None
+        self._held: list[bytes] = []
+        self._sink: Callable[[bytes], None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._first: Deferred[None] | None = None
+        self._paused = False
+        self._abort: Callable[[], None] = lambda: None
+        self.ended = False
+        #: Why the body is not complete; None while it flows and after a complete end.
+        self.broken: str | None = None
+        self.received = 0
+
+    @property
+    def filter(self) -> AnswerFilter:
+        """What the body goes through; its `failure` is an error that the upstream reported."""
+        return self._filter
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether something for the client is held."""
+        return bool(self._held)
+
+    @property
+    def held(self) -> int:
+        """How many bytes for the client are held."""
+        return sum(map(len, self._held))
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer cannot be completed."""
+        return self.broken is not None or self._filter.failure is not None
+
+    def abort_with(self, abort: Callable[[], None]) -> None:
+        """Say how the connection is aborted."""
+        self._abort = abort
+
+    def connectionMade(self) -> None:
+        self._start_timer()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.ended:
+            return
+        self.received += len(data)
+        if self._timer is not None:
+            self._timer.reset(self._idle)
+        out = self._filter.feed(data)
+        if self._sink is not None:
+            if out:
+                self._sink(out)
+        elif out:
+            self._held.append(out)
+        if self._filter.failure is not None:
+            self._end()
+            self._abort()
+        elif self._held and self._sink is None:
+            self._wake()
+            if self._sink is None and not self.ended:
+                self.pause()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.ended:
+            return
+        if reason.check(ResponseDone):
+            out = self._filter.close()
+            if out:
+                if self._sink is not None:
+                    self._sink(out)
+                else:
+                    self._held.append(out)
+        else:
+            self.broken = "the upstream broke off the answer"
+        self._end()
+
+    def first(self) -> Deferred[None]:
+        """Fires when there is something for the client, or the body has ended without."""
+        self._first = Deferred()
+        if self._held or self.ended:
+            self._wake()
+        return self._first
+
+    def take(self) -> bytes:
+        """What came before there was a sink."""
+        held, self._held = b"".join(self._held), []
+        return held
+
+    def flow_to(self, sink: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        """From now on hand everything to `sink`, and call `on_end` once at the end, complete or not."""
+        self._sink, self._on_end = sink, on_end
+        held = self.take()
+        if held:
+            sink(held)
+        if self.ended:
+            self._finish()
+
+    def pause(self) -> None:
+        """Stop reading from the upstream."""
+        if not self._paused and not self.ended:
+            self._paused = True
+            self._stop_timer()
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read from the upstream again."""
+        if self._paused and not self.ended:
+            self._paused = False
+            self._start_timer()
+            self.transport.resumeProducing()
+
+    def abort(self, why: str) -> None:
+        """Close the upstream's connection now; the body ends as broken."""
+        if not self.ended:
+            self.broken = why
+            self._end()
+            self._abort()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._timer = self._clock.callLater(self._idle, self._idled)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _idled(self) -> None:
+        self._timer = None
+        self.abort(f"the upstream sent nothing for {self._idle:g} seconds")
+
+    def _end(self) -> None:
+        self.ended = True
+        self._stop_timer()
+        self._wake()
+        self._finish()
+
+    def _wake(self) -> None:
+        first, self._first = self._first, None
+        if first is not None:
+            first.callback(None)
+
+    def _finish(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
+
+
+class Collector(Protocol):
+    """Reads a small body whole, up to a limit."""
+
+    transport: Any
+
+    def __init__(self, limit: int, done: Deferred[bytes]) -> None:
+        self._limit = limit
+        self._done = done
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+        if self._size > self._limit:
+            self.transport.stopProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self._done.called:
+            self._done.callback(b"".join(self._chunks)[: self._limit])

@@ -1,0 +1,578 @@
+"""
+An HTTP/1.1 client for upstreams: an ``IAgent`` for treq, over a C parser and connections of our own.
+
+It does what a relay needs and no more: it follows no redirect, keeps no cookie and decodes nothing; it hands a body
+over as it comes, once for each read of the socket; its answers can be paused, and aborted at once; and a body is
+complete only if the upstream marked its end.  A connection is made, TLS included, within one time limit.  An idle
+connection that the upstream closes just as a request goes out is told apart (:class:`StaleConnection`), because then
+nothing was lost.
+
+llhttp, behind httptools, parses strictly: two lengths, a length beside chunks, a bad chunk or a bare LF end the
+connection.  The bytes of a head are bounded here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionDone, TimeoutError
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    ISSLTransport,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
+from zope.interface import implementer
+
+#: Bytes of an answer's status line and headers.
+MAX_HEAD = 256 * 1024
+#: Idle connections that are kept to one origin, and for how many seconds: shorter than Google's own, so that few close
+#: under a request.
+MAX_IDLE = 256
+IDLE_SECONDS = 50.0
+#: A body of up to this many bytes is written together with its head.
+ONE_WRITE = 64 * 1024
+
+Origin = tuple[bytes, bytes, int]
+
+
+class StaleConnection(Exception):
+    """A kept-alive connection closed before a byte of the answer came: the request was not served."""
+
+
+class BrokenAnswer(Exception):
+    """The upstream closed the connection, or broke the protocol, before it marked the end of its answer."""
+
+
+class TruncatedAnswer(BrokenAnswer):
+    """The connection closed in the middle of the answer."""
+
+
+class EncodedAnswer(BrokenAnswer):
+    """The answer is compressed, which was not asked for."""
+
+
+class NoAnswer(Exception):
+    """The upstream closed a new connection before a byte of the answer came."""
+
+
+@lru_cache(maxsize=256)
+def origin_of(netloc: bytes, scheme: bytes) -> Origin:
+    """Scheme, host and port of a URL's network location."""
+    parts = urlsplit(scheme + b"://" + netloc)
+    if scheme not in (b"http", b"https") or not parts.hostname:
+        raise ValueError("an upstream's URL must be absolute, and http or https")
+    return scheme, parts.hostname, parts.port or (443 if scheme == b"https" else 80)
+
+
+def split_url(url: bytes) -> tuple[Origin, bytes, bytes]:
+    """An absolute URL's origin, its ``Host`` and its request target."""
+    scheme, _, rest = url.partition(b"://")
+    netloc, slash, path = rest.partition(b"/")
+    return origin_of(netloc, scheme), netloc, slash + path or b"/"
+
+
+@implementer(IResponse)
+class Answer:
+    """The head of an answer; the body waits, with the connection paused, until :meth:`deliverBody`."""
+
+    version = (b"HTTP", 1, 1)
+    request = None
+    previousResponse = None
+
+    def __init__(self, connection: Connection, code: int, phrase: bytes, raw: list[tuple[bytes, bytes]]) -> None:
+        self.code = code
+        self.phrase = phrase
+        self._raw = raw
+        self._headers: Headers | None = None
+        self._connection: Connection | None = connection
+        self._protocol: Any = None
+        self._waiting: list[bytes] = []
+        self._ended: Failure | None = None
+        self.length: Any = UNKNOWN_LENGTH
+        #: Whether only the connection's end tells where the body ends.
+        self.unframed = True
+        for name, value in raw:
+            lower = name.lower()
+            if lower == b"content-length":
+                self.length, self.unframed = int(value), False
+            elif lower == b"transfer-encoding" and value.lower().endswith(b"chunked"):
+                self.unframed = False
+
+    @property
+    def headers(self) -> Headers:
+        """All headers, canonicalised."""
+        if self._headers is None:
+            self._headers = Headers()
+            for name, value in self._raw:
+                self._headers.addRawHeader(name, value)
+        return self._headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header; `name` in lower case."""
+        return next((value for key, value in self._raw if key.lower() == name), None)
+
+    def setPreviousResponse(self, response: Any) -> None:
+        """Nothing comes before an answer here: no redirect is followed."""
+
+    def deliverBody(self, protocol: Any) -> None:
+        """Hand the body to `protocol`, whose transport is this answer: it can be paused, resumed and aborted."""
+        self._protocol = protocol
+        protocol.makeConnection(self)
+        waiting, self._waiting = b"".join(self._waiting), []
+        if waiting:
+            protocol.dataReceived(waiting)
+        if self._ended is not None:
+            protocol.connectionLost(self._ended)
+        elif waiting or self._connection is not None:
+            self.resumeProducing()
+
+    # What the connection tells
+
+    def received(self, data: bytes) -> bool:
+        """A piece of the body; False if nobody takes it yet."""
+        if self._protocol is None:
+            self._waiting.append(data)
+            return False
+        self._protocol.dataReceived(data)
+        return True
+
+    def ended(self, why: Failure) -> None:
+        """The body is over."""
+        self._connection = None
+        self._ended = why
+        if self._protocol is not None:
+            self._protocol.connectionLost(why)
+
+    # What the body's protocol may ask of its transport
+
+    disconnecting = False
+
+    def pauseProducing(self) -> None:
+        """Read nothing more from the upstream."""
+        if self._connection is not None:
+            self._connection.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read from the upstream again."""
+        if self._connection is not None:
+            self._connection.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Want nothing more."""
+        self.abortConnection()
+
+    def loseConnection(self) -> None:
+        """Want nothing more."""
+        self.abortConnection()
+
+    def abortConnection(self) -> None:
+        """Close the connection at once; the body ends as not complete."""
+        if self._connection is not None:
+            self._connection.abort()
+
+
+class _Upload:
+    """The consumer of a body that is produced piece by piece."""
+
+    def __init__(self, transport: Any, length: Any) -> None:
+        self._transport = transport
+        self._chunked = length is UNKNOWN_LENGTH
+        self._left = 0 if self._chunked else length
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self._transport.unregisterProducer()
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._chunked:
+            self._transport.writeSequence([b"%x\r\n" % len(data), data, b"\r\n"])
+            return
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("a request's body is longer than it said")
+        self._transport.write(data)
+
+    def finish(self) -> bool:
+        """The body is over; False if it is shorter than it said."""
+        if self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+        return self._left == 0
+
+
+@implementer(IHandshakeListener)
+class Connection(Protocol):
+    """
+    One connection to an origin, for one request at a time.
+
+    :param release: called when it may take another request.
+    """
+
+    transport: Any
+
+    def __init__(self, release: Callable[[Connection], None]) -> None:
+        self._release = release
+        self._parser: Any = None
+        self.ready: Deferred[Connection] = Deferred()
+        self.served = 0
+        self.idle_since = 0.0
+        self.lost = False
+        self._asked: Deferred[Answer] | None = None
+        self._answer: Answer | None = None
+        self._upload: Deferred[Any] | None = None
+        self._producer: Any = None
+        self._head_bytes = 0
+        self._raw: list[tuple[bytes, bytes]] = []
+        self._phrase = b""
+        self._body: list[bytes] = []
+        self._head_done = self._done = False
+        self._keep_alive = False
+
+    # The connection's life
+
+    def connectionMade(self) -> None:
+        """Connected; ready unless TLS is still to be agreed on."""
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        if ISSLTransport(self.transport, None) is None:
+            self.ready.callback(self)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is agreed on, and the certificate verified."""
+        if not self.ready.called:
+            self.ready.callback(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Closed, by either side."""
+        self.lost = True
+        if not self.ready.called:
+            self.ready.errback(reason)
+            return
+        self._fail(reason)
+
+    def abort(self) -> None:
+        """Close at once."""
+        if not self.lost:
+            self.transport.abortConnection()
+
+    # A request
+
+    def request(self, head: bytes, body: bytes | None, producer: IBodyProducer | None) -> Deferred[Answer]:
+        """
+        Send a request; fires with the head of the answer.  Cancelling closes the connection.
+
+        :param head: everything up to the empty line.
+        :param body: the whole body, or None if `producer` makes it.
+        """
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_bytes = 0
+        self._head_done = self._done = self._keep_alive = False
+        self._raw, self._phrase, self._body = [], b"", []
+        asked: Deferred[Answer] = Deferred(self._cancelled)
+        self._asked = asked
+        if body is not None:
+            if len(body) <= ONE_WRITE:
+                self.transport.write(head + body)
+            else:
+                self.transport.writeSequence([head, body])
+        else:
+            self.transport.write(head)
+            if producer is not None:
+                self._start_upload(producer)
+        return asked
+
+    def _cancelled(self, _: object) -> None:
+        self._asked = None  # the Deferred itself says that it was cancelled
+        self.abort()
+
+    def _start_upload(self, producer: IBodyProducer) -> None:
+        upload = _Upload(self.transport, producer.length)
+        self._producer = producer
+        self._upload = producer.startProducing(upload)
+
+        def produced(result: object) -> None:
+            self._upload = self._producer = None
+            if isinstance(result, Failure) or not upload.finish():
+                self.abort()
+            elif self._done:
+                self._finish()
+
+        self._upload.addBoth(produced)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of the answer."""
+        if self._asked is None and self._answer is None:  # nobody asked
+            self.abort()
+            return
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError) as e:
+            self._deliver()
+            self._fail(Failure(BrokenAnswer(f"the answer is not HTTP: {e}")))
+            self.abort()
+            return
+        if not self._head_done:
+            if self._head_bytes > MAX_HEAD:
+                self._fail(Failure(BrokenAnswer(f"the answer's head is larger than {MAX_HEAD} bytes")))
+                self.abort()
+            return
+        self._deliver()
+        if self._done and self._upload is None:
+            self._finish()
+
+    def _deliver(self) -> None:
+        """Hand over what one read has brought."""
+        asked = self._asked
+        if asked is not None and self._head_done:
+            if any(name.lower() == b"content-encoding" and value.lower() != b"identity" for name, value in self._raw):
+                self._fail(Failure(EncodedAnswer("it is compressed, which was not asked for")))
+                self.abort()
+                return
+            self._asked = None
+            self._answer = Answer(self, self._parser.get_status_code(), self._phrase, self._raw)
+            asked.callback(self._answer)
+        if self._body and self._answer is not None:
+            data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body = []
+            if not self._answer.received(data) and not self._done and not self.lost:
+                self.transport.pauseProducing()
+
+    def _finish(self) -> None:
+        """The answer is complete: free the connection, then say so."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        self.served += 1
+        if self._keep_alive and not self.lost:
+            self.transport.resumeProducing()  # its reader may have paused it
+            self._release(self)
+        else:
+            self.transport.loseConnection()
+        answer.ended(_DONE)
+
+    def _fail(self, reason: Failure) -> None:
+        """The answer will not be completed."""
+        asked, self._asked = self._asked, None
+        answer, self._answer = self._answer, None
+        if self._upload is not None:
+            self._producer.stopProducing()
+        if asked is not None:
+            if isinstance(reason.value, BrokenAnswer):
+                asked.errback(reason)
+            elif self._head_bytes:
+                asked.errback(Failure(TruncatedAnswer("the connection closed")))
+            else:
+                asked.errback(Failure(StaleConnection() if self.served else NoAnswer()))
+        if answer is not None:
+            if answer.unframed and reason.check(ConnectionDone):
+                answer.ended(Failure(PotentialDataLoss()))
+            else:
+                answer.ended(
+                    reason if reason.check(BrokenAnswer) else Failure(TruncatedAnswer("the connection closed"))
+                )
+
+    # What the parser calls
+
+    def on_status(self, phrase: bytes) -> None:
+        self._phrase += phrase
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._raw.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._parser.get_status_code() >= 200:
+            self._head_done = True
+        else:  # 100 Continue and the like: the answer proper follows
+            self._raw, self._phrase = [], b""
+
+    def on_body(self, data: bytes) -> None:
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._head_done:
+            self._done = True
+            self._keep_alive = self._parser.should_keep_alive()  # it forgets when this returns
+
+
+_DONE: Failure = Failure(ResponseDone())
+
+
+class Connections:
+    """
+    Connections by origin: the idle ones, and how new ones are made.
+
+    :param timeout: seconds for a connection to be made, TLS included.
+    """
+
+    def __init__(self, reactor: Any, policy: IPolicyForHTTPS, timeout: float) -> None:
+        self._reactor = reactor
+        self._policy = policy
+        self.timeout = timeout
+        self._idle: dict[Origin, deque[Connection]] = {}
+        self._sweep: IDelayedCall | None = None
+        self._open: set[Connection] = set()
+
+    def take(self, origin: Origin) -> Connection | None:
+        """The idle connection that was used last, or None."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if not connection.lost:
+                return connection
+        return None
+
+    def connect(self, origin: Origin) -> Deferred[Connection]:
+        """A new connection; cancelling gives it up."""
+        connection = Connection(lambda it: self._put(origin, it))
+        cancelled = timed_out = False
+
+        def give_up() -> None:
+            attempt.cancel()
+            if connection.transport is not None:
+                connection.abort()
+
+        def cancel(_: object) -> None:
+            nonlocal cancelled
+            cancelled = True  # the Deferred itself says so; what giving up looks like is nobody's business
+            give_up()
+
+        def expire() -> None:
+            nonlocal timed_out
+            timed_out = True
+            give_up()
+
+        def done(outcome: Any) -> None:
+            if timer.active():
+                timer.cancel()
+            if cancelled:
+                return
+            if isinstance(outcome, Failure):
+                result.errback(Failure(TimeoutError()) if timed_out else outcome)
+            else:
+                result.callback(outcome)
+
+        result: Deferred[Connection] = Deferred(cancel)
+        factory = Factory.forProtocol(lambda: connection)
+        factory.noisy = False
+        timer = self._reactor.callLater(self.timeout, expire)
+        attempt: Deferred[Any] = self._endpoint(origin).connect(factory)
+        attempt.addCallback(lambda _: connection.ready)
+        attempt.addBoth(done)
+        return result
+
+    def _endpoint(self, origin: Origin) -> IStreamClientEndpoint:
+        scheme, host, port = origin
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self.timeout)
+        if scheme == b"http":
+            return endpoint
+        return wrapClientTLS(self._policy.creatorForNetloc(host, port), endpoint)
+
+    def _put(self, origin: Origin, connection: Connection) -> None:
+        idle = self._idle.setdefault(origin, deque())
+        connection.idle_since = self._reactor.seconds()
+        idle.append(connection)
+        if len(idle) > MAX_IDLE:
+            idle.popleft().transport.loseConnection()
+        if self._sweep is None:
+            self._sweep = self._reactor.callLater(IDLE_SECONDS / 2, self._swept)
+
+    def _swept(self) -> None:
+        self._sweep = None
+        oldest = self._reactor.seconds() - IDLE_SECONDS
+        for origin, idle in list(self._idle.items()):
+            while idle and (idle[0].lost or idle[0].idle_since <= oldest):
+                connection = idle.popleft()
+                if not connection.lost:
+                    connection.transport.loseConnection()
+            if not idle:
+                del self._idle[origin]
+        if self._idle:
+            self._sweep = self._reactor.callLater(IDLE_SECONDS / 2, self._swept)
+
+    def close(self) -> None:
+        """Close the idle connections, and watch over no others."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.abort()
+        self._idle.clear()
+
+
+@implementer(IAgent)
+class Http1Agent:
+    """
+    Requests over :class:`Connections`.
+
+    What fails before an answer is one of Twisted's connection errors, :class:`NoAnswer` or :class:`BrokenAnswer`; a
+    body that is not completed ends with :class:`BrokenAnswer`.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """As :class:`twisted.web.iweb.IAgent` says; `uri` must be absolute."""
+        origin, host, target = split_url(uri)
+        if not _TARGET.fullmatch(target):
+            raise ValueError("an upstream's URL holds a character that must be encoded")
+        body = getattr(bodyProducer, "whole", None)
+        lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity\r\n" % (method, target, host)]
+        for name, values in headers.getAllRawHeaders() if headers is not None else ():
+            lines += [b"%b: %b\r\n" % (name, value) for value in values if name not in _OURS]
+        if bodyProducer is not None:
+            if bodyProducer.length is UNKNOWN_LENGTH:
+                lines.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                lines.append(b"Content-Length: %d\r\n" % bodyProducer.length)
+        elif method in (b"POST", b"PUT", b"PATCH"):
+            lines.append(b"Content-Length: 0\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        kept = self._connections.take(origin)
+        if kept is None:
+            return self._on_a_new_one(origin, head, body, bodyProducer)
+        d: Deferred[Any] = kept.request(head, body, bodyProducer)
+        if body is not None or bodyProducer is None:  # what was produced once cannot be sent again
+            d.addErrback(self._stale, origin, head, body, bodyProducer)
+        return d
+
+    def _stale(
+        self, failure: Failure, origin: Origin, head: bytes, body: bytes | None, producer: IBodyProducer | None
+    ) -> Any:
+        failure.trap(StaleConnection)
+        return self._on_a_new_one(origin, head, body, producer)
+
+    def _on_a_new_one(
+        self, origin: Origin, head: bytes, body: bytes | None, producer: IBodyProducer | None
+    ) -> Deferred[Any]:
+        d: Deferred[Any] = self._connections.connect(origin)
+        return d.addCallback(lambda connection: connection.request(head, body, producer))
+
+
+#: Headers that the agent writes itself.
+_OURS = frozenset({b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Accept-Encoding"})
+_TARGET = re.compile(rb"/[\x21-\x7e]*")
