@@ -85,8 +85,8 @@ class Visit:
 
 
 def _header(wire: GatewayRequestOnWire, name: str) -> str | None:
-    values = wire.requestHeaders.getRawHeaders(name)
-    return values[0] if values else None
+    values = wire.requestHeaders.getRawHeaders(name.encode("ascii"))
+    return values[0].decode("latin-1") if values else None
 
 
 def _query(wire: GatewayRequestOnWire) -> dict[str, str]:
@@ -132,7 +132,7 @@ class ApiResource(Resource):
         return NOT_DONE_YET
 
     async def _visit(self, wire: GatewayRequestOnWire) -> None:
-        hosts = wire.requestHeaders.getRawHeaders("host") or []
+        hosts = [host.decode("latin-1") for host in wire.requestHeaders.getRawHeaders(b"host") or ()]
         self.access.check_host(hosts, required=wire.clientproto == b"HTTP/1.1")
         origin = self.access.check_origin(_header(wire, "origin"), hosts[0] if hosts else None)
         if origin is not None:
