@@ -22,12 +22,25 @@ from agm.cli import files
 from agm.cli.files import Refused
 from agm.config import find
 
-__all__ = ["DiscreetParser", "add_parser", "columns", "run"]
+__all__ = [
+    "FILE_LIMIT",
+    "DiscreetParser",
+    "add_limits",
+    "add_parser",
+    "bytes_of",
+    "columns",
+    "foresee",
+    "new_table",
+    "reference",
+    "run",
+    "secret_files",
+    "write_account",
+]
 
 _AT = ("accounts",)
 _KEPT = "kept by agm, removed with the account"  # beside a file's name: this command wrote the file
 _KEY_LIMIT = 64 * 1024
-_FILE_LIMIT = 2**20
+FILE_LIMIT = 2**20
 
 _NOTICE = """\
 Code Assist accounts are for people and companies who hold a licence for Code Assist.  Google no longer lets
@@ -84,7 +97,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     credential.add_argument(
         "--credentials", metavar="adc|FILE", help="Google's application default credentials, or a google-auth file"
     )
-    _add_limits(add)
+    add_limits(add)
     imported = action(
         "import",
         _import,
@@ -96,7 +109,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     imported.add_argument("--name", metavar="NAME", help="what to call the account; else taken from the file")
     imported.add_argument("--kind", choices=("vertex", "code-assist"), default="vertex", help="default: vertex")
     imported.add_argument("--copy", action="store_true", help="keep a copy, for you alone, beside the configuration")
-    _add_limits(imported)
+    add_limits(imported)
     listed = action("list", _list, "show the accounts, and none of their secrets", "  agm account list --json")
     listed.add_argument("--json", action="store_true", help="as a JSON array")
     for name, does, what in (
@@ -109,7 +122,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", metavar="P", help="the Google Cloud project")
     parser.add_argument("--location", metavar="L", help="where a Vertex AI account is served; default: global")
     parser.add_argument(
@@ -145,7 +158,7 @@ def _add(args: argparse.Namespace) -> int:
     if args.api_key_env is not None:
         source = {"api_key_env": args.api_key_env}
     elif args.api_key_file is not None:
-        _bytes_of(Path(args.api_key_file), "--api-key-file", _KEY_LIMIT)
+        bytes_of(Path(args.api_key_file), "--api-key-file", _KEY_LIMIT)
         source = {"api_key_file": _absolute(args.api_key_file)}
     elif args.credentials is not None:
         source = {"credentials": args.credentials}
@@ -155,17 +168,17 @@ def _add(args: argparse.Namespace) -> int:
     elif args.kind != "api-key":
         express = ", or one of --api-key-env and --api-key-file (express mode)" if args.kind == "vertex" else ""
         args.usage_error(f"a {args.kind} account needs --credentials adc|FILE{express}")
-    table = _table(args, args.name, source, args.project)
+    table = new_table(args, args.name, source, args.project)
     if source:
-        return _write(path, table, "api_key" if "credentials" not in source else "credentials")
+        return write_account(path, table, "api_key" if "credentials" not in source else "credentials")
     stored = path.parent / "keys" / f"{args.name}.key"
-    table["api_key_file"] = _reference(path, stored)
-    _foresee(path, table)
+    table["api_key_file"] = reference(path, stored)
+    foresee(path, table)
     key = _ask_for_key(args.name)
-    return _write(path, table, "api_key_file", files.SecretFile(stored, key.encode("utf-8") + b"\n"))
+    return write_account(path, table, "api_key_file", files.SecretFile(stored, key.encode("utf-8") + b"\n"))
 
 
-def _table(args: argparse.Namespace, name: str, source: Mapping[str, str], project: str | None) -> dict[str, object]:
+def new_table(args: argparse.Namespace, name: str, source: Mapping[str, str], project: str | None) -> dict[str, object]:
     """The table of a new account; a Code Assist account is let in only with the word that it is licensed."""
     if args.kind == "code-assist":
         print(_NOTICE, file=sys.stderr)
@@ -183,7 +196,7 @@ def _table(args: argparse.Namespace, name: str, source: Mapping[str, str], proje
     return {key: value for key, value in written.items() if value is not None}
 
 
-def _foresee(path: Path, table: Mapping[str, object]) -> None:
+def foresee(path: Path, table: Mapping[str, object]) -> None:
     """Refuse what will be refused anyway before a person is asked for a secret."""
     files.check(_with(files.read(path), {**table, "enabled": False}), path, os.environ)
 
@@ -194,22 +207,22 @@ def _with(text: str, table: Mapping[str, object], notes: Mapping[str, str] | Non
     return files.added(text, _AT, table, notes)
 
 
-def _write(path: Path, table: Mapping[str, object], source: str, secret: files.SecretFile | None = None) -> int:
+def write_account(path: Path, table: Mapping[str, object], source: str, secret: files.SecretFile | None = None) -> int:
     notes = {source: _KEPT} if secret is not None else {}
     new = files.edit(path, lambda text: _with(text, table, notes), environ=os.environ, secret=secret)
     print(f"added {table['name']} ({table['kind']}) to {path}")
     if secret is not None:
         print(f"its secret is in {secret.path}, which you alone can read", file=sys.stderr)
-    _warn(new)
+    warn(new)
     return 0
 
 
-def _warn(messages: Sequence[str]) -> None:
+def warn(messages: Sequence[str]) -> None:
     for message in messages:
         print(f"warning: {message}", file=sys.stderr)
 
 
-def _reference(path: Path, stored: Path) -> str:
+def reference(path: Path, stored: Path) -> str:
     """How the configuration names a file beside it; in whole if a link could lead to it from another folder."""
     return str(stored if path.is_symlink() else stored.relative_to(path.parent))
 
@@ -240,7 +253,7 @@ def _ask_for_key(name: str) -> str:
     return key
 
 
-def _bytes_of(path: Path, what: str, limit: int) -> bytes:
+def bytes_of(path: Path, what: str, limit: int) -> bytes:
     """What a file holds.  A refusal does not name it: a key may have been pasted where its file belongs."""
     try:
         with path.expanduser().open("rb") as file:
@@ -276,7 +289,7 @@ class _Login:
     @classmethod
     def read(cls, path: Path, what: str) -> "_Login":
         """The file at ``path``, or :class:`Refused` with what is wrong with it as a login."""
-        content = _bytes_of(path, what, _FILE_LIMIT)
+        content = bytes_of(path, what, FILE_LIMIT)
         try:
             held = json.loads(content)
         except (ValueError, RecursionError):
@@ -310,7 +323,7 @@ def _not_a_login(held: Mapping[str, object]) -> str:
             " gemini-cli's own client.  Use an API key, a service account, or `gcloud auth application-default login`"
         )
     if {"installed", "web"} & held.keys():
-        return "the file describes an OAuth client, with which nobody has logged in yet; it is no credential"
+        return "the file describes an OAuth client, with which nobody has signed in yet: agm login --client FILE does"
     return f"the file's type is none of {', '.join(_NEEDED)}"
 
 
@@ -323,14 +336,14 @@ def _import(args: argparse.Namespace) -> int:
         raise Refused(f"{args.file}: the file names no project, which a vertex account needs; give --project")
     name = args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", login.owner or project or source.stem)
     stored = path.parent / "keys" / f"{name}.json"
-    reference = _reference(path, stored) if args.copy else str(source.absolute())
-    table = _table(args, name, {"credentials": reference}, project)
+    referred = reference(path, stored) if args.copy else str(source.absolute())
+    table = new_table(args, name, {"credentials": referred}, project)
     if not args.copy:
         if source.stat().st_mode & 0o077:
             print(f"warning: {args.file}: others than its owner can use this file; chmod 600 it", file=sys.stderr)
-        return _write(path, table, "credentials")
-    _foresee(path, table)
-    return _write(path, table, "credentials", files.SecretFile(stored, login.content))
+        return write_account(path, table, "credentials")
+    foresee(path, table)
+    return write_account(path, table, "credentials", files.SecretFile(stored, login.content))
 
 
 # -- list --------------------------------------------------------------------------------------------
@@ -416,7 +429,7 @@ def _switch(args: argparse.Namespace, enabled: bool) -> int:
             return text
         return files.changed(text, _AT, index, "enabled", enabled)
 
-    _warn(files.edit(path, change, environ=os.environ))
+    warn(files.edit(path, change, environ=os.environ))
     print(f"{args.name} is {'enabled' if enabled else 'disabled'}")
     return 0
 
@@ -430,7 +443,7 @@ def _remove(args: argparse.Namespace) -> int:
     def change(text: str) -> str:
         index = files.index_of(text, _AT, args.name, "account")
         secrets.clear()
-        secrets.update(_secret_files(text, index, path))
+        secrets.update(secret_files(text, index, path))
         return files.removed(text, _AT, index)
 
     files.edit(path, change, environ=os.environ)
@@ -458,7 +471,7 @@ def _agreed(question: str) -> bool:
 _FILES = ("api_key_file", "credentials")
 
 
-def _secret_files(text: str, index: int, path: Path) -> dict[Path, bool]:
+def secret_files(text: str, index: int, path: Path) -> dict[Path, bool]:
     """The files that an account names, each with whether agm wrote it and no other account uses it."""
     tables = files.tables(text, _AT)
     others = {_file(table, key, path) for at, table in enumerate(tables) if at != index for key in _FILES}

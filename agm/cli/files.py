@@ -39,6 +39,7 @@ __all__ = [
     "path_to_edit",
     "read",
     "removed",
+    "replace_secret",
     "tables",
     "unlink",
 ]
@@ -465,6 +466,22 @@ def edit(
             return tuple(warning for warning in warnings if warning not in known)
     except OSError as failure:
         raise Refused(f"{path}: cannot be written: {failure.strerror}; nothing was changed") from None
+
+
+def replace_secret(path: Path, secret: SecretFile) -> None:
+    """
+    Put new content in the place of a file beside the configuration at ``path``, and have a running gateway read both.
+
+    Raises :class:`Refused` if it cannot be written; nothing was changed then.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        with _locked(target):
+            _write(secret.path, secret.content, 0o600, secret.path.stat())
+            _sync(secret.path.parent)
+            os.utime(target)  # what the gateway looks at is the configuration
+    except OSError as failure:
+        raise Refused(f"{secret.path}: cannot be written: {failure.strerror}; nothing was changed") from None
 
 
 def _warnings_before(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
