@@ -315,6 +315,14 @@ def _seconds(*, zero: bool = False) -> Reader[float]:
     return read
 
 
+def _fraction(value: object, place: _Place) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _RefusedError(f"expected a number from 0 to 1, not {_shown(value)}")
+    if not 0 <= value <= 1:
+        raise _RefusedError(f"{_shown(value)} is not a fraction: 0 or more, and at most 1")
+    return float(value)
+
+
 _UNITS = {
     "B": 1,
     "kB": 10**3,
@@ -719,10 +727,14 @@ class TimeoutsConfig:
 
 @attrs.frozen(kw_only=True)
 class PoolConfig:
-    """How accounts are chosen, and how many upstream requests one client request may cost."""
+    """
+    How accounts are chosen, how many upstream requests one client request may cost, and for how many seconds it waits
+    in all for an account that may serve it soon.
+    """
 
     strategy: Strategy = setting(_one_of("sticky", "round-robin", "least-loaded", "priority"), "sticky")
     max_attempts: int = setting(_whole(1, 10), 3)
+    max_wait: float = setting(_seconds(zero=True), 5.0)
 
 
 # -- [auth] ------------------------------------------------------------------------------------------
@@ -861,7 +873,7 @@ class AccountConfig:
 
     ``credentials`` is ``"adc"`` or the absolute path of a google-auth file; ``endpoints`` are base URLs
     without a slash at the end, tried in order; ``models`` are patterns; ``max_concurrency`` is ``None`` for
-    no limit.  An account that is not ``enabled`` may lack its secret.
+    no limit; ``reserve`` is a fraction.  An account that is not ``enabled`` may lack its secret.
     """
 
     name: str
@@ -875,6 +887,7 @@ class AccountConfig:
     models: tuple[str, ...] = ("*",)
     priority: int = 0
     max_concurrency: int | None = None
+    reserve: float = 0.0
     enabled: bool = True
 
     @endpoints.default
@@ -920,6 +933,7 @@ class _AccountTable:
     )
     priority: int = setting(_whole(-1_000_000, 1_000_000), 0)
     max_concurrency: int | None = setting(_whole(1, 1_000_000, "; leave it out for no limit"))
+    reserve: float = setting(_fraction, 0.0)
     enabled: bool = setting(_boolean, True)
 
 
@@ -955,6 +969,7 @@ def _account(value: object, place: _Place) -> AccountConfig:
         models=written.models,
         priority=written.priority,
         max_concurrency=written.max_concurrency,
+        reserve=written.reserve,
         enabled=written.enabled,
     )
 

@@ -8,14 +8,16 @@ comes after, the relay, is the web's (:mod:`agm.web.relay`).  No Twisted request
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from agm.core import envelope
 from agm.core.answers import (
@@ -29,6 +31,7 @@ from agm.core.answers import (
     Transform,
     plain_event,
 )
+from agm.core.breaker import Trouble
 from agm.core.classify import SHORT_DELAY, Fault, Verdict
 from agm.core.clientkeys import ClientKey
 from agm.core.errors import (
@@ -39,7 +42,7 @@ from agm.core.errors import (
     status_body,
     with_retry_info,
 )
-from agm.core.pool import Cause, Exclusion, Lease, earliest, nothing_left
+from agm.core.pool import Candidates, Cause, Exclusion, Lease, earliest, nothing_left
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -146,13 +149,17 @@ class OpenAnswer:
         self.body.abort("the answer is no longer wanted")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class _Route:
-    """Where an attempt goes, and why: an account and the number of its endpoint."""
+    """Where an attempt goes, and why: a leased account and the number of its endpoint."""
 
-    account: Account
+    lease: Lease
     endpoint: int
     reason: str
+
+    @property
+    def account(self) -> Account:
+        return self.lease.account
 
     @property
     def url(self) -> str:
@@ -167,10 +174,16 @@ class _Failure:
     status: int | None
     body: bytes
     message: str
-    #: The upstream may be working on the request still, or has had all the time there is.
+    #: The upstream may have acted on the request, or may be working on it still: it must not be sent again.
     final: bool = False
+    #: What it says about the endpoint; None for nothing.
+    trouble: Trouble | None = None
     #: It was sent with ``x-goog-user-project``.
     user_project: bool = False
+
+
+#: Failures of :class:`UpstreamFailed` after which nothing of the request can have got anywhere.
+_UNREACHED = frozenset({"CONNECT_FAILED", "DNS_FAILED", "TLS_FAILED"})
 
 
 @attrs.define(eq=False)
@@ -184,11 +197,14 @@ class Attempts:
     #: The model that serves, and why.
     mapped: ModelChoice
     records: list[AttemptRecord] = attrs.Factory(list)
-    _given_up: dict[str, Verdict] = attrs.Factory(dict)
+    #: Accounts that this request does not ask again, though others may.
+    _given_up: set[str] = attrs.Factory(set)
     _refreshed: set[str] = attrs.Factory(set)
     _waited: set[str] = attrs.Factory(set)
     _without_user_project: set[str] = attrs.Factory(set)
     _capacity: int = 0
+    #: Seconds that this request has spent in the line for an account.
+    _lined_up: float = 0.0
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -196,65 +212,92 @@ class Attempts:
 
         :raises GatewayError: if no account can serve, or the last attempt brought no answer at all.
         """
-        config = self.gateway.config.pool
+        most = self.gateway.config.pool.max_attempts
+        route: _Route | None = await self._first()
         last: _Failure | None = None
-        route: _Route | None = None
-        for number in range(1, config.max_attempts + 1):
-            if route is None:
-                route = self._choose(required=last is None)
-            if route is None:
-                break
-            outcome = await self._attempt(number, route)
-            if isinstance(outcome, OpenAnswer):
-                return outcome
-            last = outcome
-            if last.final or last.verdict.fault is Fault.FINAL or number == config.max_attempts:
-                self._consequence(route.account, last.verdict)
-                break
-            route = await self._next(route, last)
-            if self._capacity > 1:
-                break
-        assert last is not None, "max_attempts is at least 1"
+        number = 0
+        try:
+            while route is not None:
+                number += 1
+                outcome = await self._attempt(number, route)
+                if isinstance(outcome, OpenAnswer):
+                    route = None  # its lease is the answer's now
+                    return outcome
+                last = outcome
+                if last.final or last.verdict.fault is Fault.FINAL or number >= most:
+                    self._consequence(route, last.verdict)
+                    break
+                route = await self._next(route, last)
+        finally:
+            if route is not None:
+                route.lease.release()
+        assert last is not None, "there was a first route"
         return self._last_word(last)
 
     # Choosing
 
-    def candidates(self) -> tuple[list[Account], list[Exclusion]]:
+    def candidates(self) -> tuple[Candidates, list[Exclusion]]:
         """
         The accounts that may serve the next attempt, and why each of the others may not.
 
         :raises HookFailed: if a plugin's filter fails.
         """
-        request = self.request
-        accounts, exclusions = self.gateway.pool.candidates(request.model, request.method)
-        accounts = [account for account in accounts if account.name not in self._given_up]
+        accounts, refused = self._eligible()
+        return accounts, self._exclusions(refused)
+
+    def _eligible(self) -> tuple[Candidates, Mapping[str, str]]:
+        """The accounts that may serve, and those that plugins have taken away, with their reasons."""
+        request, pool = self.request, self.gateway.pool
+        accounts = pool.candidates(request.model, request.method, self._given_up)
+        refused: Mapping[str, str] = {}
         if accounts:
             refused = self.gateway.hooks.filter_accounts(accounts, request)
             if refused:
-                exclusions += [Exclusion(a, Cause.PLUGIN, refused[a.name]) for a in accounts if a.name in refused]
-                accounts = [account for account in accounts if account.name not in refused]
-        return accounts, exclusions
+                accounts = pool.candidates(request.model, request.method, {*self._given_up, *refused})
+        return accounts, refused
 
-    def select(self, accounts: list[Account]) -> AccountChoice:
+    def _exclusions(self, refused: Mapping[str, str]) -> list[Exclusion]:
+        request, pool = self.request, self.gateway.pool
+        exclusions = pool.excluded(request.model, request.method)
+        if refused:
+            ready = pool.candidates(request.model, request.method, self._given_up)
+            exclusions += [Exclusion(a, Cause.PLUGIN, refused[a.name]) for a in ready if a.name in refused]
+        return exclusions
+
+    def select(self, accounts: Sequence[Account]) -> AccountChoice:
         """One of `accounts`, which are not empty."""
         return self.gateway.hooks.select_account(accounts, self.request, self.gateway.pool.loads())
 
-    def _choose(self, *, required: bool) -> _Route | None:
-        """An account that has not been given up, at its first endpoint; None if there is none and none is required."""
-        request = self.request
-        accounts, exclusions = self.candidates()
+    def _take(self) -> _Route | None:
+        """Lease an account that may serve now; None if there is none."""
+        accounts, _ = self._eligible()
         if not accounts:
-            if required:
-                raise nothing_left(request.model, request.method, request.version, exclusions)
             return None
         choice = self.select(accounts)
-        return _Route(choice.account, 0, choice.reason)
+        lease = self.gateway.pool.lease(choice.account, self.request.model)
+        return self._along(lease, choice.reason) or _Route(lease, 0, choice.reason)
+
+    @staticmethod
+    def _along(lease: Lease, reason: str) -> _Route | None:
+        """The next endpoint of an account that is leased already; None if there is no other."""
+        endpoint = lease.next_endpoint()
+        return None if endpoint is None else _Route(lease, endpoint, reason)
+
+    async def _first(self) -> _Route:
+        """The first route, after a wait if it must be; raises if there is none."""
+        request, pool = self.request, self.gateway.pool
+        pool.wake(request.model)  # those who have waited longer go first
+        route = self._take() or await self._line_up()
+        if route is None:
+            _, exclusions = self.candidates()
+            raise nothing_left(request.model, request.method, request.version, exclusions)
+        return route
 
     async def _next(self, route: _Route, failure: _Failure) -> _Route | None:
         """Where the next attempt goes after `failure`; draws the failure's consequence for the account."""
         account, verdict = route.account, failure.verdict
         match verdict.fault:
-            case Fault.CREDENTIAL if account.name not in self._refreshed:
+            case Fault.CREDENTIAL if account.name not in self._refreshed and account.name in self.gateway.credentials:
                 self._refreshed.add(account.name)
                 self.gateway.credentials[account.name].mark_rejected()
                 return attrs.evolve(route, reason="again, with a fresh credential")
@@ -266,18 +309,28 @@ class Attempts:
                 return attrs.evolve(route, reason="again, after the short wait that was asked for")
             case Fault.FORBIDDEN | Fault.NO_MODEL if again := self._otherwise(account, failure):
                 return attrs.evolve(route, reason=again)
-            case Fault.CAPACITY:
-                self._capacity += 1
-            case Fault.ENDPOINT if route.endpoint + 1 < len(account.endpoints):
-                return _Route(account, route.endpoint + 1, "the next endpoint of the same account")
-        self._given_up[account.name] = verdict
-        self._consequence(account, verdict)
-        other = self._choose(required=False)
-        if other is None and verdict.fault is Fault.ENDPOINT and failure.status is not None:
+            case Fault.ENDPOINT if failure.trouble is not None:
+                other_endpoint = self._along(route.lease, "the next endpoint of the same account")
+                if other_endpoint is not None:
+                    return other_endpoint
+        self._consequence(route, verdict)
+        if verdict.fault is Fault.CAPACITY:
+            self._capacity += 1
+            if self._capacity > 1:
+                route.lease.release()
+                return None
+        if verdict.fault is not Fault.QUOTA and not (verdict.fault is Fault.RATE and _long(verdict)):
+            self._given_up.add(account.name)  # the others are resting now, and may be asked when that is over
+        other = self._take()
+        if other is None and failure.trouble is not None and failure.status is not None:
             # nobody else is there, and the upstream says that it did not answer this one
             await self._pause(SAME_ACCOUNT_PAUSE)
-            return _Route(account, 0, "again, because there is no other account")
-        return other
+            route.lease.start_over()
+            other = self._along(route.lease, "again, because there is no other account")
+            if other is not None:
+                return other
+        route.lease.release()
+        return other or await self._line_up()
 
     def _otherwise(self, account: Account, failure: _Failure) -> str | None:
         """Why a Code Assist account that refused may serve yet, with another project; None if it will not."""
@@ -290,11 +343,65 @@ class Attempts:
             return "again, after asking for its project anew"
         return None
 
-    def _consequence(self, account: Account, verdict: Verdict) -> None:
-        self.gateway.pool.failed(account, self.request.model, verdict)
+    def _consequence(self, route: _Route, verdict: Verdict) -> None:
+        self.gateway.pool.failed(route.account, self.request.model, verdict, route.lease)
 
     async def _pause(self, seconds: float) -> None:
         await deferLater(self.gateway.reactor, seconds)
+
+    async def _line_up(self) -> _Route | None:
+        """
+        Wait for an account behind those who came earlier; None as soon as it is clear that none comes in time.
+
+        In all a request waits for no longer than ``[pool] max_wait``.
+        """
+        request, pool, reactor = self.request, self.gateway.pool, self.gateway.reactor
+        began: float = reactor.seconds()
+        until = began + self.gateway.config.pool.max_wait - self._lined_up
+        if not self._worth_waiting(until):
+            return None
+        done: Deferred[_Route | None] = Deferred()
+        timer: IDelayedCall | None = None
+
+        def offer() -> bool:
+            if not done.called:
+                try:
+                    route = self._take()
+                except Exception:
+                    done.errback(Failure())
+                    return True
+                if route is None and self._worth_waiting(until):
+                    return False
+                done.callback(route)
+            return True
+
+        def look() -> None:
+            nonlocal timer
+            timer = None
+            pool.wake(request.model, news=True)
+            if not done.called:
+                timer = reactor.callLater(self._next_look(until), look)
+
+        ticket = pool.wait(request.model, request.method, offer)
+        timer = reactor.callLater(self._next_look(until), look)
+        try:
+            return await done
+        finally:
+            ticket.leave()
+            if timer is not None and timer.active():
+                timer.cancel()
+            self._lined_up += reactor.seconds() - began
+
+    def _worth_waiting(self, until: float) -> bool:
+        now = self.gateway.reactor.seconds()
+        soonest = self.gateway.pool.soonest(self.request.model, self.request.method, self._given_up)
+        return soonest is not None and now < until and now + soonest <= until
+
+    def _next_look(self, until: float) -> float:
+        """Seconds until a rest is over or the patience is; what comes free earlier is offered."""
+        left: float = max(until - self.gateway.reactor.seconds(), 0.0)
+        soonest = self.gateway.pool.soonest(self.request.model, self.request.method)
+        return min(max(soonest, 0.001), left) if soonest else left
 
     # Sending
 
@@ -302,16 +409,13 @@ class Attempts:
         """One try: lease, wrap, send, and wait for the first byte."""
         gateway, request, account = self.gateway, self.request, route.account
         started, began = gateway.wall(), gateway.reactor.seconds()
-        lease = gateway.pool.lease(account)
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | _Failure | None = None
         try:
             located = await gateway.code_assist.with_project(account)
             wrapped = gateway.hooks.wrap_request(request, located, self.body)
             bare = account.name in self._without_user_project
-            credential = gateway.code_assist.headers(
-                account, await gateway.credentials[account.name].headers(), without=bare
-            )
+            credential = gateway.code_assist.headers(account, await self._credential(account), without=bare)
             answer = await gateway.client.send(
                 wrapped.method,
                 route.url + wrapped.path,
@@ -320,31 +424,23 @@ class Attempts:
                 timeout=gateway.config.timeouts.first_byte,
             )
             left = gateway.config.timeouts.first_byte - (gateway.reactor.seconds() - began)
-            outcome = await self._first_bytes(answer, wrapped, located, lease, max(left, 0.0))
+            outcome = await self._first_bytes(answer, wrapped, located, route.lease, max(left, 0.0))
             if isinstance(outcome, _Failure):
                 outcome = attrs.evolve(outcome, user_project=any(n == b"x-goog-user-project" for n, _ in credential))
             elif bare:
                 gateway.code_assist.works_without_user_project(account)
         except UpstreamFailed as e:
-            outcome = _Failure(
-                Verdict(Fault.ENDPOINT, e.reason),
-                504 if e.reason == "FIRST_BYTE_TIMEOUT" else None,
-                b"",
-                str(e),
-                final=e.reason == "FIRST_BYTE_TIMEOUT",
-            )
+            outcome = _unanswered(e)
         except CredentialError as e:
             if e.permanent:
-                gateway.pool.disable(account, e.reason)
+                gateway.pool.disable(account, e.reason, route.lease)
             outcome = _Failure(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", e.reason)
         except Refused as e:
             outcome = self._classified(e.status, e.body, e.retry_after, account)
         except NoProject as e:
-            gateway.pool.disable(account, e.reason)
+            gateway.pool.disable(account, e.reason, route.lease)
             outcome = _Failure(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)
         finally:
-            if not isinstance(outcome, OpenAnswer):
-                lease.release()
             ended = gateway.reactor.seconds() - began
             failure = outcome if isinstance(outcome, _Failure) else None
             record = AttemptRecord(
@@ -360,21 +456,33 @@ class Attempts:
                 status=None if answer is None else answer.status,
                 verdict=failure.verdict if failure else None,
                 message=failure.message if failure else "",
+                probe=route.lease.probe,
             )
             self.records.append(record)
             gateway.hooks.attempt_finished(record)
             gateway.code_assist.attempted(account, record.status)
-        if failure is not None:
-            log.info(
-                "{request_id}: attempt {number} failed: {reason}, {message}",
-                request_id=request.id,
-                number=number,
-                reason=failure.verdict.reason,
-                message=failure.message,
-            )
-        else:
-            gateway.pool.succeeded(account, request.model)
-        return outcome
+        if failure is None:
+            gateway.pool.endpoint_answered(route.url, request.model, good=True)
+            gateway.pool.succeeded(account, request.model, route.lease)
+            return outcome
+        if failure.trouble is not None:
+            gateway.pool.endpoint_failed(route.url, request.model, failure.trouble, route.lease)
+        elif failure.status is not None:
+            gateway.pool.endpoint_answered(route.url, request.model, good=True)
+        log.info(
+            "{request_id}: attempt {number} failed: {reason}, {message}",
+            request_id=request.id,
+            number=number,
+            reason=failure.verdict.reason,
+            message=failure.message,
+        )
+        return failure
+
+    async def _credential(self, account: Account) -> Sequence[tuple[bytes, bytes]]:
+        credential = self.gateway.credentials.get(account.name)
+        if credential is None:
+            raise CredentialError("the account was taken out of the configuration")
+        return await credential.headers()
 
     async def _first_bytes(
         self, answer: UpstreamAnswer, wrapped: UpstreamRequest, account: Account, lease: Lease, timeout: float
@@ -413,7 +521,8 @@ class Attempts:
                 timer.cancel()
         if timed_out:
             message = f"the upstream sent no answer within {limits.first_byte:g} seconds"
-            return _Failure(Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT"), 504, b"", message, final=True)
+            verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
+            return _Failure(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes:
             return OpenAnswer(answer, flow, account, self.request.framing, isinstance(passing, PlainBody), lease)
         if passing.failure is not None:
@@ -422,8 +531,10 @@ class Attempts:
             failure = passing.failure
             return self._classified(failure.code, failure.document, answer.header("retry-after"), account)
         if flow.broken is not None:
-            return _Failure(Verdict(Fault.ENDPOINT, "CONNECTION_LOST"), None, b"", flow.broken, final=flow.received > 0)
-        return _Failure(Verdict(Fault.ENDPOINT, "EMPTY_ANSWER"), 502, b"", "the upstream's answer is empty")
+            verdict = Verdict(Fault.ENDPOINT, "CONNECTION_LOST")
+            return _Failure(verdict, None, b"", flow.broken, final=True, trouble=Trouble.ODD)
+        verdict = Verdict(Fault.ENDPOINT, "EMPTY_ANSWER")
+        return _Failure(verdict, 502, b"", "the upstream's answer is empty", trouble=Trouble.STATED)
 
     def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
         headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": retry_after}
@@ -432,7 +543,10 @@ class Attempts:
             if status >= 400
             else Verdict(Fault.ENDPOINT, f"HTTP_{status}")
         )
-        return _Failure(verdict, status, body, f"the upstream answered {status}")
+        trouble = None
+        if verdict.fault is Fault.ENDPOINT:
+            trouble = Trouble.ODD if envelope.error_document(body) is None else Trouble.STATED
+        return _Failure(verdict, status, body, f"the upstream answered {status}", trouble=trouble)
 
     def _filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """What the answer's body goes through."""
@@ -497,8 +611,28 @@ class Attempts:
 
     def _recovery(self, last: _Failure) -> float:
         """Seconds until some account may serve this again."""
-        ready, exclusions = self.gateway.pool.candidates(self.request.model, self.request.method)
-        if any(account.name not in self._given_up for account in ready):
+        pool, request = self.gateway.pool, self.request
+        if pool.candidates(request.model, request.method, self._given_up):
             return 1.0
+        exclusions = pool.excluded(request.model, request.method)
         waits = [wait for wait in (earliest(exclusions), last.verdict.delay) if wait is not None]
         return min(waits, default=1.0)
+
+
+def _long(verdict: Verdict) -> bool:
+    """Whether the pool makes the account rest for it."""
+    return verdict.delay is None or verdict.delay > SHORT_DELAY
+
+
+def _unanswered(error: UpstreamFailed) -> _Failure:
+    """
+    What it means that no answer came.
+
+    A request that an upstream has got may have been acted on, and is not sent a second time.  A kept-alive connection
+    that turned out to be closed is no such case: the client has sent it on a new one already.
+    """
+    if error.reason in _UNREACHED:
+        return _Failure(Verdict(Fault.ENDPOINT, error.reason), None, b"", str(error), trouble=Trouble.UNREACHED)
+    status = 504 if error.reason == "FIRST_BYTE_TIMEOUT" else None
+    final = error.reason != "PROTOCOL_ERROR"  # what does not speak HTTP has not served anything
+    return _Failure(Verdict(Fault.ENDPOINT, error.reason), status, b"", str(error), final=final, trouble=Trouble.ODD)

@@ -264,7 +264,7 @@ async def test_an_account_serves_again_when_its_rest_is_over(setup: Setup) -> No
         seen.append(asked)
         return (429, google_error(429, "RESOURCE_EXHAUSTED", "slow", retry("2.1s"))) if len(seen) == 1 else (200, GOOD)
 
-    setting = await setup(answer, count=1)
+    setting = await setup(answer, count=1, extra="[pool]\nmax_wait = 0\n")
     assert (await setting.ask())[0] == 429
     assert (await setting.ask())[0] == 429
     from support import settle
@@ -455,7 +455,7 @@ async def test_an_account_takes_no_more_requests_at_once_than_it_may(gateway: Ga
 
     upstream = ScriptedUpstream()
     running = await gateway(
-        '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nmax_concurrency = 1\n'
+        '[pool]\nmax_wait = 0\n[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nmax_concurrency = 1\n'
         f'endpoints = ["{upstream.url}"]\n'
     )
     first = await connect(running.port)

@@ -102,7 +102,8 @@ class Account:
     One account of the pool, without its credential.
 
     `models` answers ``name in account.models``; `endpoints` are base URLs in the order in which they are tried;
-    a lower `priority` comes first; `max_concurrency` of None is no limit.
+    a lower `priority` comes first; `max_concurrency` of None is no limit; `reserve` is the fraction of a quota that is
+    left alone where the upstream reports how much is left.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Account:
     max_concurrency: int | None = None
     #: A Vertex account with an API key and no project: express mode.
     express: bool = False
+    reserve: float = 0.0
 
 
 @attrs.frozen
@@ -172,6 +174,8 @@ class AttemptRecord:
     status: int | None
     verdict: Verdict | None
     message: str = ""
+    #: Whether it tried an account after its rest, when nobody else did.
+    probe: bool = False
 
 
 @attrs.frozen

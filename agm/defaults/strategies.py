@@ -1,9 +1,16 @@
 """
 Account selection by ``[pool] strategy``.
 
-``sticky`` keeps a conversation on the account that served it before, so that prompt caches stay warm, and yields when
-that account is not a candidate; a new conversation goes to the account with the fewest requests, in turn among equals.
-``round-robin`` takes turns, ``least-loaded`` the fewest requests, ``priority`` the lowest number, in turn among equals.
+``round-robin`` takes turns.  ``least-loaded`` looks at two accounts, the next in turn and another one, and takes the
+one with fewer requests under way: with many accounts that spreads them nearly as well as looking at all.  ``priority``
+takes turns among the accounts with the lowest number.
+
+``sticky`` keeps a conversation on the account that served it before, its home, so that prompt caches stay warm.  A new
+conversation goes where ``least-loaded`` says.  It leaves its home when that is no candidate, or when it is clearly
+busier than another: when it has at least :data:`CROWDED` requests more under way than that one, and at least twice as
+many.  Where it has gone to is its home from then on.
+
+Each strategy costs O(log n), however many accounts there are.
 """
 
 from __future__ import annotations
@@ -13,10 +20,13 @@ from collections.abc import Mapping, Sequence
 
 from agm import hookimpl
 from agm.config import Config
+from agm.core.pool import Candidates
 from agm.core.request import Account, AccountChoice, GatewayRequest
 
-#: Conversations that are remembered; the longest unused is forgotten first.
+#: Conversations, and models whose turn it is, that are remembered; the longest unused is forgotten first.
 REMEMBERED = 10_000
+#: A conversation leaves an account that has so many more requests under way than another.
+CROWDED = 4
 
 
 class Strategies:
@@ -24,7 +34,9 @@ class Strategies:
 
     def __init__(self) -> None:
         self._strategy = "sticky"
-        self._turn = 0
+        self._picks = 0
+        #: Who had the last turn, by model.
+        self._last: OrderedDict[str, str] = OrderedDict()
         self._homes: OrderedDict[str, str] = OrderedDict()
 
     @hookimpl(trylast=True)
@@ -39,44 +51,68 @@ class Strategies:
         """One of `accounts`, by the strategy."""
         if len(accounts) == 1:
             return AccountChoice(accounts[0], "the only candidate")
+        candidates = accounts if isinstance(accounts, Candidates) else Candidates.of(accounts)
         match self._strategy:
             case "round-robin":
-                return AccountChoice(self._in_turn(accounts, request), "round-robin: its turn")
+                return AccountChoice(self._in_turn(candidates, request), "round-robin: its turn")
             case "priority":
-                first = min(account.priority for account in accounts)
-                best = [account for account in accounts if account.priority == first]
-                return AccountChoice(self._in_turn(best, request), f"priority {first}")
+                best = candidates.first_tier()
+                chosen = best[0] if len(best) == 1 else self._in_turn(best, request)
+                return AccountChoice(chosen, f"priority {chosen.priority}")
             case "least-loaded":
-                return AccountChoice(self._least_loaded(accounts, request, loads), "least-loaded: the fewest requests")
-        return self._sticky(accounts, request, loads)
+                chosen = self._of_two(candidates, request, loads)
+                return AccountChoice(chosen, "least-loaded: the fewest requests")
+        return self._sticky(candidates, request, loads)
 
-    def _sticky(self, accounts: Sequence[Account], request: GatewayRequest, loads: Mapping[str, int]) -> AccountChoice:
+    def _sticky(self, candidates: Candidates, request: GatewayRequest, loads: Mapping[str, int]) -> AccountChoice:
         conversation = request.body.fingerprint
         if conversation is None:
-            chosen = self._least_loaded(accounts, request, loads)
+            chosen = self._of_two(candidates, request, loads)
             return AccountChoice(chosen, "sticky: no conversation, the fewest requests")
-        home = self._homes.get(conversation)
-        for account in accounts:
-            if account.name == home:
-                if not request.explaining:
-                    self._homes.move_to_end(conversation)
-                return AccountChoice(account, "sticky: it served this conversation before")
-        chosen = self._least_loaded(accounts, request, loads)
-        if not request.explaining:
-            self._homes[conversation] = chosen.name
-            self._homes.move_to_end(conversation)
-            if len(self._homes) > REMEMBERED:
-                self._homes.popitem(last=False)
-        if home is None:
-            return AccountChoice(chosen, "sticky: a new conversation, the fewest requests")
-        return AccountChoice(chosen, "sticky: the account of this conversation is not a candidate")
+        known = self._homes.get(conversation)
+        home = candidates.named(known)
+        crowd = 0 if home is None else loads.get(home.name, 0)
+        if home is not None and crowd < CROWDED:  # as it nearly always is: nobody can be so much less busy
+            return self._settled(conversation, home, request, "sticky: it served this conversation before")
+        chosen = self._of_two(candidates, request, loads)
+        load = loads.get(chosen.name, 0)
+        if home is not None and (crowd - load < CROWDED or crowd < 2 * load):
+            return self._settled(conversation, home, request, "sticky: it served this conversation before")
+        if home is not None:
+            reason = f"sticky: {home.name} serves {crowd} requests, and this one {load}"
+        elif known is not None:
+            reason = "sticky: the account of this conversation is not a candidate"
+        else:
+            reason = "sticky: a new conversation, the fewest requests"
+        return self._settled(conversation, chosen, request, reason)
 
-    def _least_loaded(self, accounts: Sequence[Account], request: GatewayRequest, loads: Mapping[str, int]) -> Account:
-        fewest = min(loads.get(account.name, 0) for account in accounts)
-        return self._in_turn([a for a in accounts if loads.get(a.name, 0) == fewest], request)
-
-    def _in_turn(self, accounts: Sequence[Account], request: GatewayRequest) -> Account:
-        turn = self._turn
+    def _settled(self, conversation: str, home: Account, request: GatewayRequest, reason: str) -> AccountChoice:
         if not request.explaining:
-            self._turn += 1
-        return accounts[turn % len(accounts)]
+            _remember(self._homes, conversation, home.name)
+        return AccountChoice(home, reason)
+
+    def _of_two(self, candidates: Candidates, request: GatewayRequest, loads: Mapping[str, int]) -> Account:
+        """The less loaded of two: the next in turn, which also wins a tie, and one that is as good as random."""
+        count = len(candidates)
+        first = self._in_turn(candidates, request)
+        if count == 1:
+            return first
+        # not random: what is explained is what is done next
+        step = 1 + (self._picks * 0x9E3779B1 >> 7) % (count - 1)
+        second = candidates[(candidates.index(first) + step) % count]
+        if not request.explaining:
+            self._picks += 1
+        return second if loads.get(second.name, 0) < loads.get(first.name, 0) else first
+
+    def _in_turn(self, candidates: Candidates, request: GatewayRequest) -> Account:
+        chosen = candidates.in_turn(self._last.get(request.model))
+        if not request.explaining:
+            _remember(self._last, request.model, chosen.name)
+        return chosen
+
+
+def _remember(known: OrderedDict[str, str], key: str, value: str) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > REMEMBERED:
+        known.popitem(last=False)

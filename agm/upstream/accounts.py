@@ -40,6 +40,7 @@ def account_source(entry: AccountConfig) -> AccountSource:
         models=Patterns(entry.models),
         priority=entry.priority,
         max_concurrency=entry.max_concurrency,
+        reserve=entry.reserve,
         express=entry.kind == "vertex" and entry.api_key is not None,
     )
     origin = (entry, _modified(entry.credentials))

@@ -48,7 +48,7 @@ def hands() -> Hands:
 
 def exclusion(pool: Pool, model: str = "m", method: str = GENERATE) -> Exclusion | None:
     """Why the only account is not a candidate; None if it is."""
-    ready, excluded = pool.candidates(model, method)
+    ready, excluded = pool.candidates(model, method), pool.excluded(model, method)
     assert len(ready) + len(excluded) == 1
     return excluded[0] if excluded else None
 
@@ -67,10 +67,10 @@ def test_accounts_are_candidates_in_the_order_of_the_configuration(hands: Hands)
     pool = Pool([a, b, c], hands)
     assert len(pool) == 3
     assert pool.accounts == (a, b, c)
-    assert pool.candidates("gemini-1", GENERATE) == ([a, b, c], [])
-    ready, excluded = pool.candidates("other", "embedContent")
-    assert ready == [a]
-    assert [(e.account, e.cause, e.reason, e.wait) for e in excluded] == [
+    assert pool.candidates("gemini-1", GENERATE) == [a, b, c]
+    assert pool.excluded("gemini-1", GENERATE) == []
+    assert pool.candidates("other", "embedContent") == [a]
+    assert [(e.account, e.cause, e.reason, e.wait) for e in pool.excluded("other", "embedContent")] == [
         (b, Cause.METHOD, "code-assist accounts have no embedContent", None),
         (c, Cause.MODEL, "its models do not include other", None),
     ]
@@ -80,9 +80,9 @@ def test_an_account_is_busy_at_its_limit_and_not_before(hands: Hands) -> None:
     """The wait is a guess, and said to be short."""
     pool = Pool([account(max_concurrency=2)], hands)
     (only,) = pool.accounts
-    first = pool.lease(only)
+    first = pool.lease(only, "m")
     assert cause(pool) is None
-    with pool.lease(only):
+    with pool.lease(only, "m"):
         assert exclusion(pool) == Exclusion(only, Cause.BUSY, "it serves 2 requests", BUSY_WAIT)
     assert cause(pool) is None
     first.release()
@@ -95,7 +95,7 @@ def test_a_lease_is_given_back_exactly_once(hands: Hands) -> None:
     """By release or by the end of a block, however often."""
     a, b = account("a"), account("b")
     pool = Pool([a, b], hands)
-    lease, other = pool.lease(a), pool.lease(a)
+    lease, other = pool.lease(a, "m"), pool.lease(a, "m")
     assert lease.account is a
     assert (pool.load(a), pool.load(b), dict(pool.loads())) == (2, 0, {"a": 2, "b": 0})
     lease.release()
@@ -111,7 +111,7 @@ def test_a_lease_is_given_back_exactly_once(hands: Hands) -> None:
 def test_a_lease_is_given_back_when_the_block_fails(hands: Hands) -> None:
     """And the error goes on."""
     pool = Pool([account()], hands)
-    with pytest.raises(ZeroDivisionError), pool.lease(pool.accounts[0]):
+    with pytest.raises(ZeroDivisionError), pool.lease(pool.accounts[0], "m"):
         raise ZeroDivisionError
     assert pool.load(pool.accounts[0]) == 0
 
@@ -122,7 +122,7 @@ def test_the_load_is_the_number_of_leases_out(steps: list[int]) -> None:
     """Whatever the order of taking and giving back, also twice."""
     pool = Pool([account()], Hands())
     (only,) = pool.accounts
-    leases = [pool.lease(only) for _ in range(6)]
+    leases = [pool.lease(only, "m") for _ in range(6)]
     for step in steps:
         leases[step].release()
     assert pool.load(only) == 6 - len(set(steps))
@@ -152,17 +152,17 @@ def test_a_failure_rests_the_account_for_its_model(
     a, b = account("a"), account("b")
     pool = Pool([a, b], hands)
     pool.failed(a, "m", verdict)
-    ready, (found,) = pool.candidates("m", GENERATE)
-    assert ready == [b]
+    (found,) = pool.excluded("m", GENERATE)
+    assert pool.candidates("m", GENERATE) == [b]
     assert (found.account, found.cause) == (a, expected)
     assert found.wait == (None if wait is None else pytest.approx(wait))
     assert found.reason.endswith(", for m")
     assert "R" in found.reason
-    assert pool.candidates("n", GENERATE)[0] == [a, b]
+    assert pool.candidates("n", GENERATE) == [a, b]
     hands.now += 1e6 if wait is None else wait - 0.01
-    assert pool.candidates("m", GENERATE)[0] == [b]
+    assert pool.candidates("m", GENERATE) == [b]
     hands.now += 0.02
-    assert pool.candidates("m", GENERATE)[0] == ([b] if wait is None else [a, b])
+    assert pool.candidates("m", GENERATE) == ([b] if wait is None else [a, b])
 
 
 @pytest.mark.parametrize(
@@ -281,14 +281,14 @@ def test_accounts_are_replaced_while_requests_are_served(hands: Hands) -> None:
     """What is known of the unchanged ones stays; the others start anew, and what comes late of them is nobody's."""
     a, b, c = account("a"), account("b"), account("c")
     pool = Pool([a, b, c], hands)
-    leases = [pool.lease(each) for each in (a, b, c)]
+    leases = [pool.lease(each, "m") for each in (a, b, c)]
     for each in (a, b, c):
         pool.failed(each, "m", Verdict(Fault.QUOTA, "R", 60.0))
     new_a, new_b, d = account("a"), account("b"), account("d")
     pool.replace([d, new_a, new_b], keep={"a", "gone"})
     assert pool.accounts == (d, new_a, new_b)
-    ready, (resting,) = pool.candidates("m", GENERATE)
-    assert ready == [d, new_b]
+    (resting,) = pool.excluded("m", GENERATE)
+    assert pool.candidates("m", GENERATE) == [d, new_b]
     assert resting.account is new_a
     assert dict(pool.loads()) == {"d": 0, "a": 1, "b": 0}
     pool.failed(c, "m", Verdict(Fault.QUOTA, "R", 60.0))

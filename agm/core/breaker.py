@@ -1,0 +1,191 @@
+"""
+A breaker per endpoint: one that fails is left alone for a while, then one request tries it.
+
+What counts, and against whom:
+
+- **It cannot be reached** (no address, no connection, no TLS): nobody's request has got there, so it counts against the
+  endpoint.  :data:`THRESHOLD` such failures without an answer in between open its breaker, for every model.
+- **It answers, but not as Google does** (a proxy's 502, a 404 that is no JSON, a connection that drops, silence): this
+  may be the endpoint, or one model behind it.  It counts against the endpoint, and opens its breaker only when at least
+  :data:`MODELS` models have met it without an answer of Google's in between.
+- **Google's own 5xx**: the endpoint is well and says that a model is not.  It counts for this model only; another
+  endpoint is then tried first where the account has one, and nobody rests for it.
+
+Any answer in Google's words takes back what was held against the endpoint, a good one also what was held against the
+model.  So a model that always fails never takes an endpoint away from those that work there.  Counts halve every
+:data:`HALF_LIFE` seconds.
+
+Time is handed in, in seconds; nothing here waits or connects.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from enum import Enum
+from functools import lru_cache
+
+import attrs
+
+#: Failures, with older ones counting less, that open a breaker.
+THRESHOLD = 4.5
+HALF_LIFE = 30.0
+#: Models that must have met an endpoint's odd answers before it is taken for ill.
+MODELS = 3
+#: Seconds for which an open breaker stays open; twice as many after each failed probe, up to the second number.
+OPEN_SECONDS = 5.0
+MAX_OPEN_SECONDS = 60.0
+#: Pairs of endpoint and model of which failures are remembered: model names are the clients' to invent.
+MAX_PAIRS = 1000
+
+
+class Trouble(Enum):
+    """How an endpoint failed."""
+
+    UNREACHED = "it cannot be reached"
+    ODD = "its answers are not Google's"
+    STATED = "it says that the model fails"
+
+
+@lru_cache(maxsize=1024)
+def origin(url: str) -> str:
+    """Scheme, host and port of a base URL: what fails as one."""
+    return "/".join(url.split("/", 3)[:3])
+
+
+@attrs.define(eq=False)
+class _Count:
+    """A number of failures of which half is forgotten every :data:`HALF_LIFE` seconds."""
+
+    value: float = 0.0
+    at: float = 0.0
+
+    def left(self, now: float) -> float:
+        return self.value * 0.5 ** ((now - self.at) / HALF_LIFE)
+
+    def add(self, now: float) -> float:
+        self.value, self.at = self.left(now) + 1.0, now
+        return self.value
+
+
+@attrs.define(eq=False)
+class Breaker:
+    """
+    What is held against one endpoint: closed, open until a time, or half open while one request tries it.
+
+    `until` is None while it is closed; `probed_by` is who tries it.
+    """
+
+    until: float | None = None
+    probed_by: object = None
+    _unreached: _Count = attrs.Factory(_Count)
+    _odd: _Count = attrs.Factory(_Count)
+    _models: set[str] = attrs.Factory(set)
+    _trips: int = 0
+
+    def failed(self, trouble: Trouble, model: str, now: float, *, probe: bool) -> bool:
+        """Count a failure; returns whether it has opened the breaker."""
+        if trouble is Trouble.UNREACHED:
+            ill = self._unreached.add(now) >= THRESHOLD
+        else:
+            if self._odd.left(now) < 0.5:
+                self._models.clear()
+            if len(self._models) < MODELS:
+                self._models.add(model)
+            ill = self._odd.add(now) >= THRESHOLD and len(self._models) >= MODELS
+        if probe or (ill and self.until is None):
+            self.until = now + min(OPEN_SECONDS * 2**self._trips, MAX_OPEN_SECONDS)
+            self.probed_by = None
+            self._trips = min(self._trips + 1, 10)
+            return True
+        return False
+
+
+class Endpoints:
+    """The breakers of all endpoints."""
+
+    def __init__(self) -> None:
+        self._breakers: dict[str, Breaker] = {}
+        self._pairs: OrderedDict[tuple[str, str], _Count] = OrderedDict()
+
+    @property
+    def all_well(self) -> bool:
+        """Whether nothing is held against any endpoint as a whole."""
+        return not self._breakers
+
+    def shut_until(self, url: str, now: float) -> float | None:
+        """When an endpoint may be asked; 0 while somebody tries it, None if it may be asked now."""
+        breaker = self._breakers.get(origin(url))
+        if breaker is None or breaker.until is None:
+            return None
+        if breaker.probed_by is not None:
+            return 0.0
+        return breaker.until if breaker.until > now else None
+
+    def all_shut_until(self, urls: Sequence[str], now: float) -> float | None:
+        """When the first of several endpoints may be asked, likewise."""
+        earliest: float | None = None
+        for url in urls:
+            until = self.shut_until(url, now)
+            if until is None:
+                return None
+            earliest = until if earliest is None else min(earliest, until)
+        return earliest
+
+    def pick(self, urls: Sequence[str], model: str, now: float, tried: set[int]) -> int | None:
+        """
+        The number of the endpoint to ask next: the first that is not open, and fails the model least of late.
+
+        :param tried: numbers of endpoints that have been asked already.
+        """
+        usable = [i for i, url in enumerate(urls) if i not in tried and self.shut_until(url, now) is None]
+        well = (i for i in usable if not self._ails(urls[i], model, now))
+        return next(well, usable[0] if usable else None)
+
+    def _ails(self, url: str, model: str, now: float) -> bool:
+        count = self._pairs.get((origin(url), model))
+        return count is not None and count.left(now) >= THRESHOLD
+
+    def claim(self, url: str, prober: object) -> bool:
+        """Ask an endpoint; returns whether this is the one request that tries it."""
+        breaker = self._breakers.get(origin(url))
+        if breaker is None or breaker.until is None or breaker.probed_by is not None:
+            return False
+        breaker.probed_by = prober
+        return True
+
+    def unclaim(self, url: str, prober: object) -> bool:
+        """Whoever tried it learnt nothing; returns whether it was the one, so that the next may try."""
+        breaker = self._breakers.get(origin(url))
+        if breaker is None or breaker.probed_by is not prober:
+            return False
+        breaker.probed_by = None
+        return True
+
+    def answered(self, url: str, model: str, *, good: bool) -> bool:
+        """An answer in Google's words came, a `good` one or an error; returns whether that has closed a breaker."""
+        at = origin(url)
+        if good and self._pairs:
+            self._pairs.pop((at, model), None)
+        breaker = self._breakers.pop(at, None)
+        return breaker is not None and breaker.until is not None
+
+    def failed(self, url: str, model: str, trouble: Trouble, now: float, prober: object = None) -> bool:
+        """Count a failure; returns whether it has opened a breaker."""
+        at = origin(url)
+        if trouble is not Trouble.UNREACHED:
+            pair = (at, model)
+            self._pairs.setdefault(pair, _Count()).add(now)
+            self._pairs.move_to_end(pair)
+            if len(self._pairs) > MAX_PAIRS:
+                self._pairs.popitem(last=False)
+        if trouble is Trouble.STATED:
+            return self.answered(url, model, good=False)
+        breaker = self._breakers.setdefault(at, Breaker())
+        probe = prober is not None and breaker.probed_by is prober
+        return breaker.failed(trouble, model, now, probe=probe)
+
+    def keep(self, urls: Sequence[str]) -> None:
+        """Forget all other endpoints."""
+        known = {origin(url) for url in urls}
+        self._breakers = {at: breaker for at, breaker in self._breakers.items() if at in known}

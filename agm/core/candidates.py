@@ -1,0 +1,224 @@
+"""
+The accounts that can serve a request, as a sequence that is never written out.
+
+Which of the accounts are ready is kept as a tree of counts over their order (a Fenwick tree): one account more or less,
+the first one, the next one in turn and the n-th one each cost O(log n), so that ten thousand accounts are chosen from
+as fast as ten.  Nothing is decided here: the pool says who is ready, and the strategies who serves.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import overload
+
+import attrs
+
+from agm.core.request import Account
+
+
+@attrs.frozen(eq=False)
+class Roll:
+    """
+    Accounts in the order in which they are offered: by priority, then as they were given.
+
+    Many models have the same accounts, and share one.
+    """
+
+    accounts: tuple[Account, ...]
+    #: The place of each account, by its name.
+    place: dict[str, int]
+    priorities: list[int]
+
+    @classmethod
+    def of(cls, accounts: Iterable[Account]) -> Roll:
+        """Put accounts in order."""
+        ordered = tuple(sorted(accounts, key=lambda account: account.priority))
+        return cls(
+            ordered,
+            {account.name: place for place, account in enumerate(ordered)},
+            [account.priority for account in ordered],
+        )
+
+
+class Ready:
+    """Which accounts of a roll are ready."""
+
+    __slots__ = ("_count", "_flags", "_tree", "roll")
+
+    def __init__(self, roll: Roll, flags: Iterable[bool]) -> None:
+        self.roll = roll
+        self._flags = bytearray(flags)
+        self._count = sum(self._flags)
+        # tree[i] counts the places of the last i & -i ones before i
+        self._tree = tree = [0, *self._flags]
+        for i in range(1, len(tree)):
+            parent = i + (i & -i)
+            if parent < len(tree):
+                tree[parent] += tree[i]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, place: int) -> bool:
+        return bool(self._flags[place])
+
+    def put(self, place: int, ready: bool) -> None:
+        """Say whether the account at a place is ready."""
+        if self._flags[place] == ready:
+            return
+        self._flags[place] = ready
+        change = 1 if ready else -1
+        self._count += change
+        tree, i = self._tree, place + 1
+        while i < len(tree):
+            tree[i] += change
+            i += i & -i
+
+    def before(self, place: int) -> int:
+        """How many accounts are ready at lower places."""
+        tree, found = self._tree, 0
+        while place:
+            found += tree[place]
+            place &= place - 1
+        return found
+
+    def at(self, rank: int) -> int:
+        """The place of the ready account that has `rank` others before it."""
+        tree, place = self._tree, 0
+        step = 1 << (len(tree) - 1).bit_length()
+        while step:
+            there = place + step
+            if there < len(tree) and tree[there] <= rank:
+                place = there
+                rank -= tree[there]
+            step >>= 1
+        return place
+
+    def places(self, start: int = 0) -> Iterator[int]:
+        """The places of the ready accounts, from `start` on."""
+        place = self._flags.find(1, start)
+        while place >= 0:
+            yield place
+            place = self._flags.find(1, place + 1)
+
+
+class Candidates(Sequence[Account]):
+    """
+    The accounts that can serve a request: by priority, then in the order of the configuration.
+
+    A sequence like any other, read only; beyond that it answers in O(log n) what strategies ask.  It holds for the
+    moment: afterwards other accounts may be ready.  A hook that wants to keep it makes a list of it.
+    """
+
+    __slots__ = ("_holes", "_length", "_ready", "_start", "_without")
+
+    def __init__(self, ready: Ready, *, without: Collection[str] = (), start: int = 0, stop: int | None = None) -> None:
+        self._ready = ready
+        stop = len(ready) if stop is None else stop
+        self._start = start
+        self._without = frozenset(without)
+        #: The ranks, among the ready ones, of those that are left out.
+        self._holes = self._ranks(stop) if without else []
+        self._length = stop - start - len(self._holes)
+
+    def _ranks(self, stop: int) -> list[int]:
+        ready, place = self._ready, self._ready.roll.place
+        places = [place[name] for name in self._without if name in place]
+        ranks = sorted(ready.before(p) for p in places if p in ready)
+        return [rank for rank in ranks if self._start <= rank < stop]
+
+    @classmethod
+    def of(cls, accounts: Iterable[Account]) -> Candidates:
+        """These accounts, all of them ready."""
+        roll = Roll.of(accounts)
+        return cls(Ready(roll, (True for _ in roll.accounts)))
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Account: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Account]: ...
+
+    def __getitem__(self, index: int | slice) -> Account | Sequence[Account]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        if index < 0:
+            index += self._length
+        if not 0 <= index < self._length:
+            raise IndexError("there are not so many candidates")
+        rank = self._start + index
+        for hole in self._holes:
+            if hole > rank:
+                break
+            rank += 1
+        return self._ready.roll.accounts[self._ready.at(rank)]
+
+    def __iter__(self) -> Iterator[Account]:
+        if not self._length:
+            return
+        accounts, left = self._ready.roll.accounts, self._length
+        for place in self._ready.places(self._ready.at(self._start)):
+            account = accounts[place]
+            if account.name not in self._without:
+                yield account
+                left -= 1
+                if not left:
+                    return
+
+    def __contains__(self, account: object) -> bool:
+        return isinstance(account, Account) and self.named(account.name) is account
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
+            return NotImplemented
+        return len(self) == len(other) and all(a is b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list: what it holds changes
+
+    def __repr__(self) -> str:
+        return f"<Candidates {[account.name for account in self[:10]]}{'…' if self._length > 10 else ''}>"
+
+    def named(self, name: str | None) -> Account | None:
+        """The candidate of this name, if there is one."""
+        place = None if name is None else self._ready.roll.place.get(name)
+        if place is None or place not in self._ready or name in self._without:
+            return None
+        rank = self._ready.before(place)
+        if not self._start <= rank < self._start + self._length + len(self._holes):
+            return None
+        return self._ready.roll.accounts[place]
+
+    def index(self, account: object, start: int = 0, stop: int | None = None) -> int:
+        """The index of a candidate.  :raises ValueError: if it is none."""
+        if isinstance(account, Account) and self.named(account.name) is account:
+            index = self._index_from(self._ready.roll.place[account.name])
+            if slice(start, stop).indices(self._length)[0] <= index < slice(start, stop).indices(self._length)[1]:
+                return index
+        raise ValueError("this account is not a candidate")
+
+    def _index_from(self, place: int) -> int:
+        """How many candidates have lower places."""
+        stop = self._start + self._length + len(self._holes)
+        rank = min(max(self._ready.before(place), self._start), stop)
+        return rank - self._start - bisect_left(self._holes, rank)
+
+    def in_turn(self, after: str | None) -> Account:
+        """
+        Whose turn it is: the next candidate after the account of this name, and the first after the last.
+
+        That account need not be a candidate any more, so that nobody is passed over because of who comes and goes.
+        """
+        place = None if after is None else self._ready.roll.place.get(after)
+        index = 0 if place is None else self._index_from(place + 1)
+        return self[index if index < self._length else 0]
+
+    def first_tier(self) -> Candidates:
+        """The candidates whose priority is the lowest number among them."""
+        roll = self._ready.roll
+        end = bisect_right(roll.priorities, self[0].priority)
+        stop = min(self._ready.before(end), self._start + self._length + len(self._holes))
+        return Candidates(self._ready, without=self._without, start=self._start, stop=stop)
