@@ -109,6 +109,8 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
 def _headers(gateway: Gateway, account: Account, wrapped: UpstreamRequest) -> dict[str, str]:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in wrapped.headers}
     headers = {name: REDACTED if _SECRET.search(name) else value for name, value in headers.items()}
+    if "accept-encoding" not in map(str.lower, headers):
+        headers["Accept-Encoding"] = "identity"  # the client sends it in any case
     if gateway.credentials[account.name].kind == "api-key":
         headers["x-goog-api-key"] = REDACTED
     else:
