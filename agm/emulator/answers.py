@@ -65,7 +65,9 @@ class Answer:
 
 def digest_of(seed: int, model: str, request: Mapping[str, Any]) -> bytes:
     """What everything about an answer follows from: 32 bytes."""
-    text = f"{seed}\n{model}\n".encode() + msgspec.json.encode(request, order="deterministic")
+    # code-assist's sessionId says who talks, not what is said
+    asked = {name: value for name, value in request.items() if name != "sessionId"}
+    text = f"{seed}\n{model}\n".encode() + msgspec.json.encode(asked, order="deterministic")
     return hashlib.sha256(text).digest()
 
 

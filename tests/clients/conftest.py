@@ -10,16 +10,13 @@ from __future__ import annotations
 import fcntl
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import KINDS, Emulator, RunningGateway, Target
+from servers import KINDS, Emulator, GatewayFactory, RunningGateway, SessionGateway, Target
 
 NODE = Path(__file__).parent / "node"
-
-SessionGateway = Callable[[str], RunningGateway]
-GatewayFactory = Callable[..., RunningGateway]
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +57,12 @@ def gateways(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def new_gateway(emulator: Emulator, tmp_path: Path) -> Iterator[GatewayFactory]:
-    """A function that starts a gateway for one test: ``new_gateway(kind, accounts=2, extra="[pool]\\n…")``."""
+    """A function that starts a gateway for one test: ``new_gateway(kind, accounts=2, gateway="sse_done = …")``."""
     started: list[RunningGateway] = []
 
-    def start(kind: str, *, accounts: int = 3, extra: str = "") -> RunningGateway:
+    def start(kind: str, *, accounts: int = 3, gateway: str = "") -> RunningGateway:
         folder = tmp_path / f"gateway-{len(started)}"
-        started.append(RunningGateway.start(folder, emulator.url, kind, accounts=accounts, extra=extra))
+        started.append(RunningGateway.start(folder, emulator.url, kind, accounts=accounts, gateway=gateway))
         return started[-1]
 
     try:

@@ -1,7 +1,7 @@
 """
 The processes that these tests talk to: the emulator and gateways in front of it, each a real ``twistd``.
 
-A gateway is strict about its client key, and has a dozen accounts of one kind, because faults take accounts out.  Every
+A gateway is strict about its client key, and has many accounts of one kind, because faults take accounts out.  Every
 secret in its configuration holds :data:`CANARY`, so that one look at its log tells whether any of them got out.
 """
 
@@ -13,6 +13,7 @@ import json
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ KINDS = ("api-key", "vertex", "code-assist")
 #: Part of every secret, and of nothing else.
 CANARY = "canary"
 CLIENT_KEY = f"{CANARY}-client-key-7f31"
-#: Faults take accounts out, for one model or altogether: a dozen outlive a module of tests.
-ACCOUNTS = 12
+#: Faults take accounts out, for one model or altogether (two models refused with 401): so many outlive all the tests.
+ACCOUNTS = 48
 
 #: The same patience for SDKs, in milliseconds: longer than any answer takes, shorter than a hang.
 PATIENCE_MS = int(PATIENCE * 1000)
@@ -45,7 +46,7 @@ def misbehaving(fault: str) -> str:
     Where the fault takes a number the name is no other test's, so that the pool holds nothing against it: the emulator
     reads ``drop-2.17`` as ``drop-2``, and ``403-30.17`` has a RetryInfo of 30.17 seconds.
     """
-    return f"models/emu-{fault}.{next(_numbers):04}" if fault[-1].isdigit() else f"models/emu-{fault}"
+    return f"models/emu-{fault}.{next(_numbers):04}" if re.search(r"-\d+$", fault) else f"models/emu-{fault}"
 
 
 def once(fault: str) -> str:
@@ -53,7 +54,7 @@ def once(fault: str) -> str:
     return f"emu-{fault}-once-t{next(_numbers)}"
 
 
-def config(upstream: str, kind: str, *, accounts: int = ACCOUNTS, extra: str = "") -> str:
+def config(upstream: str, kind: str, *, accounts: int = ACCOUNTS, gateway: str = "") -> str:
     """The configuration of a gateway whose accounts are all of one kind, at the emulator."""
     tables = [
         f'[[accounts]]\nname = "account-{number}"\nkind = "{kind}"\n'
@@ -63,11 +64,10 @@ def config(upstream: str, kind: str, *, accounts: int = ACCOUNTS, extra: str = "
     ]
     return "\n\n".join(
         [
-            '[gateway]\nlisten = ["tcp:0:interface=127.0.0.1"]',
+            f'[gateway]\nlisten = ["tcp:0:interface=127.0.0.1"]\n{gateway}',
             f'[auth]\nmode = "strict"\n[[auth.keys]]\nname = "tests"\nkey = "{CLIENT_KEY}"',
             '[models]\nlist = ["gemini-2.5-flash", "gemini-2.5-pro"]',
             '[models.aliases]\n"house-model" = "gemini-2.5-pro"',
-            extra,
             *tables,
         ]
     )
@@ -135,13 +135,13 @@ class RunningGateway:
 
     @classmethod
     def start(
-        cls, folder: Path, upstream: str, kind: str, *, accounts: int = ACCOUNTS, extra: str = ""
+        cls, folder: Path, upstream: str, kind: str, *, accounts: int = ACCOUNTS, gateway: str = ""
     ) -> RunningGateway:
         """Start one on a free port, and wait until it listens."""
         folder.mkdir(parents=True)
         file = folder / "agm.toml"
         file.touch(mode=0o600)
-        file.write_text(config(upstream, kind, accounts=accounts, extra=extra))
+        file.write_text(config(upstream, kind, accounts=accounts, gateway=gateway))
         twistd = Twistd.start(folder, "agm", "--config", str(file))
         return cls(twistd, twistd.url(), kind)
 
@@ -150,6 +150,12 @@ class RunningGateway:
         status = self.twistd.stop()
         assert status == 0, f"the gateway ended with status {status}\n{self.twistd.log[-4000:]}"
         check_log(self.twistd)
+
+
+#: From a kind to the session's gateway of that kind.
+SessionGateway = Callable[[str], RunningGateway]
+#: A gateway for one test: ``new_gateway(kind, accounts=2, gateway="…")``.
+GatewayFactory = Callable[..., RunningGateway]
 
 
 def check_log(twistd: Twistd) -> None:
