@@ -55,7 +55,7 @@ from agm.core.request import (
 from agm.core.target import ModelCall
 from agm.plugins import HookFailed
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
-from agm.upstream.codeassist import NoProject, Refused
+from agm.upstream.codeassist import NoProject, NotTold, Refused
 from agm.upstream.credentials import CredentialError
 
 if TYPE_CHECKING:
@@ -437,6 +437,8 @@ class Attempts:
             outcome = _Failure(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", e.reason)
         except Refused as e:
             outcome = self._classified(e.status, e.body, e.retry_after, account)
+        except NotTold as e:
+            outcome = _Failure(Verdict(Fault.ENDPOINT, e.reason), None, b"", str(e))
         except NoProject as e:
             gateway.pool.disable(account, e.reason, route.lease)
             outcome = _Failure(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)

@@ -73,6 +73,14 @@ class NoProject(Exception):
         self.reason = reason
 
 
+class NotTold(Exception):
+    """Nobody answered a question about an account.  The request that needed it has gone nowhere yet."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class QuotaNotes(Protocol):
     """Who wants to know what is left of quotas: the pool."""
 
@@ -326,7 +334,7 @@ class CodeAssist:
         :raises NoProject: if the account has none.
         :raises Refused: if the service says no to the question.
         :raises CredentialError: if the account has no credential.
-        :raises UpstreamFailed: if there is no answer.
+        :raises NotTold: if there is no answer.
         """
         if account.kind != "code-assist" or account.project is not None:
             return account
@@ -355,16 +363,18 @@ class CodeAssist:
 
     async def _search(self, search: _Search) -> None:
         project: str | None = None
-        why: Exception = UpstreamFailed("STOPPING", "the gateway is stopping")
+        why: Exception = NotTold("STOPPING", "the gateway is stopping")
         try:
             project = await self._discovered(search.account)
         except CancelledError:
             pass
-        except (NoProject, Refused, CredentialError, UpstreamFailed) as e:
+        except (NoProject, Refused, CredentialError) as e:
             why = e
+        except UpstreamFailed as e:
+            why = NotTold(e.reason, f"Code Assist did not tell the account's project: {e}")
         except Exception:
             log.failure("the project of account {account} could not be discovered", account=search.account.name)
-            why = UpstreamFailed("INTERNAL", "the account's project could not be discovered because of an error")
+            why = NotTold("INTERNAL", "the account's project could not be discovered because of an internal error")
         if self._searches.get(search.account.name) is search:
             del self._searches[search.account.name]
             if project is not None:

@@ -27,6 +27,7 @@ from agm.upstream.codeassist import (
     QUOTA_EVERY,
     CodeAssist,
     NoProject,
+    NotTold,
     Onboarding,
     Quota,
     Refused,
@@ -301,7 +302,7 @@ def test_the_question_names_agm_and_nobody_else() -> None:
     assert question.headers.keys() == {b"Content-Type", b"User-Agent", b"Accept-Encoding", b"authorization"}
     assert question.headers[b"User-Agent"].startswith(b"agm/")
     talk.about.stop()
-    assert failure(asking, UpstreamFailed).reason == "STOPPING"
+    assert failure(asking, NotTold).reason == "STOPPING"
 
 
 def test_all_who_wait_do_so_for_one_question() -> None:
@@ -364,7 +365,7 @@ def test_an_onboarding_that_does_not_end_is_given_up() -> None:
         looks += 1
         talk.clock.advance(POLL_EVERY)
         talk.service.last.answer({"name": "operations/o-1"})
-    assert failure(asking, UpstreamFailed).reason == "ONBOARDING_TIMEOUT"
+    assert failure(asking, NotTold).reason == "ONBOARDING_TIMEOUT"
     assert looks == ONBOARDING_PATIENCE / POLL_EVERY
 
 
@@ -374,7 +375,7 @@ def test_an_onboarding_that_nobody_can_ask_about_is_a_failure() -> None:
     asking = talk.asking()
     talk.service.last.answer({"allowedTiers": [{"id": "free-tier", "isDefault": True}]})
     talk.service.last.answer({"name": "operations/../../x?y"})
-    assert failure(asking, UpstreamFailed).reason == "ONBOARDING_FAILED"
+    assert failure(asking, NotTold).reason == "ONBOARDING_FAILED"
 
 
 @pytest.mark.parametrize("status", [400, 404, 412])
@@ -392,7 +393,7 @@ def test_an_answer_that_is_no_object_is_a_failure(content: bytes) -> None:
     talk = Talk()
     asking = talk.asking()
     talk.service.last.answered.callback(FakeAnswer(200, content))
-    assert failure(asking, UpstreamFailed).reason == "NOT_JSON"
+    assert failure(asking, NotTold).reason == "NOT_JSON"
 
 
 def test_a_question_goes_to_the_next_endpoint_when_one_fails() -> None:
@@ -402,7 +403,7 @@ def test_a_question_goes_to_the_next_endpoint_when_one_fails() -> None:
     talk.service.last.answer({}, 500)
     assert talk.service.last.url.startswith("https://ca1.example/")
     talk.service.last.answered.errback(UpstreamFailed("CONNECT_FAILED", "no"))
-    failure(asking, UpstreamFailed)
+    failure(asking, NotTold)
     again = talk.asking()
     talk.service.last.answer(google_error(403, "PERMISSION_DENIED"), 403)
     assert failure(again, Refused).status == 403
@@ -451,7 +452,7 @@ def test_a_403_without_the_header_too_keeps_the_header() -> None:
     asking = talk.asking()
     assert talk.service.last.headers[b"x-goog-user-project"] == b"billing"
     talk.about.stop()
-    failure(asking, UpstreamFailed)
+    failure(asking, NotTold)
 
 
 def test_a_credential_that_cannot_be_had_is_said_so() -> None:
@@ -503,7 +504,7 @@ def test_a_stop_ends_what_is_under_way() -> None:
     talk.service.last.answer({"allowedTiers": [{"id": "free-tier", "isDefault": True}]})
     talk.service.last.answer({"name": "operations/o-1"})
     talk.about.stop()
-    assert failure(asking, UpstreamFailed).reason == "STOPPING"
+    assert failure(asking, NotTold).reason == "STOPPING"
     assert talk.clock.getDelayedCalls() == []
 
 
@@ -735,3 +736,17 @@ async def test_a_429_makes_the_gateway_look_at_the_quota(gateway: GatewayFactory
     await eventually(lambda: notes.taken, "a note of the quota")
     assert {model for _, model, _, _ in notes.taken} >= {"gemini-2.5-pro"}
     assert [entry.path for entry in emulator.log].count("/v1internal:retrieveUserQuota") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unanswered_question_sends_the_request_to_another_account(gateway: GatewayFactory) -> None:
+    """It has gone nowhere yet, so it may; nothing is held against the account."""
+    upstream = AnsweringUpstream(lambda _: (200, {"candidates": [{"content": {"parts": [{"text": "good"}]}}]}))
+    tables = TEAM.format(name="team", url="http://127.0.0.1:1")
+    other = f'[[accounts]]\nname = "work"\nkind = "api-key"\napi_key = "k"\nendpoints = ["{upstream.url}"]\n'
+    running = await gateway('[pool]\nstrategy = "priority"\n' + tables + other + "priority = 1\n")
+    assert (await running.ask("m")).text == "good"
+    alone = await gateway(tables)
+    refused = await alone.ask("m")
+    assert (refused.status, "did not tell the account's project" in refused.json["error"]["message"]) == (502, True)
+    await upstream.stop()
