@@ -99,7 +99,7 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
     wrapped = gateway.hooks.wrap_request(request, choice.account, attempts.body)
     found["upstream"] = {
         "method": wrapped.method,
-        "url": choice.account.endpoints[0] + _redacted(wrapped.path),
+        "url": gateway.pool.first_endpoint(choice.account, request.model) + _redacted(wrapped.path),
         "headers": _headers(gateway, choice.account, wrapped),
         "body": _shown(wrapped.body),
         "plugin": _by(gateway, calls, "agm_wrap_request", wrapped),

@@ -255,6 +255,12 @@ SCENARIOS = {
         M,
         {"candidates": ["a1"], "excluded.0.cause": "it lacks the model"},
     ),
+    "an endpoint that is left alone": Scenario(
+        account("a0").replace('"URL"', '"http://127.0.0.1:1", "URL"'),
+        M,
+        {"account.name": "a0"},
+        before=tuple(("m", str(number)) for number in range(6)),
+    ),
     "an account that is switched off": Scenario(
         account("a0", "api-key", "enabled = false") + account("a1"), M, {"candidates": ["a1"], "excluded": []}
     ),

@@ -609,6 +609,11 @@ class Pool:
             self._regroup()
         return number
 
+    def first_endpoint(self, account: Account, model: str) -> str:
+        """The endpoint that a new lease would ask first; nothing is taken or claimed."""
+        number = self._endpoints.pick(account.endpoints, model, self._now(), set())
+        return account.endpoints[number or 0]
+
     def _unclaim(self, lease: Lease) -> None:
         claimed, lease._claimed = lease._claimed, None
         if claimed is not None and self._endpoints.unclaim(claimed, lease):
