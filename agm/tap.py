@@ -21,7 +21,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -155,6 +155,15 @@ class Listener:
         return cls(description, interface or ("::" if kind == "tcp6" else "0.0.0.0"))  # noqa: S104  # a name for it
 
 
+def endpoint_of(reactor: Any, description: str) -> IStreamServerEndpoint:
+    """The server endpoint of a description; one that is wrong ends the start."""
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    except Exception as e:  # each kind of endpoint has its own way to refuse a description
+        fail(f"{description!r} is not a server endpoint: {e or type(e).__name__}")
+    return endpoint
+
+
 def auth_mode(config: Config, listeners: Sequence[Listener]) -> str:
     """The mode in force: ``auto`` asks for a key as soon as another machine can reach a listener."""
     mode = config.auth.mode
@@ -169,15 +178,12 @@ def auth_mode(config: Config, listeners: Sequence[Listener]) -> str:
 class ListenerService(Service):
     """Listens; a port that is taken ends the start."""
 
-    def __init__(self, reactor: Any, listener: Listener, site: GatewaySite) -> None:
+    def __init__(self, reactor: Any, endpoint: IStreamServerEndpoint, description: str, site: GatewaySite) -> None:
         self._reactor = reactor
-        self._listener = listener
+        self._endpoint = endpoint
+        self._description = description
         self._site = site
         self._port: IListeningPort | None = None
-        try:
-            self._endpoint = serverFromString(reactor, listener.description)
-        except Exception as e:  # each kind of endpoint has its own way to refuse a description
-            fail(f"{listener.description!r} is not a server endpoint: {e or type(e).__name__}")
 
     def privilegedStartService(self) -> None:
         """Bind, before the process gives up any privilege."""
@@ -185,7 +191,7 @@ class ListenerService(Service):
         binding = True
 
         def refused(failure: Failure) -> None:
-            message = f"cannot listen on {self._listener.description}: {_why(failure)}"
+            message = f"cannot listen on {self._description}: {_why(failure)}"
             failed.append(message)
             if not binding:  # an endpoint that takes its time: the reactor runs already
                 log.critical("{message}", message=message)
@@ -369,7 +375,8 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     if config.path is not None:
         ConfigWatch(reactor, gateway, config.path, adapt).setServiceParent(service)
     for listener in listeners:
-        ListenerService(reactor, listener, site).setServiceParent(service)
+        endpoint = endpoint_of(reactor, listener.description)
+        ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)
     return service
 
 
@@ -397,6 +404,10 @@ def make_site(gateway: Gateway, access: Access) -> GatewaySite:
         read_timeout=gateway.config.timeouts.request_read,
     )
     site.gateway, site.access = gateway, access
-    for segment, resource in gateway.hooks.resources(site).items():
+    try:
+        added = gateway.hooks.resources(site)
+    except (PluginError, HookFailed) as e:
+        fail(str(e))
+    for segment, resource in added.items():
         root.putChild(segment.encode("utf-8"), resource)
     return site

@@ -105,6 +105,16 @@ class Twistd:
         self.signal()
         return self.wait()
 
+    def end(self) -> None:
+        """Have it gone: by SIGTERM, so that its coverage is written, or for certain."""
+        if self.process.poll() is None:
+            self.signal()
+            try:
+                self.wait()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+
     def kill(self) -> None:
         """End it for certain."""
         if self.process.poll() is None:

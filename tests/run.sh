@@ -23,4 +23,4 @@ fi
 "$bin/ruff" format --check --quiet .
 "$bin/mypy" --no-error-summary
 rm -f .coverage .coverage.*
-exec "$bin/python" -m pytest -n "${AGM_TEST_PROCESSES:-2}" --dist loadgroup --cov --cov-report=term:skip-covered
+exec "$bin/python" -m pytest -n "${AGM_TEST_PROCESSES:-2}" --dist loadfile --cov --cov-report=term:skip-covered

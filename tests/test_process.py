@@ -29,9 +29,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         started.append(twistd)
         return twistd
 
-    yield go
-    for twistd in started:
-        twistd.kill()
+    try:
+        yield go
+    finally:
+        for twistd in started:
+            twistd.end()
 
 
 def refused(twistd: Twistd) -> list[str]:

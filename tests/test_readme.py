@@ -27,12 +27,10 @@ from processes import BIN, PATIENCE, Twistd, environment, get, until
 from agm import config
 
 ROOT = Path(__file__).parents[1]
-NODE_MODULES = ROOT / "tests" / "clients" / "node"
+NODE = ROOT / "tests" / "clients" / "node"
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 #: The address in the README, for which the address of a gateway on a free port is put.
 ADDRESS = "http://127.0.0.1:8045"
-
-pytestmark = pytest.mark.xdist_group("readme")
 
 
 @attrs.frozen
@@ -153,14 +151,16 @@ class Reader:
     def leave(self) -> None:
         """End what was started."""
         for twistd in self._gateways.values():
-            twistd.kill()
+            twistd.end()
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     reader = Reader(tmp_path_factory.mktemp("reader"))
-    yield reader
-    reader.leave()
+    try:
+        yield reader
+    finally:
+        reader.leave()
 
 
 @blocks("console")
@@ -184,7 +184,7 @@ def test_each_javascript_program_prints_what_the_readme_says(reader: Reader, blo
         pytest.skip("node and npm are not installed")
     if not (reader.folder / "package.json").exists():
         for name in ("package.json", "package-lock.json", ".npmrc"):
-            shutil.copy(NODE_MODULES / name, reader.folder / name)
+            shutil.copy(NODE / name, reader.folder / name)
         subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=reader.folder, check=True, capture_output=True)
     program = reader.folder / "program.mjs"
     program.write_text(block.text.replace(ADDRESS, reader.address(block)))

@@ -17,9 +17,6 @@ from processes import get, running
 import agm
 
 ROOT = Path(__file__).parents[2]
-#: All in one process of pytest-xdist, since what they share takes long to make.
-pytestmark = pytest.mark.xdist_group("packaging")
-
 _NOT_SOURCE = shutil.ignore_patterns(
     ".*", "*.egg-info", "__pycache__", "build", "dist", "node_modules", "dropin.cache", "htmlcov"
 )
