@@ -33,7 +33,6 @@ from agm.core.answers import (
 )
 from agm.core.breaker import Trouble
 from agm.core.classify import SHORT_DELAY, Fault, Verdict
-from agm.core.clientkeys import ClientKey
 from agm.core.errors import (
     BadUpstreamAnswer,
     GatewayError,
@@ -47,12 +46,10 @@ from agm.core.request import (
     Account,
     AccountChoice,
     AttemptRecord,
-    Body,
     GatewayRequest,
     ModelChoice,
     UpstreamRequest,
 )
-from agm.core.target import ModelCall
 from agm.plugins import HookFailed
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
 from agm.upstream.codeassist import NoProject, NotTold, Refused
@@ -69,57 +66,6 @@ MAX_COLLECTED = 256 * 1024 * 1024
 SAME_ACCOUNT_PAUSE = 0.25
 
 log = Logger()
-
-
-@attrs.frozen(eq=False)
-class Incoming:
-    """A call as it came in: its parsed target, and the rest of it without credentials.  See :class:`GatewayRequest`."""
-
-    id: str
-    path: str
-    call: ModelCall
-    framing: Framing
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    key: ClientKey | None
-    body: bytes
-    received_at: float
-
-
-async def prepare(gateway: Gateway, incoming: Incoming, *, explaining: bool = False) -> Attempts:
-    """
-    What comes before the first attempt: map the model, hold the client key to its limits, let plugins edit the body.
-
-    :param explaining: nothing will be sent; count nothing and remember nothing.
-    :raises GatewayError: if the request may not be made.
-    """
-    call, framing = incoming.call, incoming.framing
-    request = GatewayRequest(
-        id=incoming.id,
-        path=incoming.path,
-        version=call.version,
-        method=call.method,
-        asked_model=call.model,
-        model=call.model,
-        framing=framing,
-        query=incoming.query,
-        headers=incoming.headers,
-        client_key=None if incoming.key is None else incoming.key.name,
-        received_at=incoming.received_at,
-        body=Body(incoming.body),
-        upstream_framing=Framing.SSE if framing is Framing.ARRAY and gateway.hooks.edits_events else framing,
-        explaining=explaining,
-    )
-    choice = gateway.hooks.map_model(gateway.catalog.id_of(call.model), request)
-    request = attrs.evolve(request, model=choice.model)
-    if incoming.key is not None:
-        gateway.admit(incoming.key, call.model, counting=not explaining)
-    body = incoming.body
-    if gateway.hooks.edits_requests:
-        envelope.parse_object(body)  # an error in Google's words if it is not one
-        edited = await gateway.hooks.transform_request(msgspec.json.decode(body), request)
-        body = msgspec.json.encode(edited)
-    return Attempts(gateway, request, body, choice)
 
 
 @attrs.frozen
@@ -572,9 +518,10 @@ class Attempts:
         hooks, request = self.gateway.hooks, self.request
 
         def change(document: bytes) -> bytes:
-            event = msgspec.json.decode(cut(document))
+            plain = cut(document)
+            event = msgspec.json.decode(plain)
             if not isinstance(event, dict):
-                return document
+                return plain
             try:
                 return msgspec.json.encode(hooks.transform_event(event, request))
             except HookFailed as e:

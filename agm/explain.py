@@ -15,8 +15,9 @@ import msgspec
 from agm.core.errors import GatewayError
 from agm.core.pool import nothing_left
 from agm.core.request import Account, UpstreamRequest
-from agm.exchange import Attempts, Incoming, prepare
+from agm.exchange import Attempts
 from agm.gateway import Gateway
+from agm.incoming import Incoming, Preparation
 from agm.plugins import Call, HookFailed
 
 REDACTED = "[redacted]"
@@ -45,7 +46,7 @@ async def explain(gateway: Gateway, incoming: Incoming) -> dict[str, Any]:
     }
     with gateway.hooks.recorded() as calls:
         try:
-            attempts = await prepare(gateway, incoming, explaining=True)
+            attempts = await Preparation(gateway, incoming, explaining=True).run()
             _decide(gateway, attempts, calls, found)
         except GatewayError as e:
             found["error"] = _status(e)

@@ -29,8 +29,7 @@ class CachedKeys:
     A source of client keys around an asynchronous lookup.
 
     :param fetch: takes :func:`agm.api.digest` of a presented key, and returns the key or None, at once or after a
-    while.
-        It is called once at a time for a key, however many requests come with it.
+        while.  It is called once at a time for a key, however many requests come with it.
     :param fresh: seconds for which a known key is not asked for again; so long a revoked key goes on being accepted.
     :param unknown_fresh: the same for a key that is not known, so that a guesser does not reach the database each time.
     :param size: how many answers are remembered.

@@ -16,7 +16,7 @@ import inspect
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,6 +28,7 @@ import pluggy
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from agm import __version__, defaults, hookspecs
 from agm.core.classify import Fault, Verdict
@@ -72,6 +73,8 @@ FAIL_CLOSED = frozenset(
 MAY_AWAIT = frozenset({"agm_accounts", "agm_transform_request", "agm_attempt_finished", "agm_request_finished"})
 #: Hooks whose implementations each get what the one before returned; a wrapper has no place in them.
 CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
+#: First segments of paths that are the gateway's own.
+OWN_SEGMENTS = frozenset({"v1beta", "v1alpha", "v1", "upload", "healthz", "readyz", "metrics", "_agm", "ui"})
 #: A hook that takes longer than this many seconds without awaiting is named in the log: nothing else runs meanwhile.
 TOO_LONG = 0.1
 
@@ -107,8 +110,10 @@ class PluginManager(pluggy.PluginManager):
 
         :raises PluginError: if it could not do what its author expects of it.
         """
-        if self.has_plugin(name) or self.is_registered(plugin):
+        if self.is_registered(plugin):
             return
+        if self.has_plugin(name):
+            raise PluginError(f"plugin {name}: there is another plugin of this name; load one of them only")
         _check_names(plugin, name)
         try:
             self.register(plugin, name)
@@ -273,7 +278,9 @@ class Hooks:
     def __attrs_post_init__(self) -> None:
         for hook in HOOKS:
             for impl in getattr(self.manager.hook, hook).get_hookimpls():
-                if not (impl.wrapper or impl.hookwrapper):
+                if impl.wrapper:
+                    impl.function = self._guarded_wrapper(impl, hook)
+                elif not impl.hookwrapper:  # pluggy's old form, which takes care of its own errors
                     impl.function = self._guarded(impl, hook)
 
     @property
@@ -324,13 +331,23 @@ class Hooks:
         choice = self.manager.hook.agm_map_model(model=model, request=request)
         if isinstance(choice, str):
             return ModelChoice(choice, "a plugin's choice")
-        return choice if isinstance(choice, ModelChoice) else ModelChoice(model, "as asked")
+        if isinstance(choice, ModelChoice):
+            return choice
+        if choice is not None:
+            self._log.error(
+                "{request_id}: agm_map_model returned a {type}, which is no model; the model stays as asked",
+                request_id=request.id,
+                type=type(choice).__name__,
+            )
+        return ModelChoice(model, "as asked")
 
     def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
         """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
         self._request_id = request.id
         excluded: dict[str, str] = {}
         for found in self.manager.hook.agm_filter_accounts(accounts=accounts, request=request):
+            if not isinstance(found, Mapping):
+                raise HookFailed(f"agm_filter_accounts returned a {type(found).__name__}, not names with reasons")
             excluded.update(found)
         return excluded
 
@@ -404,6 +421,8 @@ class Hooks:
         found: dict[str, IResource] = {}
         for resources in self.manager.hook.agm_resources(site=site):
             for segment, resource in resources.items():
+                if segment in OWN_SEGMENTS:
+                    raise PluginError(f"agm_resources: /{segment} is the gateway's own; choose another first segment")
                 found.setdefault(segment, resource)
         return found
 
@@ -439,6 +458,49 @@ class Hooks:
 
         return call
 
+    def _guarded_wrapper(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., Generator[None, object, object]]:
+        """A wrapper whose own errors are as those of any implementation, and never hide what it wraps."""
+        function: Any = impl.function
+        plugin = impl.plugin_name
+
+        def call(*args: object) -> Generator[None, object, object]:
+            request_id = self._request_id
+            wrapper = function(*args)
+            try:
+                next(wrapper)
+            except GatewayError:
+                raise
+            except Exception as e:  # StopIteration too: it has not yielded
+                self._failed(e, plugin, hook, request_id)
+                return (yield)
+            try:
+                result = yield
+            except Exception as inner:
+                try:
+                    wrapper.throw(inner)
+                except StopIteration as stop:
+                    return stop.value
+                except Exception as e:
+                    if e is not inner and not isinstance(e, GatewayError):
+                        self._failed(e, plugin, hook, request_id)
+                        raise inner from None
+                    raise
+                raise
+            try:
+                wrapper.send(result)
+            except StopIteration as stop:
+                return stop.value
+            except GatewayError:
+                raise
+            except Exception as e:
+                self._failed(e, plugin, hook, request_id)
+            else:
+                wrapper.close()
+                self._failed(TypeError("a wrapper yields once"), plugin, hook, request_id)
+            return result
+
+        return call
+
     async def limited(self, result: Awaitable[T]) -> T:
         """
         Wait for what a plugin returned, as long as a plugin may take.
@@ -466,6 +528,7 @@ class Hooks:
         self.failures[plugin, hook] += 1
         self._log.failure(
             "{request_id}: hook {hook} of plugin {plugin} failed",
+            failure=Failure(error),
             request_id=request_id,
             hook=hook,
             plugin=plugin,

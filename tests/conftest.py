@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +12,16 @@ from twisted.logger import LogLevel, globalLogPublisher
 pytest_plugins = ["agm.testing"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_collections() -> None:
+    """What is there before the tests stays: no collection has to look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def logged_failures(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
     """Fail a test in whose time a failure was logged, unless it is marked ``expects_logged_failures``."""
-    import gc
-
     seen: list[dict[str, Any]] = []
 
     def watch(event: dict[str, Any]) -> None:

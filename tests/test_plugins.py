@@ -823,3 +823,104 @@ async def test_replacing_a_builtin_plugin_needs_no_change_elsewhere(
     assert upstream.asked[-1].path == "/own"
     await running.stop()
     await settle(0)
+
+
+@pytest.mark.expects_logged_failures
+@pytest.mark.parametrize("hook", ["agm_map_model", "agm_attempt_finished", "agm_select_account", "agm_wrap_request"])
+@pytest.mark.parametrize("when", ["before", "after", "twice", "never yields"])
+@pytest_twisted.ensureDeferred
+async def test_a_wrapper_that_fails_never_hides_what_it_wraps(
+    gateway: GatewayFactory, upstream: AnsweringUpstream, hook: str, when: str
+) -> None:
+    def wrapper() -> Any:
+        if when == "before":
+            raise RuntimeError(when)
+        if when == "never yields":
+            return None
+        result = yield
+        if when == "after":
+            raise RuntimeError(when)
+        yield
+        return result
+
+    wrapping = SimpleNamespace(__name__="mine", **{hook: hookimpl(wrapper=True)(wrapper)})
+    running = await gateway(account(upstream), plugins=[wrapping])
+    closed = hook == "agm_wrap_request"
+    assert (await ask(running))[0] == (500 if closed else 200)
+    assert running.gateway.hooks.failures["mine", hook] == 1
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_a_wrapper_sees_the_error_of_what_it_wraps_and_may_answer_for_it(
+    gateway: GatewayFactory, upstream: AnsweringUpstream
+) -> None:
+    def wrapper() -> Any:
+        try:
+            return (yield)
+        except Forbidden:
+            return "instead"
+
+    def refuse() -> None:
+        raise Forbidden("no")
+
+    wrapping = SimpleNamespace(__name__="wrapping", agm_map_model=hookimpl(wrapper=True)(wrapper))
+    running = await gateway(account(upstream), plugins=[plugin(agm_map_model=refuse), wrapping])
+    assert (await ask(running))[0] == 200
+    assert upstream.asked[-1].path == "/v1beta/models/instead:generateContent"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_is_refused_before_its_first_attempt_is_finished_all_the_same(
+    gateway: GatewayFactory, upstream: AnsweringUpstream
+) -> None:
+    records: list[Any] = []
+
+    def refuse() -> None:
+        raise Forbidden("no")
+
+    running = await gateway(
+        account(upstream),
+        plugins=[plugin(agm_map_model=refuse, agm_request_finished=lambda record: records.append(record))],
+    )
+    assert (await ask(running))[0] == 403
+    assert [(record.status, record.outcome, record.attempts) for record in records] == [(403, "error", ())]
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_a_result_of_the_wrong_type_is_named(
+    gateway: GatewayFactory, upstream: AnsweringUpstream, lines: list[str]
+) -> None:
+    running = await gateway(account(upstream), plugins=[plugin(agm_map_model=lambda: 7)])
+    assert (await ask(running))[0] == 200
+    assert any("returned a int, which is no model" in line for line in lines)
+    filtering = await gateway(account(upstream), plugins=[plugin(agm_filter_accounts=lambda: ["a"])])
+    status, body = await ask(filtering)
+    assert status == 500
+    assert b"returned a list" in body
+
+
+def test_two_plugins_of_one_name_are_refused() -> None:
+    """One of them would silently not be loaded."""
+    with pytest.raises(PluginError, match="another plugin of this name"):
+        make_plugin_manager(
+            [plugin(agm_map_model=lambda: None), plugin(agm_map_model=lambda: None)], entry_points=False
+        )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_plugin_cannot_take_the_gateways_own_paths(gateway: GatewayFactory) -> None:
+    with pytest.raises(SystemExit, match="/healthz is the gateway's own"):
+        await gateway("", plugins=[plugin(agm_resources=lambda: {"healthz": None})])
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"a": 1e400}', b'{"a": "\xff"}'])
+@pytest_twisted.ensureDeferred
+async def test_a_body_that_cannot_be_edited_is_refused_in_googles_words(
+    gateway: GatewayFactory, upstream: AnsweringUpstream, body: bytes
+) -> None:
+    running = await gateway(account(upstream), plugins=[plugin(agm_transform_request=lambda: None)])
+    status, answered = await ask(running, data=body)
+    assert status == 400
+    assert b"Invalid JSON payload received." in answered

@@ -16,9 +16,9 @@ from twisted.web.resource import IResource, Resource
 
 from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest
 from agm.core.target import METHODS, VERSIONS, bare_model, parse_call, quote_model
-from agm.exchange import Incoming
 from agm.explain import explain
 from agm.gateway import Gateway
+from agm.incoming import Incoming
 from agm.plugins import HOOKS, PluginManager
 from agm.web.access import Access, is_loopback
 from agm.web.resources import (

@@ -35,8 +35,9 @@ from agm.core.errors import (
     UpstreamTimeout,
 )
 from agm.core.request import RequestRecord
-from agm.exchange import Attempts, FinalAnswer, Incoming, OpenAnswer, prepare
+from agm.exchange import Attempts, FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
+from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed
 from agm.web.access import Access
 from agm.web.relay import Relay, break_off
@@ -264,14 +265,16 @@ class Gemini(ApiResource):
             body=_decoded_body(wire),
             received_at=gateway.wall(),
         )
-        await self._answer(wire, await prepare(gateway, incoming))
+        await self._answer(wire, Preparation(gateway, incoming))
 
-    async def _answer(self, wire: GatewayRequestOnWire, attempts: Attempts) -> None:
+    async def _answer(self, wire: GatewayRequestOnWire, preparation: Preparation) -> None:
         """Open an answer, relay it, and tell the observers how it ended."""
+        attempts: Attempts | None = None
         gateway = self.gateway
         began = gateway.reactor.seconds()
         outcome, sent, first_byte = "cancelled", 0, None
         try:
+            attempts = await preparation.run()
             opened = await attempts.open()
             first_byte = gateway.reactor.seconds() - began
             if isinstance(opened, FinalAnswer):
@@ -292,21 +295,21 @@ class Gemini(ApiResource):
             finally:
                 sent = relay.sent
                 opened.close()
-        except GatewayError as e:
+        except (GatewayError, HookFailed) as e:
             outcome = "error"
-            wire.code = e.status
+            wire.code = e.status if isinstance(e, GatewayError) else 500
             raise
         finally:
             gateway.hooks.request_finished(
                 RequestRecord(
-                    request=attempts.request,
-                    started=attempts.request.received_at,
+                    request=preparation.request,
+                    started=preparation.request.received_at,
                     ended=gateway.reactor.seconds() - began,
                     first_byte=first_byte,
                     status=wire.code,
                     outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
                     sent=sent,
-                    attempts=tuple(attempts.records),
+                    attempts=() if attempts is None else tuple(attempts.records),
                 )
             )
 
