@@ -2,7 +2,7 @@
 ``agm account``: adds, imports, shows, enables, disables and removes accounts in the configuration.
 
 A secret comes in through a prompt, a pipe or a file, never as an argument, and goes nowhere but into a
-file for its owner alone.  No account is tried here, and nothing is sent to anyone.
+file for its owner alone.  Nothing is sent to anyone from here; :mod:`agm.cli.trial` tries accounts.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import attrs
 
 from agm.cli import files
 from agm.cli.files import Refused
+from agm.cli.trial import run_test
 from agm.config import find
 
 __all__ = [
@@ -68,7 +69,7 @@ class DiscreetParser(argparse.ArgumentParser):
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``account`` with its own subcommands."""
-    parser = subparsers.add_parser("account", help="add, import, list, enable, disable and remove accounts")
+    parser = subparsers.add_parser("account", help="add, import, list, test, enable, disable and remove accounts")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=DiscreetParser)
 
     def action(name: str, does: Callable[[argparse.Namespace], int], what: str, example: str) -> DiscreetParser:
@@ -112,6 +113,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_limits(imported)
     listed = action("list", _list, "show the accounts, and none of their secrets", "  agm account list --json")
     listed.add_argument("--json", action="store_true", help="as a JSON array")
+    tested = action(
+        "test",
+        run_test,
+        "send one countTokens through an account, and say what is wrong if it fails",
+        "  agm account test work\n  agm account test --all",
+    )
+    tested.add_argument("name", metavar="NAME", nargs="?", help="the account")
+    tested.add_argument("--all", action="store_true", help="every account that is enabled")
+    tested.add_argument("--model", metavar="MODEL", help="count tokens of this model; else one that the account serves")
+    tested.add_argument("--json", action="store_true", help="as a JSON array")
     for name, does, what in (
         ("enable", _enable, "use an account again"),
         ("disable", _disable, "keep an account in the file and out of use"),

@@ -15,11 +15,9 @@ import attrs
 import pytest
 import pytest_twisted
 import treq
-from processes import PATIENCE, environment
+from commands import Command
+from processes import environment
 from support import eventually, reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ProcessProtocol
-from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
 from agm.cli import main
@@ -35,32 +33,6 @@ try:
 except Exception as e:
     print(repr(e), file=open("page.html", "w"))
 """
-
-
-class Command(ProcessProtocol):
-    """A running command, and what it has printed so far."""
-
-    transport: Any
-
-    def __init__(self) -> None:
-        self.out = b""
-        self.err = b""
-        self.status: int | None = None
-        self.over: Deferred[None] = Deferred()
-
-    def outReceived(self, data: bytes) -> None:
-        self.out += data
-
-    def errReceived(self, data: bytes) -> None:
-        self.err += data
-
-    def processEnded(self, reason: Failure) -> None:
-        self.status = getattr(reason.value, "exitCode", None) or 0
-        self.over.callback(None)
-
-    @property
-    def messages(self) -> str:
-        return self.err.decode()
 
 
 @attrs.define(eq=False)
@@ -81,11 +53,8 @@ class Person:
     def start(self, *arguments: str, browser: bool = True) -> Command:
         """Start ``agm login``."""
         opens = f"{sys.executable} {self.home / 'browser.py'} %s" if browser else "/nowhere/browser"
-        command = Command()
         env = environment(self.home, BROWSER=opens, AGM_TEST_SECRET=SECRET)
-        argv = [sys.executable, "-m", "agm", "login", *arguments]
-        reactor.spawnProcess(command, argv[0], argv, env, str(self.home))
-        return command
+        return Command.start("login", *arguments, env=env, folder=self.home)
 
     async def run(self, *arguments: str, stdin: bytes = b"") -> Command:
         """Run ``agm login`` to its end.  No secret is printed by it."""
@@ -95,7 +64,7 @@ class Person:
         return await self.ended(command)
 
     async def ended(self, command: Command) -> Command:
-        await command.over.addTimeout(PATIENCE, reactor)
+        await command.ended()
         for secret in (SECRET, "1//emu"):
             assert secret not in (command.out + command.err).decode()
         return command

@@ -1,0 +1,156 @@
+"""``agm account test``: one real request through an account of each kind, and what is said when it does not work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from commands import Command
+from processes import environment
+
+from agm.core.models import Patterns
+from agm.core.request import Account
+from agm.testing import RunningEmulator
+from agm.trial import model_for
+
+Run = Callable[..., Awaitable[Command]]
+
+
+@pytest.fixture
+def agm_test(tmp_path: Path) -> Run:
+    """Runs ``agm account test`` with a configuration of this text, to its end."""
+
+    async def run(text: str, *arguments: str) -> Command:
+        file = tmp_path / "agm.toml"
+        file.write_text(text)
+        command = Command.start(
+            "account", "test", "--config", str(file), *arguments, env=environment(tmp_path), folder=tmp_path
+        )
+        await command.ended()
+        assert "Traceback" not in command.messages
+        return command
+
+    return run
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_kind_of_account_is_tried_in_its_own_way(agm_test: Run, emulator: RunningEmulator) -> None:
+    """One count each, in the order of the configuration, and no generation."""
+    team = f'[[accounts]]\nname = "team"\nkind = "code-assist"\naccess_token = "team"\nendpoints = ["{emulator.url}"]\n'
+    text = emulator.account("work") + emulator.account("cloud", "vertex") + team
+    command = await agm_test(text, "--all")
+    assert command.status == 0, command.messages
+    lines = command.out.decode().splitlines()
+    assert [line.split(" counted ")[0] for line in lines] == [
+        "work (api-key): ok, gemini-2.5-flash",
+        "cloud (vertex): ok, gemini-2.5-flash",
+        "team (code-assist): ok, gemini-2.5-flash",
+    ]
+    assert [entry.rpc for entry in emulator.log] == ["countTokens", "countTokens", "loadCodeAssist", "countTokens"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_is_said_with_what_helps(agm_test: Run, emulator: RunningEmulator) -> None:
+    """And makes the status 1, whatever the others do; only what was named is tried."""
+    text = emulator.account("work") + emulator.account("invalid")
+    command = await agm_test(text, "--all")
+    assert command.status == 1
+    assert command.out.decode().splitlines()[1:] == [
+        "invalid (api-key): failed, 400 API_KEY_INVALID",
+        "  API key not valid. Please pass a valid API key.",
+        "  what helps: make a new key, and put it in the place of this one",
+    ]
+    command = await agm_test(text, "work")
+    assert (command.status, command.out.count(b"\n")) == (0, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_document_holds_it_all(agm_test: Run, emulator: RunningEmulator) -> None:
+    """For programs, and without a secret."""
+    command = await agm_test(emulator.account("work"), "work", "--model", "emu-403disabled", "--json")
+    assert command.status == 1
+    (trial,) = json.loads(command.out)
+    assert trial.pop("seconds") >= 0
+    assert trial.pop("message")
+    assert trial == {
+        "ok": False,
+        "account": "work",
+        "kind": "api-key",
+        "model": "emu-403disabled",
+        "tokens": None,
+        "status": 403,
+        "reason": "SERVICE_DISABLED",
+        "cure": "enable generativelanguage.googleapis.com for the project, or for the key",
+    }
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("emu-401", "what helps: sign in again: agm login cloud"),
+        ("emu-403", "what helps: grant roles/aiplatform.user on project p"),
+        ("emu-403validation", "what helps: sign in to the account in a browser"),
+        ("emu-404", "what helps: choose another model with --model"),
+        ("emu-429day", "what helps: nothing is wrong with the account; its quota is used up for now"),
+        ("emu-503", "what helps: try again later"),
+    ],
+)
+async def test_each_failure_has_its_cure(agm_test: Run, emulator: RunningEmulator, model: str, words: str) -> None:
+    """What a person can do differs."""
+    command = await agm_test(emulator.account("cloud", "vertex"), "cloud", "--model", model)
+    assert (command.status, command.out.decode().splitlines()[-1].strip()[: len(words)]) == (1, words)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_that_has_ended_is_said_so(agm_test: Run, emulator: RunningEmulator, tmp_path: Path) -> None:
+    """In the credential's own words, which name the cure."""
+    login = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "revoked-1"}
+    (tmp_path / "login.json").write_text(json.dumps({**login, "token_uri": f"{emulator.url}/token"}))
+    text = (
+        '[[accounts]]\nname = "cloud"\nkind = "vertex"\nproject = "p"\ncredentials = "login.json"\n'
+        f'endpoints = ["{emulator.url}"]\n'
+    )
+    command = await agm_test(text, "cloud")
+    assert command.status == 1
+    assert "CREDENTIAL_UNAVAILABLE" in command.out.decode()
+    assert "sign in again" in command.out.decode()
+    assert "revoked-1" not in command.out.decode() + command.messages
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_tried_is_said(agm_test: Run, emulator: RunningEmulator) -> None:
+    """Nothing is sent then."""
+    for text, arguments, status, words in (
+        ("", ["--all"], 1, "no accounts"),
+        (emulator.account("work"), ["wrok"], 1, "no account of this name; the names are 'work'"),
+        (emulator.account("work", extra="enabled = false"), ["work"], 1, "agm account enable work"),
+        (emulator.account("work"), [], 2, "name an account, or write --all"),
+        (emulator.account("work"), ["work", "--all"], 2, "name an account, or write --all"),
+    ):
+        command = await agm_test(text, *arguments)
+        assert command.status == status
+        assert words in command.messages
+    command = await agm_test(emulator.account("work", extra='models = ["imagen-*"]'), "work")
+    assert (command.status, "name one with --model" in command.out.decode()) == (1, True)
+    assert emulator.log == ()
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model"),
+    [
+        (("*",), "gemini-2.5-flash"),
+        (("gemini-2.5-p*",), "gemini-2.5-pro"),
+        (("listed-*",), "listed-model"),
+        (("mine-*", "my-own"), "my-own"),
+        (("imagen-4", "gemini-embedding-001"), "gemini-embedding-001"),
+        (("mine-*",), None),
+        (("imagen-4",), None),
+    ],
+)
+def test_the_model_is_one_that_the_account_serves(patterns: tuple[str, ...], model: str | None) -> None:
+    """A usual one, a listed one, or one that it names itself."""
+    assert model_for(Account("a", "api-key", (), models=Patterns(patterns)), ["listed-model"]) == model
