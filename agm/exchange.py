@@ -409,6 +409,8 @@ class Attempts:
             self.records.append(record)
             gateway.hooks.attempt_finished(record)
             gateway.code_assist.attempted(account, record.status)
+            if failure is not None and failure.verdict.fault is not Fault.FINAL:
+                gateway.last_failures[account.name] = record
         if failure is None:
             gateway.pool.endpoint_answered(route.url, request.model, good=True)
             gateway.pool.succeeded(account, request.model, route.lease)

@@ -20,6 +20,8 @@ import attrs
 
 from agm.cli import files
 from agm.cli.files import Refused
+from agm.cli.running import add_options
+from agm.cli.standing import details, standing, summary
 from agm.cli.trial import run_test
 from agm.config import find
 
@@ -76,9 +78,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         parser = actions.add_parser(
             name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example:\n{example}"
         )
-        parser.add_argument(
-            "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
-        )
+        if does is _list:
+            add_options(parser)
+        else:
+            parser.add_argument(
+                "--config",
+                metavar="FILE",
+                help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder",
+            )
         parser.set_defaults(run=run, does=does, usage_error=parser.error)
         return parser
 
@@ -111,8 +118,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     imported.add_argument("--kind", choices=("vertex", "code-assist"), default="vertex", help="default: vertex")
     imported.add_argument("--copy", action="store_true", help="keep a copy, for you alone, beside the configuration")
     add_limits(imported)
-    listed = action("list", _list, "show the accounts, and none of their secrets", "  agm account list --json")
-    listed.add_argument("--json", action="store_true", help="as a JSON array")
+    action("list", _list, "show the accounts, how they stand, and none of their secrets", "  agm account list --json")
     tested = action(
         "test",
         run_test,
@@ -369,13 +375,24 @@ def _list(args: argparse.Namespace) -> int:
     if path is not None:
         files.check(text, path, os.environ)
     accounts = [_described(table) for table in files.tables(text, _AT)]
+    live = standing(args) if accounts else None
     if args.json:
-        print(json.dumps(accounts, indent=2, ensure_ascii=False))
+        shown = accounts if live is None else [{**each, "live": live.get(str(each["name"]))} for each in accounts]
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
     elif not accounts:
         print("no accounts; `agm account add NAME` adds one", file=sys.stderr)
-    else:
+    elif live is None:
         print(columns(accounts))
+    else:
+        print(columns([{**each, "state": _state(each, live)} for each in accounts]))
+        for name, account in live.items():
+            for line in details(account):
+                print(f"{name}: {line}")
     return 0
+
+
+def _state(account: Mapping[str, object], live: Mapping[str, Mapping[str, Any]]) -> str:
+    return summary(live.get(str(account["name"]))) if account["enabled"] else "-"
 
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:

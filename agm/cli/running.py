@@ -47,16 +47,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-def find_running(args: argparse.Namespace, otherwise: str) -> "Running | None":
+def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | None":
     """
     The gateway that runs; None where none does, or where ``--offline`` says not to ask.
 
-    :param otherwise: what that means for the command; a line on standard error says it.
+    :param otherwise: what that means for the command; a line on standard error says it.  Nothing is said if it is None.
     :raises Refused: if ``--url`` names a place where nothing can be reached.
     :raises agm.config.ConfigError: if the configuration, which says where it listens, cannot be used.
     """
     if args.offline:
-        print(f"offline: {otherwise}", file=sys.stderr)
+        _say(f"offline: {otherwise}", otherwise)
         return None
     key = None
     if args.client_key_env is not None:
@@ -67,7 +67,7 @@ def find_running(args: argparse.Namespace, otherwise: str) -> "Running | None":
             raise Refused("--client-key-env: the variable holds a character that cannot be in a client key")
     address = args.url if args.url is not None else address_of(_listeners(args.config))
     if address is None:
-        print(f"no listener of the configuration is on loopback; --url names another: {otherwise}", file=sys.stderr)
+        _say(f"no listener of the configuration is on loopback; --url names another: {otherwise}", otherwise)
         return None
     running = Running.at(address, key)
     try:
@@ -75,9 +75,14 @@ def find_running(args: argparse.Namespace, otherwise: str) -> "Running | None":
     except OSError as failure:
         if args.url is not None:
             raise Refused(f"--url: nothing can be reached there: {_why(failure)}") from None
-        print(f"no gateway runs at {address}: {otherwise}", file=sys.stderr)
+        _say(f"no gateway runs at {address}: {otherwise}", otherwise)
         return None
     return running
+
+
+def _say(line: str, otherwise: str | None) -> None:
+    if otherwise is not None:
+        print(line, file=sys.stderr)
 
 
 def _listeners(named: str | None) -> tuple[str, ...]:

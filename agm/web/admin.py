@@ -1,5 +1,5 @@
 """
-What a person asks the running gateway: ``/_agm/explain`` and ``/_agm/plugins``.
+What a person asks the running gateway: ``/_agm/explain``, ``/_agm/plugins`` and ``/_agm/accounts``.
 
 Open to this machine, and to client keys with ``admin = true``; nobody else.  Nothing here changes anything.
 """
@@ -15,6 +15,8 @@ from twisted.internet.address import UNIXAddress
 from twisted.web.resource import IResource, Resource
 
 from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest
+from agm.core.pool import Cause, Remembered
+from agm.core.request import Account
 from agm.core.target import METHODS, VERSIONS, bare_model, parse_call, quote_model
 from agm.explain import explain
 from agm.gateway import Gateway
@@ -168,12 +170,72 @@ def _named(impl: Any) -> str:
     return f"{name} (wrapper)" if impl.wrapper or impl.hookwrapper else name
 
 
+class Accounts(AdminResource):
+    """``GET /_agm/accounts``: how each account stands."""
+
+    async def respond_to_admin(self, visit: Visit) -> None:
+        send_json(visit.wire, {"accounts": describe_accounts(self.gateway)})
+
+
+def describe_accounts(gateway: Gateway) -> list[dict[str, Any]]:
+    """
+    The accounts in the order of the configuration, as a JSON document; docs/accounts.md describes its fields.
+
+    No credential is in it; an upstream's error is told by its status and reason, and not by what it repeats of a
+    request.
+    """
+    known, loads = gateway.pool.remember(), gateway.pool.loads()
+    return [
+        _standing(account, known.get(account.name, Remembered()), loads[account.name], gateway)
+        for account in gateway.pool.accounts
+    ]
+
+
+def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) -> dict[str, Any]:
+    last = gateway.last_failures.get(account.name)
+    return {
+        "name": account.name,
+        "kind": account.kind,
+        "project": gateway.code_assist.known(account).project,
+        "in_flight": load,
+        "max_concurrency": account.max_concurrency,
+        "disabled": known.disabled,
+        "models": [
+            {
+                "model": model,
+                # after a rest, one request tries the account before the others do
+                "state": "probe due" if left is not None and left <= 0 else _STATES.get(cause, cause.lower()),
+                "reason": reason,
+                "seconds_left": None if left is None else max(round(left, 1), 0.0),
+            }
+            for model, cause, reason, left, _ in known.rests
+        ],
+        "quotas": [
+            {"model": model, "remaining": round(remaining, 4), "seconds_left": round(left, 1)}
+            for model, remaining, left in known.quotas
+        ],
+        "last_failure": None
+        if last is None or last.verdict is None
+        else {
+            "seconds_ago": max(round(gateway.wall() - last.started - last.ended, 1), 0.0),
+            "model": last.model,
+            "status": last.status,
+            "reason": last.verdict.reason,
+        },
+    }
+
+
+#: How a person reads the cause of a rest.
+_STATES = {Cause.RESTING.name: "resting", Cause.DISABLED.name: "disabled", Cause.MODEL.name: "lacks the model"}
+
+
 class AdminRoot(Resource):
     """Everything below ``/_agm``."""
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__()
         self._unknown = Unknown(gateway, access)
+        self.putChild(b"accounts", Accounts(gateway, access))
         self.putChild(b"explain", Explain(gateway, access))
         self.putChild(b"plugins", Plugins(gateway, access))
 

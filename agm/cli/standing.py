@@ -1,0 +1,74 @@
+"""
+How the accounts of a running gateway stand, for ``agm account list``: who rests, for how long, and why.
+
+The gateway knows; this asks it and puts the answer into words.  Where none runs, nothing is said about it.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agm.cli.files import Refused
+from agm.cli.running import find_running, printable
+
+__all__ = ["details", "duration", "standing", "summary"]
+
+
+def standing(args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]] | None:
+    """What the running gateway says of its accounts, by name; None if there is none that says it."""
+    running = find_running(args, None)
+    if running is None:
+        return None
+    try:
+        return {account["name"]: account for account in running.ask("/_agm/accounts")["accounts"]}
+    except Refused as refusal:
+        print(f"the running gateway does not tell how its accounts stand: {refusal}", file=sys.stderr)
+        return None
+
+
+def summary(account: Mapping[str, Any] | None) -> str:
+    """A word or two."""
+    if account is None:
+        return "not in the running gateway"
+    if account["disabled"] is not None:
+        return "disabled"
+    limit = account["max_concurrency"]
+    if limit is not None and account["in_flight"] >= limit:
+        return "full"
+    count = len(account["models"])
+    return "ready" if not count else f"ready but for {count} model{'' if count == 1 else 's'}"
+
+
+def details(account: Mapping[str, Any]) -> Sequence[str]:
+    """A line for each thing that there is to say."""
+    lines = []
+    if account["disabled"] is not None:
+        lines.append(f"disabled: {account['disabled']}")
+    for model in account["models"]:
+        left = model["seconds_left"]
+        time = "" if left is None or model["state"] == "probe due" else f", {duration(left)} left"
+        lines.append(f"{model['model']}: {model['state']}{time} ({model['reason']})")
+    lines += [
+        f"{quota['model']}: {quota['remaining']:.0%} of its quota left, known for {duration(quota['seconds_left'])} yet"
+        for quota in account["quotas"]
+    ]
+    last = account["last_failure"]
+    if last is not None:
+        status = "no answer" if last["status"] is None else last["status"]
+        lines.append(
+            f"last failure {duration(last['seconds_ago'])} ago: {status}, {last['reason']}, for {last['model']}"
+        )
+    return [printable(line) for line in lines]
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``; rounded up, so that nobody comes back too early."""
+    whole = -int(-seconds // 1)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = -(-whole // 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
