@@ -122,6 +122,7 @@ class UpstreamBody(Protocol):
     def flow_to(self, sink: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
         """From now on hand everything to `sink`, and call `on_end` once at the end, complete or not."""
         self._sink, self._on_end = sink, on_end
+        self.resume()  # before the sink gets anything: it may pause again
         held = self.take()
         if held:
             sink(held)
@@ -164,6 +165,8 @@ class UpstreamBody(Protocol):
 
     def _end(self) -> None:
         self.ended = True
+        if self.broken is not None and self._sink is None:
+            self._held.clear()
         self._stop_timer()
         self._wake()
         self._finish()

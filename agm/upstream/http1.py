@@ -102,6 +102,7 @@ class Answer:
         self._connection: Connection | None = connection
         self._protocol: Any = None
         self._waiting: list[bytes] = []
+        self._paused = False
         self._ended: Failure | None = None
         self.length: Any = UNKNOWN_LENGTH
         #: Whether only the connection's end tells where the body ends.
@@ -138,7 +139,7 @@ class Answer:
             protocol.dataReceived(waiting)
         if self._ended is not None:
             protocol.connectionLost(self._ended)
-        elif waiting or self._connection is not None:
+        elif not self._paused:
             self.resumeProducing()
 
     # What the connection tells
@@ -164,11 +165,13 @@ class Answer:
 
     def pauseProducing(self) -> None:
         """Read nothing more from the upstream."""
+        self._paused = True
         if self._connection is not None:
             self._connection.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Read from the upstream again."""
+        self._paused = False
         if self._connection is not None:
             self._connection.transport.resumeProducing()
 

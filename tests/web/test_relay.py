@@ -193,6 +193,25 @@ async def test_a_client_that_reads_nothing_holds_back_the_upstream(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_slow_client_holds_back_an_upstream_that_sent_its_head_and_first_event_at_once(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, kind: str
+) -> None:
+    _, client, up = await asked(gateway, upstream, kind, STREAM)
+    client.transport.pauseProducing()
+    piece = chunk(event(kind, "x" * 65_000))
+    up.send(SSE_HEAD + piece)
+    for number in range(1000):  # 65 MB in all
+        up.send(piece)
+        if number % 16 == 0:
+            await settle(0)
+    await settle(1.0)
+    unsent = len(up.transport.dataBuffer) + up.transport._tempDataLen
+    assert unsent > 32 * 1024 * 1024, "the gateway took more than two socket buffers full"
+    client.transport.abortConnection()
+    await up.closed()
+
+
+@pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("target", [STREAM, ARRAY, UNARY], ids=["sse", "array", "unary"])
 @pytest.mark.parametrize("moment", ["before the head", "after the head", "streaming", "paused"])
 async def test_a_client_that_leaves_ends_the_upstream_request(
