@@ -637,6 +637,11 @@ def _credentials(value: object, place: _Place) -> str:
     return "adc" if value == "adc" else str(_file(value, place))
 
 
+def _state(value: object, place: _Place) -> str:
+    """``none``, or the absolute path of a file."""
+    return "none" if value == "none" else str(_file(value, place))
+
+
 def _project(value: object, place: _Place) -> str:
     text = _text(value, place)
     if not re.fullmatch(r"[A-Za-z0-9._:-]+", text):
@@ -729,12 +734,14 @@ class TimeoutsConfig:
 class PoolConfig:
     """
     How accounts are chosen, how many upstream requests one client request may cost, and for how many seconds it waits
-    in all for an account that may serve it soon.
+    in all for an account that may serve it soon.  ``state`` is ``"none"`` or the absolute path of a file; ``None``
+    is the place that belongs to the configuration.
     """
 
     strategy: Strategy = setting(_one_of("sticky", "round-robin", "least-loaded", "priority"), "sticky")
     max_attempts: int = setting(_whole(1, 10), 3)
     max_wait: float = setting(_seconds(zero=True), 5.0)
+    state: str | None = setting(_state)
 
 
 # -- [auth] ------------------------------------------------------------------------------------------

@@ -135,6 +135,8 @@ def needs_restart(before: Config, after: Config) -> list[str]:
     found += [
         f"plugins.{name}" for name in ("load", "path") if getattr(before.plugins, name) != getattr(after.plugins, name)
     ]
+    if before.pool.state != after.pool.state:
+        found.append("pool.state")
     if before.auth.mode != after.auth.mode:
         found.append("auth.mode")
     found += [

@@ -27,6 +27,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from agm import config as configuration
+from agm import state
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.gateway import Gateway
 from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
@@ -363,6 +364,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         adapt = keeping(accounts=demo_accounts(demo.url))
         config = adapt(config)
     gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
+    gateway.state_path = None if options["demo"] else state.path_of(config)
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
     try:

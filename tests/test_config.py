@@ -238,7 +238,7 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
             "[gateway]\nname = 1",
             "gateway.name: unknown key here; it belongs in [[accounts]] or [[auth.keys]]",
         ),
-        ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait'),
+        ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait, state'),
         (
             "'' = 1",
             '"": unknown key; the keys here are gateway, timeouts, auth, models, pool, accounts, plugins',

@@ -1,0 +1,164 @@
+"""What the pool keeps over a restart: all that matters, nothing secret, in a file that is always whole."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from support import eventually, reactor
+from twisted.internet.task import Clock
+
+from agm.config import Config, Secret, default_path, parse
+from agm.core.classify import Fault, Verdict
+from agm.core.pool import Cause, Pool
+from agm.core.request import Account
+from agm.state import PoolState, digest_of, path_of, write_whole
+
+GENERATE = "generateContent"
+A = Account("a", "api-key", ("https://upstream",))
+
+
+@attrs.define
+class Life:
+    """A pool with its state, from a start to a stop."""
+
+    path: Path
+    origin: object = "one"
+    wall: float = 5000.0
+    clock: Clock = attrs.Factory(Clock)
+    pool: Pool = attrs.field(init=False)
+    state: PoolState = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.pool = Pool([A], self.clock.seconds)
+        self.state = PoolState(reactor, self.pool, self.path, lambda: self.wall + self.clock.seconds())
+        self.state.start({"a": self.origin})
+
+    def why(self, model: str = "m") -> Any:
+        found = self.pool.excluded(model, GENERATE)
+        return (found[0].cause, found[0].wait) if found else None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_restart_keeps_rests_and_what_is_disabled(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "state.json"
+    first = Life(path)
+    first.pool.failed(A, "m", Verdict(Fault.QUOTA, "DAILY", 600.0))
+    first.pool.failed(A, "n", Verdict(Fault.FORBIDDEN, "SERVICE_DISABLED"))
+    first.pool.note_quota(A, "q", 0.0, 100.0)
+    await first.state.stop()
+    second = Life(path, wall=5060.0)
+    assert second.why() == (Cause.RESTING, 540.0)
+    assert second.why("n") == (Cause.DISABLED, None)
+    assert second.why("q") == (Cause.RESERVE, 40.0)
+    assert second.why("other") is None
+    second.pool.disable(A, "revoked")
+    await second.state.stop()
+    third = Life(path, wall=99_000.0)
+    assert third.why("other") == (Cause.DISABLED, None)
+    await third.state.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_rest_that_ended_meanwhile_is_probed(tmp_path: Path) -> None:
+    first = Life(tmp_path / "s")
+    first.pool.failed(A, "m", Verdict(Fault.QUOTA, "DAILY", 60.0))
+    await first.state.stop()
+    second = Life(tmp_path / "s", wall=5100.0)
+    assert second.why() is None
+    with second.pool.lease(A, "m") as lease:
+        assert lease.probe
+    await second.state.stop()
+
+
+@pytest.mark.parametrize("origin", ["another", None])
+@pytest_twisted.ensureDeferred
+async def test_an_account_that_was_changed_starts_anew(tmp_path: Path, origin: object) -> None:
+    first = Life(tmp_path / "s")
+    first.pool.disable(A, "revoked")
+    await first.state.stop()
+    second = Life(tmp_path / "s", origin=origin)
+    assert second.why() is None
+    await second.state.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_is_in_the_file_soon_after_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    life = Life(path)
+    life.pool.disable(A, "revoked")
+    await eventually(path.exists)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "revoked" in path.read_text()
+    life.pool.failed(A, "m", Verdict(Fault.QUOTA, "LATER", 60.0))
+    await eventually(lambda: "LATER" in path.read_text())
+    await life.state.stop()
+    assert os.listdir(tmp_path) == ["s"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"agm":2,"accounts":{}}', '{"other": 1}', "\xff" * 10])
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_our_state_is_set_aside(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "s"
+    path.write_text(text, encoding="latin-1")
+    life = Life(path)
+    assert life.why() is None
+    assert (tmp_path / "s.unusable").read_text(encoding="latin-1") == text
+    life.pool.disable(A, "revoked")
+    await life.state.stop()
+    assert "revoked" in path.read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cause_of_another_version_is_set_aside(tmp_path: Path) -> None:
+    first = Life(tmp_path / "s")
+    first.pool.failed(A, "m", Verdict(Fault.QUOTA, "R", 600.0))
+    await first.state.stop()
+    (tmp_path / "s").write_text((tmp_path / "s").read_text().replace("RESTING", "DREAMING"))
+    second = Life(tmp_path / "s")
+    assert second.why() is None
+    await second.state.stop()
+
+
+def test_a_death_before_the_new_file_is_in_place_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    write_whole(path, b"old")
+
+    def dies(source: Path, target: Path) -> None:
+        assert source.read_bytes() == b"new"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, b"new", dies)
+    assert path.read_bytes() == b"old"
+    (tmp_path / f".s.{os.getpid()}.new").write_bytes(b"a leftover of a process that was killed")
+    write_whole(path, b"newest")
+    assert path.read_bytes() == b"newest"
+
+
+def test_a_digest_tells_secrets_apart_and_shows_none() -> None:
+    one, other = (digest_of((Secret(s), 1)) for s in ("canary-1", "canary-2"))
+    assert one != other
+    assert digest_of((Secret("canary-1"), 1)) == one
+    assert "canary" not in str(one)
+    assert digest_of(None) is None
+
+
+def test_the_file_belongs_to_the_configuration(tmp_path: Path) -> None:
+    def config(text: str = "", path: Path | None = None) -> Config:
+        return parse(text, path=path, environ={})
+
+    assert path_of(config()) is None
+    own, other = path_of(config(path=default_path())), path_of(config(path=tmp_path / "x.toml"))
+    assert own is not None
+    assert other is not None
+    assert own.name == "state.json"
+    assert other.parent == own.parent
+    assert other != own
+    assert path_of(config('[pool]\nstate = "none"', tmp_path / "x.toml")) is None
+    assert path_of(config('[pool]\nstate = "s.json"', tmp_path / "x.toml")) == tmp_path / "s.json"
