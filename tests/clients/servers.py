@@ -106,7 +106,7 @@ class Emulator:
         """The calls of a model that reached it, oldest first."""
         entries = self.control("GET", "log?body=1" if body else "log")["entries"]
         bare = model.removeprefix("models/")
-        return [entry for entry in entries if str(entry["model"]).removeprefix("models/") == bare]
+        return [entry for entry in entries if entry["model"] == bare]
 
     def log_when(self, model: str, field: str) -> dict[str, Any]:
         """The last call of a model, once a field of its log entry is set."""
