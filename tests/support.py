@@ -74,6 +74,10 @@ class Wire(Protocol):
             raise AssertionError(f"{parts!r} did not come; {self.received[-2000:]!r} did") from None
         return self.received
 
+    async def asked(self, count: int) -> None:
+        """Wait until this many POST requests have come."""
+        await eventually(lambda: self.received.count(b"POST ") >= count, f"{count} requests")
+
     async def closed(self) -> bytes:
         """Wait until the other end has closed; return everything that came."""
         await eventually(lambda: self.lost is not None, "the end of the connection")

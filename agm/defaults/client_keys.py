@@ -14,7 +14,7 @@ def agm_client_keys(config: Config) -> Iterable[KeyRing]:
     """Every ``[[auth.keys]]`` table."""
     return [
         KeyRing(
-            ClientKey(entry.name, entry.digest, entry.models, entry.requests_per_minute, entry.admin) for entry in
-            config.auth.keys
+            ClientKey(entry.name, entry.digest, entry.models, entry.requests_per_minute, entry.admin)
+            for entry in config.auth.keys
         )
     ]

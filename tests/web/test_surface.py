@@ -370,7 +370,8 @@ async def test_a_key_is_held_to_its_models_and_its_requests_per_minute(
         client = await connect(running.port)
         client.send(post("/v1beta/models/gemini-2.5-pro:generateContent", b"{}", key))
         up = await upstream.connection()
-        await eventually(lambda n=number: up.received.count(b"POST") == n + 1)  # type: ignore[misc]
+        await up.asked(number + 1)
+        assert up.received.count(b"POST") == number + 1
         assert b"battery" not in up.received
         up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
         await client.until(b"{}")
