@@ -146,6 +146,8 @@ class Attempts:
     #: Accounts that this request does not ask again, though others may.
     _given_up: set[str] = attrs.Factory(set)
     _refreshed: set[str] = attrs.Factory(set)
+    #: What was last shown for each account: others may have been given something newer by the time it is refused.
+    _presented: dict[str, Sequence[tuple[bytes, bytes]]] = attrs.Factory(dict)
     _waited: set[str] = attrs.Factory(set)
     _without_user_project: set[str] = attrs.Factory(set)
     _capacity: int = 0
@@ -245,7 +247,7 @@ class Attempts:
         match verdict.fault:
             case Fault.CREDENTIAL if account.name not in self._refreshed and account.name in self.gateway.credentials:
                 self._refreshed.add(account.name)
-                self.gateway.credentials[account.name].mark_rejected()
+                self.gateway.credentials[account.name].mark_rejected(self._presented.get(account.name))
                 return attrs.evolve(route, reason="again, with a fresh credential")
             case Fault.RATE if (
                 verdict.delay is not None and verdict.delay <= SHORT_DELAY and account.name not in self._waited
@@ -432,7 +434,8 @@ class Attempts:
         credential = self.gateway.credentials.get(account.name)
         if credential is None:
             raise CredentialError("the account was taken out of the configuration")
-        return await credential.headers()
+        headers = self._presented[account.name] = await credential.headers()
+        return headers
 
     async def _first_bytes(
         self, answer: UpstreamAnswer, wrapped: UpstreamRequest, account: Account, lease: Lease, timeout: float

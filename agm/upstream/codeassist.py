@@ -537,7 +537,7 @@ class CodeAssist:
             content = await self._body(answer)
             if answer.status == 401 and credential.refreshable and not refreshed:
                 refreshed = True
-                credential.mark_rejected()
+                credential.mark_rejected(given)
             elif answer.status == 403 and not without and any(name == _USER_PROJECT for name, _ in headers):
                 without = True
             else:

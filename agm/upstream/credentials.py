@@ -92,8 +92,12 @@ class Credential(Protocol):
         :raises CredentialError: if there are none.
         """
 
-    def mark_rejected(self) -> None:
-        """Say that the upstream answered 401 to what :meth:`headers` gave last: its next call must refresh first."""
+    def mark_rejected(self, headers: Headers | None = None) -> None:
+        """
+        Say that the upstream answered 401: the next call of :meth:`headers` must refresh first.
+
+        :param headers: what it was answered to; what :meth:`headers` gave last if not told.
+        """
 
     @property
     def refreshable(self) -> bool:
@@ -117,7 +121,7 @@ class ApiKey:
         """``x-goog-api-key``."""
         return ((b"x-goog-api-key", _header_value(self._key, "the API key")),)
 
-    def mark_rejected(self) -> None:
+    def mark_rejected(self, headers: Headers | None = None) -> None:
         """Nothing can be refreshed."""
 
 
@@ -134,7 +138,7 @@ class StaticToken:
         """``authorization``."""
         return ((b"authorization", b"Bearer " + _header_value(self._token, "the access token")),)
 
-    def mark_rejected(self) -> None:
+    def mark_rejected(self, headers: Headers | None = None) -> None:
         """Nothing can be refreshed."""
 
 
@@ -345,9 +349,11 @@ class GoogleCredential:
         self._given = token = self._current() or await self._renewed()
         return token.headers
 
-    def mark_rejected(self) -> None:
-        """The next :meth:`headers` refresh first; unless what was given last has been replaced already."""
-        if self._given is not None and self._given is self._token:
+    def mark_rejected(self, headers: Headers | None = None) -> None:
+        """The next :meth:`headers` refresh first; unless what was rejected has been replaced already."""
+        if headers is None and self._given is not None:
+            headers = self._given.headers
+        if self._token is not None and headers == self._token.headers:
             self._token = None
 
     def _current(self) -> _Token | None:

@@ -221,7 +221,7 @@ class Token:
         found = [(b"authorization", b"Bearer t%d" % self.refreshes)]
         return [*found, (b"x-goog-user-project", b"billing")] if self.user_project else found
 
-    def mark_rejected(self) -> None:
+    def mark_rejected(self, headers: Sequence[tuple[bytes, bytes]] | None = None) -> None:
         self.refreshes += 1
 
 

@@ -559,6 +559,19 @@ async def test_a_late_rejection_of_a_replaced_token_changes_nothing(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_late_rejection_says_nothing_about_what_others_were_given_since(
+    user: GoogleCredential, server: TokenServer
+) -> None:
+    """Two requests showed the same token; the 401 of the second comes when the first has a new one."""
+    first, second = await user.headers(), await user.headers()
+    user.mark_rejected(first)
+    assert token(await user.headers()) == "2"
+    user.mark_rejected(second)
+    assert token(await user.headers()) == "2"
+    assert server.count == 2
+
+
+@pytest_twisted.ensureDeferred
 async def test_nothing_was_given_that_could_be_rejected(user: GoogleCredential, server: TokenServer) -> None:
     """A rejection before the first request means nothing."""
     user.mark_rejected()
