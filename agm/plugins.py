@@ -74,7 +74,7 @@ MAY_AWAIT = frozenset({"agm_accounts", "agm_transform_request", "agm_attempt_fin
 #: Hooks whose implementations each get what the one before returned; a wrapper has no place in them.
 CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
 #: First segments of paths that are the gateway's own.
-OWN_SEGMENTS = frozenset({"v1beta", "v1alpha", "v1", "upload", "healthz", "readyz", "metrics", "_agm", "ui"})
+OWN_SEGMENTS = frozenset({"v1beta", "v1alpha", "v1", "models", "upload", "healthz", "readyz", "metrics", "_agm", "ui"})
 #: A hook that takes longer than this many seconds without awaiting is named in the log: nothing else runs meanwhile.
 TOO_LONG = 0.1
 

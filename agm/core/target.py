@@ -30,7 +30,9 @@ METHODS = (
 #: Collections whose members are called like models.  ``models/`` is not part of a model's id here, the others are.
 _COLLECTIONS = ("tunedModels", "dynamic")
 
-_PATH = re.compile(rb"/+(?P<version>v1beta|v1alpha|v1)/+(?P<rest>[^/].*)", re.DOTALL)
+#: Clients that were given a base URL without a version, and with a slash at its end, ask for ``//models/…``.
+_PATH = re.compile(rb"/+(?:(?P<version>v1beta|v1alpha|v1)/+|(?=models(?:/|\Z)))(?P<rest>[^/].*)", re.DOTALL)
+DEFAULT_VERSION = "v1beta"
 _NOT_IN_A_MODEL = re.compile(r"[\x00-\x1f\x7f\\?#]")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 
@@ -134,7 +136,8 @@ def _split(path: bytes) -> tuple[str, str]:
         rest = unquote_to_bytes(match["rest"]).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest(f"The path {_shown(path)} is not UTF-8.") from None
-    return match["version"].decode("ascii"), rest
+    version = match["version"]
+    return DEFAULT_VERSION if version is None else version.decode("ascii"), rest
 
 
 def _strip_models(rest: str) -> str | None:

@@ -387,8 +387,8 @@ class Root(Resource):
         super().__init__()
         self._unknown = Unknown(gateway, access)
         api = Gemini(gateway, access)
-        for version in target.VERSIONS:
-            self.putChild(version.encode("ascii"), api)
+        for segment in (*target.VERSIONS, "models"):
+            self.putChild(segment.encode("ascii"), api)
         self.putChild(b"healthz", Health(gateway, access))
 
     def getChild(self, path: bytes, request: Any) -> IResource:

@@ -272,7 +272,6 @@ REFUSED = {
     "a wrong key": (lambda url: ask(url, call(MODEL), key=f"x-goog-api-key: {CANARY}-wrong"), 401),
     "no key": (lambda url: ask(url, call(MODEL), key="X-Nothing: 1"), 401),
     "an unknown path": (lambda url: look(url, "/v2/nothing"), 404),
-    "a path without a version": (lambda url: ask(url, f"//models/{MODEL}:generateContent"), 404),
     "an unknown method": (lambda url: ask(url, f"/v1beta/models/{MODEL}:sing"), 404),
     "an unknown model": (lambda url: look(url, "/v1beta/models/no-such-model"), 404),
     "a wrong HTTP method": (lambda url: look(url, call(MODEL), method="GET"), 405),

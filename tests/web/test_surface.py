@@ -109,6 +109,7 @@ async def test_the_list_is_paged_and_every_version_has_it(gateway: GatewayFactor
     assert pages == 2
     assert (await say(running, get("/v1alpha/models/a"))).json["name"] == "models/a"
     assert (await say(running, get("/v1beta/models/models/a"))).json["name"] == "models/a"
+    assert (await say(running, get("//models?pageSize=1"))).json["models"][0]["name"] == "models/a"
     assert (await say(running, get("/v1beta/models/zzz"))).error["status"] == "NOT_FOUND"
     assert (await say(running, get("/v1beta/models?pageSize=x"))).error["status"] == "INVALID_ARGUMENT"
     assert (await say(running, get("/v1beta/models?pageToken=x"))).error["status"] == "INVALID_ARGUMENT"
@@ -148,6 +149,8 @@ async def test_what_accounts_report_is_listed_and_can_be_called_by_its_display_n
         ("//v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
         ("///v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
         ("/v1beta/models/m/countTokens", "/v1beta/models/m:countTokens"),
+        ("//models/m:generateContent", "/v1beta/models/m:generateContent"),
+        ("/models/my/model:free:generateContent", "/v1beta/models/my/model:free:generateContent"),
         ("/v1beta/models/my/model:free:generateContent", "/v1beta/models/my/model:free:generateContent"),
         ("/v1beta/models/a%20b:generateContent", "/v1beta/models/a%20b:generateContent"),
         (
