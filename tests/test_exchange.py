@@ -467,3 +467,99 @@ async def test_an_account_takes_no_more_requests_at_once_than_it_may(gateway: Ga
     up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
     await first.until(b"{}")
     await upstream.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_waits_for_an_account_that_is_near(gateway: GatewayFactory) -> None:
+    from support import JSON_HEAD, ScriptedUpstream, connect, eventually, post
+
+    upstream = ScriptedUpstream()
+    running = await gateway(
+        '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nmax_concurrency = 1\n'
+        f'endpoints = ["{upstream.url}"]\n'
+    )
+    pool = running.gateway.pool
+    clients = [await connect(running.port) for _ in range(3)]
+    for number, client in enumerate(clients):
+        client.send(post(f"/v1beta/models/m:generateContent?n={number}"))
+        await eventually(lambda n=number: sum(pool.loads().values()) + pool.waiting("m") == n + 1)  # type: ignore[misc]
+    clients[1].transport.abortConnection()
+    await eventually(lambda: pool.waiting("m") == 1, "the end of a wait whose client has left")
+    up = await upstream.connection()
+    up.send(JSON_HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}")
+    await clients[0].until(b"200 OK", b"{}")
+    up = await upstream.connection(1)
+    up.send(JSON_HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}")
+    await clients[2].until(b"200 OK", b"{}")
+    assert len(upstream.connections) == 2
+    await upstream.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_rest_that_ends_soon_is_waited_out(setup: Setup) -> None:
+    times: list[float] = []
+
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        times.append(reactor.seconds())
+        return (429, google_error(429, "RESOURCE_EXHAUSTED", "slow", retry("2.1s"))) if len(times) == 1 else (200, GOOD)
+
+    setting = await setup(answer, count=1)
+    assert (await setting.ask())[0] == 200
+    assert len(times) == 2
+    assert times[1] - times[0] >= 2.1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wait_ends_with_429_when_nothing_will_be_ready_in_time(setup: Setup) -> None:
+    setting = await setup(
+        lambda _: (429, google_error(429, "RESOURCE_EXHAUSTED", "slow", retry("2.2s"))),
+        extra="[pool]\nmax_wait = 2\n",
+        count=1,
+    )
+    assert (await setting.ask())[0] == 429
+    assert (await setting.ask())[0] == 429
+    assert len(setting.upstream.asked) == 1
+
+
+@pytest.mark.parametrize("status", [404, 408, 502])
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_does_not_answer_as_google_is_passed_over(gateway: GatewayFactory, status: int) -> None:
+    good = AnsweringUpstream(lambda _: (200, GOOD))
+    odd = AnsweringUpstream(lambda _: (status, b"<html>not here</html>"))
+    running = await gateway(
+        f'[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nendpoints = ["{odd.url}", "{good.url}"]\n'
+    )
+    assert (await Setting(running, good).ask())[0] == 200
+    assert (len(odd.asked), len(good.asked)) == (1, 1)
+    await odd.stop()
+    await good.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_upstream_may_have_acted_on_is_not_sent_again(gateway: GatewayFactory) -> None:
+    from support import ScriptedUpstream, connect, post
+
+    upstream = ScriptedUpstream()
+    running = await gateway(
+        "".join(
+            f'[[accounts]]\nname = "{n}"\nkind = "api-key"\napi_key = "k{n}"\nendpoints = ["{upstream.url}"]\n'
+            for n in "ab"
+        )
+    )
+    client = await connect(running.port)
+    client.send(post("/v1beta/models/m:generateContent"))
+    (await upstream.connection()).transport.loseConnection()
+    await client.until(b"502 Bad Gateway", b"CONNECTION_LOST")
+    assert len(upstream.connections) == 1
+    await upstream.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_model_that_always_fails_costs_the_others_nothing(setup: Setup) -> None:
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        return (200, GOOD) if "good" in asked.path else (503, google_error(503, "UNAVAILABLE"))
+
+    setting = await setup(answer)
+    for number in range(12):
+        assert (await setting.ask(f"bad-{number % 4}"))[0] == 503
+    assert (await setting.ask("good"))[0] == 200
