@@ -5,8 +5,8 @@ What choosing an account costs, by the number of accounts: a candidate picked by
 usage: python bench/selection.py [--rounds 7] [--picks 2000]
 
 CPU time of this process for each pick, in microseconds: the median of rounds taken in turn, and the ratio to ten
-accounts.  Each account serves one request at most and eight are under way, so that every pick also takes an account out and puts
-one back.  Ends with status 1 if 10,000 accounts cost more than twice what 10 cost.
+accounts.  Each account serves one request at most and eight are under way, so that every pick also takes an account out
+and puts one back.  Ends with status 1 if 10,000 accounts cost more than twice what 10 cost.
 """
 
 from __future__ import annotations
