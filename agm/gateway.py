@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -25,6 +26,7 @@ from agm.core.pool import Pool
 from agm.core.request import AttemptRecord
 from agm.hookspecs import ClientKeySource
 from agm.plugins import HookFailed, Hooks
+from agm.state import PoolState
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
@@ -49,8 +51,11 @@ class Gateway:
     refresher: Refresher
     #: Whether a client key is asked for: ``off``, ``strict`` or ``all_except_health``.
     auth_mode: str
+    #: Where what is known of the accounts survives a restart; None for nowhere.
+    state_path: Path | None = None
     wall: Callable[[], float] = time.time
     pool: Pool = attrs.field(init=False)
+    _state: PoolState | None = attrs.field(init=False, default=None)
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
@@ -71,11 +76,18 @@ class Gateway:
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
+        if self.state_path is not None:
+            self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall)
+            self._state.start(self._origins())
         await self._fetch()
+        if self._state is not None:
+            self._state.settled()
 
     async def stop(self) -> None:
         """Close the connections to upstreams and end the credentials' threads."""
         self.code_assist.stop()
+        if self._state is not None:
+            await self._state.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
 
     async def reload(self, config: Config) -> None:
@@ -132,8 +144,13 @@ class Gateway:
         self._sources = sources
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
+        if self._state is not None:
+            self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)
         self.reports.of(accounts)
+
+    def _origins(self) -> dict[str, object]:
+        return {name: source.origin for name, source in self._sources.items()}
 
     @property
     def awaits_accounts(self) -> bool:
