@@ -276,7 +276,7 @@ class GatewayService(MultiService):
 
 def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
     """
-    Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.
+    Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.  SIGHUP ends nothing.
 
     To be called once the reactor runs, in place of Twisted's own reactions: those end the process by the signal rather
     than with status 0, and take a second signal for an error.
@@ -295,6 +295,12 @@ def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: reactor.callFromThread(stop, signal.Signals(number).name))
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nobody watches a configuration
+        signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(_nothing_to_reload))
+
+
+def _nothing_to_reload() -> None:
+    log.info("SIGHUP: there is no configuration file to reload")
 
 
 class DemoUpstream(Service):

@@ -215,6 +215,15 @@ def test_an_idle_gateway_ends_with_status_0(start: Start, number: int) -> None:
     idle.close()
 
 
+def test_sighup_without_a_configuration_ends_nothing(start: Start) -> None:
+    twistd = start("--demo", "--port", "0")
+    url = twistd.url()
+    twistd.signal(signal.SIGHUP)
+    twistd.until_logged("there is no configuration file to reload")
+    assert get(url, "/healthz")[0] == 200
+    assert twistd.stop() == 0
+
+
 def test_a_stream_under_way_is_served_to_its_end_before_the_gateway_stops(start: Start) -> None:
     twistd = start("--demo", "--port", "0")
     url = twistd.url()
