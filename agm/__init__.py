@@ -1,7 +1,7 @@
 """
 agm: a local gateway for the Gemini API.
 
-Only two names are public here: ``hookimpl`` marks a plugin's functions (see :mod:`agm.hookspecs`),
+Two names are public here: ``hookimpl`` marks a plugin's functions (see :mod:`agm.hookspecs` and :mod:`agm.api`),
 ``__version__`` is the version of the installed package.
 """
 
