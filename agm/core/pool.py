@@ -319,47 +319,47 @@ class Pool:
         if member.disabled is not None:
             return Exclusion(account, Cause.DISABLED, member.disabled)
         rest = member.rests.get(model)
-        if rest is not None and (rest.until is None or rest.until > now):
-            wait = None if rest.until is None else rest.until - now
-            return Exclusion(account, rest.cause, f"{rest.reason}, for {model}", wait)
-        if rest is not None and rest.probe is not None:
-            return Exclusion(account, Cause.PROBING, f"a request tries it after its rest ({rest.reason})", BUSY_WAIT)
+        if rest is not None and rest.until is None:
+            return Exclusion(account, rest.cause, f"{rest.reason}, for {model}")
+        holds: list[tuple[float, Cause, str]] = []
+        if rest is not None and rest.ends > now:
+            holds.append((rest.ends, rest.cause, f"{rest.reason}, for {model}"))
         quota = member.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= account.reserve:
             reason = f"{quota.left:.0%} of its quota for {model} is left; its reserve is {account.reserve:.0%}"
-            return Exclusion(account, Cause.RESERVE, reason, quota.until - now)
+            holds.append((quota.until, Cause.RESERVE, reason))
+        shut = None if self._endpoints.all_well else self._endpoints.all_shut_until(account.endpoints, now)
+        if shut:
+            holds.append((shut, Cause.ENDPOINT, "its endpoints fail"))
+        if holds:
+            until, cause, reason = max(holds, key=lambda hold: hold[0])
+            return Exclusion(account, cause, reason, until - now)
+        if rest is not None and rest.probe is not None:
+            return Exclusion(account, Cause.PROBING, f"a request tries it after its rest ({rest.reason})", BUSY_WAIT)
+        if shut is not None:
+            return Exclusion(account, Cause.ENDPOINT, "a request tries its endpoint", BUSY_WAIT)
         if member.full:
             return Exclusion(account, Cause.BUSY, f"it serves {member.in_flight} requests", BUSY_WAIT)
-        shut = None if self._endpoints.all_well else self._endpoints.all_shut_until(account.endpoints, now)
-        if shut is not None:
-            return Exclusion(account, Cause.ENDPOINT, "its endpoints fail", shut - now if shut else BUSY_WAIT)
         return None
 
     def _state(self, member: _Member, model: str, now: float) -> tuple[_State, float]:
         """As :meth:`_exclusion` for an account that has model and method, but only when it ends."""
         if member.disabled is not None:
             return _State.OUT, math.inf
-        until = 0.0
         rest = member.rests.get(model)
-        if rest is not None:
-            if rest.until is None:
-                return _State.OUT, math.inf
-            if rest.until > now:
-                until = rest.until
-            elif rest.probe is not None:
-                return _State.BUSY, now
+        if rest is not None and rest.until is None:
+            return _State.OUT, math.inf
+        until = 0.0 if rest is None or rest.ends <= now else rest.ends
         quota = member.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= member.account.reserve:
             until = max(until, quota.until)
-        if not self._endpoints.all_well:
-            shut = self._endpoints.all_shut_until(member.account.endpoints, now)
-            if shut:
-                until = max(until, shut)
-            elif shut is not None and not until:
-                return _State.BUSY, now
+        shut = None if self._endpoints.all_well else self._endpoints.all_shut_until(member.account.endpoints, now)
+        until = max(until, shut or 0.0)
         if until:
             return _State.RESTING, until
-        return (_State.BUSY if member.full else _State.READY), now
+        if member.full or shut is not None or (rest is not None and rest.probe is not None):
+            return _State.BUSY, now
+        return _State.READY, now
 
     def _group(self, model: str, method: str) -> _Group:
         """The group of a model and method, in which every rest that is over has ended."""

@@ -182,7 +182,7 @@ class PoolMachine(RuleBasedStateMachine):
                 soonest = self.pool.soonest(model, method)
                 assert (soonest is None) == (not waits)
                 if soonest:
-                    assert math.isclose(soonest, min(waits), abs_tol=1e-6) or soonest <= min(waits) + 1e-6
+                    assert math.isclose(soonest, min(waits))
 
     @invariant()
     def no_lease_is_lost_or_given_twice(self) -> None:
