@@ -342,14 +342,18 @@ class Attempts:
 
     def _worth_waiting(self, until: float) -> bool:
         now = self.gateway.reactor.seconds()
-        soonest = self.gateway.pool.soonest(self.request.model, self.request.method, self._given_up)
+        soonest = self._soonest()
         return soonest is not None and now < until and now + soonest <= until
 
     def _next_look(self, until: float) -> float:
         """Seconds until a rest is over or the patience is; what comes free earlier is offered."""
         left: float = max(until - self.gateway.reactor.seconds(), 0.0)
-        soonest = self.gateway.pool.soonest(self.request.model, self.request.method)
+        soonest = self._soonest()
         return min(max(soonest, 0.001), left) if soonest else left
+
+    def _soonest(self) -> float | None:
+        """Seconds until an account may be free for this; None if that takes a person."""
+        return self.gateway.pool.soonest(self.request.model, self.request.method, self._given_up)
 
     # Sending
 
@@ -361,7 +365,7 @@ class Attempts:
         outcome: OpenAnswer | _Failure | None = None
         try:
             located = await gateway.code_assist.with_project(account)
-            wrapped = gateway.hooks.wrap_request(request, located, self.body)
+            wrapped = self._wrapped(located)
             bare = account.name in self._without_user_project
             credential = gateway.code_assist.headers(account, await self._credential(account), without=bare)
             answer = await gateway.client.send(
@@ -429,6 +433,10 @@ class Attempts:
             message=failure.message,
         )
         return failure
+
+    def _wrapped(self, account: Account) -> UpstreamRequest:
+        """The request for an account."""
+        return self.gateway.hooks.wrap_request(self.request, account, self.body)
 
     async def _credential(self, account: Account) -> Sequence[tuple[bytes, bytes]]:
         credential = self.gateway.credentials.get(account.name)

@@ -22,6 +22,7 @@ from agm.core.clientkeys import ClientKey, KeyRing
 from agm.core.errors import Forbidden, InvalidRequest, TooManyRequests, Unauthenticated
 from agm.core.limits import RequestsPerMinute
 from agm.core.models import Aliases, Catalog
+from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool import Pool
 from agm.core.request import AttemptRecord
 from agm.hookspecs import ClientKeySource
@@ -59,6 +60,8 @@ class Gateway:
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
+    #: Which account has a file, a cached content or the like.
+    ownership: Ownership = attrs.field(init=False, factory=KnownOwners)
     #: Of each account, the last attempt that failed through no fault of its request.
     last_failures: dict[str, AttemptRecord] = attrs.field(init=False, factory=dict)
     _sources: dict[str, AccountSource] = attrs.field(init=False, factory=dict)
@@ -207,11 +210,12 @@ class Gateway:
         """
         Hold a request to the limits of its client key.
 
+        :param model: empty for a request about files and the like, which every key may make.
         :param counting: whether the request counts; not where nothing will be sent.
         :raises Forbidden: if the key may not ask for the model.
         :raises TooManyRequests: if its requests per minute are used up.
         """
-        if model not in key.patterns:
+        if model and model not in key.patterns:
             raise Forbidden(f"This client key may not use models/{model}.", reason="MODEL_NOT_ALLOWED")
         if key.requests_per_minute is not None:
             limit = self._limits.get(key.name)

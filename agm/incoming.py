@@ -17,6 +17,7 @@ from agm.core.clientkeys import ClientKey
 from agm.core.request import Body, GatewayRequest
 from agm.core.target import ModelCall
 from agm.exchange import Attempts
+from agm.owned import make_attempts
 
 if TYPE_CHECKING:
     from agm.gateway import Gateway
@@ -82,4 +83,4 @@ class Preparation:
         if gateway.hooks.edits_requests:
             edited = await gateway.hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
-        return Attempts(gateway, request, body, choice)
+        return make_attempts(gateway, request, body, choice)

@@ -36,6 +36,7 @@ from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials import Refresher
 from agm.web.access import Access, is_loopback
 from agm.web.admin import AdminRoot
+from agm.web.files import Owned
 from agm.web.resources import Root
 from agm.web.site import GatewaySite
 
@@ -403,7 +404,7 @@ def make_gateway(
 
 def make_site(gateway: Gateway, access: Access) -> GatewaySite:
     """The HTTP side of a gateway, with what plugins add to it."""
-    root = Root(gateway, access)
+    root = Root(gateway, access, Owned(gateway, access))
     root.putChild(b"_agm", AdminRoot(gateway, access))
     site = GatewaySite(
         root,

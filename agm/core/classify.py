@@ -60,6 +60,8 @@ class Verdict:
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ns|us|µs|μs|ms|h|m|s))")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+#: What Google says of a file or a cached content that the account does not have, whether or not it exists.
+_NOT_ITS_OWN = re.compile(r"permission to access the File |CachedContent not found")
 _RETRY_IN = re.compile(r"retry in ((?:\d+(?:\.\d+)?(?:ms|h|m|s))+)", re.IGNORECASE)
 
 
@@ -172,6 +174,8 @@ def classify(status: int, body: bytes, *, now: float, retry_after: str | None = 
     reason = error.reasons[0] if error.reasons else error.status or f"HTTP_{status}"
     if status == 401 or "API_KEY_INVALID" in error.reasons or "API_KEY_EXPIRED" in error.reasons:
         return Verdict(Fault.CREDENTIAL, reason)
+    if status in (403, 404) and not error.reasons and _NOT_ITS_OWN.search(error.message):
+        return Verdict(Fault.FINAL, reason)  # a file that is another account's, or nobody's, says nothing of this one
     if status == 403:
         return Verdict(Fault.FORBIDDEN, reason)
     if status == 404:

@@ -4,6 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+#: Collections of resources that belong to one account each; see :mod:`agm.core.ownership`.
+COLLECTIONS = (
+    "files",
+    "cachedContents",
+    "batches",
+    "operations",
+    "tunedModels",
+    "fileSearchStores",
+    "corpora",
+)
+#: What is done to such resources, and calls that make them.
+RESOURCE_METHODS = frozenset(
+    {
+        *(
+            f"{collection}.{verb}"
+            for collection in COLLECTIONS
+            for verb in ("create", "get", "list", "update", "delete", "upload", "download", "cancel", "call")
+        ),
+        "batchGenerateContent",
+        "asyncBatchEmbedContent",
+        "predictLongRunning",
+    }
+)
+
 #: The methods that each kind has, by Google's names.
 METHODS: Mapping[str, frozenset[str]] = {
     "api-key": frozenset(
@@ -14,6 +38,7 @@ METHODS: Mapping[str, frozenset[str]] = {
             "embedContent",
             "batchEmbedContents",
             "predict",
+            *RESOURCE_METHODS,
         }
     ),
     "vertex": frozenset({"generateContent", "streamGenerateContent", "countTokens", "embedContent", "predict"}),

@@ -70,6 +70,7 @@ class Cause(Enum):
     PROBING = "being probed"
     BUSY = "at its max_concurrency"
     PLUGIN = "taken away by a plugin"
+    OWNER = "not the owner of what the request names"
 
 
 @attrs.frozen
@@ -300,6 +301,8 @@ class Pool:
         """
         The accounts that can serve `method` of `model` now, by priority and in the order of the configuration.
 
+        An empty `model` is that of requests about files and the like: every account has it.
+
         :param without: names of accounts to leave out.
         """
         return Candidates(self._group(model, method).ready, without=without)
@@ -314,7 +317,7 @@ class Pool:
         account = member.account
         if method not in kinds.METHODS[account.kind]:
             return Exclusion(account, Cause.METHOD, f"{account.kind} accounts have no {method}")
-        if model not in account.models:
+        if model and model not in account.models:
             return Exclusion(account, Cause.MODEL, f"its models do not include {model}")
         if member.disabled is not None:
             return Exclusion(account, Cause.DISABLED, member.disabled)
@@ -382,7 +385,9 @@ class Pool:
 
     def _roll(self, model: str, method: str) -> Roll:
         having = frozenset(
-            sort for sort, one in self._sorts.items() if method in kinds.METHODS[one.kind] and model in one.models
+            sort
+            for sort, one in self._sorts.items()
+            if method in kinds.METHODS[one.kind] and (not model or model in one.models)
         )
         roll = self._rolls.get(having)
         if roll is None:
@@ -762,21 +767,20 @@ def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exc
             reason="MODEL_NOT_SERVED",
         )
     wait = earliest(having)
+    what = f"models/{model}" if model else method
     reasons = ", ".join(
         f"{sum(e.cause is c for e in having)} {c.value}" for c in Cause if any(e.cause is c for e in having)
     )
     if all(e.cause is Cause.ENDPOINT for e in having):
         return Unavailable(
-            f"No account can serve models/{model} now ({reasons}). Please retry in {wait:.3f}s.",
+            f"No account can serve {what} now ({reasons}). Please retry in {wait:.3f}s.",
             reason="ENDPOINTS_FAIL",
             retry_after=wait,
         )
     if wait is not None:
         return TooManyRequests(
-            f"No account can serve models/{model} now ({reasons}). Please retry in {wait:.3f}s.",
+            f"No account can serve {what} now ({reasons}). Please retry in {wait:.3f}s.",
             reason="ALL_ACCOUNTS_RESTING",
             retry_after=wait,
         )
-    return Unavailable(
-        f"No account can serve models/{model} ({reasons}).", reason="NO_ACCOUNT_READY", retry_after=PERSON_WAIT
-    )
+    return Unavailable(f"No account can serve {what} ({reasons}).", reason="NO_ACCOUNT_READY", retry_after=PERSON_WAIT)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import attrs
@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from agm.core import target
+from agm.core import ownership, target
 from agm.core.answers import Framing
 from agm.core.clientkeys import ClientKey, presented_keys
 from agm.core.errors import (
@@ -34,8 +34,8 @@ from agm.core.errors import (
     UnsupportedMedia,
     UpstreamTimeout,
 )
-from agm.core.request import RequestRecord
-from agm.exchange import Attempts, FinalAnswer, OpenAnswer
+from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
+from agm.exchange import FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed
@@ -64,6 +64,9 @@ _PASSED_HEADERS = (
     "Content-Disposition",
     "X-Gemini-Service-Tier",
     "X-Cloudaicompanion-Trace-Id",
+    "Content-Range",
+    "Accept-Ranges",
+    "ETag",
 )
 _SSE_HEADERS = (
     (b"Content-Type", b"text/event-stream"),
@@ -88,6 +91,15 @@ class Visit:
 def _header(wire: GatewayRequestOnWire, name: str) -> str | None:
     values = wire.requestHeaders.getRawHeaders(name.encode("ascii"))
     return values[0].decode("latin-1") if values else None
+
+
+def plain_headers(wire: GatewayRequestOnWire) -> dict[str, str]:
+    """The first value of each header, by its name in lower case; none that may carry a credential."""
+    return {
+        name.decode("latin-1").lower(): values[0].decode("latin-1")
+        for name, values in wire.requestHeaders.getAllRawHeaders()
+        if name.lower() not in CREDENTIAL_HEADERS
+    }
 
 
 def _query(wire: GatewayRequestOnWire) -> dict[str, str]:
@@ -221,6 +233,28 @@ class Unknown(ApiResource):
         raise NotFound(f"The path {path} is not known. The Gemini API is served below /v1beta/, health at /healthz.")
 
 
+class Opening(Protocol):
+    """What opens an answer, and knows what was tried for it: :class:`agm.exchange.Attempts` and the like."""
+
+    @property
+    def records(self) -> Sequence[AttemptRecord]:
+        """The attempts so far."""
+
+    async def open(self) -> OpenAnswer | FinalAnswer:
+        """The answer.  :raises GatewayError: if there is none."""
+
+
+class Prepared(Protocol):
+    """The steps before an answer can be opened: :class:`agm.incoming.Preparation` and the like."""
+
+    @property
+    def request(self) -> GatewayRequest:
+        """The request, as far as it is known."""
+
+    async def run(self) -> Opening:
+        """Take the steps.  :raises GatewayError: if the request may not be made."""
+
+
 class Gemini(ApiResource):
     """The Gemini API of one version: lists models, describes one, and relays calls."""
 
@@ -256,20 +290,16 @@ class Gemini(ApiResource):
             call=call,
             framing=framing_of(call.method, visit.query, gateway.config.gateway.stream_default),
             query={k: v for k, v in visit.query.items() if k not in CREDENTIAL_PARAMETERS},
-            headers={
-                name.decode("latin-1").lower(): values[0].decode("latin-1")
-                for name, values in wire.requestHeaders.getAllRawHeaders()
-                if name.lower() not in CREDENTIAL_HEADERS
-            },
+            headers=plain_headers(wire),
             key=visit.key,
-            body=_decoded_body(wire),
+            body=decoded_body(wire),
             received_at=gateway.wall(),
         )
         await self._answer(wire, Preparation(gateway, incoming))
 
-    async def _answer(self, wire: GatewayRequestOnWire, preparation: Preparation) -> None:
+    async def _answer(self, wire: GatewayRequestOnWire, preparation: Prepared) -> None:
         """Open an answer, relay it, and tell the observers how it ended."""
-        attempts: Attempts | None = None
+        attempts: Opening | None = None
         gateway = self.gateway
         began = gateway.reactor.seconds()
         outcome, sent, first_byte = "cancelled", 0, None
@@ -278,7 +308,8 @@ class Gemini(ApiResource):
             opened = await attempts.open()
             first_byte = gateway.reactor.seconds() - began
             if isinstance(opened, FinalAnswer):
-                outcome = "error"
+                outcome = "error" if opened.status >= 400 else "ok"
+                sent = len(opened.body)
                 wire.send(opened.status, list(opened.headers), opened.body)
                 return
             outcome = "aborted"
@@ -355,7 +386,7 @@ def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
     return Framing.SSE if default == "sse" else Framing.ARRAY
 
 
-def _decoded_body(wire: GatewayRequestOnWire) -> bytes:
+def decoded_body(wire: GatewayRequestOnWire) -> bytes:
     """
     The request's body, inflated if it was compressed.
 
@@ -381,15 +412,39 @@ def _decoded_body(wire: GatewayRequestOnWire) -> bytes:
 
 
 class Root(Resource):
-    """The first segment of a path: an API version, ``healthz``, or what plugins add."""
+    """
+    The first segment of a path: an API version, ``healthz``, or what plugins add.
 
-    def __init__(self, gateway: Gateway, access: Access) -> None:
+    Paths of resources that accounts have for themselves are looked at as a whole, and are `owned`'s.
+    """
+
+    def __init__(self, gateway: Gateway, access: Access, owned: IResource | None = None) -> None:
         super().__init__()
+        self._gateway = gateway
         self._unknown = Unknown(gateway, access)
+        self._owned = owned
         api = Gemini(gateway, access)
         for segment in (*target.VERSIONS, "models"):
             self.putChild(segment.encode("ascii"), api)
         self.putChild(b"healthz", Health(gateway, access))
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
+        """Whose path it is."""
+        if self._owned is not None and self._is_owned(request):
+            return self._owned
+        found: IResource = super().getChildWithDefault(path, request)
+        return found
+
+    def _is_owned(self, wire: GatewayRequestOnWire) -> bool:
+        try:
+            asked = ownership.parse(wire.path, wire.method.decode("ascii", "replace"))
+        except InvalidRequest:
+            return True  # it will say so
+        if asked is None:
+            return False
+        # a tuned model may be described here, as every model of the list
+        listed = asked.collection == "tunedModels" and wire.method in (b"GET", b"HEAD") and asked.name is not None
+        return not (listed and self._gateway.catalog.get(asked.name or "") is not None)
 
     def getChild(self, path: bytes, request: Any) -> IResource:
         """Leading slashes say nothing; what is not known is answered as such."""

@@ -1,0 +1,391 @@
+"""
+Requests that only one account can serve, because they name what it has; and requests about such resources themselves.
+
+The way of a request is :mod:`agm.exchange`'s; here is what differs.  :class:`PinnedAttempts` asks the owner and nobody
+else: while it rests, the client is told for how long.  :class:`ResourceAttempts` carries a request about files, cached
+contents and the like as the client wrote it.  Whatever an account's answer names is remembered as its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+from twisted.internet.defer import Deferred
+
+from agm.core import ownership
+from agm.core.answers import Framing, PlainBody
+from agm.core.classify import Fault, Verdict
+from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
+from agm.core.pool import Candidates, Cause, Exclusion, Lease, nothing_left
+from agm.core.request import (
+    Account,
+    AccountChoice,
+    AttemptRecord,
+    Body,
+    GatewayRequest,
+    ModelChoice,
+    UpstreamRequest,
+)
+from agm.exchange import Attempts, FinalAnswer, OpenAnswer, _Failure
+from agm.upstream.client import UpstreamAnswer, UpstreamBody
+
+if TYPE_CHECKING:
+    from agm.gateway import Gateway
+
+#: How many accounts are asked for a resource whose owner nobody remembers.
+MAX_SEARCH = 64
+#: A page of a merged list has at least so many resources, if there are so many and the client does not say how many.
+DEFAULT_PAGE = 50
+#: An upstream's page of a list is refused beyond this many bytes.
+MAX_LIST = 16 * 1024 * 1024
+
+
+def owner_of(gateway: Gateway, names: Sequence[str]) -> tuple[str, str] | None:
+    """
+    The account that has what a request names, and one of its resources; None if no owner is known.
+
+    :raises InvalidRequest: if the resources belong to several accounts: no account could serve the request.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        account = gateway.ownership.owner(name)
+        if account is not None and account in gateway.credentials:
+            found.setdefault(account, name)
+    if len(found) > 1:
+        raise InvalidRequest(
+            f"The request names resources of different accounts of this gateway, {' and '.join(found.values())}; no "
+            "account can read them all. Create them anew, in one request after the other that names the first.",
+            reason="RESOURCES_OF_DIFFERENT_ACCOUNTS",
+        )
+    return next(iter(found.items()), None)
+
+
+def names_in(model: str, body: Body) -> list[str]:
+    """The owned resources that a call names: a tuned model, and what its body refers to."""
+    names = [name for name in (ownership.root(model),) if name is not None]
+    if ownership.may_name(body.raw):
+        try:
+            names += ownership.names_in(body.json())
+        except GatewayError:  # no JSON: the upstream has words for it
+            return names
+    return names
+
+
+def make_attempts(gateway: Gateway, request: GatewayRequest, body: bytes, mapped: ModelChoice) -> Attempts:
+    """
+    The attempts of a call: pinned to the owner of what it names, if it names something that has one.
+
+    :raises InvalidRequest: if what it names belongs to several accounts.
+    """
+    if len(gateway.ownership):
+        read = request.body if body is request.body.raw else Body(body)
+        owned = owner_of(gateway, names_in(request.model, read))
+        if owned is not None:
+            return PinnedAttempts(gateway, request, body, mapped, owner=owned[0], owned=owned[1])
+    return Attempts(gateway, request, body, mapped)
+
+
+@attrs.define(eq=False)
+class PinnedAttempts(Attempts):
+    """The attempts of a request that names what one account has: on that account only."""
+
+    #: The account, and the resource that it has; without them any account will do.
+    owner: str | None = attrs.field(kw_only=True, default=None)
+    owned: str = attrs.field(kw_only=True, default="")
+
+    def _eligible(self) -> tuple[Candidates, Mapping[str, str]]:
+        accounts, refused = super()._eligible()
+        if self.owner is None:
+            return accounts, refused
+        owner = accounts.named(self.owner)
+        return Candidates.of(() if owner is None else (owner,)), refused
+
+    def _exclusions(self, refused: Mapping[str, str]) -> list[Exclusion]:
+        exclusions = super()._exclusions(refused)
+        if self.owner is None:
+            return exclusions
+        why = f"{self.owned} is not its own"
+        others = [a for a in self.gateway.pool.accounts if a.name != self.owner]
+        mine = [e for e in exclusions if e.account.name == self.owner]
+        return [*mine, *(Exclusion(account, Cause.OWNER, why) for account in others)]
+
+    def select(self, accounts: Sequence[Account]) -> AccountChoice:
+        if self.owner is None:
+            return super().select(accounts)
+        return AccountChoice(accounts[0], f"{self.owned} is its own")
+
+    def _soonest(self) -> float | None:
+        if self.owner is None:
+            return super()._soonest()
+        if self.owner in self._given_up:
+            return None
+        for e in self.gateway.pool.excluded(self.request.model, self.request.method):
+            if e.account.name == self.owner:
+                return 0.0 if e.cause in (Cause.BUSY, Cause.PROBING) else e.wait
+        return 0.0
+
+    def _recovery(self, last: _Failure) -> float:
+        if self.owner is None:
+            return super()._recovery(last)
+        soonest = self._soonest()
+        return max(last.verdict.delay or 0.0, soonest or 0.0) or 1.0
+
+
+class _Noted(PlainBody):
+    """A body that passes as it is, and is handed over once it is complete, unless it is too large to be looked at."""
+
+    def __init__(self, note: Callable[[bytes], None]) -> None:
+        self._note = note
+        self._kept: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._size += len(chunk)
+        if self._size <= ownership.MAX_READ:
+            self._kept.append(chunk)
+        else:
+            self._kept.clear()
+        return chunk
+
+    def close(self) -> bytes:
+        self._note(b"".join(self._kept))
+        return b""
+
+
+@attrs.define(eq=False)
+class ResourceAttempts(PinnedAttempts):
+    """
+    The attempts of a request about a resource, or about a whole collection of them.
+
+    `name` is the resource that owns what is asked for, None for a collection; `path` starts with a slash and holds the
+    query; `headers` are the client's, as far as they go along.
+    """
+
+    name: str | None = attrs.field(kw_only=True)
+    path: str = attrs.field(kw_only=True)
+    http_method: str = attrs.field(kw_only=True)
+    headers: tuple[tuple[bytes, bytes], ...] = attrs.field(kw_only=True)
+
+    def at(self, account: str) -> ResourceAttempts:
+        """The same on one account only; attempts of their own."""
+        return ResourceAttempts(
+            self.gateway,
+            self.request,
+            self.body,
+            self.mapped,
+            owner=account,
+            owned=self.name or "a list",
+            name=self.name,
+            path=self.path,
+            http_method=self.http_method,
+            headers=self.headers,
+        )
+
+    def _wrapped(self, account: Account) -> UpstreamRequest:
+        return UpstreamRequest(self.path, self.headers, self.body, Framing.UNARY, method=self.http_method)
+
+    async def _first_bytes(
+        self, answer: UpstreamAnswer, wrapped: UpstreamRequest, account: Account, lease: Lease, timeout: float
+    ) -> OpenAnswer | _Failure:
+        if not 200 <= answer.status < 400:
+            return await super()._first_bytes(answer, wrapped, account, lease, timeout)
+        owners = self.gateway.ownership
+        if self.name is not None:
+            if self.http_method == "DELETE" and self.path.partition("?")[0].endswith(f"/{self.name}"):
+                owners.forget(self.name)
+            else:
+                owners.remember(self.name, account.name)
+        # the head says enough: an answer may well be empty, and a large file need not be waited for
+        read = _Noted(lambda body: learn(self.gateway, account.name, body, made=self.http_method == "POST"))
+        passing = read if (answer.header("content-type") or "").startswith("application/json") else PlainBody()
+        flow = UpstreamBody(passing, self.gateway.reactor, self.gateway.config.timeouts.idle)
+        answer.deliver(flow)
+        return OpenAnswer(answer, flow, account, Framing.UNARY, True, lease)
+
+    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
+        failure = super()._classified(status, body, retry_after, account)
+        of_the_resource = failure.verdict.reason in _OF_THE_RESOURCE and not self.request.model
+        if failure.verdict.fault in (Fault.NO_MODEL, Fault.FORBIDDEN) and of_the_resource:
+            if status == 404 and self.name is not None and self.gateway.ownership.owner(self.name) == account.name:
+                self.gateway.ownership.forget(self.name)
+            return attrs.evolve(failure, verdict=Verdict(Fault.FINAL, failure.verdict.reason), trouble=None)
+        return failure
+
+
+#: What a 403 or 404 says that is about the resource and not about the account.
+_OF_THE_RESOURCE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "HTTP_404", "HTTP_403"})
+
+
+def learn(gateway: Gateway, account: str, answer: bytes, *, made: bool) -> None:
+    """
+    Remember what an account's answer names as its own.
+
+    :param made: whether the request has made something; then an older owner of the same name does not count.
+    """
+    owners = gateway.ownership
+    for name in ownership.names_told(answer):
+        if made or owners.owner(name) not in gateway.credentials:
+            owners.remember(name, account)
+
+
+@attrs.define(eq=False)
+class Search:
+    """
+    The attempts of a request for a resource whose owner nobody remembers: account after account, until one has it.
+
+    To the others it is forbidden or not found, so nothing is done twice.  `records` are those of all attempts.
+    """
+
+    attempts: ResourceAttempts
+    records: list[AttemptRecord] = attrs.Factory(list)
+
+    async def open(self) -> OpenAnswer | FinalAnswer:
+        """
+        The answer of the account that has it, or what the last one said.
+
+        :raises GatewayError: if nobody can be asked, or somebody who may have it cannot be asked now.
+        """
+        accounts, exclusions = self.attempts.candidates()
+        found: FinalAnswer | None = None
+        trouble: GatewayError | FinalAnswer | None = None
+        for account in list(accounts)[:MAX_SEARCH]:
+            attempts = self.attempts.at(account.name)
+            try:
+                answer = await attempts.open()
+            except GatewayError as e:
+                trouble = e
+                continue
+            finally:
+                self.records += attempts.records
+            if isinstance(answer, OpenAnswer) or answer.status not in (401, 403, 404, 429, 500, 502, 503, 504):
+                return answer
+            if answer.status in (403, 404):
+                found = answer
+            else:
+                trouble = answer
+        if isinstance(trouble, GatewayError):
+            raise trouble
+        if trouble is not None:
+            return trouble
+        if found is None or any(e.wait is not None for e in exclusions):
+            request = self.attempts.request
+            raise nothing_left(request.model, request.method, request.version, exclusions)
+        return found
+
+
+@attrs.define(eq=False)
+class Lists:
+    """
+    The attempts of a request for a list, which is put together from all accounts' lists.
+
+    What an account has that cannot be asked is left out: one that is out of order must not hide all the others.
+
+    :param page_size: how many the client wants; None leaves it to the upstreams.
+    :param page: where the list goes on; None for its beginning.
+    :param path_of: the path with the page size and the token of an upstream's own list.
+    """
+
+    attempts: ResourceAttempts
+    page_size: int | None
+    page: ownership.Page | None
+    path_of: Callable[[int | None, str], str]
+    records: list[AttemptRecord] = attrs.Factory(list)
+
+    async def open(self) -> OpenAnswer | FinalAnswer:
+        """
+        One page.
+
+        :raises GatewayError: if nobody can be asked, or the page token is of an account that has left.
+        """
+        accounts, exclusions = self.attempts.candidates()
+        marks = {ownership.mark(account.name): account.name for account in self.gateway_accounts(accounts, exclusions)}
+        order = list(marks)
+        token = ""
+        if self.page is not None:
+            if self.page.account not in marks:
+                raise InvalidRequest("The page token is not valid any more: the accounts have changed.")
+            order, token = order[order.index(self.page.account) :], self.page.token
+        ready = {account.name for account in accounts}
+        documents: list[dict[str, Any]] = []
+        refused: FinalAnswer | GatewayError | None = None
+        count, wanted, following = 0, self.page_size or DEFAULT_PAGE, None
+        for number, word in enumerate(order):
+            if marks[word] not in ready:
+                continue
+            if count >= wanted:
+                following = ownership.Page(word, "")
+                break
+            attempts = self.attempts.at(marks[word])
+            attempts.path = self.path_of(None if self.page_size is None else wanted - count, "" if number else token)
+            try:
+                document = await self._document(attempts)
+            except GatewayError as e:
+                refused = e
+                continue
+            finally:
+                self.records += attempts.records
+            if isinstance(document, FinalAnswer):
+                refused = document
+                if document.status == 400:  # the client's own mistake: every account says the same
+                    return document
+                continue
+            documents.append(document)
+            count += ownership.listed(document)
+            if document.get("nextPageToken"):
+                following = ownership.Page(word, str(document["nextPageToken"]))
+                break
+        if not documents:
+            if isinstance(refused, FinalAnswer):
+                return refused
+            request = self.attempts.request
+            raise refused or nothing_left(request.model, request.method, request.version, exclusions)
+        body = msgspec.json.format(msgspec.json.encode(ownership.merged(documents, following)), indent=2) + b"\n"
+        return FinalAnswer(200, (), body)
+
+    @staticmethod
+    def gateway_accounts(accounts: Sequence[Account], exclusions: Sequence[Exclusion]) -> list[Account]:
+        """Those that have lists at all, asked or not, in an order that stays the same while they rest and get well."""
+        able = [*accounts, *(e.account for e in exclusions if e.cause is not Cause.METHOD)]
+        return sorted(able, key=lambda account: (account.priority, account.name))
+
+    async def _document(self, attempts: ResourceAttempts) -> dict[str, Any] | FinalAnswer:
+        opened = await attempts.open()
+        if isinstance(opened, FinalAnswer):
+            return opened
+        try:
+            body = await whole(opened.body)
+        finally:
+            opened.close()
+        try:
+            document = msgspec.json.decode(body, type=dict[str, Any])
+        except NOT_JSON:
+            raise BadUpstreamAnswer("The upstream's list cannot be read.") from None
+        return document
+
+
+async def whole(body: UpstreamBody) -> bytes:
+    """
+    A body, read whole.
+
+    :raises BadUpstreamAnswer: if it breaks off, or is larger than any list.
+    """
+    chunks: list[bytes] = []
+    done: Deferred[None] = Deferred(lambda _: body.abort("it is no longer wanted"))
+
+    def take(data: bytes) -> None:
+        chunks.append(data)
+        if body.received > MAX_LIST:
+            body.abort("it is too large")
+
+    def end() -> None:
+        if not done.called:
+            done.callback(None)
+
+    body.flow_to(take, end)
+    await done
+    if body.failed:
+        raise BadUpstreamAnswer(f"The upstream's answer is not complete: {body.broken}.")
+    return b"".join(chunks)

@@ -1,0 +1,255 @@
+"""Files, cached contents, batches: every request about one reaches the account that has it, and no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support import AnsweringUpstream, Asked, google_error, info, retry
+
+from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
+
+CONTENTS = [{"role": "user", "parts": [{"text": "a long text"}]}]
+CACHE = json.dumps({"model": "models/gemini-2.5-flash", "contents": CONTENTS}).encode()
+SHOWN = "[gateway]\nshow_account = true\n"
+
+
+def accounts(emulator: RunningEmulator, *names: str, extra: str = "") -> str:
+    """A configuration with these accounts, which shows who served."""
+    return SHOWN + "".join(emulator.account(name, extra=extra) for name in names)
+
+
+async def make_cache(running: RunningGateway, **headers: str) -> tuple[str, str]:
+    """The name of a new cached content, and the account that has it."""
+    answer = await running.fetch("POST", "/v1beta/cachedContents", body=CACHE, headers=headers)
+    assert answer.status == 200, answer.body
+    assert answer.account is not None
+    return str(answer.json["name"]), answer.account
+
+
+def use(name: str) -> dict[str, Any]:
+    """A question about a cached content."""
+    return {"contents": [{"role": "user", "parts": [{"text": "what does it say?"}]}], "cachedContent": name}
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_names_a_resource_goes_to_its_owner(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    """Read, change, use and remove: each of them on the account that made it, whoever's turn it is."""
+    running = await gateway(accounts(emulator, "a", "b", "c") + '[pool]\nstrategy = "round-robin"\n')
+    made = [await make_cache(running) for _ in range(3)]
+    assert {owner for _, owner in made} == {"a", "b", "c"}
+    for name, owner in made:
+        assert (await running.fetch("GET", f"/v1beta/{name}")).account == owner
+        patched = await running.fetch("PATCH", f"/v1beta/{name}?updateMask=ttl", body=b'{"ttl": "600s"}')
+        assert (patched.status, patched.account) == (200, owner)
+        for _ in range(2):
+            assert (await running.ask(body=use(name))).account == owner
+        assert (await running.ask(body=use(name), method="streamGenerateContent")).account == owner
+        assert (await running.fetch("DELETE", f"/v1beta/{name}")).account == owner
+    assert len(running.gateway.ownership) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_owner_that_nobody_remembers_is_found(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    """As after a restart: the accounts are asked in turn, and the one that has it is remembered."""
+    first = await gateway(accounts(emulator, "c"))
+    name, _ = await make_cache(first)
+    running = await gateway(accounts(emulator, "a", "b", "c"))
+    answer = await running.fetch("GET", f"/v1beta/{name}")
+    assert (answer.status, answer.account) == (200, "c")
+    before = len(emulator.log)
+    assert (await running.ask(body=use(name))).account == "c"
+    assert (await running.fetch("DELETE", f"/v1beta/{name}")).status == 200
+    assert list(emulator.accounts[before:]) == ["c", "c"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_has_is_refused_in_googles_words_and_held_against_nobody(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """A wrong name, in a path or in a body, takes no account out."""
+    running = await gateway(accounts(emulator, "a", "b"))
+    answer = await running.fetch("GET", "/v1beta/files/nobody-s")
+    assert answer.status == 403
+    assert "permission to access the File" in answer.json["error"]["message"]
+    assert (await running.ask(body=use("cachedContents/nobodys"))).status == 403
+    assert running.gateway.pool.remember() == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_lists_are_of_all_accounts_and_go_on_where_they_ended(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """Every resource once, whatever the size of a page."""
+    running = await gateway(accounts(emulator, "a", "b", "c") + '[pool]\nstrategy = "round-robin"\n')
+    made = {(await make_cache(running))[0] for _ in range(7)}
+    whole = (await running.fetch("GET", "/v1beta/cachedContents")).json
+    assert {cache["name"] for cache in whole["cachedContents"]} == made
+    assert "nextPageToken" not in whole
+    for size in (1, 2, 3, 5, 7):
+        found: list[str] = []
+        token = ""
+        while True:
+            page = (await running.fetch("GET", f"/v1beta/cachedContents?pageSize={size}&pageToken={token}")).json
+            assert len(page.get("cachedContents", ())) <= size
+            found += [cache["name"] for cache in page.get("cachedContents", ())]
+            token = page.get("nextPageToken", "")
+            if not token:
+                break
+        assert sorted(found) == sorted(made)
+
+
+@pytest.mark.parametrize(("query", "reason"), [("pageToken=x", "page token"), ("pageSize=-1", "pageSize")])
+@pytest_twisted.ensureDeferred
+async def test_a_list_refuses_what_it_cannot_read(
+    gateway: GatewayFactory, emulator: RunningEmulator, query: str, reason: str
+) -> None:
+    running = await gateway(accounts(emulator, "a", "b"))
+    answer = await running.fetch("GET", f"/v1beta/cachedContents?{query}")
+    assert answer.status == 400
+    assert reason in answer.json["error"]["message"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_batch_belongs_to_who_was_given_it(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    """A call of a model that makes something: made on one account, watched and cancelled there."""
+    running = await gateway(accounts(emulator, "a", "b") + '[models.aliases]\n"house" = "gemini-2.5-pro"\n')
+    requests = {"batch": {"inputConfig": {"requests": {"requests": [{"request": {"contents": CONTENTS}}]}}}}
+    made = await running.fetch("POST", "/v1beta/models/house:batchGenerateContent", body=json.dumps(requests).encode())
+    assert made.status == 200, made.body
+    assert made.json["metadata"]["model"] == "models/gemini-2.5-pro"
+    name = made.json["name"]
+    assert (await running.fetch("GET", f"/v1beta/{name}")).account == made.account
+    assert (await running.fetch("POST", f"/v1beta/{name}:cancel", body=b"{}")).account == made.account
+    assert [b["name"] for b in (await running.fetch("GET", "/v1beta/batches")).json["operations"]] == [name]
+
+
+@pytest_twisted.ensureDeferred
+async def test_resources_of_two_accounts_cannot_be_used_together(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """The client is told, and no account is asked in vain."""
+    running = await gateway(accounts(emulator, "a", "b"))
+    running.gateway.ownership.remember("files/one", "a")
+    running.gateway.ownership.remember("cachedContents/two", "b")
+    part = {"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/one"}}
+    body = {"contents": [{"role": "user", "parts": [part]}], "cachedContent": "cachedContents/two"}
+    answer = await running.ask(body=body)
+    assert answer.status == 400
+    assert "files/one" in answer.json["error"]["message"]
+    assert not emulator.log
+
+
+@pytest.mark.parametrize("kind", ["vertex", "code-assist"])
+@pytest_twisted.ensureDeferred
+async def test_other_kinds_of_accounts_have_no_such_resources(
+    gateway: GatewayFactory, emulator: RunningEmulator, kind: str
+) -> None:
+    running = await gateway(emulator.account("a", kind=kind))
+    for method, path in (("GET", "files"), ("GET", "files/x"), ("POST", "cachedContents"), ("DELETE", "batches/x")):
+        answer = await running.fetch(method, f"/v1beta/{path}", body=b"{}" if method == "POST" else None)
+        assert (answer.status, answer.json["error"]["status"]) == (501, "UNIMPLEMENTED")
+
+
+@pytest_twisted.async_yield_fixture
+async def upstreams() -> AsyncIterator[Callable[..., AnsweringUpstream]]:
+    """A function that starts an upstream which answers as a function says."""
+    started: list[AnsweringUpstream] = []
+
+    def start(answer: Callable[[Asked], tuple[Any, ...]]) -> AnsweringUpstream:
+        started.append(AnsweringUpstream(answer))
+        return started[-1]
+
+    yield start
+    for upstream in started:
+        await upstream.stop()
+
+
+def keys(upstream: AnsweringUpstream, *names: str) -> str:
+    return SHOWN + "".join(
+        f'[[accounts]]\nname = "{name}"\nkind = "api-key"\napi_key = "key-{name}"\nendpoints = ["{upstream.url}"]\n'
+        for name in names
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_while_the_owner_rests_the_client_is_told_for_how_long(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """Another account would say 403: none is asked."""
+    busy = google_error(429, "RESOURCE_EXHAUSTED", "no", retry("47s"))
+    upstream = upstreams(lambda asked: (429, busy))
+    running = await gateway(keys(upstream, "a", "b"))
+    running.gateway.ownership.remember("files/one", "b")
+    part = {"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/one"}}
+    for _ in range(2):
+        answer = await running.ask(body={"contents": [{"role": "user", "parts": [part]}]})
+        assert answer.status == 429
+        assert 40 < int(answer.headers["retry-after"]) <= 47
+    assert upstream.credentials == ["key-b"]
+    assert (await running.fetch("GET", "/v1beta/files/one")).status == 429
+    assert set(upstream.credentials) == {"key-b"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_request_goes_on_as_the_client_wrote_it_but_for_credentials(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """Query, body and type arrive; the client's key does not, in whatever form it came."""
+    upstream = upstreams(lambda asked: (200, {"name": "fileSearchStores/s-1/documents/d"}))
+    running = await gateway(keys(upstream, "a"))
+    answer = await running.fetch(
+        "POST",
+        "/v1beta/fileSearchStores/s-1:importFile?key=client-key&fields=name&updateMask=a&updateMask=b",
+        body=b'{"fileName": "files/x"}',
+        headers={"Authorization": "Bearer client-key", "X-Goog-Api-Key": "client-key", "Cookie": "client-key"},
+    )
+    assert answer.status == 200
+    asked = upstream.asked[0]
+    assert asked.uri == "/v1beta/fileSearchStores/s-1:importFile?fields=name&updateMask=a&updateMask=b"
+    assert asked.body == b'{"fileName": "files/x"}'
+    assert asked.credential == "key-a"
+    assert "client-key" not in str(asked.headers)
+    assert running.gateway.ownership.owner("fileSearchStores/s-1") == "a"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_403_about_the_account_is_about_the_account(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """An API that is not enabled takes the account out for such requests, and another makes the resource."""
+    refused = google_error(403, "PERMISSION_DENIED", "no", info("SERVICE_DISABLED"))
+    upstream = upstreams(lambda asked: (403, refused) if asked.credential == "key-a" else (200, {"name": "corpora/c"}))
+    running = await gateway(keys(upstream, "a", "b") + '[pool]\nstrategy = "priority"\n')
+    answers = [await running.fetch("POST", "/v1beta/corpora", body=b"{}") for _ in range(3)]
+    assert [answer.account for answer in answers] == ["b", "b", "b"]
+    assert upstream.credentials == ["key-a", "key-b", "key-b", "key-b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_with_models_may_not_make_things_for_others(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """A batch is as good as a call; what is about no model is every key's."""
+    key = '[auth]\nmode = "strict"\n[[auth.keys]]\nname = "k"\nkey = "a-client-key-0123"\nmodels = ["gemini-2.5-pro"]\n'
+    running = await gateway(accounts(emulator, "a") + key)
+    assert (await running.fetch("GET", "/v1beta/files")).status == 401
+    assert (await running.fetch("GET", "/v1beta/files", key="a-client-key-0123")).status == 200
+    answer = await running.fetch("POST", "/v1beta/cachedContents", body=CACHE, key="a-client-key-0123")
+    assert answer.status == 403
+    batch = "/v1beta/models/gemini-2.5-flash:batchGenerateContent"
+    assert (await running.fetch("POST", batch, body=b"{}", key="a-client-key-0123")).status == 403
+    assert [entry.rpc for entry in emulator.log] == ["ListFiles"]
+
+
+@pytest.mark.parametrize("path", ["files/../models", "files/a%2f%2e%2e", "files/a%3fb", "files/a%00", "files//a"])
+@pytest_twisted.ensureDeferred
+async def test_no_name_leads_elsewhere(gateway: GatewayFactory, emulator: RunningEmulator, path: str) -> None:
+    """What a client writes cannot change the method, the host or the query of the upstream's URL."""
+    running = await gateway(accounts(emulator, "a"))
+    answer = await running.fetch("GET", f"/v1beta/{path}")
+    assert answer.status in (400, 403)
+    assert all(entry.path.startswith("/v1beta/files/") for entry in emulator.log)
