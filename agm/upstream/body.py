@@ -109,10 +109,11 @@ class UpstreamBody(Protocol):
 
     def first(self) -> Deferred[None]:
         """Fires when there is something for the client, or the body has ended without."""
-        self._first = Deferred()
+        first: Deferred[None] = Deferred()
+        self._first = first
         if self._held or self.ended:
             self._wake()
-        return self._first
+        return first
 
     def take(self) -> bytes:
         """What came before there was a sink."""
