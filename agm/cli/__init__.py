@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from agm import __version__
-from agm.cli import account, config, explain, key, login, models, plugin, plugins
+from agm.cli import account, config, explain, key, login, models, plugin, plugins, replay
 from agm.config import ConfigError
 
 __all__ = ["main"]
 
-_COMMANDS = (account, login, key, models, explain, plugins, plugin, config)
+_COMMANDS = (account, login, key, models, explain, replay, plugins, plugin, config)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
