@@ -169,12 +169,12 @@ class Report:
 
 def run(plan: Plan, folder: Path) -> Report:
     """Run a storm; `folder` holds the processes' files."""
-    with _emulator(folder / "emulator") as emulator:
+    with emulating(folder / "emulator") as emulator:
         chance = random.Random(plan.seed)
         players = _players(plan, emulator, folder, chance)
-        _post(emulator, "/_emu/accounts", {"accounts": [_declared(player) for player in players]})
+        tell(emulator, "/_emu/accounts", {"accounts": [_declared(player) for player in players]})
         for player in players:
-            _post(emulator, "/_emu/script", {"account": player.name, "steps": player.steps})
+            tell(emulator, "/_emu/script", {"account": player.name, "steps": player.steps})
         path = folder / "agm.toml"
         path.write_text(_configuration(players, folder / "state.json"), encoding="utf-8")
         path.chmod(0o600)
@@ -185,7 +185,7 @@ def run(plan: Plan, folder: Path) -> Report:
             clients = _Clients(plan, url, emulator, chance)
             clients.run()
             seconds = time.monotonic() - began
-            calls = _log(emulator)
+            calls = log(emulator)
             violations = [] if len(clients.outcomes) == plan.requests else ["a client ended too early"]
             violations += [*judged(clients.outcomes, calls, players, clients.leaps)]
             for player in players:
@@ -198,7 +198,8 @@ def run(plan: Plan, folder: Path) -> Report:
 
 
 @contextmanager
-def _emulator(folder: Path) -> Iterator[str]:
+def emulating(folder: Path) -> Iterator[str]:
+    """The address of an emulator that is a process of its own."""
     with running(folder, "agm-emulator", "--port", "0") as twistd:
         twistd.until_logged("starting on ")
         port = re.search(r"starting on (\d+)", twistd.log)
@@ -206,7 +207,8 @@ def _emulator(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port[1]}"
 
 
-def _post(url: str, path: str, document: object) -> Any:
+def tell(url: str, path: str, document: object) -> Any:
+    """What a POST with a JSON body is answered with, which must be a 200."""
     client = connection(url)
     try:
         client.request("POST", path, json.dumps(document).encode())
@@ -333,7 +335,7 @@ class _Clients:
             while self._busy and len(self.leaps) < min(self._next // stretch, EXPIRIES):
                 self._changed.wait()
             if len(self.leaps) < min(self._next // stretch, EXPIRIES):
-                self.leaps.append(_post(self._emulator, "/_emu/clock", {"advance": LEAP})["now"])
+                self.leaps.append(tell(self._emulator, "/_emu/clock", {"advance": LEAP})["now"])
             if self._next == self._plan.requests:
                 return None
             number, self._next = self._next, self._next + 1
@@ -388,7 +390,8 @@ def _prompt(number: int) -> bytes:
 # -- What the log says -------------------------------------------------------------------------------
 
 
-def _log(emulator: str) -> list[Call]:
+def log(emulator: str) -> list[Call]:
+    """What has reached the emulator."""
     client = connection(emulator)
     try:
         client.request("GET", "/_emu/log?body=1")
@@ -474,7 +477,7 @@ def _leases(player: Player, url: str, emulator: str) -> Iterator[str]:
     All but one are held by streams that fall silent after an event: one more request is served if the last is there.
     """
     silent = ["hang-1"] * (MAX_CONCURRENCY - 1)
-    _post(emulator, "/_emu/script", {"account": player.name, "steps": silent})
+    tell(emulator, "/_emu/script", {"account": player.name, "steps": silent})
     held: list[http.client.HTTPConnection] = []
     try:
         for _ in silent:
