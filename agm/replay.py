@@ -423,16 +423,21 @@ def _error(answer: Answer, status: int) -> bytes:
     """The recorded body, or one in Google's words with the recorded reason and delay."""
     if answer.body is not msgspec.UNSET:
         return bytes(answer.body)
+    if answer.reason is not None and answer.reason.startswith("HTTP_"):
+        return b"not an error of Google's"
     details: list[dict[str, Any]] = []
+    message = "recorded"
     kind = "type.googleapis.com/google.rpc."
     if answer.reason == "DAILY_QUOTA":
         details.append({"@type": f"{kind}QuotaFailure", "violations": [{"quotaId": "GenerateRequestsPerDay"}]})
+    elif answer.reason == "QUOTA_IS_ZERO":
+        message = "limit: 0"
     elif answer.reason is not None:
         details.append({"@type": f"{kind}ErrorInfo", "reason": answer.reason})
     if answer.delay is not None:
         details.append({"@type": f"{kind}RetryInfo", "retryDelay": f"{answer.delay:.9f}s"})
     return msgspec.json.encode(
-        {"error": {"code": status, "message": "recorded", "status": _STATUSES.get(status, ""), "details": details}}
+        {"error": {"code": status, "message": message, "status": _STATUSES.get(status, ""), "details": details}}
     )
 
 

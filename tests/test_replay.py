@@ -182,6 +182,28 @@ def test_a_recorded_body_is_read_as_an_upstreams_is() -> None:
     assert next(event.fields["delay"] for event in found.events if event.what == "attempt") == 7.5
 
 
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ({"status": 429, "reason": "DAILY_QUOTA", "delay": 3}, "quota"),
+        ({"status": 429, "reason": "QUOTA_IS_ZERO"}, "quota"),
+        ({"status": 429, "reason": "QUOTA_EXHAUSTED", "delay": 90}, "quota"),
+        ({"status": 429, "reason": "RATE_LIMIT_EXCEEDED", "delay": 9}, "rate"),
+        ({"status": 503, "reason": "MODEL_CAPACITY_EXHAUSTED"}, "capacity"),
+        ({"status": 403, "reason": "SERVICE_DISABLED"}, "forbidden"),
+        ({"status": 400, "reason": "API_KEY_INVALID"}, "credential"),
+        ({"status": 404, "reason": "NOT_FOUND"}, "no-model"),
+        ({"status": 404, "reason": "HTTP_404"}, "endpoint"),
+        ({"status": 502, "reason": "HTTP_502"}, "endpoint"),
+    ],
+)
+def test_an_error_that_is_made_of_a_reason_means_what_the_reason_says(answer: dict[str, Any], fault: str) -> None:
+    """So that what was recorded as a reason comes out as the same reason."""
+    found = replayed(lines(two_accounts(), THREE[0], {"account": "a", **answer}))
+    first = next(event.fields for event in found.events if event.what == "attempt")
+    assert (first["status"], first["reason"], first["fault"]) == (answer["status"], answer["reason"], fault)
+
+
 def test_a_token_that_cannot_be_had_sends_the_request_elsewhere() -> None:
     found = replayed(lines(two_accounts(), THREE[0], {"account": "a", "fault": "token"}))
     assert accounts_of(found) == ["a", "b"]
