@@ -127,6 +127,17 @@ class PinnedAttempts(Attempts):
                 return 0.0 if e.cause in (Cause.BUSY, Cause.PROBING) else e.wait
         return 0.0
 
+    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
+        failure = super()._classified(status, body, retry_after, account)
+        if status in (403, 404) and failure.verdict.fault is Fault.FINAL:
+            self._disowned(self.owned, account)
+        return failure
+
+    def _disowned(self, name: str | None, account: Account) -> None:
+        """An account says that it does not have a resource: deleted, expired, or never its own."""
+        if name is not None and self.gateway.ownership.owner(name) == account.name:
+            self.gateway.ownership.forget(name)
+
     def _recovery(self, last: _Failure) -> float:
         if self.owner is None:
             return super()._recovery(last)
@@ -198,21 +209,43 @@ class ResourceAttempts(PinnedAttempts):
                 owners.forget(self.name)
             else:
                 owners.remember(self.name, account.name)
-        # the head says enough: an answer may well be empty, and a large file need not be waited for
-        read = _Noted(lambda body: learn(self.gateway, account.name, body, made=self.http_method == "POST"))
-        passing = read if (answer.header("content-type") or "").startswith("application/json") else PlainBody()
-        flow = UpstreamBody(passing, self.gateway.reactor, self.gateway.config.timeouts.idle)
-        answer.deliver(flow)
-        return OpenAnswer(answer, flow, account, Framing.UNARY, True, lease)
+        return opened(self.gateway, answer, lease, made=self.http_method == "POST")
+
+    async def one_route(self) -> tuple[Lease, str, Sequence[tuple[bytes, bytes]]]:
+        """
+        A leased account, the endpoint to ask and the headers with its credential, for what can be sent only once.
+
+        :raises GatewayError: if there is no account.
+        :raises CredentialError: if it has no credential; the lease is given back.
+        """
+        route = await self._first()
+        try:
+            return route.lease, route.url, await self._credential(route.account)
+        except BaseException:
+            route.lease.release()
+            raise
 
     def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
         failure = super()._classified(status, body, retry_after, account)
         of_the_resource = failure.verdict.reason in _OF_THE_RESOURCE and not self.request.model
         if failure.verdict.fault in (Fault.NO_MODEL, Fault.FORBIDDEN) and of_the_resource:
-            if status == 404 and self.name is not None and self.gateway.ownership.owner(self.name) == account.name:
-                self.gateway.ownership.forget(self.name)
+            self._disowned(self.name, account)
             return attrs.evolve(failure, verdict=Verdict(Fault.FINAL, failure.verdict.reason), trouble=None)
         return failure
+
+
+def opened(gateway: Gateway, answer: UpstreamAnswer, lease: Lease, *, made: bool) -> OpenAnswer:
+    """
+    An answer as it is, of which the head has come: that says enough.  It may well be empty, or a large file.
+
+    What it names is remembered as its account's once it has passed; `made` as for :func:`learn`.
+    """
+    account = lease.account.name
+    json = (answer.header("content-type") or "").startswith("application/json") and answer.status < 300
+    passing = _Noted(lambda body: learn(gateway, account, body, made=made)) if json else PlainBody()
+    flow = UpstreamBody(passing, gateway.reactor, gateway.config.timeouts.idle)
+    answer.deliver(flow)
+    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, True, lease)
 
 
 #: What a 403 or 404 says that is about the resource and not about the account.
@@ -315,11 +348,10 @@ class Lists:
         for number, word in enumerate(order):
             if marks[word] not in ready:
                 continue
-            if count >= wanted:
-                following = ownership.Page(word, "")
-                break
             attempts = self.attempts.at(marks[word])
-            attempts.path = self.path_of(None if self.page_size is None else wanted - count, "" if number else token)
+            full = count >= wanted
+            size = 1 if full else None if self.page_size is None else wanted - count
+            attempts.path = self.path_of(size, "" if number else token)
             try:
                 document = await self._document(attempts)
             except GatewayError as e:
@@ -331,6 +363,11 @@ class Lists:
                 refused = document
                 if document.status == 400:  # the client's own mistake: every account says the same
                     return document
+                continue
+            if full:  # it is only asked whether it has any: SDKs break on a last page that is empty
+                if ownership.listed(document):
+                    following = ownership.Page(word, "")
+                    break
                 continue
             documents.append(document)
             count += ownership.listed(document)
@@ -352,13 +389,13 @@ class Lists:
         return sorted(able, key=lambda account: (account.priority, account.name))
 
     async def _document(self, attempts: ResourceAttempts) -> dict[str, Any] | FinalAnswer:
-        opened = await attempts.open()
-        if isinstance(opened, FinalAnswer):
-            return opened
+        answer = await attempts.open()
+        if isinstance(answer, FinalAnswer):
+            return answer
         try:
-            body = await whole(opened.body)
+            body = await whole(answer.body)
         finally:
-            opened.close()
+            answer.close()
         try:
             document = msgspec.json.decode(body, type=dict[str, Any])
         except NOT_JSON:

@@ -315,8 +315,6 @@ class Connection(Protocol):
             self._upload = self._producer = None
             if isinstance(result, Failure) or not upload.finish():
                 self.abort()
-            elif self._done:
-                self._finish()
 
         self._upload.addBoth(produced)
 
@@ -340,7 +338,7 @@ class Connection(Protocol):
                 self.abort()
             return
         self._deliver()
-        if self._done and self._upload is None:
+        if self._done:
             self._finish()
 
     def _deliver(self) -> None:
@@ -366,7 +364,11 @@ class Connection(Protocol):
         if answer is None:
             return
         self.served += 1
-        if self._keep_alive and not self.lost:
+        if self._upload is not None:  # it was answered before all of it was sent, and nobody wants the rest
+            self._upload = None
+            self._producer.stopProducing()
+            self.abort()
+        elif self._keep_alive and not self.lost:
             self.transport.resumeProducing()  # its reader may have paused it
             self._release(self)
         else:

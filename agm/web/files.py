@@ -7,34 +7,70 @@ together from those of all accounts.  Nothing is kept here: who has what is know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, quote, urlencode
 
 import attrs
 import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 
 from agm.core import ownership
 from agm.core.answers import Framing
-from agm.core.errors import InvalidRequest, NotFound, Unimplemented
+from agm.core.classify import Fault, Verdict
+from agm.core.errors import (
+    NOT_JSON,
+    BadUpstreamAnswer,
+    BodyTooLarge,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    UpstreamTimeout,
+)
 from agm.core.kinds import METHODS
 from agm.core.ownership import OwnedTarget, Page
-from agm.core.request import Body, GatewayRequest, ModelChoice
+from agm.core.pool import Lease
+from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.target import bare_model, quote_model
 from agm.defaults.wrapping import USER_AGENT
+from agm.exchange import OpenAnswer
 from agm.gateway import Gateway
-from agm.owned import Lists, ResourceAttempts, Search, names_in, owner_of
+from agm.owned import Lists, ResourceAttempts, Search, names_in, opened, owner_of
+from agm.upstream.client import UpstreamAnswer, UpstreamFailed
+from agm.upstream.credentials import CredentialError
+from agm.upstream.upload import StreamedBody
+from agm.web.access import Access
 from agm.web.resources import CREDENTIAL_PARAMETERS, Gemini, Visit, decoded_body, plain_headers
 from agm.web.site import GatewayRequestOnWire
 
 #: Headers of a client's that go along: they are about the resource, not about who asks or over which hop.
 FORWARDED = (
     "content-type",
+    "content-encoding",
     "range",
     "if-match",
     "if-none-match",
     "if-modified-since",
+    "content-range",
     "x-server-timeout",
 )
+#: Headers of an upstream's answer that are about an upload, or say where a request goes on.
+UPLOAD_HEADERS = (
+    "X-Goog-Upload-Status",
+    "X-Goog-Upload-Chunk-Granularity",
+    "X-Goog-Upload-Size-Received",
+    "Range",
+)
+ADDRESSES = ("X-Goog-Upload-URL", "X-Goog-Upload-Control-URL", "Location")
+#: What the beginning of an upload may say of its file, in bytes.
+MAX_DESCRIPTION = 1024 * 1024
+#: How long an upload may take, in seconds, and how many can be under way; the oldest is forgotten first.
+UPLOAD_SECONDS = 24 * 3600.0
+MAX_UPLOADS = 10_000
+_UPLOAD = re.compile(rb"/+upload/")
 #: A list's page is never asked for with more than this.
 MAX_PAGE = 1000
 #: Collections whose resources are not listed as a whole.
@@ -51,18 +87,82 @@ class _Model(msgspec.Struct):
 class Owned(Gemini):
     """Resources that accounts have for themselves, and calls that make such."""
 
+    def __init__(self, gateway: Gateway, access: Access) -> None:
+        super().__init__(gateway, access)
+        self.uploads = Uploads()
+
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
-        return ("GET", "POST", "PATCH", "DELETE")
+        return ("POST", "PUT") if _UPLOAD.match(wire.path) else ("GET", "POST", "PATCH", "DELETE")
+
+    def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
+        """Bytes for an upload that has been begun come without a key, as to Google: their address is the right."""
+        return _UPLOAD.match(wire.path) is not None and self._upload_of(query) is not None
+
+    def _upload_of(self, query: Mapping[str, str]) -> Upload | None:
+        return self.uploads.find(query.get("upload_id", ""), self.gateway.reactor.seconds())
 
     async def respond(self, visit: Visit) -> None:
         wire = visit.wire
         asked = ownership.parse(wire.path, wire.method.decode("ascii"))
         if asked is None:
             raise NotFound("The path is not known: the Gemini API has no such method of this resource.")
-        if asked.way == "upload":
-            raise Unimplemented("Uploads are not relayed.", reason="UPLOADS_NOT_RELAYED")
-        body = decoded_body(wire)
-        await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, body))
+        if asked.way != "upload":
+            await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, decoded_body(wire)))
+            return
+        upload = self._upload_of(visit.query)
+        if upload is not None:
+            part = PartOfUpload(self.gateway, visit, asked, upload)
+            await self._answer(wire, part)
+        elif "upload_id" in visit.query:
+            raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
+        elif begins_upload(visit):
+            await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, await self._described(wire)))
+        else:
+            await self._answer(wire, WholeUpload(self.gateway, visit, asked))
+
+    async def _described(self, wire: GatewayRequestOnWire) -> bytes:
+        """What the beginning of an upload says of its file."""
+        if wire.streamed is None:
+            return decoded_body(wire)
+        body = await wire.streamed.collect(MAX_DESCRIPTION)
+        if body is None:
+            raise BodyTooLarge(f"The description of an upload is larger than {MAX_DESCRIPTION} bytes.")
+        return body
+
+    def _write_head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> None:
+        super()._write_head(wire, opened)
+        for name in UPLOAD_HEADERS:
+            value = opened.answer.header(name.lower())
+            if value is not None:
+                wire.responseHeaders.setRawHeaders(name, [value])
+        begun = _UPLOAD.match(wire.path) is not None
+        if wire.responseHeaders.hasHeader(b"Access-Control-Expose-Headers"):
+            exposed = ", ".join([*UPLOAD_HEADERS, *ADDRESSES]).lower()
+            wire.responseHeaders.addRawHeader("Access-Control-Expose-Headers", exposed)
+        for name in ADDRESSES:
+            value = opened.answer.header(name.lower())
+            if value is not None:
+                url = self._upload_address(wire, opened, value) if begun else self._address(wire, opened, value)
+                wire.responseHeaders.setRawHeaders(name, [url])
+
+    def _upload_address(self, wire: GatewayRequestOnWire, opened: OpenAnswer, url: str) -> str:
+        """The gateway's own address for an upload that the upstream has at `url`."""
+        token = self.uploads.begin(opened.account.name, url, self.gateway.reactor.seconds())
+        path = wire.path.decode("ascii", "replace")
+        return f"{_base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
+
+    def _address(self, wire: GatewayRequestOnWire, opened: OpenAnswer, url: str) -> str:
+        """An address to which an answer points: the gateway's own if it is at the account's endpoint."""
+        for endpoint in opened.account.endpoints:
+            if url.startswith(f"{endpoint.rstrip('/')}/"):
+                return _base(wire) + url.removeprefix(endpoint.rstrip("/"))
+        return url
+
+
+def _base(wire: GatewayRequestOnWire) -> str:
+    """The address by which the client knows the gateway; its ``Host`` has been checked."""
+    host = (wire.requestHeaders.getRawHeaders(b"host") or [b"127.0.0.1"])[0].decode("latin-1")
+    return f"{'https' if wire.isSecure() else 'http'}://{host}"
 
 
 class OwnedPreparation:
@@ -77,27 +177,9 @@ class OwnedPreparation:
         self._visit = visit
         self._asked = asked
         self._http_method = visit.wire.method.decode("ascii")
-        self._query = [
-            (name, value)
-            for name, value in parse_qsl(visit.wire.uri.partition(b"?")[2].decode("ascii", "replace"), True)
-            if name not in CREDENTIAL_PARAMETERS
-        ]
+        self._query = parameters(visit)
         model = asked.model or (_model_in(body) if self._http_method == "POST" else "")
-        self.request = GatewayRequest(
-            id=visit.wire.id,
-            path=visit.wire.path.decode("ascii", "backslashreplace"),
-            version=asked.version,
-            method=asked.method(self._http_method),
-            asked_model=model,
-            model=model,
-            framing=Framing.UNARY,
-            query=dict(reversed(self._query)),
-            headers=plain_headers(visit.wire),
-            client_key=None if visit.key is None else visit.key.name,
-            received_at=gateway.wall(),
-            body=Body(body),
-            upstream_framing=Framing.UNARY,
-        )
+        self.request = describe(gateway, visit, asked, model, body)
 
     async def run(self) -> ResourceAttempts | Search | Lists:
         """
@@ -126,7 +208,7 @@ class OwnedPreparation:
             name=name,
             path=path + _query(self._query),
             http_method=self._http_method,
-            headers=_headers(request, body=bool(request.body.raw)),
+            headers=forwarded(request, body=bool(request.body.raw), streamed=self._visit.wire.streamed is not None),
         )
         able = sum(request.method in METHODS[account.kind] for account in gateway.pool.accounts)
         if owned is not None or able < 2:
@@ -157,19 +239,244 @@ def _model_in(body: bytes) -> str:
         return ""
     try:
         found = msgspec.json.decode(body, type=_Model)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return ""
     return bare_model(found.model or found.baseModel)
+
+
+def describe(gateway: Gateway, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
+    """The request as plugins see it."""
+    return GatewayRequest(
+        id=visit.wire.id,
+        path=visit.wire.path.decode("ascii", "backslashreplace"),
+        version=asked.version,
+        method=asked.method(visit.wire.method.decode("ascii")),
+        asked_model=model,
+        model=model,
+        framing=Framing.UNARY,
+        query=dict(reversed(parameters(visit))),
+        headers=plain_headers(visit.wire),
+        client_key=None if visit.key is None else visit.key.name,
+        received_at=gateway.wall(),
+        body=Body(body),
+        upstream_framing=Framing.UNARY,
+    )
+
+
+def parameters(visit: Visit) -> list[tuple[str, str]]:
+    """The query, but for credentials and the right to an upload."""
+    pairs = parse_qsl(visit.wire.uri.partition(b"?")[2].decode("ascii", "replace"), keep_blank_values=True)
+    return [(name, value) for name, value in pairs if name not in CREDENTIAL_PARAMETERS and name != "upload_id"]
 
 
 def _query(parameters: Sequence[tuple[str, str]]) -> str:
     return "?" + urlencode(parameters, quote_via=quote) if parameters else ""
 
 
-def _headers(request: GatewayRequest, *, body: bool) -> tuple[tuple[bytes, bytes], ...]:
+def forwarded(request: GatewayRequest, *, body: bool, streamed: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """
+    The headers that go along with a request.
+
+    :param body: whether it has one.
+    :param streamed: whether that is as the client sent it; where it was read here, it is inflated.
+    """
+    left_out = {name for name, there in (("content-type", body), ("content-encoding", streamed)) if not there}
     found = [
-        (name.encode("ascii"), request.headers[name].encode("latin-1"))
-        for name in FORWARDED
-        if name in request.headers and (body or name != "content-type")
+        (name.encode("ascii"), value.encode("latin-1"))
+        for name, value in request.headers.items()
+        if (name in FORWARDED or name.startswith("x-goog-upload-")) and name not in left_out
     ]
     return (*found, (b"User-Agent", USER_AGENT.encode("ascii")))
+
+
+def begins_upload(visit: Visit) -> bool:
+    """Whether a request begins a resumable upload, in either of Google's two protocols."""
+    protocol = (visit.header("x-goog-upload-protocol") or visit.query.get("upload_protocol", "")).strip().lower()
+    return protocol == "resumable" or visit.query.get("uploadType", "").lower() == "resumable"
+
+
+# Uploads
+
+
+@attrs.frozen
+class Upload:
+    """A resumable upload that has been begun: whose it is, where its bytes go, and when it `ends`."""
+
+    account: str
+    url: str
+    ends: float
+
+
+class Uploads:
+    """The uploads that have been begun, by tokens that nobody can guess; known while the gateway runs."""
+
+    def __init__(self) -> None:
+        self._uploads: OrderedDict[str, Upload] = OrderedDict()
+
+    def begin(self, account: str, url: str, now: float) -> str:
+        """A token for an upload."""
+        token = secrets.token_urlsafe(32)
+        self._uploads[token] = Upload(account, url, now + UPLOAD_SECONDS)
+        if len(self._uploads) > MAX_UPLOADS:
+            self._uploads.popitem(last=False)
+        return token
+
+    def find(self, token: str, now: float) -> Upload | None:
+        """The upload of a token; None if there is none, or its time is over."""
+        upload = self._uploads.get(token)
+        return upload if upload is not None and now < upload.ends else None
+
+
+class _Sending:
+    """
+    A request whose body is sent on as it comes, and therefore once.
+
+    It is its own preparation and its own opening: there is nothing to try again.
+    """
+
+    def __init__(self, gateway: Gateway, visit: Visit, asked: OwnedTarget) -> None:
+        self.gateway = gateway
+        self.visit = visit
+        self.asked = asked
+        self.request = describe(gateway, visit, asked, "", b"")
+        self.records: list[AttemptRecord] = []
+
+    async def run(self) -> _Sending:
+        """Nothing has to be prepared."""
+        return self
+
+    async def open(self) -> OpenAnswer:
+        """Send it, and wait for the head of the answer."""
+        raise NotImplementedError
+
+    async def _sent(
+        self, lease: Lease, endpoint: str, url: str, headers: Sequence[tuple[bytes, bytes]], chosen: str
+    ) -> OpenAnswer:
+        """The answer; an upstream that takes nothing, or does not answer what it has got, is given up in time."""
+        gateway, reactor, limits = self.gateway, self.gateway.reactor, self.gateway.config.timeouts
+        wire = self.visit.wire
+        started, began = gateway.wall(), reactor.seconds()
+        body = wire.streamed or decoded_body(wire)
+        timer: IDelayedCall | None = None
+        why = ""
+        answer: UpstreamAnswer | None = None
+
+        def watch(flows: bool | None) -> None:
+            nonlocal timer
+            if timer is not None and timer.active():
+                timer.cancel()
+            timer = None
+            if flows is None:
+                timer = reactor.callLater(limits.first_byte, give_up, "did not answer")
+            elif not flows:
+                timer = reactor.callLater(limits.idle, give_up, "took nothing more of the upload")
+
+        def give_up(what: str) -> None:
+            nonlocal why
+            why = what
+            sending.cancel()
+
+        whole = not isinstance(body, StreamedBody)
+        sending = Deferred.fromCoroutine(
+            gateway.client.send(wire.method.decode("ascii"), url, headers, body, timeout=limits.total)
+        )
+        if isinstance(body, StreamedBody):
+            body.on_change = watch
+        watch(None if whole or wire.streamed is None or wire.streamed.complete else True)
+        try:
+            answer = await sending
+        except UpstreamFailed as e:
+            raise BadUpstreamAnswer(f"{str(e)[:1].upper()}{str(e)[1:]}.", reason=e.reason) from None
+        except CancelledError:
+            if why:
+                raise UpstreamTimeout(f"The upstream {why} in time.") from None
+            raise
+        finally:
+            if isinstance(body, StreamedBody):
+                body.on_change = lambda flows: None
+            watch(True)
+            ended = reactor.seconds() - began
+            failed = answer is None or answer.status >= 400
+            record = AttemptRecord(
+                request_id=self.request.id,
+                number=1,
+                account=lease.account.name,
+                chosen=chosen,
+                endpoint=endpoint,
+                model="",
+                started=started,
+                first_byte=None if failed else ended,
+                ended=ended,
+                status=None if answer is None else answer.status,
+                verdict=None if not failed else Verdict(Fault.FINAL, "UPLOAD_FAILED"),
+                message="the upload was not taken" if failed else "",
+            )
+            self.records.append(record)
+            gateway.hooks.attempt_finished(record)
+        return opened(gateway, answer, lease, made=True)
+
+
+class PartOfUpload(_Sending):
+    """Bytes for an upload that has been begun, or a question about it: to where its beginning led."""
+
+    def __init__(self, gateway: Gateway, visit: Visit, asked: OwnedTarget, upload: Upload) -> None:
+        super().__init__(gateway, visit, asked)
+        self._upload = upload
+
+    async def open(self) -> OpenAnswer:
+        """
+        Send it.
+
+        :raises NotFound: if the account has left the configuration.
+        :raises GatewayError: if the upstream does not answer.
+        """
+        pool, upload = self.gateway.pool, self._upload
+        account = next((a for a in pool.accounts if a.name == upload.account), None)
+        if account is None:
+            raise NotFound("The upload is not known any more: its account has been taken out of the configuration.")
+        lease = pool.lease(account, "")
+        try:
+            headers = forwarded(self.request, body=True, streamed=self.visit.wire.streamed is not None)
+            return await self._sent(lease, account.endpoints[0], upload.url, headers, "the upload was begun on it")
+        except BaseException:
+            lease.release()
+            raise
+
+
+class WholeUpload(_Sending):
+    """An upload in one request, ``uploadType=media`` or ``multipart``."""
+
+    async def open(self) -> OpenAnswer:
+        """
+        Send it to an account that makes files.
+
+        :raises GatewayError: if there is none, or the upstream does not answer.
+        """
+        gateway, asked = self.gateway, self.asked
+        if self.visit.key is not None:
+            gateway.admit(self.visit.key, "")
+        name = None if asked.name is None else ownership.root(asked.name)
+        owned = owner_of(gateway, [name] if name is not None else [])
+        path = asked.path + _query(parameters(self.visit))
+        attempts = ResourceAttempts(
+            gateway,
+            self.request,
+            b"",
+            ModelChoice("", "as asked"),
+            owner=None if owned is None else owned[0],
+            owned="" if owned is None else owned[1],
+            name=name,
+            path=path,
+            http_method="POST",
+            headers=(),
+        )
+        try:
+            lease, url, credential = await attempts.one_route()
+        except CredentialError as e:
+            raise Unavailable(f"{e.reason}.", reason="CREDENTIAL_UNAVAILABLE", retry_after=1.0) from None
+        try:
+            headers = (*forwarded(self.request, body=True, streamed=self.visit.wire.streamed is not None), *credential)
+            return await self._sent(lease, url, url + path, headers, "an upload in one request")
+        except BaseException:
+            lease.release()
+            raise

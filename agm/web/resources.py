@@ -133,6 +133,10 @@ class ApiResource(Resource):
         """The HTTP methods that the path of this request has."""
         return self.methods
 
+    def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
+        """Whether a request needs no client key, whatever ``auth.mode`` says."""
+        return self.is_health and self.gateway.auth_mode == "all_except_health"
+
     def render(self, request: Any) -> int:
         """Twisted's entry."""
         wire: GatewayRequestOnWire = request
@@ -156,7 +160,7 @@ class ApiResource(Resource):
         preflight = method == "OPTIONS" and wire.requestHeaders.hasHeader("access-control-request-method")
         query = _query(wire)
         key: ClientKey | None = None
-        if not preflight and not (self.is_health and self.gateway.auth_mode == "all_except_health"):
+        if not preflight and not self.is_open(wire, query):
             key = await self.gateway.authenticate(
                 presented_keys(
                     authorization=_header(wire, "authorization"),
@@ -346,6 +350,7 @@ class Gemini(ApiResource):
 
     def _write_head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> None:
         headers = wire.responseHeaders
+        wire.announce_close()
         wire.setResponseCode(opened.answer.status)
         for name in _PASSED_HEADERS:
             value = opened.answer.header(name)
@@ -422,7 +427,7 @@ class Root(Resource):
         super().__init__()
         self._gateway = gateway
         self._unknown = Unknown(gateway, access)
-        self._owned = owned
+        self.owned = owned
         api = Gemini(gateway, access)
         for segment in (*target.VERSIONS, "models"):
             self.putChild(segment.encode("ascii"), api)
@@ -430,8 +435,8 @@ class Root(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Whose path it is."""
-        if self._owned is not None and self._is_owned(request):
-            return self._owned
+        if self.owned is not None and self._is_owned(request):
+            return self.owned
         found: IResource = super().getChildWithDefault(path, request)
         return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from twisted.web.server import Request, Site
 
 from agm import __version__
 from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest
+from agm.upstream.upload import StreamedBody
 
 #: Bytes of a request's line and headers, and how many lines.
 MAX_HEADER_BYTES = 32 * 1024
@@ -30,6 +32,8 @@ MAX_HEADER_LINES = 100
 #: Seconds and bytes that are thrown away after a refusal, so that the client reads it before it meets a closed door.
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 64 * 1024 * 1024
+#: Requests whose resource is asked before their body has come, and takes it as it comes.
+_STREAMED = re.compile(rb"/+upload/")
 
 if TYPE_CHECKING:
     from agm.gateway import Gateway
@@ -54,8 +58,14 @@ def new_request_id() -> str:
 
 
 class GatewayRequestOnWire(Request):
-    """A request as twisted.web sees it; its body stays in memory, and never grows beyond ``[gateway] max_body``."""
+    """
+    A request as twisted.web sees it.
 
+    Its body stays in memory, and never grows beyond ``[gateway] max_body``; but an upload's is `streamed` where it has
+    one, while it comes and as large as it is.
+    """
+
+    streamed: StreamedBody | None = None
     channel: Any
     content: Any
     transport: Any
@@ -75,11 +85,14 @@ class GatewayRequestOnWire(Request):
     def gotLength(self, length: int | None) -> None:
         """The headers are complete; `length` is None for a chunked body."""
         self.content = io.BytesIO()
-        if length is not None and length > self.limit:
+        if self.streamed is None and length is not None and length > self.limit:
             self._refuse_body()
 
     def handleContentChunk(self, data: bytes) -> None:
         """A piece of the body."""
+        if self.streamed is not None:
+            self.streamed.received(data)
+            return
         self._received += len(data)
         if self._received > self.limit:
             self._refuse_body()
@@ -95,6 +108,17 @@ class GatewayRequestOnWire(Request):
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
         """Set the status, with today's reason phrase."""
         super().setResponseCode(code, message or phrase(code))
+
+    def begin(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The head is complete, and its resource takes the body as it comes."""
+        super().requestReceived(command, path, version)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is complete."""
+        if self.streamed is None:
+            super().requestReceived(command, path, version)
+        else:
+            self.streamed.finished()
 
     def process(self) -> None:
         """The request is complete: find its resource and let that answer."""
@@ -120,6 +144,7 @@ class GatewayRequestOnWire(Request):
     def send(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer with a complete JSON document."""
         self.setResponseCode(status)
+        self.announce_close()
         for name, value in headers:
             self.responseHeaders.addRawHeader(name, value)
         if not self.responseHeaders.hasHeader(b"Content-Type"):
@@ -129,6 +154,11 @@ class GatewayRequestOnWire(Request):
         self.write(b"" if self.method == b"HEAD" else body)
         self.finish()
 
+    def announce_close(self) -> None:
+        """Say that the connection closes, if it does because this is answered before its body has come."""
+        if self.streamed is not None and not self.streamed.complete:
+            self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+
 
 class GatewayChannel(HTTPChannel):
     """A client's connection."""
@@ -137,6 +167,7 @@ class GatewayChannel(HTTPChannel):
     maxHeaders = MAX_HEADER_LINES
     MAX_LENGTH = MAX_HEADER_BYTES
     refused = False
+    _lost = False
     _thrown_away = 0
     _linger: IDelayedCall | None = None
     transport: Any
@@ -171,6 +202,11 @@ class GatewayChannel(HTTPChannel):
         ]
         self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
         log.info("{request_id}: refused with {status}", request_id=request_id, status=error.status)
+        self._read_no_more()
+
+    def _read_no_more(self) -> None:
+        """Throw away what still comes, for a while, so that the client gets to read its answer."""
+        self.refused = True
         self.setTimeout(None)
         self._linger = self.callLater(LINGER_SECONDS, self.transport.abortConnection)
         if hasattr(self.transport, "loseWriteConnection"):
@@ -187,6 +223,7 @@ class GatewayChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # twisted's has no annotation
         """The connection is closed."""
+        self._lost = True
         self.site.forget(self)
         linger, self._linger = self._linger, None
         if linger is not None and linger.active():
@@ -202,13 +239,42 @@ class GatewayChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         """The head of a request is complete."""
-        if not self.refused:
-            super().allHeadersReceived()
+        if self.refused:
+            return
+        request: GatewayRequestOnWire = self.requests[-1]
+        streamed = self.length != 0 and _STREAMED.match(self._path) is not None
+        if streamed:
+            request.streamed = StreamedBody(self.length, self._pause_reading, self._resume_reading)
+        super().allHeadersReceived()
+        if streamed:
+            request.begin(self._command, self._path, self._version)
+
+    def _pause_reading(self) -> None:
+        self._networkProducer.pauseProducing()
+        self.setTimeout(None)  # the client is not to blame for what it cannot send
+
+    def _resume_reading(self) -> None:
+        if not self._lost:
+            self._networkProducer.resumeProducing()
+            self.setTimeout(self.timeOut)
 
     def allContentReceived(self) -> None:
         """A request is complete."""
-        if not self.refused:
-            super().allContentReceived()
+        if self.refused:
+            return
+        streamed = self.requests[-1].streamed
+        if streamed is not None:
+            streamed.resumeProducing()
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """A request is answered; what has not come of its body is not waited for, and so nothing can follow it."""
+        if request.streamed is None or request.streamed.complete:
+            super().requestDone(request)
+            return
+        request.streamed.stopProducing()
+        self.requests.remove(request)
+        self._read_no_more()
 
     def _send100Continue(self) -> None:
         if not self.refused:
