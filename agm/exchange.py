@@ -576,9 +576,10 @@ class Attempts:
         pool, request = self.gateway.pool, self.request
         if pool.candidates(request.model, request.method, self._given_up):
             return 1.0
-        exclusions = pool.excluded(request.model, request.method)
-        waits = [wait for wait in (earliest(exclusions), last.verdict.delay) if wait is not None]
-        return min(waits, default=1.0)
+        soonest = earliest(pool.excluded(request.model, request.method))
+        if soonest is not None:  # the pool may let an account rest for longer than its upstream said
+            return soonest
+        return 1.0 if last.verdict.delay is None else last.verdict.delay
 
 
 def _long(verdict: Verdict) -> bool:

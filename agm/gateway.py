@@ -66,7 +66,8 @@ class Gateway:
     last_failures: dict[str, AttemptRecord] = attrs.field(init=False, factory=dict)
     _sources: dict[str, AccountSource] = attrs.field(init=False, factory=dict)
     _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
-    _keys: Sequence[ClientKeySource] = attrs.field(init=False, factory=list)
+    #: Sources of client keys, each with the name of the plugin that it is of.
+    _keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
     _catalog: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
     _limits: dict[str, RequestsPerMinute] = attrs.field(init=False, factory=dict)
 
@@ -117,7 +118,7 @@ class Gateway:
         self.config, self._keys, self._catalog = config, keys, None
         self._limits.clear()
         self._serve_from(sources)
-        if self.auth_mode != "off" and not any(len(source) for source in keys):
+        if self.auth_mode != "off" and not any(len(source) for _, source in keys):
             log.error(
                 "auth.mode is {mode}, but no client key is configured: every request will be refused with 401. "
                 "Add an [[auth.keys]] table to the configuration.",
@@ -160,16 +161,17 @@ class Gateway:
         """Whether a plugin fetches accounts from elsewhere that nobody has waited for yet."""
         return bool(self._awaited)
 
-    async def authenticate(self, presented: Sequence[str]) -> ClientKey | None:
+    async def authenticate(self, presented: Sequence[str], request_id: str = "-") -> ClientKey | None:
         """
         The client key of a request; None where none is asked for and none is known.
 
         :param presented: the keys that the request carries, in the order in which they are tried.
+        :param request_id: for the log.
         :raises Unauthenticated: if one is asked for, and none of them is known.
         """
         for key in presented:
-            for source in self._keys:
-                found = await self._looked_up(source, key)
+            for plugin, source in self._keys:
+                found = await self._looked_up(plugin, source, key, request_id)
                 if found is not None:
                     return found
         if self.auth_mode == "off":
@@ -181,16 +183,24 @@ class Gateway:
             )
         raise Unauthenticated("The client key is not known to this gateway.")
 
-    async def _looked_up(self, source: ClientKeySource, key: str) -> ClientKey | None:
-        """One source's answer; a source that fails or takes too long knows no key."""
+    async def _looked_up(self, plugin: str, source: ClientKeySource, key: str, request_id: str) -> ClientKey | None:
+        """One source's answer; a source that fails, takes too long or returns something else knows no key."""
         try:
             found = source.lookup(key)
-            return await self.hooks.limited(found) if inspect.isawaitable(found) else found
+            known = await self.hooks.limited(found) if inspect.isawaitable(found) else found
+            if known is not None and not isinstance(known, ClientKey):
+                raise TypeError("a lookup returns a ClientKey or None")
+            return known
         except Exception as e:
-            plugin = type(source).__module__
             self.hooks.failures[plugin, "agm_client_keys"] += 1
             # not the traceback: it could hold the key
-            log.error("a client key could not be looked up in {plugin}: {why}", plugin=plugin, why=type(e).__name__)
+            log.error(
+                "{request_id}: a client key could not be looked up in a source of agm_client_keys of plugin {plugin}: "
+                "{why}",
+                request_id=request_id,
+                plugin=plugin,
+                why=type(e).__name__,
+            )
             return None
 
     def key_named(self, name: str) -> ClientKey:
@@ -199,7 +209,7 @@ class Gateway:
 
         :raises InvalidRequest: if none of the fixed keys has it; keys that are looked up elsewhere have no list.
         """
-        for source in self._keys:
+        for _, source in self._keys:
             found = source.named(name) if isinstance(source, KeyRing) else None
             if found is not None:
                 return found

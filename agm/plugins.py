@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 import time
 from collections import Counter
@@ -71,6 +72,8 @@ FAIL_CLOSED = frozenset(
 )
 #: Hooks that may return an awaitable or a Deferred; all others decide at once.
 MAY_AWAIT = frozenset({"agm_accounts", "agm_transform_request", "agm_attempt_finished", "agm_request_finished"})
+#: Hooks of the start and of a reload.
+AT_START = frozenset({"agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
 #: Hooks whose implementations each get what the one before returned; a wrapper has no place in them.
 CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
 #: First segments of paths that are the gateway's own.
@@ -186,7 +189,7 @@ def _load_file(name: str, path: Path) -> ModuleType:
 def _imported(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise PluginError(f"plugin {name} cannot be imported: {_last_line(e)}") from e
 
 
@@ -233,8 +236,66 @@ def _arguments_refused(error: pluggy.PluginValidationError, plugin: object) -> s
 def _check_impl(impl: pluggy.HookImpl, name: str, hook: str) -> None:
     if hook in CHAINS and (impl.wrapper or impl.hookwrapper):
         raise PluginError(f"plugin {name}: {hook} is a chain and takes no wrapper; edit in a plain implementation")
+    if inspect.isgeneratorfunction(impl.function) and not (impl.wrapper or impl.hookwrapper):
+        raise PluginError(f"plugin {name}: {hook} yields, as a wrapper does; mark it with @hookimpl(wrapper=True)")
     if hook not in MAY_AWAIT and inspect.iscoroutinefunction(impl.function):
         raise PluginError(f"plugin {name}: {hook} is a synchronous hook and cannot be an async def")
+
+
+def _checked(hook: str, result: object) -> object:
+    """
+    What a hook returned, if it may return that.
+
+    :raises TypeError: if it may not.
+    """
+    if result is None:
+        return None
+    expected, what = _RESULTS[hook]
+    if not isinstance(result, expected) or result == "":
+        raise TypeError(f"it returned a {type(result).__name__}; {what}")
+    if hook in ("agm_client_keys", "agm_accounts"):
+        items = list(result)  # type: ignore[call-overload]  # it is iterable, by the line above
+        wrong = [item for item in items if not _fits(hook, item)]
+        if wrong:
+            raise TypeError(f"it returned a {type(wrong[0]).__name__} among others; {what}")
+        return items
+    if isinstance(result, UpstreamRequest) and not _can_be_sent(result):
+        raise TypeError("it returned an UpstreamRequest whose path, headers or body cannot be sent")
+    return result
+
+
+def _fits(hook: str, item: object) -> bool:
+    from agm.upstream.accounts import AccountSource
+
+    return isinstance(item, AccountSource) if hook == "agm_accounts" else callable(getattr(item, "lookup", None))
+
+
+def _can_be_sent(request: UpstreamRequest) -> bool:
+    return (
+        isinstance(request.path, str)
+        and _SENDABLE.fullmatch(request.path) is not None
+        and isinstance(request.body, bytes)
+        and all(isinstance(name, bytes) and isinstance(value, bytes) for name, value in request.headers)
+    )
+
+
+_SENDABLE = re.compile(r"/[\x21-\x7e]*")
+#: What each hook may return beside None, and how that is called.
+_RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "agm_configure": ((object,), "nothing is expected"),
+    "agm_client_keys": ((Iterable,), "sources of client keys are expected, each with a lookup"),
+    "agm_accounts": ((Iterable,), "AccountSources are expected"),
+    "agm_map_model": ((ModelChoice, str), "a ModelChoice or a name is expected"),
+    "agm_transform_request": ((dict,), "the body, a dict, is expected"),
+    "agm_filter_accounts": ((Mapping,), "names of accounts with reasons are expected"),
+    "agm_select_account": ((Account, AccountChoice), "an AccountChoice or an Account is expected"),
+    "agm_wrap_request": ((UpstreamRequest,), "an UpstreamRequest is expected"),
+    "agm_classify_error": ((Verdict,), "a Verdict is expected"),
+    "agm_transform_event": ((dict,), "the event, a dict, is expected"),
+    "agm_attempt_finished": ((object,), "nothing is expected"),
+    "agm_request_finished": ((object,), "nothing is expected"),
+    "agm_resources": ((Mapping,), "resources by the first segment of their path are expected"),
+}
 
 
 @attrs.frozen
@@ -307,9 +368,12 @@ class Hooks:
         """Fire ``agm_configure``.  :raises HookFailed: a plugin that cannot be configured must not run."""
         self.manager.hook.agm_configure(config=config)
 
-    def client_key_sources(self, config: Config) -> list[ClientKeySource]:
-        """All sources of client keys.  :raises HookFailed:"""
-        return [s for found in self.manager.hook.agm_client_keys(config=config) for s in found]
+    def client_key_sources(self, config: Config) -> list[tuple[str, ClientKeySource]]:
+        """All sources of client keys, each with the name of the plugin that it is of.  :raises HookFailed:"""
+        with self.recorded() as calls:
+            results = self.manager.hook.agm_client_keys(config=config)
+        of = {id(call.result): call.plugin for call in calls}
+        return [(of.get(id(found), "a wrapper"), source) for found in results for source in found]
 
     def account_sources(self, config: Config) -> tuple[list[AccountSource], list[Awaitable[list[AccountSource]]]]:
         """The accounts that are known at once, and those that have to be waited for.  :raises HookFailed:"""
@@ -333,12 +397,6 @@ class Hooks:
             return ModelChoice(choice, "a plugin's choice")
         if isinstance(choice, ModelChoice):
             return choice
-        if choice is not None:
-            self._log.error(
-                "{request_id}: agm_map_model returned a {type}, which is no model; the model stays as asked",
-                request_id=request.id,
-                type=type(choice).__name__,
-            )
         return ModelChoice(model, "as asked")
 
     def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
@@ -346,8 +404,6 @@ class Hooks:
         self._request_id = request.id
         excluded: dict[str, str] = {}
         for found in self.manager.hook.agm_filter_accounts(accounts=accounts, request=request):
-            if not isinstance(found, Mapping):
-                raise HookFailed(f"agm_filter_accounts returned a {type(found).__name__}, not names with reasons")
             excluded.update(found)
         return excluded
 
@@ -439,9 +495,10 @@ class Hooks:
                     if inspect.iscoroutine(result):
                         result.close()
                     raise TypeError(f"{hook} is a synchronous hook, but {plugin} returned an awaitable")
+                result = _checked(hook, result)
             except GatewayError:  # an answer that the plugin wants the client to get
                 raise
-            except Exception as e:
+            except (Exception, SystemExit) as e:
                 return self._failed(e, plugin, hook, request_id)
             finally:
                 took = time.perf_counter() - started
@@ -516,7 +573,7 @@ class Hooks:
 
     async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, request_id: str) -> object:
         try:
-            found = await self.limited(result)
+            found = _checked(hook, await self.limited(result))
         except GatewayError:
             raise
         except Exception as e:
@@ -524,7 +581,7 @@ class Hooks:
         _note(hook, plugin, found)
         return found
 
-    def _failed(self, error: Exception, plugin: str, hook: str, request_id: str) -> object:
+    def _failed(self, error: BaseException, plugin: str, hook: str, request_id: str) -> object:
         self.failures[plugin, hook] += 1
         self._log.failure(
             "{request_id}: hook {hook} of plugin {plugin} failed",
@@ -534,7 +591,9 @@ class Hooks:
             plugin=plugin,
         )
         if hook in FAIL_CLOSED:
-            raise HookFailed(f"hook {hook} of plugin {plugin} failed: {type(error).__name__}") from error
+            # at the start a person reads it, and has the cure in hand; a client gets no more than the kind of error
+            why = _last_line(error) if hook in AT_START else type(error).__name__
+            raise HookFailed(f"hook {hook} of plugin {plugin} failed: {why}") from error
         return None
 
 

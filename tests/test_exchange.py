@@ -257,6 +257,28 @@ async def test_when_all_accounts_rest_the_answer_is_429_with_the_earliest_recove
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_told_after_a_probe_that_failed_is_what_holds(setup: Setup) -> None:
+    setting = await setup(
+        lambda _: (429, google_error(429, "RESOURCE_EXHAUSTED", "slow", retry("2.2s"))),
+        count=1,
+        extra="[pool]\nmax_wait = 0\n",
+    )
+    from support import settle
+
+    await setting.ask()
+    await settle(2.3)
+    waits = []
+    for _ in range(2):  # the probe, which fails, and the next request, which asks nobody
+        status, document, headers = await setting.ask()
+        assert status == 429
+        told = next(d["retryDelay"] for d in document["error"]["details"] if d["@type"].endswith("RetryInfo"))
+        waits.append(float(told.rstrip("s")))
+        assert int(headers.getRawHeaders("retry-after")[0]) >= waits[-1]
+    assert len(setting.upstream.asked) == 2
+    assert 0 <= waits[0] - waits[1] < 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_account_serves_again_when_its_rest_is_over(setup: Setup) -> None:
     seen: list[Asked] = []
 

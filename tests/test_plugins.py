@@ -29,6 +29,7 @@ from agm.api import (
     ClientKey,
     Fault,
     Forbidden,
+    Framing,
     KeyRing,
     ModelChoice,
     UpstreamRequest,
@@ -37,7 +38,7 @@ from agm.api import (
     digest,
     send_json,
 )
-from agm.plugins import HOOKS, MAY_AWAIT, HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.plugins import FAIL_CLOSED, HOOKS, MAY_AWAIT, HookFailed, Hooks, PluginError, make_plugin_manager
 from agm.testing import GatewayFactory, RunningGateway, parse_config
 
 GOOD = {"candidates": [{"content": {"parts": [{"text": "good"}]}}], "usageMetadata": {"totalTokenCount": 3}}
@@ -704,6 +705,11 @@ REFUSED = {
 async def _coroutine_decision() -> None: ...
 
 
+def _yielding() -> Any:
+    yield
+
+
+REFUSED["a generator that is no wrapper"] = (plugin(agm_map_model=_yielding), "mark it with @hookimpl(wrapper=True)")
 REFUSED["an async decision"] = (
     plugin(agm_select_account=_coroutine_decision),
     "agm_select_account is a synchronous hook and cannot be an async def",
@@ -722,7 +728,11 @@ def test_what_would_silently_do_nothing_is_refused(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "last_line"),
-    [("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it'"), ("x = (", "SyntaxError")],
+    [
+        ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it'"),
+        ("x = (", "SyntaxError"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+    ],
 )
 def test_a_plugin_that_cannot_be_imported_is_named_with_its_tracebacks_last_line(
     tmp_path: Path, text: str, last_line: str
@@ -887,18 +897,117 @@ async def test_a_request_that_is_refused_before_its_first_attempt_is_finished_al
     assert [(record.status, record.outcome, record.attempts) for record in records] == [(403, "error", ())]
 
 
+WRONG: dict[str, list[Any]] = {
+    "agm_map_model": [5, ""],
+    "agm_transform_request": ["x"],
+    "agm_transform_event": ["x"],
+    "agm_filter_accounts": [["a"]],
+    "agm_select_account": ["a"],
+    "agm_wrap_request": [
+        "x",
+        UpstreamRequest("no-slash", (), b"", Framing.UNARY),
+        UpstreamRequest("/a b", (), b"", Framing.UNARY),
+        UpstreamRequest("/", (("A", "b"),), b"", Framing.UNARY),  # type: ignore[arg-type]
+        UpstreamRequest("/", (), "text", Framing.UNARY),  # type: ignore[arg-type]
+    ],
+    "agm_request_finished": [],
+}
+
+
+@pytest.mark.expects_logged_failures
+@pytest.mark.parametrize(("hook", "result"), [(hook, result) for hook, results in WRONG.items() for result in results])
+@pytest_twisted.ensureDeferred
+async def test_a_result_of_the_wrong_type_is_a_failure_of_its_plugin(
+    gateway: GatewayFactory, upstream: AnsweringUpstream, lines: list[str], hook: str, result: Any
+) -> None:
+    aliased = '[models.aliases]\n"m" = "aliased"\n' + account(upstream)
+    running = await gateway(aliased, plugins=[plugin(**{hook: lambda: result})])
+    status, body = await ask(running)
+    if hook in FAIL_CLOSED:
+        assert status == 500
+        assert json.loads(body)["error"]["details"][0]["reason"] == "PLUGIN_FAILED"
+        assert b"plugin mine" in body
+    else:
+        assert status == 200
+        assert upstream.asked[-1].path.endswith("/aliased:generateContent"), "the next plugin was asked"
+    assert running.gateway.hooks.failures["mine", hook] >= 1
+    assert any(f"hook {hook} of plugin mine failed" in line for line in lines)
+
+
+@pytest.mark.expects_logged_failures
+@pytest.mark.parametrize(
+    ("hook", "result"),
+    [("agm_client_keys", 5), ("agm_client_keys", [5]), ("agm_accounts", ["x"]), ("agm_resources", 5)],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_result_of_the_wrong_type_at_the_start_ends_it_in_one_line(
+    gateway: GatewayFactory, hook: str, result: Any
+) -> None:
+    with pytest.raises(SystemExit, match=f"hook {hook} of plugin mine failed: TypeError: it returned a"):
+        await gateway("", plugins=[plugin(**{hook: lambda: result})])
+
+
 @pytest.mark.expects_logged_failures
 @pytest_twisted.ensureDeferred
-async def test_a_result_of_the_wrong_type_is_named(
-    gateway: GatewayFactory, upstream: AnsweringUpstream, lines: list[str]
+async def test_a_plugin_that_refuses_its_settings_says_why(gateway: GatewayFactory) -> None:
+    def agm_configure() -> None:
+        raise ValueError("[plugins.mine] limit must be a number")
+
+    with pytest.raises(SystemExit, match=r"failed: ValueError: \[plugins\.mine\] limit must be a number"):
+        await gateway("", plugins=[plugin(agm_configure=agm_configure)])
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_what_a_lookup_returns_must_be_a_client_key(gateway: GatewayFactory, lines: list[str]) -> None:
+    class Wrong:
+        def __len__(self) -> int:
+            return 1
+
+        async def lookup(self, presented: str) -> Any:
+            return "yes"
+
+    running = await gateway("", plugins=[plugin(agm_client_keys=lambda: [Wrong()])], auth_mode="strict")
+    assert (await ask(running, headers={"x-api-key": "any"}))[0] == 401
+    assert running.gateway.hooks.failures["mine", "agm_client_keys"] == 1
+    assert any("of agm_client_keys of plugin mine" in line for line in lines)
+
+
+def _exits() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_a_hook_that_exits_is_a_failure_like_another(
+    gateway: GatewayFactory, upstream: AnsweringUpstream
 ) -> None:
-    running = await gateway(account(upstream), plugins=[plugin(agm_map_model=lambda: 7)])
+    running = await gateway(account(upstream), plugins=[plugin(agm_map_model=_exits)])
     assert (await ask(running))[0] == 200
-    assert any("returned a int, which is no model" in line for line in lines)
-    filtering = await gateway(account(upstream), plugins=[plugin(agm_filter_accounts=lambda: ["a"])])
-    status, body = await ask(filtering)
-    assert status == 500
-    assert b"returned a list" in body
+    assert running.gateway.hooks.failures["mine", "agm_map_model"] == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_is_recorded_as_such(gateway: GatewayFactory) -> None:
+    from support import SSE_HEAD, ScriptedUpstream, chunk, connect, post
+
+    scripted = ScriptedUpstream()
+    records: list[Any] = []
+    running = await gateway(
+        f'[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nendpoints = ["{scripted.url}"]\n',
+        plugins=[plugin(agm_request_finished=lambda record: records.append(record))],
+    )
+    for begun in (False, True):
+        client = await connect(running.port)
+        client.send(post("/v1beta/models/m:streamGenerateContent"))
+        up = await scripted.connection(int(begun))
+        if begun:
+            up.send(SSE_HEAD + chunk(b"data: {}\r\n\r\n"))
+            await client.until(b"data: {}")
+        client.transport.loseConnection()
+        await eventually(lambda n=int(begun): len(records) > n)  # type: ignore[misc]
+    assert [record.outcome for record in records] == ["cancelled", "cancelled"]
+    await scripted.stop()
 
 
 def test_two_plugins_of_one_name_are_refused() -> None:

@@ -18,7 +18,10 @@ from agm.core.answers import Framing, StreamFailure, error_event
 from agm.upstream.client import UpstreamBody
 from agm.web.site import GatewayRequestOnWire
 
-Outcome = Literal["ok", "aborted"]
+#: Before an answer without framing is reset, what was written gets this many seconds to arrive.
+FLUSH_SECONDS = 0.1
+
+Outcome = Literal["ok", "aborted", "cancelled"]
 
 
 @implementer(IPushProducer)
@@ -77,7 +80,7 @@ class Relay:
 
     def stopProducing(self) -> None:
         """The client's connection is going away."""
-        self._body.abort("the client left")
+        self.client_gone()
 
     def _write(self, data: bytes) -> None:
         if not self._gone:
@@ -86,7 +89,7 @@ class Relay:
 
     def _ended(self) -> None:
         self._disarm()
-        outcome: Outcome = "aborted" if self._body.failed or self._gone else "ok"
+        outcome: Outcome = "cancelled" if self._gone else "aborted" if self._body.failed else "ok"
         if not self._gone:
             self._request.unregisterProducer()
             if outcome == "ok":
@@ -130,14 +133,24 @@ def break_off(request: GatewayRequestOnWire, clock: IReactorTime, patience: floa
     channel, transport = request.channel, request.transport
     if channel is None:
         return
-    if not request.chunked and request.responseHeaders.getRawHeaders(b"Content-Length") is None:
-        transport.abortConnection()
-        return
-    timer = clock.callLater(patience, transport.abortConnection)
+    timer: IDelayedCall
+    framed = request.chunked or request.responseHeaders.getRawHeaders(b"Content-Length") is not None
+    until = clock.seconds() + patience
+
+    def look() -> None:
+        nonlocal timer
+        if channel._waitingForTransport and clock.seconds() < until:  # it has not taken what was written before
+            timer = clock.callLater(FLUSH_SECONDS, look)
+        else:
+            transport.abortConnection()
 
     def closed(_: object) -> None:
         if timer.active():
             timer.cancel()
 
     request.notifyFinish().addBoth(closed)
-    channel.loseConnection()
+    if framed:
+        timer = clock.callLater(patience, transport.abortConnection)
+        channel.loseConnection()
+    else:
+        timer = clock.callLater(FLUSH_SECONDS, look)

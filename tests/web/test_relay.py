@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, chunk, connect, dechunk, eventually, post, settle
+from twisted.internet.error import ConnectionDone
 
 from agm.testing import GatewayFactory, RunningGateway
 
@@ -88,6 +89,26 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event_and_without_a_l
     assert body.startswith(passed("one") + b'data: {"error":')
     assert body.endswith(b"}\r\n\r\n")
     assert not complete
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("target", [STREAM, ARRAY])
+async def test_http_1_0_gets_what_came_and_then_a_reset(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, kind: str, target: str
+) -> None:
+    running = await gateway(accounts(upstream.url, kind))
+    client = await connect(running.port)
+    client.send(post(target).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    up = await upstream.connection()
+    first = event(kind, "one") if kind == "code-assist" or target == STREAM else b'[{"candidates": ["one"]}'
+    up.send(SSE_HEAD + chunk(first))
+    await client.until(b"one")
+    up.transport.loseConnection()
+    received = await client.closed()
+    assert b"Transfer-Encoding" not in received
+    assert (b'data: {"error":' in received) is (target == STREAM)
+    assert client.lost is not None
+    assert not client.lost.check(ConnectionDone), "without a framing only a reset tells that it is not the end"
 
 
 @pytest_twisted.ensureDeferred
