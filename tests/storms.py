@@ -292,7 +292,8 @@ def _declared(player: Player) -> Mapping[str, object]:
 def _configuration(players: Sequence[Player], state: Path) -> str:
     return (
         f"[pool]\nmax_attempts = {MAX_ATTEMPTS}\nmax_wait = {PATIENCE}\nstate = {json.dumps(str(state))}\n"
-        "[timeouts]\nfirst_byte = 20\nidle = 20\n" + "\n".join(player.table for player in players)
+        # a stream that is silent, to hold a lease, must last for longer than a request waits for that lease
+        f"[timeouts]\nfirst_byte = 20\nidle = {4 * PATIENCE}\n" + "\n".join(player.table for player in players)
     )
 
 
