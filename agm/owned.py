@@ -361,8 +361,9 @@ class Lists:
                 self.records += attempts.records
             if isinstance(document, FinalAnswer):
                 refused = document
-                if document.status == 400:  # the client's own mistake: every account says the same
-                    return document
+                verdict = attempts.records[-1].verdict
+                if document.status == 400 and verdict is not None and verdict.fault is Fault.FINAL:
+                    return document  # the client's own mistake: every account says the same
                 continue
             if full:  # it is only asked whether it has any: SDKs break on a last page that is empty
                 if ownership.listed(document):

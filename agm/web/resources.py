@@ -353,7 +353,7 @@ class Gemini(ApiResource):
         wire.announce_close()
         wire.setResponseCode(opened.answer.status)
         for name in _PASSED_HEADERS:
-            value = opened.answer.header(name)
+            value = opened.answer.header(name.lower())
             if value is not None:
                 headers.setRawHeaders(name, [value])
         if opened.framing is Framing.SSE:

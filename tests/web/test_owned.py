@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from support import AnsweringUpstream, Asked, google_error, info, retry
 
+from agm import hookimpl
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
 
 CONTENTS = [{"role": "user", "parts": [{"text": "a long text"}]}]
@@ -269,3 +270,70 @@ async def test_no_name_leads_elsewhere(gateway: GatewayFactory, emulator: Runnin
     answer = await running.fetch("GET", f"/v1beta/{path}")
     assert answer.status in (400, 403)
     assert all(entry.path.startswith("/v1beta/files/") for entry in emulator.log)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_is_downloaded_byte_for_byte_or_in_part(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """A generated video, say: its type and range pass, and plugins that edit events leave it alone."""
+    content = bytes(range(256)) * 4096
+
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        if "range" in asked.headers:
+            return 206, content[:5], {"content-type": "video/mp4", "content-range": f"bytes 0-4/{len(content)}"}
+        return 200, content, {"content-type": "video/mp4"}
+
+    class Editor:
+        @hookimpl
+        def agm_transform_event(self, event: Any, request: Any) -> Any:
+            return {}
+
+    upstream = upstreams(answer)
+    running = await gateway(keys(upstream, "a"), plugins=[Editor()])
+    whole = await running.fetch("GET", "/v1beta/files/video:download?alt=media")
+    assert (whole.body, whole.headers["content-type"]) == (content, "video/mp4")
+    part = await running.fetch("GET", "/v1beta/files/video:download?alt=media", headers={"Range": "bytes=0-4"})
+    assert (part.status, part.body) == (206, content[:5])
+    assert part.headers["content-range"] == f"bytes 0-4/{len(content)}"
+    assert [asked.uri for asked in upstream.asked] == ["/v1beta/files/video:download?alt=media"] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redirect_within_google_stays_within_the_gateway(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """Where a download goes on at the account's endpoint the client follows through the gateway, with its own key."""
+    urls: list[str] = []
+
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        if asked.path.startswith("/download/"):
+            return 200, b"content", {"content-type": "video/mp4"}
+        return 302, b"", {"location": f"{urls[0]}/download/v1beta/files/video:download?alt=media"}
+
+    upstream = upstreams(answer)
+    urls.append(upstream.url)
+    running = await gateway(keys(upstream, "a", "b"))
+    running.gateway.ownership.remember("files/video", "b")
+    answered = await running.fetch("GET", "/v1beta/files/video:download?alt=media")  # treq follows
+    assert (answered.status, answered.body, answered.account) == (200, b"content", "b")
+    assert upstream.credentials == ["key-b", "key-b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_leaves_out_who_cannot_be_asked(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """One account that is out of order does not hide the files of the others."""
+    refused = google_error(400, "INVALID_ARGUMENT", "API key not valid.", info("API_KEY_INVALID"))
+
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        if asked.credential == "key-b":
+            return 400, refused
+        return 200, {"files": [{"name": f"files/of-{asked.credential}"}]}
+
+    running = await gateway(keys(upstreams(answer), "a", "b", "c"))
+    for _ in range(2):
+        listed = await running.fetch("GET", "/v1beta/files")
+        assert [file["name"] for file in listed.json["files"]] == ["files/of-key-a", "files/of-key-c"]
+    assert running.gateway.ownership.owner("files/of-key-c") == "c"
