@@ -312,7 +312,8 @@ async def test_a_request_of_ones_own_works_the_first_time(start: Start, method: 
     found = await running.ask(method=method)
     assert (found.status, found.text) == (200, "good")
     assert asked[0].path == f"/v1/models/gemini-2.5-flash:{method}"
-    assert json.loads(asked[0].body)["labels"] == {"team": "nobody"}
+    assert asked[0].headers["x-team"] == "nobody"
+    assert "contents" in json.loads(asked[0].body)
     await upstream.stop()
 
 

@@ -141,6 +141,7 @@ class ApiResource(Resource):
         """Twisted's entry."""
         wire: GatewayRequestOnWire = request
         d = Deferred.fromCoroutine(self._visit(wire))
+        wire.interrupt = d.cancel
         gone = wire.notifyFinish()
         gone.addErrback(lambda _: d.cancel())
         timer = self.gateway.reactor.callLater(self.gateway.config.timeouts.total, d.cancel)
@@ -167,7 +168,8 @@ class ApiResource(Resource):
                     x_api_key=_header(wire, "x-api-key"),
                     x_goog_api_key=_header(wire, "x-goog-api-key"),
                     query_key=query.get("key"),
-                )
+                ),
+                wire.id,
             )
         allowed = [*self.methods_of(wire), "OPTIONS"]
         if method == "OPTIONS":
@@ -197,7 +199,7 @@ class ApiResource(Resource):
             return
         error = failure.value
         if failure.check(CancelledError):
-            error = UpstreamTimeout(
+            error = wire.interrupted or UpstreamTimeout(
                 f"The request took longer than [timeouts] total, {self.gateway.config.timeouts.total:g} seconds."
             )
         elif failure.check(HookFailed):
@@ -326,7 +328,11 @@ class Gemini(ApiResource):
                 if wire.channel is None:
                     relay.client_gone()
                     raise
-                relay.give_up(f"the answer took longer than {gateway.config.timeouts.total:g} seconds in all")
+                relay.give_up(
+                    "the gateway is stopping"
+                    if wire.interrupted
+                    else f"the answer took longer than {gateway.config.timeouts.total:g} seconds in all"
+                )
             finally:
                 sent = relay.sent
                 opened.close()
@@ -404,16 +410,21 @@ def decoded_body(wire: GatewayRequestOnWire) -> bytes:
         return body
     if encoding not in ("gzip", "x-gzip"):
         raise UnsupportedMedia(f"Content-Encoding {encoding[:40]!r} is not read here. Send the body plain or gzip'd.")
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        inflated = inflater.decompress(body, wire.limit + 1)
-    except zlib.error:
-        raise InvalidRequest("The body is not gzip, as its Content-Encoding says.") from None
-    if len(inflated) > wire.limit:
-        raise BodyTooLarge(f"The request's body inflates to more than max_body, {wire.limit} bytes.")
-    if not inflater.eof:
-        raise InvalidRequest("The gzip'd body is cut short.")
-    return inflated
+    inflated: list[bytes] = []
+    left = wire.limit
+    while body:  # RFC 1952, section 2.2: a file may have several members, one after the other
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            inflated.append(inflater.decompress(body, left + 1))
+        except zlib.error:
+            raise InvalidRequest("The body is not gzip, as its Content-Encoding says.") from None
+        left -= len(inflated[-1])
+        if left < 0:
+            raise BodyTooLarge(f"The request's body inflates to more than max_body, {wire.limit} bytes.")
+        if not inflater.eof:
+            raise InvalidRequest("The gzip'd body is cut short.")
+        body = inflater.unused_data
+    return b"".join(inflated)
 
 
 class Root(Resource):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from agm import __version__
-from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest
+from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed, RequestTooSlow, Unavailable
 from agm.upstream.upload import StreamedBody
 
 #: Bytes of a request's line and headers, and how many lines.
@@ -38,6 +39,11 @@ _STREAMED = re.compile(rb"/+upload/")
 if TYPE_CHECKING:
     from agm.gateway import Gateway
     from agm.web.access import Access
+
+#: What an answer that is cut short gets to reach its client.
+CUT_SECONDS = 0.5
+#: The authority of a target in absolute form.
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 SERVER = f"agm/{__version__}".encode("ascii")
 
@@ -76,6 +82,10 @@ class GatewayRequestOnWire(Request):
         super().__init__(*args, **kw)
         self.id = new_request_id()
         self._received = 0
+        #: What ends the answer that is being made, whatever it waits for; set by the resource.
+        self.interrupt: Callable[[], object] | None = None
+        #: Why it was ended so, for the client.
+        self.interrupted: GatewayError | None = None
 
     @property
     def limit(self) -> int:
@@ -124,13 +134,30 @@ class GatewayRequestOnWire(Request):
         """The request is complete: find its resource and let that answer."""
         if self.channel.refused:
             return
+        absolute = _ABSOLUTE.match(self.uri)
+        if absolute is not None:  # RFC 9112, section 3.2.2: a server must take it, and its authority before the Host
+            self.requestHeaders.setRawHeaders(b"Host", [absolute[1]])
+            self.uri = self.uri[absolute.end() :] or b"/"
+            self.uri = self.uri if self.uri.startswith(b"/") else b"/" + self.uri
+            self.path = self.uri.partition(b"?")[0]
         super().process()
+
+    def _handleStar(self) -> None:
+        """``OPTIONS *`` asks for the server as a whole; no other method goes with ``*``."""
+        self._set_headers()
+        if self.method == b"OPTIONS":
+            self.send(204, [(b"Allow", b"GET, HEAD, POST, OPTIONS")], b"")
+        else:
+            self.send_error(MethodNotAllowed("The target * takes OPTIONS.", allow=["OPTIONS"]))
 
     def render(self, resrc: Any) -> None:
         """Let a resource answer; the headers of every answer are set before."""
+        self._set_headers()
+        super().render(resrc)
+
+    def _set_headers(self) -> None:
         self.responseHeaders.setRawHeaders(b"Server", [SERVER])
         self.responseHeaders.setRawHeaders(b"X-Agm-Request-Id", [self.id.encode("ascii")])
-        super().render(resrc)
 
     def processingFailed(self, reason: Failure) -> None:
         """A resource raised: log it, and tell the client no more than that."""
@@ -184,6 +211,19 @@ class GatewayChannel(HTTPChannel):
             self.persistent = 0
         else:
             self.loseConnection()
+
+    def timeoutConnection(self) -> None:
+        """Nothing came for too long: a request that has begun is refused, an idle connection closed."""
+        begun = self.requests[-1].id if self.requests else new_request_id() if self._buffer else None
+        if begun is None or self.refused:
+            super().timeoutConnection()
+        else:
+            self.refuse(
+                RequestTooSlow(
+                    f"Nothing more of the request came for [timeouts] request_read, {self.site.timeOut:g} seconds."
+                ),
+                begun,
+            )
 
     def refuse(self, error: GatewayError, request_id: str) -> None:
         """Answer before the request is complete, read nothing more of it, and close so that the answer is seen."""
@@ -315,6 +355,7 @@ class GatewaySite(Site):
         self.max_body = max_body
         self.channels = set()
         self._drained: Deferred[None] | None = None
+        self._abort: IDelayedCall | None = None
 
     @property
     def busy(self) -> int:
@@ -337,10 +378,22 @@ class GatewaySite(Site):
         self.channels.discard(channel)
         if not self.channels and self._drained is not None:
             drained, self._drained = self._drained, None
+            if self._abort is not None:
+                self._abort.cancel()
+                self._abort = None
             drained.callback(None)
 
     def cut(self) -> None:
-        """Cut every connection."""
+        """End every answer now, in its own form, and a moment later every connection that is left."""
+        for channel in list(self.channels):
+            for request in list(channel.requests):
+                if request.interrupt is not None:
+                    request.interrupted = Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=1.0)
+                    request.interrupt()
+        self._abort = self.reactor.callLater(CUT_SECONDS, self._abort_all)
+
+    def _abort_all(self) -> None:
+        self._abort = None
         for channel in list(self.channels):
             channel.transport.abortConnection()
 

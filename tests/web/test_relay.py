@@ -431,6 +431,27 @@ async def test_what_the_hop_says_stays_on_the_hop(gateway: GatewayFactory, upstr
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_cut_at_the_end_of_the_drain_is_told_in_its_own_form(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, kind: str
+) -> None:
+    running, streaming, up = await asked(gateway, upstream, kind, STREAM)
+    up.send(SSE_HEAD + chunk(event(kind, "one")))
+    await streaming.until(passed("one"))
+    waiting = await connect(running.port)
+    waiting.send(post(UNARY))
+    silent = await upstream.connection(1)
+    await running.site.drain(0.1)
+    body, complete = dechunk(await streaming.closed())
+    assert body.startswith(passed("one") + b'data: {"error":')
+    assert b"The gateway is stopping." in body
+    assert not complete
+    assert b"503 Service Unavailable" in await waiting.closed()
+    assert b"STOPPING" in waiting.received
+    await up.closed()
+    await silent.closed()
+
+
+@pytest_twisted.ensureDeferred
 async def test_stopping_lets_answers_finish_and_closes_idle_connections(
     gateway: GatewayFactory, upstream: ScriptedUpstream, kind: str
 ) -> None:

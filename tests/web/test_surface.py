@@ -207,6 +207,9 @@ async def test_a_call_reaches_the_upstream_at_the_path_that_it_means(
         (post(UNARY, b"x", "Content-Encoding: br"), 415, "INVALID_ARGUMENT"),
         (post(UNARY, b"x", "Content-Encoding: gzip"), 400, "INVALID_ARGUMENT"),
         (post(UNARY, gzip.compress(b"{}")[:-4], "Content-Encoding: gzip"), 400, "INVALID_ARGUMENT"),
+        (post(UNARY, gzip.compress(b"{}") + b"junk", "Content-Encoding: gzip"), 400, "INVALID_ARGUMENT"),
+        (b"POST * HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n", 405, "INVALID_ARGUMENT"),
+        (get("http://evil.example/healthz"), 421, "PERMISSION_DENIED"),
         (b"GET /healthz HTTP/1.1\r\n\r\n", 400, "INVALID_ARGUMENT"),
         (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "INVALID_ARGUMENT"),
         (b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421, "PERMISSION_DENIED"),
@@ -383,6 +386,51 @@ async def test_a_key_is_held_to_its_models_and_its_requests_per_minute(
     assert answer.reason == "CLIENT_KEY_LIMIT"
     assert 1 <= int(answer.headers["retry-after"]) <= 30
     assert any(d["@type"].endswith("RetryInfo") for d in answer.error["details"])
+
+
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:1/healthz", "HTTP://localhost/healthz?x=1", "https://[::1]/healthz"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_target_in_absolute_form_is_understood(gateway: GatewayFactory, target: str) -> None:
+    running = await gateway("")
+    assert (await say(running, get(target))).json["status"] == "ok"
+    assert (await say(running, get("http://127.0.0.1"))).status == 404
+    answer = await say(running, b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert answer.status == 204
+    assert "x-agm-request-id" in answer.headers
+
+
+@pytest.mark.parametrize(
+    "begun", [b"POST /v1beta/mod", post(UNARY)[:60], post(UNARY)[:-5]], ids=["line", "headers", "body"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_does_not_go_on_is_refused_in_googles_form(gateway: GatewayFactory, begun: bytes) -> None:
+    running = await gateway("[timeouts]\nrequest_read = 0.3\n")
+    answer = await say(running, begun)
+    assert (answer.status, answer.error["status"]) == (408, "DEADLINE_EXCEEDED")
+    assert "request_read" in answer.error["message"]
+    assert "x-agm-request-id" in answer.headers
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_idle_connection_is_closed_without_a_word(gateway: GatewayFactory) -> None:
+    running = await gateway("[timeouts]\nrequest_read = 0.3\n")
+    client = await connect(running.port)
+    client.send(get("/healthz"))
+    received = await client.closed()
+    assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gzipped_body_of_several_members_is_read_whole(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    running = await gateway(account(upstream))
+    client = await connect(running.port)
+    client.send(post(UNARY, gzip.compress(b'{"conte') + gzip.compress(b'nts": []}'), "Content-Encoding: gzip"))
+    assert (await upstream.connection()).received.endswith(b'{"contents": []}')
+    client.transport.abortConnection()
 
 
 @pytest_twisted.ensureDeferred
