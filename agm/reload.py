@@ -83,7 +83,10 @@ class ConfigWatch(Service):
 
     def _look(self) -> None:
         now = _identity(self._path)
-        if now is not None and now != self._seen:
+        if now is None and self._seen is not None:
+            log.warn("{path} is gone; what it said stays in force", path=str(self._path))
+            self._seen = None
+        elif now is not None and now != self._seen:
             self.reload()
 
     def reload(self) -> Deferred[None]:
