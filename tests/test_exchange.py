@@ -448,6 +448,33 @@ async def test_a_sticky_conversation_yields_when_its_account_rests(setup: Setup)
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_conversation_that_moved_to_the_only_account_left_does_not_jump_back(setup: Setup) -> None:
+    resting = [True]
+
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        if asked.credential == first and resting:
+            resting.clear()
+            return 429, google_error(429, "RESOURCE_EXHAUSTED", "slow", retry("2.1s"))
+        return 200, GOOD
+
+    first = ""
+    setting = await setup(answer, count=2)
+    await setting.ask()
+    first = setting.upstream.credentials[-1]
+    assert (await setting.ask())[0] == 200
+    other = setting.upstream.credentials[-1]
+    assert other != first
+    from support import settle
+
+    await settle(2.2)
+    await setting.ask(text="another conversation")  # the account that rested is probed, and serves again
+    await setting.ask(text="one more")
+    assert first in setting.upstream.credentials[-2:]
+    await setting.ask()
+    assert setting.upstream.credentials[-1] == other
+
+
+@pytest_twisted.ensureDeferred
 async def test_round_robin_takes_turns_whatever_the_conversation(setup: Setup) -> None:
     setting = await setup(lambda _: (200, GOOD), extra='[pool]\nstrategy = "round-robin"\n')
     for _ in range(9):

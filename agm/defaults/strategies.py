@@ -50,6 +50,9 @@ class Strategies:
     ) -> AccountChoice:
         """One of `accounts`, by the strategy."""
         if len(accounts) == 1:
+            conversation = request.body.fingerprint if self._strategy == "sticky" and len(loads) > 1 else None
+            if conversation is not None:  # the others rest: a conversation that moves here stays
+                return self._settled(conversation, accounts[0], request, "the only candidate")
             return AccountChoice(accounts[0], "the only candidate")
         candidates = accounts if isinstance(accounts, Candidates) else Candidates.of(accounts)
         match self._strategy:
