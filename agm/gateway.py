@@ -81,7 +81,8 @@ class Gateway:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
         if self.state_path is not None:
-            self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall)
+            owners = self.ownership if isinstance(self.ownership, KnownOwners) else None
+            self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall, owners=owners)
             self._state.start(self._origins())
         await self._fetch()
         if self._state is not None:

@@ -1,5 +1,6 @@
 """
-What the pool must not forget over a restart, in a small file: who rests until when, who is disabled and why, quotas.
+What must not be forgotten over a restart, in a small file: who rests until when, who is disabled and why, quotas, and
+which account has which file, cached content or the like.
 
 It is JSON, because it is small, is written whole, and can be read by a person; a database would bring nothing but a
 second way to fail.  It is replaced whole (a new file, fsync, rename), for its owner alone, at most once a second and in
@@ -28,6 +29,7 @@ from twisted.python.threadpool import ThreadPool
 
 from agm.config import Config, Secret, default_path
 from agm.core.errors import NOT_JSON
+from agm.core.ownership import KnownOwners
 from agm.core.pool import Cause, Pool, Remembered
 
 FORMAT = 1
@@ -63,6 +65,8 @@ class _Account(msgspec.Struct, forbid_unknown_fields=True):
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     agm: int
     accounts: dict[str, _Account]
+    #: Names of resources and their accounts; the one that was asked for last is the last.
+    owners: list[tuple[str, str]] = []
 
 
 def path_of(config: Config) -> Path | None:
@@ -110,8 +114,10 @@ class PoolState:
         path: Path,
         wall: Callable[[], float],
         *,
+        owners: KnownOwners | None = None,
         replace: Callable[[Path, Path], None] = os.replace,
     ) -> None:
+        self._owners = KnownOwners() if owners is None else owners
         self._reactor = reactor
         self._pool = pool
         self._path = path
@@ -130,11 +136,13 @@ class PoolState:
 
         :param origins: what each account was made from, by name.
         """
-        self._left = self._read()
+        found = self._read()
+        self._left = found.accounts
+        self._owners.load(found.owners)
         self._threads = ThreadPool(0, 1, "state")
         self._threads.start()
         self.accounts_are(origins)
-        self._pool.changed = self._changed
+        self._pool.changed = self._owners.changed = self._changed
 
     def accounts_are(self, origins: Mapping[str, object]) -> None:
         """Take note of the accounts in force, and restore those that were not there before."""
@@ -150,7 +158,7 @@ class PoolState:
 
     async def stop(self) -> None:
         """Write what has not been written, and end the thread."""
-        self._pool.changed = lambda: None
+        self._pool.changed = self._owners.changed = lambda: None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -173,7 +181,8 @@ class PoolState:
             tuple((it.model, it.left, it.until - now) for it in known.quotas),
         )
 
-    def _read(self) -> dict[str, _Account]:
+    def _read(self) -> _File:
+        nothing = _File(FORMAT, {})
         try:
             if self._path.stat().st_size > MAX_SIZE:
                 raise ValueError("it is too large")
@@ -184,10 +193,10 @@ class PoolState:
             if strange:
                 raise ValueError("it names a cause that this agm does not know")
         except FileNotFoundError:
-            return {}
+            return nothing
         except OSError as e:
             log.warn("the state in {path} cannot be read: {why}", path=str(self._path), why=e.strerror or "")
-            return {}
+            return nothing
         except (*NOT_JSON, msgspec.ValidationError, ValueError) as e:
             aside = self._path.with_name(f"{self._path.name}.unusable")
             try:
@@ -200,8 +209,8 @@ class PoolState:
                 why=str(e),
                 aside=str(aside),
             )
-            return {}
-        return found.accounts
+            return nothing
+        return found
 
     def _changed(self) -> None:
         self._dirty = True
@@ -241,7 +250,7 @@ class PoolState:
                     [_Rest(m, c, why, None if left is None else now + left, n) for m, c, why, left, n in known.rests],
                     [_Quota(model, fraction, now + left) for model, fraction, left in known.quotas],
                 )
-        return msgspec.json.format(msgspec.json.encode(_File(FORMAT, accounts)), indent=1) + b"\n"
+        return msgspec.json.format(msgspec.json.encode(_File(FORMAT, accounts, self._owners.dump())), indent=1) + b"\n"
 
 
 def write_whole(path: Path, data: bytes, replace: Callable[[Path, Path], None] = os.replace) -> None:

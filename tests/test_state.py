@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 
 from agm.config import Config, Secret, default_path, parse
 from agm.core.classify import Fault, Verdict
+from agm.core.ownership import KnownOwners
 from agm.core.pool import Cause, Pool
 from agm.core.request import Account
 from agm.state import PoolState, digest_of, path_of, write_whole
@@ -42,6 +43,22 @@ class Life:
     def why(self, model: str = "m") -> Any:
         found = self.pool.excluded(model, GENERATE)
         return (found[0].cause, found[0].wait) if found else None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_restart_keeps_who_has_which_resource(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    for life in range(3):
+        owners = KnownOwners()
+        state = PoolState(reactor, Pool([A], Clock().seconds), path, lambda: 5000.0, owners=owners)
+        state.start({"a": "one"})
+        assert owners.owner("files/abc") == (None if life == 0 else "a")
+        assert owners.owner("cachedContents/gone") is None
+        owners.remember("files/abc", "a")
+        owners.remember("cachedContents/gone", "a")
+        owners.forget("cachedContents/gone")
+        await state.stop()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest_twisted.ensureDeferred

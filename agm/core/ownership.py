@@ -12,7 +12,7 @@ import base64
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
@@ -240,11 +240,13 @@ class KnownOwners:
     Who owns what, in memory.
 
     :param limit: how many names are kept; the one that was not asked for the longest is forgotten first.
+    :ivar changed: called whenever what is known has changed.
     """
 
     def __init__(self, limit: int = MAX_NAMES) -> None:
         self._limit = limit
         self._owners: OrderedDict[str, str] = OrderedDict()
+        self.changed: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -258,14 +260,18 @@ class KnownOwners:
 
     def remember(self, name: str, account: str) -> None:
         """See :class:`Ownership`."""
+        before = self._owners.get(name)
         self._owners[name] = account
         self._owners.move_to_end(name)
         if len(self._owners) > self._limit:
             self._owners.popitem(last=False)
+        if before != account:
+            self.changed()
 
     def forget(self, name: str) -> None:
         """See :class:`Ownership`."""
-        self._owners.pop(name, None)
+        if self._owners.pop(name, None) is not None:
+            self.changed()
 
     def dump(self) -> list[tuple[str, str]]:
         """Names and their accounts, for a file; the one that was asked for last is the last."""
