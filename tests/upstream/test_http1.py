@@ -408,6 +408,7 @@ async def test_a_body_may_be_produced(agent: Http1Agent, server: ScriptedUpstrea
     wire = await server.connection()
     ending = chunk(b"one") + chunk(b"two") + b"0\r\n\r\n" if length is UNKNOWN_LENGTH else b"onetwo"
     await wire.until(b"\r\n\r\n" + ending)
+    await settle(0.05)  # an answer before the producer has said that it is done would cost the connection
     wire.send(OK)
     assert await whole(await asking) == b"ok"
     asking = get(agent, server.url)
