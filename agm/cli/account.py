@@ -109,11 +109,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     imported = action(
         "import",
         _import,
-        "add an account from a google-auth file: a service account, or a user's application default credentials",
+        "add an account from a google-auth file (a service account, or a user's application default credentials), or"
+        " from the API keys in the environment",
         "  agm account import service-account.json\n"
+        "  agm account import --from-environment\n"
         "  agm account import ~/.config/gcloud/application_default_credentials.json --project my-project",
     )
-    imported.add_argument("file", metavar="FILE", help="the JSON file, which is referred to by its path")
+    imported.add_argument("file", metavar="FILE", nargs="?", help="the JSON file, which is referred to by its path")
+    imported.add_argument(
+        "--from-environment",
+        action="store_true",
+        help="an api-key account for each of GEMINI_API_KEY and GOOGLE_API_KEY that is set; the variable is referred to",
+    )
     imported.add_argument("--name", metavar="NAME", help="what to call the account; else taken from the file")
     imported.add_argument("--kind", choices=("vertex", "code-assist"), default="vertex", help="default: vertex")
     imported.add_argument("--copy", action="store_true", help="keep a copy, for you alone, beside the configuration")
@@ -344,7 +351,31 @@ def _not_a_login(held: Mapping[str, object]) -> str:
     return f"the file's type is none of {', '.join(_NEEDED)}"
 
 
+#: The variables in which Google's SDKs look for a key of AI Studio.
+_KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+
+
+def _import_environment(args: argparse.Namespace) -> int:
+    path = files.path_to_edit(args.config, os.environ)
+    args.kind = "api-key"
+    by_key = {os.environ[name]: name for name in reversed(_KEY_VARIABLES) if os.environ.get(name)}  # each key once
+    if not by_key:
+        raise Refused(f"neither of {' and '.join(_KEY_VARIABLES)} is set here")
+    if args.name is not None and len(by_key) > 1:
+        raise Refused(f"{' and '.join(_KEY_VARIABLES)} hold two keys; --name can name only one account")
+    for variable in sorted(by_key.values()):
+        table = new_table(args, args.name or variable.lower().replace("_", "-"), {"api_key_env": variable}, None)
+        status = write_account(path, table, "api_key")
+        if status:
+            return status
+    return 0
+
+
 def _import(args: argparse.Namespace) -> int:
+    if args.from_environment == (args.file is not None):
+        args.usage_error("give one of FILE and --from-environment")
+    if args.from_environment:
+        return _import_environment(args)
     path = files.path_to_edit(args.config, os.environ)
     source = Path(args.file).expanduser() if args.file.startswith("~") else Path(args.file)
     login = _Login.read(source, args.file)

@@ -186,7 +186,7 @@ def named_by(value: str) -> str | None:
 
 def may_name(body: bytes) -> bool:
     """Whether a body may name an owned resource.  Cheap: bytes are searched, nothing is parsed."""
-    return any(mark in body for mark in _MARKS)
+    return any(mark in body for mark in _MARKS) or b"\\u00" in body  # an ASCII letter may be written so
 
 
 def names_in(document: object) -> list[str]:

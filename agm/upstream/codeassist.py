@@ -517,7 +517,9 @@ class CodeAssist:
         raise failure
 
     async def _ask_endpoint(self, account: Account, method: str, url: str, body: bytes | None) -> Mapping[str, Any]:
-        credential = self._credentials[account.name]
+        credential = self._credentials.get(account.name)
+        if credential is None:
+            raise CredentialError("the account was taken out of the configuration")
         refreshed = without = False
         while True:
             given = await credential.headers()

@@ -462,6 +462,8 @@ class _Watched(Request):
         self.status: int | None = None
         self.date: datetime | None = None
         self.code = ""
+        #: Whether the endpoint found fault with the time that was signed.
+        self.untimely = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> TokenAnswer:
         answer: TokenAnswer = self._request(*args, **kwargs)
@@ -469,6 +471,7 @@ class _Watched(Request):
         self.date = _date(answer.headers.get("date", ""))
         if answer.status != 200:
             self.code = _error_code(answer.data)
+            self.untimely = re.search(rb"reasonable timeframe|iat and exp", answer.data) is not None
         return answer
 
 
@@ -542,6 +545,9 @@ def _refusal(error: Exception, exchange: _Watched, google: GoogleCredentials) ->
     if exchange.status == 200:
         return _Refused("the token endpoint answered without a usable token", False, HICCUP_MEMORY)
     if exchange.status in (400, 401, 403, 404) and exchange.code:
+        if exchange.untimely:
+            why = "the token endpoint finds this computer's clock wrong; set the clock, and it goes on by itself"
+            return _Refused(why, False, FAILURE_MEMORY)
         # What else renews the subject token of an external account will do so again without a person.
         permanent = not (federated and exchange.code == "invalid_grant") and not getattr(error, "retryable", False)
         return _Refused(_cure(exchange.code, google), permanent, FAILURE_MEMORY)

@@ -235,7 +235,7 @@ class OwnedPreparation:
 
 def _model_in(body: bytes) -> str:
     """The model that a new resource is for, or nothing."""
-    if b"odel" not in body:
+    if b"odel" not in body and b"\\" not in body:  # an escape may hide it
         return ""
     try:
         found = msgspec.json.decode(body, type=_Model)

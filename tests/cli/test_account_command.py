@@ -665,3 +665,34 @@ def test_each_help_has_an_example(agm: Run, command: str) -> None:
     status, out, _ = agm("account", command, "--help")
     assert status == 0
     assert f"example:\n  agm account {command}" in out
+
+
+def test_keys_in_the_environment_are_imported_by_their_variables(
+    agm: Run, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each key once, and none of them in the file."""
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY + "2")
+    assert agm("account", "import", "--from-environment")[0] == 0
+    accounts = load(file, environ=os.environ).accounts
+    assert [(account.name, account.kind) for account in accounts] == [
+        ("gemini-api-key", "api-key"),
+        ("google-api-key", "api-key"),
+    ]
+    assert KEY not in file.read_text(encoding="utf-8")
+    assert agm("account", "import", "--from-environment", "--name", "one")[0] == 1
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY)
+    assert agm("account", "import", "--from-environment", "--name", "one")[0] == 0
+    assert load(file, environ=os.environ).accounts[-1].name == "one"
+
+
+def test_what_to_import_must_be_said(agm: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file or the environment, not both; and there must be something there."""
+    for variable in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    assert agm("account", "import")[0] == 2
+    assert agm("account", "import", "x.json", "--from-environment")[0] == 2
+    status, _, messages = agm("account", "import", "--from-environment")
+    assert status == 1
+    assert "neither of GEMINI_API_KEY and GOOGLE_API_KEY is set here" in messages
+    assert not file.exists()

@@ -149,6 +149,7 @@ def test_names_are_found_wherever_they_stand_in_a_request() -> None:
     assert ownership.may_name(json.dumps(body).encode())
     assert sorted(ownership.names_in(body)) == ["cachedContents/c", "files/a", "files/b"]
     assert not ownership.may_name(b'{"contents": [{"parts": [{"text": "files/a"}]}]}')
+    assert ownership.may_name(rb'{"contents": [{"parts": [{"fileData": {"fil\u0065Uri": "files/a"}}]}]}')
 
 
 def test_an_answer_tells_what_its_account_has() -> None:

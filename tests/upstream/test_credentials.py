@@ -831,6 +831,18 @@ async def test_a_service_account_s_key_may_be_deleted_or_the_clock_wrong(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_clock_that_is_wrong_is_no_reason_to_give_a_service_account_up(
+    make: Make, server: TokenServer, private_key: str
+) -> None:
+    """In Google's words; once the clock is set, nobody has to do more."""
+    words = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
+    server.script.append(oauth_error("invalid_grant", description=words))
+    error = await refusal(make(**a_service_account(server.url, private_key)))
+    assert not error.permanent
+    assert "clock wrong; set the clock" in error.reason
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_source_of_an_impersonation_is_what_is_refused(
     make: Make, server: TokenServer, private_key: str
 ) -> None:

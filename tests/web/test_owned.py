@@ -257,6 +257,8 @@ async def test_a_key_with_models_may_not_make_things_for_others(
     assert (await running.fetch("GET", "/v1beta/files", key="a-client-key-0123")).status == 200
     answer = await running.fetch("POST", "/v1beta/cachedContents", body=CACHE, key="a-client-key-0123")
     assert answer.status == 403
+    hidden = rb'{"mod\u0065l": "mod\u0065ls/gemini-2.5-flash", "contents": []}'
+    assert (await running.fetch("POST", "/v1beta/cachedContents", body=hidden, key="a-client-key-0123")).status == 403
     batch = "/v1beta/models/gemini-2.5-flash:batchGenerateContent"
     assert (await running.fetch("POST", batch, body=b"{}", key="a-client-key-0123")).status == 403
     assert [entry.rpc for entry in emulator.log] == ["ListFiles"]
