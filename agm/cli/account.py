@@ -119,7 +119,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     imported.add_argument(
         "--from-environment",
         action="store_true",
-        help="an api-key account for each of GEMINI_API_KEY and GOOGLE_API_KEY that is set; the variable is referred to",
+        help="an api-key account for each of GEMINI_API_KEY and GOOGLE_API_KEY that is set, by reference",
     )
     imported.add_argument("--name", metavar="NAME", help="what to call the account; else taken from the file")
     imported.add_argument("--kind", choices=("vertex", "code-assist"), default="vertex", help="default: vertex")
