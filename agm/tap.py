@@ -374,10 +374,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     gateway.state_path = None if options["demo"] else state.path_of(config)
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
-    try:
-        site = make_site(gateway, access)
-    except HookFailed as e:
-        fail(str(e))
+    site = make_site(gateway, access)
     service = GatewayService(gateway, site)
     if demo is not None:
         demo.setServiceParent(service)

@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl
 import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
@@ -145,7 +144,7 @@ class ApiResource(Resource):
         gone = wire.notifyFinish()
         gone.addErrback(lambda _: d.cancel())
         timer = self.gateway.reactor.callLater(self.gateway.config.timeouts.total, d.cancel)
-        d.addErrback(self._failed, wire, timer)
+        d.addErrback(self._failed, wire)
         d.addBoth(lambda _: timer.active() and timer.cancel() and None)
         return NOT_DONE_YET
 
@@ -191,7 +190,7 @@ class ApiResource(Resource):
             ]
         wire.send(204, headers, b"")
 
-    def _failed(self, failure: Failure, wire: GatewayRequestOnWire, timer: IDelayedCall) -> None:
+    def _failed(self, failure: Failure, wire: GatewayRequestOnWire) -> None:
         """The one exit of every error."""
         if wire.channel is None:  # the client has left: there is nobody to tell
             if not failure.check(CancelledError, GatewayError):
