@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from agm import config as configuration
 from agm.config import Config, ConfigError
 from agm.gateway import Gateway
+from agm.notify import ServiceManager
 from agm.plugins import HookFailed
 
 #: Seconds between looks at the file.
@@ -46,11 +47,18 @@ class ConfigWatch(Service):
     Watches the file that a gateway was configured from.
 
     :param adapt: what the composition root changes about a configuration that was read; the identity by default.
+    :param manager: is told when a reload begins and ends.
     """
 
     def __init__(
-        self, reactor: Any, gateway: Gateway, path: Path, adapt: Callable[[Config], Config] = lambda c: c
+        self,
+        reactor: Any,
+        gateway: Gateway,
+        path: Path,
+        adapt: Callable[[Config], Config] = lambda c: c,
+        manager: ServiceManager = ServiceManager(),  # noqa: B008  # a frozen value
     ) -> None:
+        self._manager = manager
         self._reactor = reactor
         self._gateway = gateway
         self._path = path
@@ -98,6 +106,7 @@ class ConfigWatch(Service):
             self._again = True
             return
         self._reloading = True
+        self._manager.reloading()
         try:
             while True:
                 self._again = False
@@ -106,6 +115,7 @@ class ConfigWatch(Service):
                     return
         finally:
             self._reloading = False
+            self._manager.ready(f"serving from {len(self._gateway.pool)} accounts")
 
     async def _read(self) -> None:
         self._seen = _identity(self._path)

@@ -19,9 +19,10 @@ from typing import Any, NoReturn
 import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -30,6 +31,7 @@ from agm import config as configuration
 from agm import state
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.gateway import Gateway
+from agm.notify import ServiceManager
 from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
 from agm.reload import ConfigWatch, keeping
 from agm.upstream.client import UpstreamClient
@@ -162,8 +164,32 @@ def endpoint_of(reactor: Any, description: str) -> IStreamServerEndpoint:
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as e:  # each kind of endpoint has its own way to refuse a description
+        if description.startswith("systemd:") and isinstance(e, LookupError):
+            fail(f"{description!r}: no such socket was passed to this process; the socket unit has to start it")
         fail(f"{description!r} is not a server endpoint: {e or type(e).__name__}")
     return endpoint
+
+
+def as_inherited(listener: Listener, endpoint: IStreamServerEndpoint) -> Listener:
+    """
+    A listener whose socket was bound by the service manager, with the interface that it is really bound to; any other
+    as it is.  A socket of another family than the description says ends the start.
+    """
+    if not isinstance(endpoint, AdoptedStreamServerEndpoint):
+        return listener
+    try:
+        with socket.socket(fileno=os.dup(endpoint.fileno)) as inherited:
+            family, address = inherited.family, inherited.getsockname()
+    except OSError as e:
+        fail(f"{listener.description!r}: what was passed to this process is no socket: {e.strerror}")
+    if family != endpoint.addressFamily:
+        fail(f"{listener.description!r}: the socket that was passed is of domain={family.name.removeprefix('AF_')}")
+    if family != socket.AF_UNIX:
+        return attrs.evolve(listener, interface=address[0])
+    if isinstance(address, str) and address:
+        # Twisted would open it to everybody, which not only its owner may be meant to do, and remove it in the end
+        fail(f"{listener.description!r}: agm binds unix sockets itself: --listen unix:{address}:mode=660")
+    return attrs.evolve(listener, interface=None)
 
 
 def auth_mode(config: Config, listeners: Sequence[Listener]) -> str:
@@ -186,6 +212,8 @@ class ListenerService(Service):
         self._description = description
         self._site = site
         self._port: IListeningPort | None = None
+        #: Fires once it listens.
+        self.bound: Deferred[None] = Deferred()
 
     def privilegedStartService(self) -> None:
         """Bind, before the process gives up any privilege."""
@@ -209,6 +237,7 @@ class ListenerService(Service):
         self._port = port
         address = port.getHost()
         log.info("listening on {address}", address=_shown(address))
+        self.bound.callback(None)
 
     def stopService(self) -> Deferred[None] | None:
         """Take no further connection."""
@@ -235,10 +264,13 @@ def _shown(address: Any) -> str:
 class GatewayService(MultiService):
     """The gateway with its listeners: it starts the credential threads, and drains when it stops."""
 
-    def __init__(self, gateway: Gateway, site: GatewaySite) -> None:
+    def __init__(self, gateway: Gateway, site: GatewaySite, manager: ServiceManager) -> None:
         super().__init__()
         self.gateway = gateway
         self.site = site
+        self._manager = manager
+        self._watchdog = LoopingCall(manager.alive)
+        self._watchdog.clock = gateway.reactor
 
     def startService(self) -> None:
         """The reactor runs."""
@@ -253,6 +285,17 @@ class GatewayService(MultiService):
         )
         if not count:
             log.warn("no account is configured: add one with the command: agm account add")
+        self.gateway.reactor.callWhenRunning(self._announce)
+
+    def _announce(self) -> None:
+        """Tell the service manager as soon as everything listens, and then again and again if it wants to hear it."""
+        all_bound = DeferredList([listener.bound for listener in self._listeners()])
+        all_bound.addCallback(lambda _: self._manager.ready(f"serving from {len(self.gateway.pool)} accounts"))
+        if self._manager.watchdog is not None:
+            self._watchdog.start(self._manager.watchdog / 2)
+
+    def _listeners(self) -> list[ListenerService]:
+        return [service for service in self if isinstance(service, ListenerService)]
 
     def stopService(self) -> Deferred[Any]:
         """Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop."""
@@ -260,8 +303,9 @@ class GatewayService(MultiService):
 
     async def _stop(self) -> None:
         patience = self.gateway.config.timeouts.drain
-        listeners = [service for service in self if isinstance(service, ListenerService)]
-        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in listeners])
+        # beyond the drain a moment for the last writes
+        self._manager.stopping(f"stopping after {self.site.busy} requests", patience + 10)
+        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
         if self.site.busy:
             log.info(
                 "waiting up to {patience:g} seconds for {count} requests; a second signal cuts them",
@@ -273,6 +317,8 @@ class GatewayService(MultiService):
         if isinstance(stopping, Deferred):
             await stopping
         await self.gateway.stop()
+        if self._watchdog.running:
+            self._watchdog.stop()
 
 
 def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
@@ -364,6 +410,9 @@ def makeService(options: Options) -> MultiService:
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
     """The gateway and its listeners, for a configuration that has been read."""
     listeners = [Listener.parse(text) for text in options["listen"] or config.gateway.listen]
+    endpoints = [endpoint_of(reactor, listener.description) for listener in listeners]
+    listeners = [as_inherited(listener, endpoint) for listener, endpoint in zip(listeners, endpoints, strict=True)]
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
     demo: DemoUpstream | None = None
     adapt = keeping()
     if options["demo"]:
@@ -375,13 +424,12 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
     site = make_site(gateway, access)
-    service = GatewayService(gateway, site)
+    service = GatewayService(gateway, site, manager)
     if demo is not None:
         demo.setServiceParent(service)
     if config.path is not None:
-        ConfigWatch(reactor, gateway, config.path, adapt).setServiceParent(service)
-    for listener in listeners:
-        endpoint = endpoint_of(reactor, listener.description)
+        ConfigWatch(reactor, gateway, config.path, adapt, manager).setServiceParent(service)
+    for listener, endpoint in zip(listeners, endpoints, strict=True):
         ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)
     return service
 
