@@ -31,6 +31,7 @@ from agm.config import Config, Secret, default_path
 from agm.core.errors import NOT_JSON
 from agm.core.ownership import KnownOwners
 from agm.core.pool import Cause, Pool, Remembered
+from agm.wholefile import Replace, write_whole
 
 FORMAT = 1
 #: Seconds from a change to the file that holds it.
@@ -115,7 +116,7 @@ class PoolState:
         wall: Callable[[], float],
         *,
         owners: KnownOwners | None = None,
-        replace: Callable[[Path, Path], None] = os.replace,
+        replace: Replace = os.replace,
     ) -> None:
         self._owners = KnownOwners() if owners is None else owners
         self._reactor = reactor
@@ -225,7 +226,7 @@ class PoolState:
         self._dirty = False
         text = self._text()
         assert self._threads is not None, "nothing is written before the start"
-        writing = deferToThreadPool(self._reactor, self._threads, write_whole, self._path, text, self._replace)
+        writing = deferToThreadPool(self._reactor, self._threads, write_whole, self._path, text, replace=self._replace)
         writing.addErrback(
             lambda failure: log.warn(
                 "the state cannot be written to {path}: {why}", path=str(self._path), why=failure.getErrorMessage()
@@ -251,24 +252,3 @@ class PoolState:
                     [_Quota(model, fraction, now + left) for model, fraction, left in known.quotas],
                 )
         return msgspec.json.format(msgspec.json.encode(_File(FORMAT, accounts, self._owners.dump())), indent=1) + b"\n"
-
-
-def write_whole(path: Path, data: bytes, replace: Callable[[Path, Path], None] = os.replace) -> None:
-    """
-    Put `data` into a file that only its owner may read, so that there is always a whole one, the old or the new.
-
-    :raises OSError: if that cannot be; the old file is then as it was.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise

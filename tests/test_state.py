@@ -18,7 +18,7 @@ from agm.core.classify import Fault, Verdict
 from agm.core.ownership import KnownOwners
 from agm.core.pool import Cause, Pool
 from agm.core.request import Account
-from agm.state import PoolState, digest_of, path_of, write_whole
+from agm.state import PoolState, digest_of, path_of
 
 GENERATE = "generateContent"
 A = Account("a", "api-key", ("https://upstream",))
@@ -140,22 +140,6 @@ async def test_a_cause_of_another_version_is_set_aside(tmp_path: Path) -> None:
     second = Life(tmp_path / "s")
     assert second.why() is None
     await second.state.stop()
-
-
-def test_a_death_before_the_new_file_is_in_place_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    write_whole(path, b"old")
-
-    def dies(source: Path, target: Path) -> None:
-        assert source.read_bytes() == b"new"
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, b"new", dies)
-    assert path.read_bytes() == b"old"
-    (tmp_path / f".s.{os.getpid()}.new").write_bytes(b"a leftover of a process that was killed")
-    write_whole(path, b"newest")
-    assert path.read_bytes() == b"newest"
 
 
 def test_a_digest_tells_secrets_apart_and_shows_none() -> None:

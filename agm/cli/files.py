@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from agm.config import ConfigError, Problem, default_path, parse
+from agm.wholefile import Replace, give, make_folders, write_whole
 
 if TYPE_CHECKING:
     from tomlkit.items import Array
@@ -45,7 +46,6 @@ __all__ = [
 ]
 
 At = tuple[str, ...]
-Replace = Callable[[Path, Path], None]
 
 
 class Refused(Exception):
@@ -441,7 +441,7 @@ def edit(
         check(change(read(path)), path, environ)  # a refusal leaves no new folder behind
     target = Path(os.path.realpath(path))
     try:
-        _make_folders(target.parent)
+        make_folders(target.parent)
         with _locked(target):
             before = _raw(target)
             new = change(_plain(before))
@@ -455,14 +455,11 @@ def edit(
                 if secret is not None:
                     if os.path.lexists(secret.path):
                         raise Refused(f"{secret.path} is there already; remove it if no other account uses it")
-                    _make_folders(secret.path.parent, old)
                     undo.callback(unlink, secret.path)
-                    _write(secret.path, secret.content, 0o600, old)
+                    write_whole(secret.path, secret.content, like=old)
                 warnings = check(new, path, environ)
-                _write(target, data, mode, old, replace)
+                write_whole(target, data, mode=mode, like=old, replace=replace)
                 undo.pop_all()
-            for folder in {target.parent} | ({secret.path.parent} if secret is not None else set()):
-                _sync(folder)
             return tuple(warning for warning in warnings if warning not in known)
     except OSError as failure:
         raise Refused(f"{path}: cannot be written: {failure.strerror}; nothing was changed") from None
@@ -477,8 +474,7 @@ def replace_secret(path: Path, secret: SecretFile) -> None:
     target = Path(os.path.realpath(path))
     try:
         with _locked(target):
-            _write(secret.path, secret.content, 0o600, secret.path.stat())
-            _sync(secret.path.parent)
+            write_whole(secret.path, secret.content, like=secret.path.stat())
             os.utime(target)  # what the gateway looks at is the configuration
     except OSError as failure:
         raise Refused(f"{secret.path}: cannot be written: {failure.strerror}; nothing was changed") from None
@@ -504,54 +500,8 @@ def _locked(target: Path) -> Iterator[None]:
     try:
         if os.fstat(descriptor).st_uid == os.geteuid():
             os.fchmod(descriptor, 0o600)  # a umask may have left the owner without a right to open it again
-            _give(descriptor, target.stat() if target.exists() else None)
+            give(descriptor, target.stat() if target.exists() else None)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
-
-
-def _make_folders(folder: Path, like: os.stat_result | None = None) -> None:
-    """Make the folders that are missing, for their owner alone.  Those that are there stay as they are."""
-    if not folder.exists():
-        _make_folders(folder.parent, like)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(0o700)
-            folder.chmod(0o700)  # whatever the umask took away
-            if like is not None and like.st_uid != folder.stat().st_uid:
-                os.chown(folder, like.st_uid, like.st_gid)
-
-
-def _write(path: Path, data: bytes, mode: int, like: os.stat_result | None, replace: Replace = os.replace) -> None:
-    """Put ``data`` in the place of ``path`` in one step, with this mode and the owner of ``like``."""
-    new = path.with_name(f".{path.name}.new")
-    # The name is ours under the lock: what is there was left by a process that was killed.
-    unlink(new)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            _give(descriptor, like)
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        replace(new, path)
-    except BaseException:
-        unlink(new)
-        raise
-
-
-def _give(descriptor: int, like: os.stat_result | None) -> None:
-    """Give an open file to the owner of another one, so that ``sudo agm`` locks nobody out of their own file."""
-    if like is not None and like.st_uid != os.fstat(descriptor).st_uid:
-        os.fchown(descriptor, like.st_uid, like.st_gid)
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder outlive a loss of power, where the file system can."""
-    with contextlib.suppress(OSError):  # the new file is in its place: this is no refusal any more
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
