@@ -26,6 +26,7 @@ from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool import Pool
 from agm.core.request import AttemptRecord
 from agm.hookspecs import ClientKeySource
+from agm.live import Live
 from agm.plugins import HookFailed, Hooks
 from agm.state import PoolState
 from agm.upstream.accounts import AccountSource
@@ -60,6 +61,8 @@ class Gateway:
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
+    #: What is going on, for whoever asks.
+    live: Live = attrs.field(init=False)
     #: Which account has a file, a cached content or the like.
     ownership: Ownership = attrs.field(init=False, factory=KnownOwners)
     #: Of each account, the last attempt that failed through no fault of its request.
@@ -73,6 +76,7 @@ class Gateway:
 
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
+        self.live = Live(self.pool, self.reactor.seconds, self.wall)
         self.code_assist = CodeAssist(self.reactor, self.client, self.credentials, self.pool, self.wall)
         self.reports = ModelReports(self.reactor, self.client, self.credentials, self.code_assist)
         self._awaited = self._adopt(self.config)
@@ -216,6 +220,11 @@ class Gateway:
                 return found
         # not the name: it may be the key itself, pasted where its name belongs
         raise InvalidRequest("There is no client key of this name in the configuration; agm key list shows the names.")
+
+    @property
+    def client_keys(self) -> list[ClientKey]:
+        """The fixed client keys; those that are looked up elsewhere have no list."""
+        return [key for _, source in self._keys if isinstance(source, KeyRing) for key in source]
 
     def admit(self, key: ClientKey, model: str, *, counting: bool = True) -> None:
         """

@@ -237,6 +237,7 @@ class ListenerService(Service):
         self._port = port
         address = port.getHost()
         log.info("listening on {address}", address=_shown(address))
+        self._site.gateway.live.listening.append(_shown(address))
         self.bound.callback(None)
 
     def stopService(self) -> Deferred[None] | None:
@@ -306,6 +307,7 @@ class GatewayService(MultiService):
         # beyond the drain a moment for the last writes
         self._manager.stopping(f"stopping after {self.site.busy} requests", patience + 10)
         await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
+        self.gateway.live.close()
         if self.site.busy:
             log.info(
                 "waiting up to {patience:g} seconds for {count} requests; a second signal cuts them",

@@ -122,6 +122,15 @@ class Endpoints:
             return 0.0
         return breaker.until if breaker.until > now else None
 
+    def standing(self, url: str, now: float) -> tuple[str, float | None]:
+        """How an endpoint stands: ``closed``, ``open`` with the seconds that are left, ``probing`` or ``probe due``."""
+        breaker = self._breakers.get(origin(url))
+        if breaker is None or breaker.until is None:
+            return "closed", None
+        if breaker.probed_by is not None:
+            return "probing", None
+        return ("open", breaker.until - now) if breaker.until > now else ("probe due", 0.0)
+
     def all_shut_until(self, urls: Sequence[str], now: float) -> float | None:
         """When the first of several endpoints may be asked, likewise."""
         earliest: float | None = None

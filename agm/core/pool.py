@@ -619,6 +619,10 @@ class Pool:
         number = self._endpoints.pick(account.endpoints, model, self._now(), set())
         return account.endpoints[number or 0]
 
+    def endpoint_standing(self, url: str) -> tuple[str, float | None]:
+        """How the breaker of an endpoint stands: its state, and the seconds until it may be tried."""
+        return self._endpoints.standing(url, self._now())
+
     def _unclaim(self, lease: Lease) -> None:
         claimed, lease._claimed = lease._claimed, None
         if claimed is not None and self._endpoints.unclaim(claimed, lease):

@@ -1,5 +1,6 @@
 """
-What a person asks the running gateway: ``/_agm/explain``, ``/_agm/plugins`` and ``/_agm/accounts``.
+What a person asks the running gateway: ``/_agm/explain``, ``/_agm/plugins`` and ``/_agm/accounts``; how it stands as
+a whole is told by :mod:`agm.web.status`.
 
 Open to this machine, and to client keys with ``admin = true``; nobody else.  Nothing here changes anything.
 """
@@ -233,11 +234,15 @@ class AdminRoot(Resource):
     """Everything below ``/_agm``."""
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
+        from agm.web.status import Events, Status  # they are made of what is above
+
         super().__init__()
         self._unknown = Unknown(gateway, access)
         self.putChild(b"accounts", Accounts(gateway, access))
+        self.putChild(b"events", Events(gateway, access))
         self.putChild(b"explain", Explain(gateway, access))
         self.putChild(b"plugins", Plugins(gateway, access))
+        self.putChild(b"status", Status(gateway, access))
 
     def getChild(self, path: bytes, request: Any) -> IResource:
         """There is nothing else."""

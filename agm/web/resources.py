@@ -308,8 +308,9 @@ class Gemini(ApiResource):
         gateway = self.gateway
         began = gateway.reactor.seconds()
         outcome, sent, first_byte = "cancelled", 0, None
+        underway = gateway.live.begin(preparation)
         try:
-            attempts = await preparation.run()
+            attempts = underway.attempts = await preparation.run()
             opened = await attempts.open()
             first_byte = gateway.reactor.seconds() - began
             if isinstance(opened, FinalAnswer):
@@ -320,6 +321,7 @@ class Gemini(ApiResource):
             outcome = "aborted"
             self._write_head(wire, opened)
             relay = Relay(wire, opened.body, opened.framing, gateway.reactor, gateway.config.timeouts.client_stall)
+            gateway.live.relaying(underway, relay)
             relaying = relay.run()
             try:
                 outcome = await relaying
@@ -337,21 +339,22 @@ class Gemini(ApiResource):
                 opened.close()
         except (GatewayError, HookFailed) as e:
             outcome = "error"
+            underway.error = e
             wire.code = e.status if isinstance(e, GatewayError) else 500
             raise
         finally:
-            gateway.hooks.request_finished(
-                RequestRecord(
-                    request=preparation.request,
-                    started=preparation.request.received_at,
-                    ended=gateway.reactor.seconds() - began,
-                    first_byte=first_byte,
-                    status=wire.code,
-                    outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
-                    sent=sent,
-                    attempts=() if attempts is None else tuple(attempts.records),
-                )
+            record = RequestRecord(
+                request=preparation.request,
+                started=preparation.request.received_at,
+                ended=gateway.reactor.seconds() - began,
+                first_byte=first_byte,
+                status=wire.code,
+                outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
+                sent=sent,
+                attempts=() if attempts is None else tuple(attempts.records),
             )
+            gateway.live.end(underway, record, gateway.config.pool.max_attempts)
+            gateway.hooks.request_finished(record)
 
     def _write_head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> None:
         headers = wire.responseHeaders
