@@ -31,6 +31,7 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.target import quote_model
+from agm.core.usage import Usage
 from agm.keys import CachedKeys
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials import ApiKey, StaticToken
@@ -63,6 +64,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UpstreamRequest",
+    "Usage",
     "Verdict",
     "Visit",
     "digest",

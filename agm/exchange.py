@@ -50,6 +50,7 @@ from agm.core.request import (
     ModelChoice,
     UpstreamRequest,
 )
+from agm.core.usage import UsageWatch
 from agm.plugins import HookFailed
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
 from agm.upstream.codeassist import NoProject, NotTold, Refused
@@ -462,7 +463,9 @@ class Attempts:
                 body = b""
             return self._classified(answer.status, body, answer.header("retry-after"), account)
         passing = self._filter(wrapped)
-        flow = UpstreamBody(passing, reactor, limits.idle)
+        method = self.request.method
+        watch = None if method == "countTokens" else UsageWatch(embeds=method == "predict")
+        flow = UpstreamBody(passing, reactor, limits.idle, watch)
         answer.deliver(flow)
         timed_out = False
 

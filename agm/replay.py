@@ -42,6 +42,7 @@ from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.pool import Remembered
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.target import METHODS, parse_call, quote_model
+from agm.core.usage import Usage
 from agm.exchange import Attempts, FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
@@ -658,6 +659,7 @@ class Replay:
         outcome: Literal["ok", "error", "aborted", "cancelled"] = "error"
         status, sent, streamed = 200, 0, 0.0
         first_byte: float | None = None
+        told: tuple[Usage | None, str | None] = (None, None)
         try:
             attempts = await preparation.run()
             opened = await attempts.open()
@@ -669,14 +671,18 @@ class Replay:
                 sent = await _taken(opened)
                 streamed = gateway.reactor.seconds() - began - first_byte
                 outcome = "aborted" if opened.body.failed else "ok"
+                if opened.body.watch is not None:
+                    told = opened.body.watch.read()
         except GatewayError as e:
             status = e.status
         except HookFailed:
             status = 500
         ended = gateway.reactor.seconds() - began
         records = () if attempts is None else tuple(attempts.records)
+        account = records[-1].account if first_byte is not None and records else None
+        times = (self._epoch + began, ended, first_byte)
         gateway.hooks.request_finished(
-            RequestRecord(preparation.request, self._epoch + began, ended, first_byte, status, outcome, sent, records)
+            RequestRecord(preparation.request, *times, status, outcome, sent, records, account, *told)
         )
         self._say(
             {"ok": "served", "aborted": "broken"}.get(outcome, "failed"),

@@ -19,6 +19,7 @@ from agm.core.envelope import unreadable
 from agm.core.errors import NOT_JSON
 from agm.core.fingerprint import fingerprint
 from agm.core.models import Patterns
+from agm.core.usage import Usage
 
 Kind = Literal["api-key", "vertex", "code-assist"]
 
@@ -193,3 +194,9 @@ class RequestRecord:
     outcome: Literal["ok", "error", "aborted", "cancelled"]
     sent: int
     attempts: tuple[AttemptRecord, ...]
+    #: The account whose answer, good or bad, the client got; None where the answer is the gateway's own.
+    account: str | None = None
+    #: Tokens, as far as the upstream has told them; of an answer that broke off, what had been told by then.
+    usage: Usage | None = None
+    #: Google's name for why the last candidate ended (``STOP``), or why the prompt was refused (``SAFETY``).
+    finish_reason: str | None = None

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from agm.core.answers import AnswerFilter
+from agm.core.usage import UsageWatch
 
 
 class UpstreamBody(Protocol):
@@ -26,12 +27,16 @@ class UpstreamBody(Protocol):
     Only a body whose end the upstream marked is complete; every other end is a failure.
 
     :param clock: for the idle timer, which runs while the body is not paused.
+    :param watch: is shown what the upstream sends, as it comes.
     """
 
     transport: Any
 
-    def __init__(self, filter_: AnswerFilter, clock: IReactorTime, idle: float) -> None:
+    def __init__(
+        self, filter_: AnswerFilter, clock: IReactorTime, idle: float, watch: UsageWatch | None = None
+    ) -> None:
         self._filter = filter_
+        self.watch = watch
         self._clock = clock
         self._idle = idle
         self._timer: IDelayedCall | None = None
@@ -77,6 +82,8 @@ class UpstreamBody(Protocol):
         if self.ended:
             return
         self.received += len(data)
+        if self.watch is not None:
+            self.watch.feed(data)
         if self._timer is not None:
             self._timer.reset(self._idle)
         out = self._filter.feed(data)

@@ -34,6 +34,7 @@ from agm.core.errors import (
     UpstreamTimeout,
 )
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
+from agm.core.usage import UsageWatch
 from agm.exchange import FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
@@ -308,6 +309,8 @@ class Gemini(ApiResource):
         gateway = self.gateway
         began = gateway.reactor.seconds()
         outcome, sent, first_byte = "cancelled", 0, None
+        account: str | None = None
+        watch: UsageWatch | None = None
         underway = gateway.live.begin(preparation)
         try:
             attempts = underway.attempts = await preparation.run()
@@ -316,9 +319,10 @@ class Gemini(ApiResource):
             if isinstance(opened, FinalAnswer):
                 outcome = "error" if opened.status >= 400 else "ok"
                 sent = len(opened.body)
+                account = attempts.records[-1].account if attempts.records else None
                 wire.send(opened.status, list(opened.headers), opened.body)
                 return
-            outcome = "aborted"
+            outcome, account, watch = "aborted", opened.account.name, opened.body.watch
             self._write_head(wire, opened)
             relay = Relay(wire, opened.body, opened.framing, gateway.reactor, gateway.config.timeouts.client_stall)
             gateway.live.relaying(underway, relay)
@@ -343,6 +347,7 @@ class Gemini(ApiResource):
             wire.code = e.status if isinstance(e, GatewayError) else 500
             raise
         finally:
+            usage, finish_reason = (None, None) if watch is None else watch.read()
             record = RequestRecord(
                 request=preparation.request,
                 started=preparation.request.received_at,
@@ -352,6 +357,9 @@ class Gemini(ApiResource):
                 outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
                 sent=sent,
                 attempts=() if attempts is None else tuple(attempts.records),
+                account=account,
+                usage=usage,
+                finish_reason=finish_reason,
             )
             gateway.live.end(underway, record, gateway.config.pool.max_attempts)
             gateway.hooks.request_finished(record)

@@ -1,0 +1,166 @@
+"""
+What an answer says of itself: how many tokens it took, and why it ended.
+
+A :class:`UsageWatch` is shown the bytes of an answer as its upstream sends them, in whatever framing, wrapped or not,
+and reads them once the answer has ended: no event is parsed on its way, and none is kept.  It looks for the names that
+Google gives these things, of which an answer holds several (every event of a stream counts anew) and the last one is
+right.  A name in the text of a conversation is not taken for one: JSON escapes its quotes there.
+
+Nothing is changed here, and nothing is held beyond a bounded tail of the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen
+class Usage:
+    """
+    Tokens of one request, as the upstream counted them; 0 for what it did not tell.
+
+    `prompt` holds those that were `cached`; `output` is what was said, `thoughts` what was thought before, and `tool`
+    what tools put into the prompt.  `total` is the upstream's sum, or ours where it gave none.
+    """
+
+    prompt: int = 0
+    output: int = 0
+    cached: int = 0
+    thoughts: int = 0
+    tool: int = 0
+    total: int = 0
+
+
+_USAGE = b'"usageMetadata"'
+_FINISH = b'"finishReason"'
+_BLOCK = b'"blockReason"'
+#: What follows a name: a reason's own name, or its number where the client asked for numbers.
+_REASON = re.compile(rb'\s*:\s*(?:"([A-Z][A-Z0-9_]*)"|([0-9]+))')
+#: Numbers that mean the same in every API of Google's; the others do not.
+_NUMBERED = {"1": "STOP", "2": "MAX_TOKENS", "3": "SAFETY", "4": "RECITATION", "5": "OTHER"}
+_COLON = re.compile(r"\s*:\s*(?=\{)")
+#: A line end inside of an event's data.
+_CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
+#: What Vertex AI tells of a text that was embedded by ``predict``; the sum over all texts is the prompt.
+_EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
+
+_JSON = json.JSONDecoder()
+
+#: Bytes that are held before they are looked through.
+HELD = 16 * 1024
+#: A name with what belongs to it takes up no more bytes than this.
+SPAN = 4 * 1024
+
+
+class UsageWatch:
+    """
+    Watches one answer.
+
+    :param embeds: whether the answer is one of ``predict``, which counts tokens per text.
+    """
+
+    __slots__ = ("_chunks", "_embedded", "_embeds", "_finish", "_size", "_usage")
+
+    def __init__(self, *, embeds: bool = False) -> None:
+        self._embeds = embeds
+        self._chunks: list[bytes] = []
+        self._size = 0
+        # of what is no longer held
+        self._usage = b""
+        self._finish: str | None = None
+        self._embedded = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes."""
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > HELD:
+            self._look_through()
+
+    def read(self) -> tuple[Usage | None, str | None]:
+        """The tokens, and the last candidate's reason to end or why the prompt was refused; None for what is untold."""
+        held = b"".join(self._chunks)
+        usage = _last_usage(held) or (_last_usage(self._usage) if self._usage else None)
+        if usage is None and self._embeds:
+            prompt = self._embedded + _embedded(held, len(held))
+            usage = Usage(prompt=prompt, total=prompt) if prompt else None
+        finish = _last_reason(held, _FINISH, len(held)) or self._finish
+        return usage, finish or _last_reason(held, _BLOCK, len(held))
+
+    def _look_through(self) -> None:
+        """Note what is in the bytes that are held, and go on holding those that may yet belong to something."""
+        last = self._chunks[-1]
+        if len(last) > SPAN and b'"' not in last:  # the middle of an image: no name is in it, and none goes on in it
+            self._chunks[-1] = b""
+            data, settled = b"".join(self._chunks), self._size
+            self._chunks = []
+        else:
+            data = b"".join(self._chunks)
+            settled = len(data) - SPAN
+            self._chunks = [data[settled:]]
+        self._size = sum(map(len, self._chunks))
+        at = data.rfind(_USAGE, 0, settled + len(_USAGE) - 1)
+        if at >= 0:
+            self._usage = data[at : at + SPAN]
+        # a reason comes before the count of its event, or is long past
+        self._finish = _last_reason(data, _FINISH, settled, after=at - SPAN) or self._finish
+        if self._embeds:
+            self._embedded += _embedded(data, settled)
+
+
+def _last_usage(data: bytes) -> Usage | None:
+    """The last one that can be read: a later one may have been cut off."""
+    end = len(data)
+    while (at := data.rfind(_USAGE, 0, end)) >= 0:
+        text = data[at + len(_USAGE) : at + SPAN].decode("utf-8", "replace")
+        usage = _usage(text) or _usage(_CONTINUED.sub("\n", text))
+        if usage is not None:
+            return usage
+        end = at
+    return None
+
+
+def _usage(text: str) -> Usage | None:
+    """From what follows the name."""
+    colon = _COLON.match(text)
+    if colon is None:
+        return None
+    try:
+        found, _ = _JSON.raw_decode(text, colon.end())
+    except (ValueError, RecursionError):
+        return None
+    prompt, output = _count(found, "promptTokenCount"), _count(found, "candidatesTokenCount")
+    thoughts, tool = _count(found, "thoughtsTokenCount"), _count(found, "toolUsePromptTokenCount")
+    total = _count(found, "totalTokenCount") or prompt + output + thoughts + tool
+    if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
+        return None
+    return Usage(prompt, output, _count(found, "cachedContentTokenCount"), thoughts, tool, total)
+
+
+def _count(found: dict[str, Any], name: str) -> int:
+    value = found.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _last_reason(data: bytes, name: bytes, before: int, *, after: int = 0) -> str | None:
+    """The value of the last `name` that starts between `after` and `before`."""
+    start = max(after, 0)
+    end = before + len(name) - 1
+    while (at := data.rfind(name, start, end)) >= 0:
+        found = _REASON.match(data, at + len(name), at + SPAN)
+        if found is not None:
+            if found[1] is not None:
+                return found[1].decode("ascii")
+            number = found[2].decode("ascii")
+            return _NUMBERED.get(number, number)
+        end = at
+    return None
+
+
+def _embedded(data: bytes, before: int) -> int:
+    """The sum of the tokens of the texts that start within `before` bytes."""
+    return sum(int(found[1]) for found in _EMBEDDED.finditer(data) if found.start() < before)
