@@ -693,7 +693,7 @@ def _secret_from_environment(name: object, place: _Place) -> Secret:
         raise _RefusedError(f"the environment variable {name} {refusal}") from None
 
 
-# -- [gateway], [timeouts], [pool] -------------------------------------------------------------------
+# -- [gateway], [timeouts], [limits], [pool] -------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
@@ -728,6 +728,23 @@ class TimeoutsConfig:
     request_read: float = setting(_seconds(), 60.0)
     client_stall: float = setting(_seconds(), 300.0)
     drain: float = setting(_seconds(zero=True), 30.0)
+
+
+@attrs.frozen(kw_only=True)
+class LimitsConfig:
+    """
+    What clients may take of the gateway, all of them together or one alone.
+
+    ``header_bytes`` and ``header_lines`` are of one request; ``bodies`` are bytes of the bodies of all requests under
+    way; ``connections`` of ``None`` is as many as the process has descriptors for; ``streams_per_key`` of ``None`` is
+    no limit.
+    """
+
+    header_bytes: int = setting(_size, 32 * 2**10)
+    header_lines: int = setting(_whole(1, 10_000), 100)
+    bodies: int = setting(_size, 512 * 2**20)
+    connections: int | None = setting(_whole(1, 1_000_000))
+    streams_per_key: int | None = setting(_whole(1, 1_000_000))
 
 
 @attrs.frozen(kw_only=True)
@@ -1104,6 +1121,7 @@ def parse(text: str, *, path: Path | None = None, environ: Mapping[str, str]) ->
     return _config(text, _Reading(path, environ))
 
 
+    limits: LimitsConfig = setting(_table(LimitsConfig), LimitsConfig(), inside=LimitsConfig)
 def _config(text: str, reading: _Reading) -> Config:
     try:
         tables = tomllib.loads(text.removeprefix("\ufeff"))

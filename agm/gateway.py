@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,8 @@ class Gateway:
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
         self.live = Live(self.pool, self.reactor.seconds, self.wall)
+    #: How many calls of each client key are under way, where that is limited.
+    _streams: Counter[str] = attrs.field(init=False, factory=Counter)
         self.code_assist = CodeAssist(self.reactor, self.client, self.credentials, self.pool, self.wall)
         self.reports = ModelReports(self.reactor, self.client, self.credentials, self.code_assist)
         self._awaited = self._adopt(self.config)
@@ -226,7 +231,42 @@ class Gateway:
         """The fixed client keys; those that are looked up elsewhere have no list."""
         return [key for _, source in self._keys if isinstance(source, KeyRing) for key in source]
 
-    def admit(self, key: ClientKey, model: str, *, counting: bool = True) -> None:
+    def _expired(self, key: ClientKey) -> Unauthenticated | None:
+        """What is said to the bearer of a key whose time is over; None while it is not."""
+        if key.expires is None or self.wall() < key.expires:
+            return None
+        since = datetime.fromtimestamp(key.expires, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return Unauthenticated(
+            f"This client key has expired: it was good until {since}. Ask whoever runs the gateway for another.",
+            reason="CLIENT_KEY_EXPIRED",
+        )
+
+    @contextmanager
+    def stream_of(self, key: ClientKey | None) -> Iterator[None]:
+        """
+        One of the calls that a client key may have answered at once.
+
+        :raises TooManyRequests: if it has ``[limits] streams_per_key`` already.
+        """
+        most = self.config.limits.streams_per_key
+        if key is None or most is None:
+            yield
+            return
+        if self._streams[key.name] >= most:
+            raise TooManyRequests(
+                f"This client key has [limits] streams_per_key, {most}, calls under way. Please retry when one has ended.",
+                reason="CLIENT_KEY_STREAMS",
+                retry_after=1.0,
+            )
+        self._streams[key.name] += 1
+        try:
+            yield
+        finally:
+            self._streams[key.name] -= 1
+            if not self._streams[key.name]:
+                del self._streams[key.name]
+
+    def admit(self, key: ClientKey, model: str, method: str = "", *, counting: bool = True) -> None:
         """
         Hold a request to the limits of its client key.
 

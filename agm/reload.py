@@ -154,8 +154,13 @@ def needs_restart(before: Config, after: Config) -> list[str]:
         found.append("auth.mode")
     found += [
         f"timeouts.{name}"
-        for name in ("connect", "request_read")
+        for name in ("connect", "request_read", "client_stall")
         if getattr(before.timeouts, name) != getattr(after.timeouts, name)
+    ]
+    found += [
+        f"limits.{name}"
+        for name in ("header_bytes", "header_lines", "bodies", "connections")
+        if getattr(before.limits, name) != getattr(after.limits, name)
     ]
     return found
 

@@ -28,7 +28,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from agm import config as configuration
-from agm import state
+from agm import descriptors, state
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.gateway import Gateway
 from agm.notify import ServiceManager
@@ -306,7 +306,6 @@ class GatewayService(MultiService):
         patience = self.gateway.config.timeouts.drain
         # beyond the drain a moment for the last writes
         self._manager.stopping(f"stopping after {self.site.busy} requests", patience + 10)
-        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
         self.gateway.live.close()
         if self.site.busy:
             log.info(
@@ -327,6 +326,8 @@ def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
     """
     Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.  SIGHUP ends nothing.
 
+        await self.site.notice()
+        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
     To be called once the reactor runs, in place of Twisted's own reactions: those end the process by the signal rather
     than with status 0, and take a second signal for an error.
     """
@@ -420,6 +421,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     if options["demo"]:
         demo = DemoUpstream(reactor)
         adapt = keeping(accounts=demo_accounts(demo.url))
+    descriptors.raise_limit()
         config = adapt(config)
     gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
     gateway.state_path = None if options["demo"] else state.path_of(config)
@@ -457,7 +459,9 @@ def make_site(gateway: Gateway, access: Access) -> GatewaySite:
         root,
         reactor=gateway.reactor,
         max_body=gateway.config.gateway.max_body,
-        read_timeout=gateway.config.timeouts.request_read,
+        limits=gateway.config.limits,
+        timeouts=gateway.config.timeouts,
+        connections=gateway.config.limits.connections or descriptors.connections(),
     )
     site.gateway, site.access = gateway, access
     try:

@@ -241,7 +241,7 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
         ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait, state'),
         (
             "'' = 1",
-            '"": unknown key; the keys here are gateway, timeouts, auth, models, pool, accounts, plugins',
+            '"": unknown key; the keys here are gateway, timeouts, limits, auth, models, pool, accounts, plugins',
         ),
     ],
 )
@@ -981,7 +981,7 @@ def test_load_names_a_file_that_cannot_be_read(file: Path) -> None:
         file.parent: "cannot be read: Is a directory",
         Path("a\0b"): "cannot be read: no file can have this name",
         unreadable: "is not UTF-8 at byte 5, as TOML must be",
-        file: "a: unknown key; the keys here are gateway, timeouts, auth, models, pool, accounts, plugins",
+        file: "a: unknown key; the keys here are gateway, timeouts, limits, auth, models, pool, accounts, plugins",
     }.items():
         with pytest.raises(ConfigError) as caught:
             config.load(path, environ={})
@@ -1281,7 +1281,7 @@ def test_the_examples_of_the_document_are_valid_alone_and_together(tmp_path: Pat
     """What a person copies from the page works."""
     examples = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     environ = dict.fromkeys(["GEMINI_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY"], "k")
-    assert len(examples) == 8
+    assert len(examples) >= 9
     for example in [*examples, "".join(examples)]:
         assert parse(example, environ=environ, path=tmp_path / "agm.toml").warnings == ()
 

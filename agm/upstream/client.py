@@ -117,6 +117,11 @@ class UpstreamAnswer:
         body.abort_with(self.abort)
         self._response.deliverBody(body)
 
+    def raw_header(self, name: bytes) -> bytes | None:
+        """The first value of a header; `name` in lower case."""
+        value: bytes | None = self._response.header(name)
+        return value
+
     def read(self, limit: int) -> Deferred[bytes]:
         """The body, or its first `limit` bytes, or what came of it before the upstream broke off."""
         done: Deferred[bytes] = Deferred(lambda _: self.abort())

@@ -24,6 +24,7 @@ from agm.gateway import Gateway
 from agm.incoming import Incoming
 from agm.plugins import HOOKS, PluginManager
 from agm.web.access import Access, is_loopback
+from agm.web.request import GatewayRequestOnWire
 from agm.web.resources import (
     CREDENTIAL_HEADERS,
     CREDENTIAL_PARAMETERS,
@@ -33,7 +34,6 @@ from agm.web.resources import (
     framing_of,
     send_json,
 )
-from agm.web.site import GatewayRequestOnWire
 
 #: RFC 9110, section 5.1: a header's name is a token; and what Twisted lets through of a value.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -81,7 +81,7 @@ class Explain(AdminResource):
     methods = ("POST",)
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        question = read_question(visit.wire.content.getvalue())
+        question = read_question(visit.wire.body)
         send_json(visit.wire, await explain(self.gateway, incoming(self.gateway, question, visit.wire.id)))
 
 

@@ -43,8 +43,8 @@ from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials import CredentialError
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access
+from agm.web.request import GatewayRequestOnWire
 from agm.web.resources import CREDENTIAL_PARAMETERS, Gemini, Visit, decoded_body, plain_headers
-from agm.web.site import GatewayRequestOnWire
 
 #: Headers of a client's that go along: they are about the resource, not about who asks or over which hop.
 FORWARDED = (
@@ -129,21 +129,22 @@ class Owned(Gemini):
             raise BodyTooLarge(f"The description of an upload is larger than {MAX_DESCRIPTION} bytes.")
         return body
 
-    def _write_head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> None:
-        super()._write_head(wire, opened)
+    def _head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
+        headers = super()._head(wire, opened)
         for name in UPLOAD_HEADERS:
             value = opened.answer.header(name.lower())
             if value is not None:
-                wire.responseHeaders.setRawHeaders(name, [value])
+                headers.append((name.encode("ascii"), value.encode("latin-1")))
         begun = _UPLOAD.match(wire.path) is not None
-        if wire.responseHeaders.hasHeader(b"Access-Control-Expose-Headers"):
+        if wire.answers_with(b"access-control-expose-headers"):
             exposed = ", ".join([*UPLOAD_HEADERS, *ADDRESSES]).lower()
-            wire.responseHeaders.addRawHeader("Access-Control-Expose-Headers", exposed)
+            headers.append((b"Access-Control-Expose-Headers", exposed.encode("ascii")))
         for name in ADDRESSES:
             value = opened.answer.header(name.lower())
             if value is not None:
                 url = self._upload_address(wire, opened, value) if begun else self._address(wire, opened, value)
-                wire.responseHeaders.setRawHeaders(name, [url])
+                headers.append((name.encode("ascii"), url.encode("latin-1")))
+        return headers
 
     def _upload_address(self, wire: GatewayRequestOnWire, opened: OpenAnswer, url: str) -> str:
         """The gateway's own address for an upload that the upstream has at `url`."""
@@ -161,7 +162,7 @@ class Owned(Gemini):
 
 def _base(wire: GatewayRequestOnWire) -> str:
     """The address by which the client knows the gateway; its ``Host`` has been checked."""
-    host = (wire.requestHeaders.getRawHeaders(b"host") or [b"127.0.0.1"])[0].decode("latin-1")
+    host = wire.header(b"host") or "127.0.0.1"
     return f"{'https' if wire.isSecure() else 'http'}://{host}"
 
 
@@ -378,7 +379,9 @@ class _Sending:
 
         whole = not isinstance(body, StreamedBody)
         sending = Deferred.fromCoroutine(
-            gateway.client.send(wire.method.decode("ascii"), url, headers, body, timeout=limits.total)
+            gateway.client.send(
+                wire.method.decode("ascii"), url, headers, body, timeout=limits.total, network=lease.account.network
+            )
         )
         if isinstance(body, StreamedBody):
             body.on_change = watch

@@ -16,10 +16,8 @@ from zope.interface import implementer
 
 from agm.core.answers import Framing, StreamFailure, error_event
 from agm.upstream.client import UpstreamBody
-from agm.web.site import GatewayRequestOnWire
-
-#: Before an answer without framing is reset, what was written gets this many seconds to arrive.
-FLUSH_SECONDS = 0.1
+from agm.web.request import GatewayRequestOnWire
+from agm.web.sending import unsent
 
 Outcome = Literal["ok", "aborted", "cancelled"]
 
@@ -49,6 +47,7 @@ class Relay:
         self._stall = stall
         self._stalled: IDelayedCall | None = None
         self._gone = False
+        self._unsent = 0
         self._done: Deferred[Outcome] = Deferred()
         self.sent = 0
 
@@ -105,10 +104,12 @@ class Relay:
                 why = self._body.broken or "the upstream broke off the answer"
                 failure = StreamFailure.of(502, f"{why[:1].upper()}{why[1:]}.")
             self._write(error_event(failure))
-        break_off(self._request, self._clock, self._stall)
+        if self._request.channel is not None:
+            self._request.channel.break_off(self._request)
 
     def _arm(self) -> None:
         if self._stalled is None:
+            self._unsent = unsent(self._request.transport)
             self._stalled = self._clock.callLater(self._stall, self._client_stalled)
 
     def _disarm(self) -> None:
@@ -119,38 +120,8 @@ class Relay:
     def _client_stalled(self) -> None:
         self._stalled = None
         transport = self._request.transport
+        if 0 < unsent(transport) < self._unsent:  # it takes a large piece, slowly
+            self._arm()
+            return
         self._body.abort(f"the client took nothing for {self._stall:g} seconds")
         transport.abortConnection()
-
-
-def break_off(request: GatewayRequestOnWire, clock: IReactorTime, patience: float) -> None:
-    """
-    End an answer so that no client can take it for complete.
-
-    What was written still arrives; then the connection closes without the last chunk, or is reset where the answer has
-    no framing that would tell.  A client that does not take what was written is cut after `patience` seconds.
-    """
-    channel, transport = request.channel, request.transport
-    if channel is None:
-        return
-    timer: IDelayedCall
-    framed = request.chunked or request.responseHeaders.getRawHeaders(b"Content-Length") is not None
-    until = clock.seconds() + patience
-
-    def look() -> None:
-        nonlocal timer
-        if channel._waitingForTransport and clock.seconds() < until:  # it has not taken what was written before
-            timer = clock.callLater(FLUSH_SECONDS, look)
-        else:
-            transport.abortConnection()
-
-    def closed(_: object) -> None:
-        if timer.active():
-            timer.cancel()
-
-    request.notifyFinish().addBoth(closed)
-    if framed:
-        timer = clock.callLater(patience, transport.abortConnection)
-        channel.loseConnection()
-    else:
-        timer = clock.callLater(FLUSH_SECONDS, look)

@@ -30,6 +30,7 @@ from agm.core.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    Unavailable,
     UnsupportedMedia,
     UpstreamTimeout,
 )
@@ -40,8 +41,8 @@ from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed
 from agm.web.access import Access
-from agm.web.relay import Relay, break_off
-from agm.web.site import GatewayRequestOnWire
+from agm.web.relay import Relay
+from agm.web.request import JSON_TYPE, GatewayRequestOnWire
 
 log = Logger()
 
@@ -59,14 +60,16 @@ CREDENTIAL_HEADERS = frozenset(
 CREDENTIAL_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
 _ALT = re.compile(r"(sse|json)(?:;.*)?")
 #: Headers of an upstream's answer that mean something to a client; all others are about the hop.
-_PASSED_HEADERS = (
-    "Content-Type",
-    "Content-Disposition",
-    "X-Gemini-Service-Tier",
-    "X-Cloudaicompanion-Trace-Id",
-    "Content-Range",
-    "Accept-Ranges",
-    "ETag",
+_PASSED_HEADERS = tuple(
+    (name, name.lower())
+    for name in (
+        b"Content-Disposition",
+        b"X-Gemini-Service-Tier",
+        b"X-Cloudaicompanion-Trace-Id",
+        b"Content-Range",
+        b"Accept-Ranges",
+        b"ETag",
+    )
 )
 _SSE_HEADERS = (
     (b"Content-Type", b"text/event-stream"),
@@ -85,20 +88,15 @@ class Visit:
 
     def header(self, name: str) -> str | None:
         """The first value of a header."""
-        return _header(self.wire, name)
-
-
-def _header(wire: GatewayRequestOnWire, name: str) -> str | None:
-    values = wire.requestHeaders.getRawHeaders(name.encode("ascii"))
-    return values[0].decode("latin-1") if values else None
+        return self.wire.header(name.lower().encode("ascii"))
 
 
 def plain_headers(wire: GatewayRequestOnWire) -> dict[str, str]:
     """The first value of each header, by its name in lower case; none that may carry a credential."""
     return {
-        name.decode("latin-1").lower(): values[0].decode("latin-1")
-        for name, values in wire.requestHeaders.getAllRawHeaders()
-        if name.lower() not in CREDENTIAL_HEADERS
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in wire.head.first.items()
+        if name not in CREDENTIAL_HEADERS
     }
 
 
@@ -106,6 +104,8 @@ def _query(wire: GatewayRequestOnWire) -> dict[str, str]:
     """The query's parameters; of several with one name the first counts."""
     _, _, raw = wire.uri.partition(b"?")
     found: dict[str, str] = {}
+    if not raw:
+        return found
     for name, value in parse_qsl(raw.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=None):
         found.setdefault(name, value)
     return found
@@ -150,23 +150,23 @@ class ApiResource(Resource):
         return NOT_DONE_YET
 
     async def _visit(self, wire: GatewayRequestOnWire) -> None:
-        hosts = [host.decode("latin-1") for host in wire.requestHeaders.getRawHeaders(b"host") or ()]
+        hosts = [host.decode("latin-1") for host in wire.head.values(b"host")]
         self.access.check_host(hosts, required=wire.clientproto == b"HTTP/1.1")
-        origin = self.access.check_origin(_header(wire, "origin"), hosts[0] if hosts else None)
+        origin = self.access.check_origin(wire.header(b"origin"), hosts[0] if hosts else None)
         if origin is not None:
             wire.responseHeaders.setRawHeaders(b"Access-Control-Allow-Origin", [origin.encode("latin-1")])
             wire.responseHeaders.setRawHeaders(b"Access-Control-Expose-Headers", [b"x-agm-request-id, retry-after"])
             wire.responseHeaders.addRawHeader(b"Vary", b"Origin")
         method = wire.method.decode("ascii", "replace")
-        preflight = method == "OPTIONS" and wire.requestHeaders.hasHeader("access-control-request-method")
+        preflight = method == "OPTIONS" and b"access-control-request-method" in wire.head.first
         query = _query(wire)
         key: ClientKey | None = None
         if not preflight and not self.is_open(wire, query):
             key = await self.gateway.authenticate(
                 presented_keys(
-                    authorization=_header(wire, "authorization"),
-                    x_api_key=_header(wire, "x-api-key"),
-                    x_goog_api_key=_header(wire, "x-goog-api-key"),
+                    authorization=wire.header(b"authorization"),
+                    x_api_key=wire.header(b"x-api-key"),
+                    x_goog_api_key=wire.header(b"x-goog-api-key"),
                     query_key=query.get("key"),
                 ),
                 wire.id,
@@ -182,8 +182,8 @@ class ApiResource(Resource):
     def _options(self, wire: GatewayRequestOnWire, allowed: Sequence[str], *, preflight: bool) -> None:
         names = ", ".join(allowed).encode("ascii")
         headers = [(b"Allow", names)]
-        if preflight and wire.responseHeaders.hasHeader("access-control-allow-origin"):
-            asked = _header(wire, "access-control-request-headers") or ""
+        if preflight and wire.answers_with(b"access-control-allow-origin"):
+            asked = wire.header(b"access-control-request-headers") or ""
             headers += [
                 (b"Access-Control-Allow-Methods", names),
                 (b"Access-Control-Allow-Headers", re.sub(r"[^A-Za-z0-9_, -]", "", asked).encode("ascii")),
@@ -209,7 +209,7 @@ class ApiResource(Resource):
             error = GatewayError("The gateway failed to serve this request; its log says why.")
         assert isinstance(error, GatewayError)
         if wire.startedWriting:
-            break_off(wire, self.gateway.reactor, self.gateway.config.timeouts.client_stall)
+            wire.channel.break_off(wire)
         else:
             wire.send_error(error)
 
@@ -225,6 +225,17 @@ class Health(ApiResource):
     is_health = True
 
     async def respond(self, visit: Visit) -> None:
+        visit.wire.send(200, [], b'{"status":"ok"}')
+
+
+class Ready(ApiResource):
+    """``GET /readyz``: whether requests should come here; not while the gateway stops."""
+
+    is_health = True
+
+    async def respond(self, visit: Visit) -> None:
+        if visit.wire.site.draining:
+            raise Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=1.0)
         visit.wire.send(200, [], b'{"status":"ok"}')
 
 
@@ -301,7 +312,8 @@ class Gemini(ApiResource):
             body=decoded_body(wire),
             received_at=gateway.wall(),
         )
-        await self._answer(wire, Preparation(gateway, incoming))
+        with gateway.stream_of(visit.key):
+            await self._answer(wire, Preparation(gateway, incoming))
 
     async def _answer(self, wire: GatewayRequestOnWire, preparation: Prepared) -> None:
         """Open an answer, relay it, and tell the observers how it ended."""
@@ -323,7 +335,7 @@ class Gemini(ApiResource):
                 wire.send(opened.status, list(opened.headers), opened.body)
                 return
             outcome, account, watch = "aborted", opened.account.name, opened.body.watch
-            self._write_head(wire, opened)
+            wire.prepare(opened.answer.status, self._head(wire, opened))
             relay = Relay(wire, opened.body, opened.framing, gateway.reactor, gateway.config.timeouts.client_stall)
             gateway.live.relaying(underway, relay)
             relaying = relay.run()
@@ -362,27 +374,26 @@ class Gemini(ApiResource):
                 finish_reason=finish_reason,
             )
             gateway.live.end(underway, record, gateway.config.pool.max_attempts)
-            gateway.hooks.request_finished(record)
+            gateway.finished(record)
 
-    def _write_head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> None:
-        headers = wire.responseHeaders
-        wire.announce_close()
-        wire.setResponseCode(opened.answer.status)
-        for name in _PASSED_HEADERS:
-            value = opened.answer.header(name.lower())
-            if value is not None:
-                headers.setRawHeaders(name, [value])
+    def _head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
+        """The headers of an answer."""
+        passed = [(name, opened.answer.raw_header(lower)) for name, lower in _PASSED_HEADERS]
+        headers = [(name, value) for name, value in passed if value is not None]
+        content_type = opened.answer.raw_header(b"content-type")
         if opened.framing is Framing.SSE:
-            for header, fixed in _SSE_HEADERS:
-                headers.setRawHeaders(header, [fixed])
-        elif opened.framing is Framing.ARRAY or not headers.hasHeader("content-type"):
-            headers.setRawHeaders(b"Content-Type", [b"application/json; charset=UTF-8"])
+            headers += _SSE_HEADERS
+        elif opened.framing is Framing.ARRAY or content_type is None:
+            headers.append(JSON_TYPE)
+        else:
+            headers.append((b"Content-Type", content_type))
         if opened.plain and opened.answer.length is not None:
-            headers.setRawHeaders(b"Content-Length", [b"%d" % opened.answer.length])
+            headers.append((b"Content-Length", b"%d" % opened.answer.length))
         elif opened.body.ended and not opened.body.failed:
-            headers.setRawHeaders(b"Content-Length", [b"%d" % opened.body.held])
+            headers.append((b"Content-Length", b"%d" % opened.body.held))
         if self.gateway.config.gateway.show_account:
-            headers.setRawHeaders(b"X-Agm-Account", [opened.account.name.encode("ascii", "replace")])
+            headers.append((b"X-Agm-Account", opened.account.name.encode("ascii", "replace")))
+        return headers
 
 
 def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
@@ -414,8 +425,8 @@ def decoded_body(wire: GatewayRequestOnWire) -> bytes:
     :raises UnsupportedMedia: for an encoding other than gzip.
     :raises BodyTooLarge: if it inflates beyond the limit.
     """
-    body: bytes = wire.content.getvalue()
-    encoding = (_header(wire, "content-encoding") or "identity").strip().lower()
+    body = wire.body
+    encoding = (wire.header(b"content-encoding") or "identity").strip().lower()
     if encoding == "identity":
         return body
     if encoding not in ("gzip", "x-gzip"):
@@ -453,6 +464,7 @@ class Root(Resource):
         for segment in (*target.VERSIONS, "models"):
             self.putChild(segment.encode("ascii"), api)
         self.putChild(b"healthz", Health(gateway, access))
+        self.putChild(b"readyz", Ready(gateway, access))
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Whose path it is."""

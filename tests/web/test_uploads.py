@@ -57,7 +57,7 @@ async def test_a_slow_upstream_holds_back_the_client(gateway: GatewayFactory, up
     wire.transport.pauseProducing()
     client.send(b"x" * 64 * MIB)
     (channel,) = running.site.channels
-    streamed = channel.requests[0].streamed
+    streamed = channel.request.streamed
     await eventually(lambda: streamed.size, "the first bytes")
     await settle(0.5)
     assert streamed.size < 32 * MIB

@@ -1,0 +1,404 @@
+"""
+A client's connection: HTTP/1.1, one request at a time, bounded in bytes and in time.
+
+In place of twisted.web's: what is refused is answered in Google's form, and the client gets to see it (the refusal is
+written, the sending side closed, and what still comes is thrown away for a while); a request has a deadline that bytes
+do not push away; a client that leaves is noticed, whatever it has sent ahead; and the transport pauses and resumes the
+answer's producer directly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IDelayedCall, ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
+from agm.core.http1 import Head, Malformed, RequestReader
+from agm.upstream.upload import StreamedBody
+from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, new_request_id, phrase
+from agm.web.sending import send, unsent
+
+if TYPE_CHECKING:
+    from agm.web.site import GatewaySite
+
+#: Seconds and bytes that are thrown away after a refusal, so that the client reads it before it meets a closed door.
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 64 * 1024 * 1024
+#: Bytes of later requests that are kept while one is answered.
+MAX_AHEAD = 8 * 1024
+#: A body that comes faster than this, in bytes a second, has more time than ``[timeouts] request_read``.
+SLOWEST_BODY = 16 * 1024
+#: How often it is looked whether an answer has gone out, before its connection is reset.
+FLUSH_SECONDS = 0.1
+
+log = Logger()
+
+
+class HeadTooLarge(GatewayError):
+    """431: too many bytes or lines before the body."""
+
+    status, reason = 431, "REQUEST_HEADER_FIELDS_TOO_LARGE"
+
+
+class ExpectationFailed(GatewayError):
+    """417: an ``Expect`` that is not 100-continue."""
+
+    status, reason = 417, "EXPECTATION_FAILED"
+
+
+class VersionNotSupported(GatewayError):
+    """505: not HTTP/1."""
+
+    status, reason = 505, "HTTP_VERSION_NOT_SUPPORTED"
+
+
+class GatewayChannel(Protocol):
+    """
+    A client's connection.
+
+    :param crowded: there are too many: only health is told.
+    :ivar request: the request that comes in or is answered; None between two.
+    """
+
+    transport: Any
+
+    def __init__(self, site: GatewaySite, *, crowded: bool = False) -> None:
+        self.site = site
+        self.crowded = crowded
+        self.request: GatewayRequestOnWire | None = None
+        self.refused = False
+        self.secure = False
+        self._reader = RequestReader(site.limits.header_bytes, site.limits.header_lines)
+        #: The request has been handed to its resource, and has come in whole.
+        self._answering = False
+        self._complete = False
+        self._keep_alive = True
+        self._reading = False
+        self._closing = False
+        self._lost = False
+        self._thrown_away = 0
+        self._unsent = 0
+        self._began = 0.0
+        self._body_bytes = 0
+        self._deadline: float | None = None
+        self._timer: IDelayedCall | None = None
+
+    # The connection's life
+
+    def connectionMade(self) -> None:
+        """A client has connected."""
+        transport = self.transport
+        self.client, self.host = transport.getPeer(), transport.getHost()
+        self.secure = ISSLTransport(transport, None) is not None
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+        self.site.channels.add(self)
+        self._expect_within(self.site.read_timeout)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is closed, by either side."""
+        self._lost = True
+        self.site.forget(self)
+        self._deadline = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        request, self.request = self.request, None
+        if request is not None:
+            self.site.give_back(self._take_body_bytes())
+            request.connectionLost(reason)
+
+    def close(self) -> None:
+        """Close, after what was written has gone out; a client that takes nothing of it for too long is cut."""
+        if not self._closing and not self._lost:
+            self._closing = True
+            self.transport.loseConnection()
+            self._unsent = unsent(self.transport)
+            self._expect_within(self.site.stall_timeout)
+
+    loseConnection = close
+
+    def abort(self) -> None:
+        """Close now; what was written may be lost."""
+        if not self._lost:
+            self.transport.abortConnection()
+
+    abortConnection = abort
+
+    def close_when_idle(self) -> None:
+        """Close now if no request is under way, else after its answer."""
+        if self.request is None:
+            self.close()
+        else:
+            self.close_after()
+
+    def close_after(self) -> None:
+        """Let no other request follow the one under way."""
+        self._keep_alive = False
+
+    @property
+    def stays_open(self) -> bool:
+        """Whether another request may follow; not if this is answered before its body has come."""
+        return self._keep_alive and self._complete
+
+    # Time
+
+    def _expect_within(self, seconds: float) -> None:
+        """Something must have happened by then.  One timer serves all deadlines of a connection: most are met."""
+        reactor = self.site.reactor
+        self._deadline = reactor.seconds() + seconds
+        if self._timer is None:
+            self._timer = reactor.callLater(seconds, self._look)
+        elif self._timer.getTime() > self._deadline:
+            self._timer.reset(seconds)
+
+    def _look(self) -> None:
+        """The timer has fired: wait on if the deadline was met or moved."""
+        self._timer = None
+        if self._deadline is None:
+            return
+        left = self._allowance() - self.site.reactor.seconds()
+        if left > 0.001:
+            self._timer = self.site.reactor.callLater(left, self._look)
+        else:
+            self._deadline = None
+            self._late()
+
+    def _allowance(self) -> float:
+        """The deadline, with what bytes have earned since it was set."""
+        assert self._deadline is not None
+        if self.request is not None and not self._complete and not self.refused:
+            return self._deadline + self._body_bytes_seen / SLOWEST_BODY
+        return self._deadline
+
+    _body_bytes_seen = 0
+
+    def _late(self) -> None:
+        if self._closing or self.refused:
+            waiting = unsent(self.transport)
+            if self._closing and 0 < waiting < self._unsent:  # it takes its answer, slowly
+                self._unsent = waiting
+                self._expect_within(self.site.stall_timeout)
+            else:
+                self.abort()
+        elif self.request is None and self._reader.between:
+            self.close()
+        else:
+            limit = f"[timeouts] request_read, {self.site.read_timeout:g} seconds"
+            self.refuse(RequestTooSlow(f"The request did not come within {limit}."))
+
+    # Reading
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self.refused:
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGER_BYTES:
+                self.abort()
+            return
+        if not self._complete or not self._answering:
+            self._reader.feed(data)
+            self._advance()
+        elif self._keep_alive and self._reader.buffered + len(data) <= MAX_AHEAD:
+            self._reader.feed(data)
+        else:  # read on, or nobody would notice that the client leaves; what is lost was never begun
+            self._keep_alive = False
+
+    def _advance(self) -> None:
+        """Read as far as the bytes go, but not beyond a request that is not answered yet."""
+        if self._reading:
+            return
+        self._reading = True
+        try:
+            while not self.refused and not self._closing and not (self._answering and self._complete):
+                event = self._reader.next()
+                if event is None:
+                    if self._deadline is None:
+                        self._expect_within(self.site.read_timeout)
+                    return
+                if isinstance(event, bytes):
+                    self._piece(event)
+                elif isinstance(event, Head):
+                    self._begin(event)
+                else:
+                    self._whole()
+        except Malformed as e:
+            self.refuse(_refusal(e))
+        except GatewayError as e:
+            self.refuse(e)
+        finally:
+            self._reading = False
+
+    def _begin(self, head: Head) -> None:
+        """A head has come."""
+        request = self.request = GatewayRequestOnWire(self, head)
+        self._complete, self._answering = False, False
+        self._keep_alive = self._keep_alive and head.keep_alive
+        self._body_bytes_seen = 0
+        self.site.check_open(self, request)
+        if head.length == 0:
+            return
+        if self.site.is_streamed(request):
+            request.streamed = StreamedBody(head.length, self._pause_reading, self._resume_reading)
+        elif head.length is not None:
+            request.check_length(head.length)
+            self._lend(head.length)
+        if head.expects and not self._reader.buffered:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.streamed is not None:
+            self._answering = True
+            request.process()
+
+    def _piece(self, data: bytes) -> None:
+        """A piece of a body has come."""
+        request = self.request
+        self._body_bytes_seen += len(data)
+        if request is None:
+            return
+        if request.streamed is None and request.head.length is None:
+            self._lend(len(data))
+        request.body_received(data)
+
+    def _whole(self) -> None:
+        """A request has come in whole."""
+        request = self.request
+        self._complete = True
+        self._deadline = None
+        if request is None:  # it was answered before
+            return
+        if request.streamed is not None:
+            request.streamed.finished()
+        else:
+            self._answering = True
+            request.process()
+
+    def _lend(self, length: int) -> None:
+        self.site.lend(length)
+        self._body_bytes += length
+
+    def _take_body_bytes(self) -> int:
+        length, self._body_bytes = self._body_bytes, 0
+        return length
+
+    def _pause_reading(self) -> None:
+        self.transport.pauseProducing()
+        self._deadline = None  # the client is not to blame for what it cannot send
+
+    def _resume_reading(self) -> None:
+        if not self._lost:
+            if not self._complete and not self.refused:
+                self._body_bytes_seen = 0
+                self._expect_within(self.site.read_timeout)
+            self.transport.resumeProducing()
+
+    # Answering
+
+    def write(self, data: bytes) -> None:
+        """Bytes of the answer."""
+        send(self.transport, data)
+
+    def writeSequence(self, pieces: list[bytes]) -> None:
+        """Bytes of the answer."""
+        send(self.transport, b"".join(pieces))
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """The transport pauses and resumes it."""
+        self.transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """There is nothing to pause."""
+        self.transport.unregisterProducer()
+
+    def answered(self, request: GatewayRequestOnWire) -> None:
+        """The answer is complete."""
+        self.request = None
+        self.site.give_back(self._take_body_bytes())
+        if not self._complete:  # what has not come of its body is not waited for, and so nothing can follow it
+            if request.streamed is not None:
+                request.streamed.stopProducing()
+            self._linger()
+        elif not self._keep_alive:
+            self.close()
+        else:
+            self._answering = self._complete = False
+            self._expect_within(self.site.read_timeout)
+            self._advance()
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answer before the request is complete, read nothing more of it, and close so that the answer is seen."""
+        if self.refused or self._lost:
+            return
+        request, self.request = self.request, None
+        request_id = new_request_id() if request is None else request.id
+        if request is None or not request.startedWriting:
+            body = error.body()
+            lines = [
+                b"HTTP/1.1 %d %s" % (error.status, phrase(error.status)),
+                b"Server: " + SERVER,
+                b"X-Agm-Request-Id: " + request_id.encode("ascii"),
+                b"%b: %b" % JSON_TYPE,
+                b"Content-Length: %d" % len(body),
+                b"Connection: close",
+                *(name + b": " + value for name, value in error.headers()),
+            ]
+            self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        log.info("{request_id}: refused with {status}", request_id=request_id, status=error.status)
+        self._linger()
+        if request is not None:
+            self.site.give_back(self._take_body_bytes())
+            request.connectionLost(Failure(error))
+
+    def _linger(self) -> None:
+        """Throw away what still comes, for a while, so that the client gets to read its answer."""
+        self.refused = True
+        if hasattr(self.transport, "loseWriteConnection"):
+            self.transport.loseWriteConnection()
+        self._expect_within(LINGER_SECONDS)
+
+    def break_off(self, request: GatewayRequestOnWire) -> None:
+        """
+        End an answer so that no client can take it for complete.
+
+        What was written still arrives; then the connection closes without the last chunk, or is reset where the answer
+        has no framing that would tell.  A client that does not take what was written is cut after
+        ``[timeouts] client_stall``.
+        """
+        if request.framed:
+            self.close()
+            return
+        reactor = self.site.reactor
+        left, until = unsent(self.transport), reactor.seconds() + self.site.stall_timeout
+
+        def look() -> None:
+            nonlocal left, until
+            waiting = unsent(self.transport)
+            if waiting < left:
+                left, until = waiting, reactor.seconds() + self.site.stall_timeout
+            if self._lost:
+                return
+            if waiting and reactor.seconds() < until:
+                reactor.callLater(FLUSH_SECONDS, look)
+            else:
+                self.abort()
+
+        reactor.callLater(FLUSH_SECONDS, look)
+
+
+def _refusal(error: Malformed) -> GatewayError:
+    """The error of a request that is not taken."""
+    message = str(error)
+    match error.status:
+        case 431:
+            return HeadTooLarge(f"{message[:-1]}: [limits] header_bytes and header_lines say how much is taken.")
+        case 417:
+            return ExpectationFailed(message)
+        case 501:
+            return Unimplemented(message)
+        case 505:
+            return VersionNotSupported(message)
+        case _:
+            return InvalidRequest(f"The request is not well-formed HTTP. {message}", reason="MALFORMED_HTTP")

@@ -1,0 +1,369 @@
+"""
+A client's request as the resources see it: a twisted.web request that makes only what somebody asks for.
+
+Everything of :class:`twisted.web.server.Request` that a resource may use is there, and is made when it is first looked
+at; a request that is relayed looks at next to nothing of it.  The answer's head goes out with its first bytes, in one
+write.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
+from twisted.web.http_headers import Headers
+from twisted.web.server import Request
+
+from agm import __version__
+from agm.core.errors import BodyTooLarge, GatewayError, MethodNotAllowed
+from agm.core.http1 import Head
+from agm.upstream.upload import StreamedBody
+
+if TYPE_CHECKING:
+    from agm.web.channel import GatewayChannel
+
+SERVER = f"agm/{__version__}".encode("ascii")
+JSON_TYPE = (b"Content-Type", b"application/json; charset=UTF-8")
+#: The authority of a target in absolute form.
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+#: What must not be in a header that goes out.
+_CONTROL = re.compile(rb"[\r\n\x00]+")
+
+log = Logger()
+
+
+def phrase(status: int) -> bytes:
+    """The reason phrase of a status; twisted.web's own are old, and lack 429."""
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b"Unknown"
+
+
+_STATUS_LINES = {int(s): b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode("ascii")) for s in HTTPStatus}
+
+
+def new_request_id() -> str:
+    """16 hexadecimal digits."""
+    return os.urandom(8).hex()
+
+
+class _Date:
+    """The ``Date`` of answers, made once a second."""
+
+    second = 0
+    line = b""
+
+    @classmethod
+    def now(cls) -> bytes:
+        second = int(time.time())
+        if second != cls.second:
+            cls.second = second
+            cls.line = b"\r\nDate: " + datetimeToString(second) + b"\r\n"
+        return cls.line
+
+
+class GatewayRequestOnWire(Request):
+    """
+    A request as twisted.web sees it.
+
+    Its body stays in memory, and never grows beyond ``[gateway] max_body``; but an upload's is `streamed` where it has
+    one, while it comes and as large as it is.
+
+    :ivar id: 16 hexadecimal digits, in every log line and in the answer.
+    :ivar head: what the client sent.
+    """
+
+    channel: Any  # a GatewayChannel; None once there is nobody to answer
+    transport: Any
+    site: Any
+    streamed: StreamedBody | None = None
+    #: What ends the answer that is being made, whatever it waits for; set by the resource.
+    interrupt: Callable[[], object] | None = None
+    #: Why it was ended so, for the client.
+    interrupted: GatewayError | None = None
+    queued = False
+    _parsePOSTFormSubmission = False
+    #: Whether the end of the answer can be told from the end of the connection; from the first write on.
+    framed = False
+    _bodiless = False
+    _prepared: list[tuple[bytes, bytes]] | None = None
+    _received = 0
+
+    def __init__(self, channel: GatewayChannel, head: Head) -> None:
+        # not Request's own: it makes what hardly any request needs
+        self.channel = channel
+        self.transport = channel.transport
+        self.client = channel.client
+        self.host = channel.host
+        self.head = head
+        self.id = new_request_id()
+        self.method = head.method
+        self.uri = head.target
+        self.path = head.target.partition(b"?")[0]
+        self.clientproto = head.version
+        self.notifications = []
+        self._pieces: list[bytes] = []
+
+    # What the client sent
+
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]  # an attribute there
+        """All headers."""
+        headers = Headers()
+        for name, value in self.head.fields:
+            headers.addRawHeader(name, value)
+        return headers
+
+    def header(self, name: bytes) -> str | None:
+        """The first value of a header; `name` in lower case."""
+        value = self.head.first.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @cached_property
+    def args(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]  # an attribute there
+        """The query's parameters."""
+        return parse_qs(self.uri.partition(b"?")[2], True)
+
+    @cached_property
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # an attribute there
+        """The client's cookies, for pages that plugins add."""
+        pairs = [pair.split(b"=", 1) for line in self.head.values(b"cookie") for pair in line.split(b";")]
+        return {pair[0].lstrip(): pair[1] for pair in pairs if len(pair) == 2}
+
+    @cached_property
+    def _adapterCache(self) -> dict[str, Any]:  # type: ignore[override]  # an attribute there
+        return {}
+
+    @property
+    def limit(self) -> int:
+        """The largest body that is taken, in bytes."""
+        return self.channel.site.max_body
+
+    @property
+    def body(self) -> bytes:
+        """The body, whole."""
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0] if self._pieces else b""
+
+    @cached_property
+    def content(self) -> Any:  # type: ignore[override]  # an attribute there
+        """The body, as a file."""
+        return BytesIO(self.body)
+
+    def isSecure(self) -> bool:
+        """Whether the connection is TLS."""
+        return self.channel is not None and self.channel.secure
+
+    # The channel's side
+
+    def body_received(self, data: bytes) -> None:
+        """A piece of the body.  :raises BodyTooLarge: if it is one too many."""
+        if self.streamed is not None:
+            self.streamed.received(data)
+            return
+        self._received += len(data)
+        self.check_length(self._received)
+        self._pieces.append(data)
+
+    def check_length(self, length: int) -> None:
+        """:raises BodyTooLarge: if a body of this many bytes is not taken."""
+        if self.streamed is None and length > self.limit:
+            raise BodyTooLarge(
+                f"The request's body is larger than max_body, {self.limit} bytes. Raise [gateway] max_body to allow it."
+            )
+
+    def process(self) -> None:
+        """Find the resource, and let that answer."""
+        self.site = self.channel.site
+        if not self.uri.startswith(b"/"):
+            absolute = _ABSOLUTE.match(self.uri)
+            if absolute is not None:  # RFC 9112, 3.2.2: a server must take it, and its authority before the Host
+                self.head.first[b"host"] = absolute[1]
+                self.head.fields = [(n, v) for n, v in self.head.fields if n != b"host"] + [(b"host", absolute[1])]
+                self.uri = self.uri[absolute.end() :] or b"/"
+                self.uri = self.uri if self.uri.startswith(b"/") else b"/" + self.uri
+                self.path = self.uri.partition(b"?")[0]
+            elif self.uri == b"*":
+                self._handleStar()
+                return
+        self.prepath = []
+        self.postpath = [unquote_to_bytes(part) if b"%" in part else part for part in self.path[1:].split(b"/")]
+        try:
+            resource = self.site.getResourceFor(self)
+            if hasattr(resource, "getEncoder"):  # twisted.web's EncodingResourceWrapper, around a plugin's page
+                self._encoder = resource.getEncoder(self)
+            self.render(resource)
+        except Exception:
+            self.processingFailed(Failure())
+
+    def _handleStar(self) -> None:
+        """``OPTIONS *`` asks for the server as a whole; no other method goes with ``*``."""
+        if self.method == b"OPTIONS":
+            self.send(204, [(b"Allow", b"GET, HEAD, POST, OPTIONS")], b"")
+        else:
+            self.send_error(MethodNotAllowed("The target * takes OPTIONS.", allow=["OPTIONS"]))
+
+    def processingFailed(self, reason: Failure) -> None:
+        """A resource raised: log it, and tell the client no more than that."""
+        log.failure("{request_id}: the request failed", failure=reason, request_id=self.id)
+        if self.startedWriting:
+            self.channel.abort()
+        else:
+            self.send_error(GatewayError("The gateway failed to serve this request; its log says why."))
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has left."""
+        self._disconnected = True
+        self.channel = None
+        self._pieces = []
+        waiting, self.notifications = self.notifications, []
+        for d in waiting:
+            d.errback(reason)
+
+    # The answer
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]  # an attribute there
+        """Headers of the answer, beside those that are given to :meth:`start`."""
+        return Headers()
+
+    @cached_property
+    def cookies(self) -> list[bytes]:  # type: ignore[override]  # an attribute there
+        """Cookies of the answer."""
+        return []
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status, with today's reason phrase."""
+        self.code = code
+        self.code_message = message or phrase(code)
+
+    def send_error(self, error: GatewayError) -> None:
+        """Answer with an error of the gateway's own."""
+        self.send(error.status, error.headers(), error.body())
+
+    def send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer with a complete document; JSON, unless the headers say otherwise."""
+        own = list(headers)
+        if not any(name == b"Content-Type" for name, _ in own) and not self.answers_with(b"content-type"):
+            own.append(JSON_TYPE)
+        if status != 204:
+            own.append((b"Content-Length", b"%d" % len(body)))
+        self.start(status, own, body)
+        self.finish()
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], data: bytes = b"") -> None:
+        """
+        Begin an answer: its head, and its first bytes with it.
+
+        :param headers: names in their usual case, and values that are fit to be sent.
+        """
+        self.code = status
+        self._start(headers, data)
+
+    def prepare(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """As :meth:`start`, but the head waits for the first :meth:`write`."""
+        self.code = status
+        self._prepared = headers
+
+    def answers_with(self, name: bytes) -> bool:
+        """Whether a header has been put into `responseHeaders`."""
+        own = self.__dict__.get("responseHeaders")
+        return own is not None and own.hasHeader(name)
+
+    def _start(self, headers: Iterable[tuple[bytes, bytes]], data: bytes) -> None:
+        self.startedWriting = 1
+        lines = [_STATUS_LINES.get(self.code) or b"HTTP/1.1 %d %b\r\n" % (self.code, self.code_message)]
+        lines += (b"Server: ", SERVER, b"\r\nX-Agm-Request-Id: ", self.id.encode("ascii"), _Date.now())
+        framed = bodiless = self.method == b"HEAD" or self.code in NO_BODY_CODES
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+            framed = framed or name == b"Content-Length"
+        if "responseHeaders" in self.__dict__:
+            for name, values in self.responseHeaders.getAllRawHeaders():
+                if name in (b"Server", b"Date", b"Connection", b"Transfer-Encoding"):
+                    continue
+                framed = framed or name == b"Content-Length"
+                lines += [b"%b: %b\r\n" % (name, _CONTROL.sub(b" ", value)) for value in values]
+        if not framed:
+            if self.clientproto == b"HTTP/1.1":
+                self.chunked = 1
+                lines.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                self.channel.close_after()
+        if not self.channel.stays_open:
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        if data and not bodiless:
+            self.sentLength += len(data)
+            lines += (b"%x\r\n" % len(data), data, b"\r\n") if self.chunked else (data,)
+        self._bodiless = bodiless
+        self.framed = bool(framed or self.chunked)
+        self.channel.write(b"".join(lines))
+
+    def write(self, data: bytes) -> None:
+        """A piece of the answer's body, after the head if it is the first."""
+        if self.finished:
+            raise RuntimeError("write was called on a request after finish")
+        if self._disconnected or self._inFakeHead:
+            return
+        if self._encoder is not None:
+            data = self._encoder.encode(data)
+        if not self.startedWriting:
+            if self._prepared is None:
+                self._set_defaults()
+            self._start(self._prepared or (), data)
+        elif data and not self._bodiless:
+            self.sentLength += len(data)
+            self.channel.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def _set_defaults(self) -> None:
+        """What twisted.web adds to the answers of its resources."""
+        headers = self.responseHeaders
+        if self.lastModified is not None:
+            headers.setRawHeaders(b"Last-Modified", [datetimeToString(self.lastModified)])
+        if self.etag is not None:
+            headers.setRawHeaders(b"ETag", [self.etag])
+        if "cookies" in self.__dict__:
+            headers.setRawHeaders(b"Set-Cookie", self.cookies)
+        empty = headers.getRawHeaders(b"Content-Length") == [b"0"] or self.code in NO_BODY_CODES
+        if not empty and not headers.hasHeader(b"Content-Type") and self.defaultContentType is not None:
+            headers.setRawHeaders(b"Content-Type", [self.defaultContentType])
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        if self._disconnected:
+            raise RuntimeError("finish was called on a request after its connection was lost; see notifyFinish")
+        if self.finished:
+            warnings.warn("finish was called twice on a request", stacklevel=2)
+            return
+        if self._encoder is not None:
+            self.write(self._encoder.finish())
+            self._encoder = None
+        if not self.startedWriting:
+            self.write(b"")
+        if self.chunked:
+            self.channel.write(b"0\r\n\r\n")
+        self.finished = 1
+        if self.producer:
+            log.error("{request_id}: a producer was not unregistered", request_id=self.id)
+            self.unregisterProducer()
+        channel, self.channel = self.channel, None
+        channel.site.log(self)
+        self._pieces = []
+        waiting, self.notifications = self.notifications, []
+        channel.answered(self)
+        for d in waiting:
+            d.callback(None)

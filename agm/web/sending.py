@@ -1,0 +1,42 @@
+"""
+Writing to a transport without waiting for the reactor's next turn, and knowing how much of it has not gone out.
+
+Twisted's sockets put what is written aside, ask the reactor for a turn, and write then: two changes of the poll set and
+a turn for each answer.  Nearly always the socket would have taken the bytes at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import tcp, unix
+
+#: Transports whose ``writeSomeData`` is the socket's own ``send``; all others, TLS among them, are written to as ever.
+_SOCKETS = (tcp.Connection, unix.Server)
+
+
+def send(transport: Any, data: bytes) -> None:
+    """Write; now, if nothing that was written before still waits."""
+    if (
+        isinstance(transport, _SOCKETS)
+        and transport.connected
+        and not transport.disconnecting
+        and not transport._tempDataBuffer
+        and transport.offset == len(transport.dataBuffer)
+    ):
+        sent = transport.writeSomeData(data)
+        if isinstance(sent, int):  # or an exception, that the transport finds for itself when it writes
+            if sent == len(data):
+                return
+            data = data[sent:]
+    transport.write(data)
+
+
+def unsent(transport: Any) -> int:
+    """How many bytes wait in a transport, and in those below it, for the other side to take them."""
+    total = 0
+    while transport is not None:
+        total += len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
+        total += getattr(transport, "_tempDataLen", 0)
+        transport = getattr(transport, "transport", None)
+    return total
