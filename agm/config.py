@@ -669,6 +669,7 @@ def _secret_from_file(path: object, place: _Place) -> Secret:
     assert isinstance(path, Path)
     try:
         with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
             held = file.read(_KEY_FILE_LIMIT + 1)
     except (OSError, ValueError) as failure:
         raise _RefusedError(f"{str(path)!r} cannot be read: {_why(failure)}") from None
@@ -676,9 +677,20 @@ def _secret_from_file(path: object, place: _Place) -> Secret:
     if len(held) > _KEY_FILE_LIMIT or text.startswith("{"):
         raise _RefusedError(f"{str(path)!r} holds more than an API key; a google-auth file belongs in credentials")
     try:
-        return _checked_secret(text)
+        secret = _checked_secret(text)
     except _RefusedError as refusal:
         raise _RefusedError(f"the content of {str(path)!r} {refusal}") from None
+    if warning := _open_to_others(path, mode):
+        place.warn(warning)
+    return secret
+
+
+def _open_to_others(path: Path, mode: int) -> str | None:
+    """What to say about a file with secrets that others than its owner can read, or put something else into."""
+    if not mode & 0o066:
+        return None
+    verb = "read" if mode & 0o044 else "change"
+    return f"{str(path)!r} holds secrets, and others than its owner can {verb} it; chmod 600 {shlex.quote(str(path))}"
 
 
 def _secret_from_environment(name: object, place: _Place) -> Secret:
@@ -691,6 +703,78 @@ def _secret_from_environment(name: object, place: _Place) -> Secret:
         return _checked_secret(value)
     except _RefusedError as refusal:
         raise _RefusedError(f"the environment variable {name} {refusal}") from None
+
+
+# -- Proxies and authorities -------------------------------------------------------------------------
+
+
+def _proxy(value: object, place: _Place) -> ProxySetting:
+    """``env``, ``none``, or a proxy by its URL, which may hold a password and is never shown."""
+    if not isinstance(value, str):
+        raise _RefusedError(f"expected a string, not {_sort_of(value)}")
+    if value in ("env", "none"):
+        return "env" if value == "env" else "none"
+    try:
+        proxy = Proxy.parse(value)
+    except ValueError as error:
+        raise _RefusedError(f'the value {error}; or write "env" or "none"') from None
+    if proxy.authorization is not None:
+        place.reading.literal_secrets = True
+    return proxy
+
+
+_CA_FILE_LIMIT = 4 * 2**20
+
+
+def _authorities(value: object, place: _Place) -> Authorities:
+    """The certificates in a PEM file."""
+    from agm.upstream.trust import certificates_in  # OpenSSL takes its time, and few have authorities of their own
+
+    path = _file(value, place)
+    try:
+        with path.open("rb") as file:
+            held = file.read(_CA_FILE_LIMIT + 1)
+    except (OSError, ValueError) as failure:
+        raise _RefusedError(f"{str(path)!r} cannot be read: {_why(failure)}") from None
+    if len(held) > _CA_FILE_LIMIT:
+        raise _RefusedError(f"{str(path)!r} is larger than any bundle of certificates")
+    if b"PRIVATE KEY-----" in held:
+        raise _RefusedError(f"{str(path)!r} holds a private key, too; name a file with nothing but certificates")
+    try:
+        certificates_in(held)
+    except ValueError as error:
+        raise _RefusedError(
+            f"{str(path)!r} {error}; openssl x509 -inform der -in FILE -out FILE.pem converts one in DER form"
+        ) from None
+    return Authorities(str(path), held)
+
+
+def _check_environment(of: Mapping[str, Any], reading: _Reading) -> None:
+    """Warn of a proxy in the environment that cannot be used, where one would be: its upstreams cannot be reached."""
+    upstream = of.get("upstream", UpstreamConfig())
+    settings = [upstream.proxy if account.proxy is None else account.proxy for account in of.get("accounts", ())]
+    if "env" in (settings or [upstream.proxy]):
+        try:
+            EnvironmentProxies.of(reading.environ).proxy_of("https")
+        except ValueError as error:
+            (_Place(reading) / "upstream" / "proxy").warn(f'{error}; set the variable right, or write "none" here')
+
+
+@attrs.frozen(kw_only=True)
+class UpstreamConfig:
+    """
+    How upstreams and token endpoints are reached, where an account does not say otherwise.
+
+    ``proxy`` is a :class:`Proxy`, ``"env"`` or ``"none"``; ``ca_file`` holds the file's certificates.
+    """
+
+    proxy: ProxySetting = setting(_proxy, "env")
+    ca_file: Authorities | None = setting(_authorities)
+
+    @property
+    def network(self) -> Network:
+        """The same, for the client."""
+        return Network(self.proxy, self.ca_file)
 
 
 # -- [gateway], [timeouts], [limits], [pool] -------------------------------------------------------------------

@@ -23,12 +23,13 @@ from twisted.logger import Logger
 from agm.config import Config
 from agm.core.clientkeys import ClientKey, KeyRing
 from agm.core.errors import Forbidden, InvalidRequest, TooManyRequests, Unauthenticated
-from agm.core.limits import RequestsPerMinute
+from agm.core.limits import Allowances
 from agm.core.models import Aliases, Catalog
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool import Pool
-from agm.core.request import AttemptRecord
+from agm.core.request import AttemptRecord, RequestRecord
 from agm.hookspecs import ClientKeySource
+from agm.keycounts import KeyCounts, path_beside
 from agm.live import Live
 from agm.plugins import HookFailed, Hooks
 from agm.state import PoolState
@@ -61,6 +62,7 @@ class Gateway:
     wall: Callable[[], float] = time.time
     pool: Pool = attrs.field(init=False)
     _state: PoolState | None = attrs.field(init=False, default=None)
+    _counts: KeyCounts | None = attrs.field(init=False, default=None)
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
@@ -74,14 +76,16 @@ class Gateway:
     _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
     #: Sources of client keys, each with the name of the plugin that it is of.
     _keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
+    #: How many calls of each client key are under way, where that is limited.
+    _streams: Counter[str] = attrs.field(init=False, factory=Counter)
     _catalog: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
-    _limits: dict[str, RequestsPerMinute] = attrs.field(init=False, factory=dict)
+    #: What client keys have used of their limits.
+    allowances: Allowances = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
+        self.allowances = Allowances(self.reactor.seconds, self.wall)
         self.live = Live(self.pool, self.reactor.seconds, self.wall)
-    #: How many calls of each client key are under way, where that is limited.
-    _streams: Counter[str] = attrs.field(init=False, factory=Counter)
         self.code_assist = CodeAssist(self.reactor, self.client, self.credentials, self.pool, self.wall)
         self.reports = ModelReports(self.reactor, self.client, self.credentials, self.code_assist)
         self._awaited = self._adopt(self.config)
@@ -93,6 +97,8 @@ class Gateway:
             owners = self.ownership if isinstance(self.ownership, KnownOwners) else None
             self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall, owners=owners)
             self._state.start(self._origins())
+            self._counts = KeyCounts(self.reactor, self.allowances, path_beside(self.state_path))
+            self._counts.start()
         await self._fetch()
         if self._state is not None:
             self._state.settled()
@@ -102,6 +108,8 @@ class Gateway:
         self.code_assist.stop()
         if self._state is not None:
             await self._state.stop()
+        if self._counts is not None:
+            await self._counts.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
 
     async def reload(self, config: Config) -> None:
@@ -126,7 +134,6 @@ class Gateway:
         sources = _by_name(known)
         keys = self.hooks.client_key_sources(config)
         self.config, self._keys, self._catalog = config, keys, None
-        self._limits.clear()
         self._serve_from(sources)
         if self.auth_mode != "off" and not any(len(source) for _, source in keys):
             log.error(
@@ -177,13 +184,19 @@ class Gateway:
 
         :param presented: the keys that the request carries, in the order in which they are tried.
         :param request_id: for the log.
-        :raises Unauthenticated: if one is asked for, and none of them is known.
+        :raises Unauthenticated: if one is asked for and none of them is known, or those that are known have expired.
         """
+        expired: Unauthenticated | None = None
         for key in presented:
             for plugin, source in self._keys:
                 found = await self._looked_up(plugin, source, key, request_id)
                 if found is not None:
-                    return found
+                    expired = self._expired(found)
+                    if expired is None:
+                        return found
+                    break
+        if expired is not None:
+            raise expired
         if self.auth_mode == "off":
             return None
         if not presented:
@@ -254,7 +267,7 @@ class Gateway:
             return
         if self._streams[key.name] >= most:
             raise TooManyRequests(
-                f"This client key has [limits] streams_per_key, {most}, calls under way. Please retry when one has ended.",
+                f"This client key has [limits] streams_per_key, {most}, calls under way. Retry when one has ended.",
                 reason="CLIENT_KEY_STREAMS",
                 retry_after=1.0,
             )
@@ -271,25 +284,27 @@ class Gateway:
         Hold a request to the limits of its client key.
 
         :param model: empty for a request about files and the like, which every key may make.
+        :param method: Google's name for the call; what can use no tokens is let in while none are left.
         :param counting: whether the request counts; not where nothing will be sent.
+        :raises Unauthenticated: if the key has expired.
         :raises Forbidden: if the key may not ask for the model.
-        :raises TooManyRequests: if its requests per minute are used up.
+        :raises TooManyRequests: if one of its limits is used up.
         """
+        expired = self._expired(key)
+        if expired is not None:
+            raise expired
         if model and model not in key.patterns:
             raise Forbidden(f"This client key may not use models/{model}.", reason="MODEL_NOT_ALLOWED")
-        if key.requests_per_minute is not None:
-            limit = self._limits.get(key.name)
-            if limit is None:
-                limit = self._limits[key.name] = RequestsPerMinute(key.requests_per_minute)
-            now = self.reactor.seconds()
-            wait = limit.take(now) if counting else limit.wait(now)
-            if wait:
-                raise TooManyRequests(
-                    f"This client key may make {key.requests_per_minute} requests per minute. "
-                    f"Please retry in {wait:.3f}s.",
-                    reason="CLIENT_KEY_LIMIT",
-                    retry_after=wait,
-                )
+        spends = bool(model) and method != "countTokens"
+        exceeded = self.allowances.admit(key.name, key.limits, spends=spends, counting=counting)
+        if exceeded is not None:
+            raise exceeded.error()
+
+    def finished(self, record: RequestRecord) -> None:
+        """A request has ended: charge its client key for the tokens of the answer, and tell the observers."""
+        if record.usage is not None and record.request.client_key is not None:
+            self.allowances.charge(record.request.client_key, record.usage.total)
+        self.hooks.request_finished(record)
 
     async def fresh_catalog(self) -> Catalog:
         """The models that can be asked for, after asking the accounts for theirs if it is time to."""

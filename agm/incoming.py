@@ -78,7 +78,7 @@ class Preparation:
         choice = gateway.hooks.map_model(gateway.catalog.id_of(request.asked_model), request)
         request = self.request = attrs.evolve(request, model=choice.model)
         if self._key is not None:
-            gateway.admit(self._key, request.asked_model, counting=not request.explaining)
+            gateway.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         body = request.body.raw
         if gateway.hooks.edits_requests:
             edited = await gateway.hooks.transform_request(Body(body).json(), request)  # a document of their own

@@ -228,7 +228,8 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
         (
             A_CLIENT_KEY + "rpm = 1",
             "auth.keys[0].rpm: unknown key; the keys here are name, key, key_env, "
-            "key_sha256, models, requests_per_minute, admin",
+            "key_sha256, models, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, expires, "
+            "admin",
         ),
         (AN_ACCOUNT + "aip_key_env = 1", "accounts[0].aip_key_env: unknown key; did you mean 'api_key_env'?"),
         ("[plugins]\npth = 1", "plugins.pth: unknown key; did you mean 'path'?"),
@@ -241,7 +242,7 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
         ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait, state'),
         (
             "'' = 1",
-            '"": unknown key; the keys here are gateway, timeouts, limits, auth, models, pool, accounts, plugins',
+            '"": unknown key; the keys here are gateway, timeouts, limits, upstream, auth, models, pool, accounts, log, plugins',
         ),
     ],
 )
@@ -469,9 +470,26 @@ def test_a_client_key_is_known_by_its_digest_however_it_was_given() -> None:
 
 
 def test_limits_of_a_client_key_are_read() -> None:
-    """Patterns as a tuple, the rate as a whole number."""
-    (only,) = parse(A_CLIENT_KEY + 'models = ["gemini-*"]\nrequests_per_minute = 60', environ={}).auth.keys
-    assert (only.models, only.requests_per_minute) == (("gemini-*",), 60)
+    """Patterns as a tuple, the rates as whole numbers."""
+    text = 'models = ["gemini-*"]\nrequests_per_minute = 60\nrequests_per_day = 5\n'
+    (only,) = parse(A_CLIENT_KEY + text + "tokens_per_minute = 6\ntokens_per_day = 7", environ={}).auth.keys
+    assert (only.models, only.requests_per_minute, only.requests_per_day) == (("gemini-*",), 60, 5)
+    assert (only.tokens_per_minute, only.tokens_per_day, only.expires) == (6, 7, None)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("2027-01-31", "2027-02-01T00:00:00+00:00"),  # the day itself still counts
+        ("2027-01-31T18:00:00", "2027-01-31T18:00:00+00:00"),
+        ("2027-01-31 18:00:00Z", "2027-01-31T18:00:00+00:00"),
+        ("2027-01-31T18:00:00+05:30", "2027-01-31T12:30:00+00:00"),
+    ],
+)
+def test_a_client_key_expires_at_the_end_of_a_day_or_at_a_time(written: str, meant: str) -> None:
+    """What names no offset is UTC, so that it means the same everywhere."""
+    (only,) = parse(A_CLIENT_KEY + f"expires = {written}", environ={}).auth.keys
+    assert only.expires == datetime.datetime.fromisoformat(meant).timestamp()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
+from agm.core.limits import Limits
 from agm.core.models import Patterns
 
 
@@ -28,7 +29,7 @@ class ClientKey:
     A client key that the gateway accepts.
 
     `name` is how it is called in logs, `digest` is :func:`digest` of it, `models` the patterns of models it may ask for
-    (empty: all), `requests_per_minute` its limit (None: no limit).
+    (empty: all), `requests_per_minute` and the like its limits (None: no limit).
     """
 
     name: str
@@ -37,10 +38,18 @@ class ClientKey:
     requests_per_minute: int | None = None
     #: Whether its bearer may ask the gateway about itself, from anywhere.
     admin: bool = False
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    #: From when on it is refused, in seconds since the epoch; None for never.
+    expires: float | None = None
     patterns: Patterns = attrs.field(init=False, repr=False, eq=False)
+    limits: Limits = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "patterns", Patterns(self.models or ("*",)))
+        limits = Limits(self.requests_per_minute, self.requests_per_day, self.tokens_per_minute, self.tokens_per_day)
+        object.__setattr__(self, "limits", limits)
 
 
 class KeyRing:

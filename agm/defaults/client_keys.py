@@ -14,7 +14,17 @@ def agm_client_keys(config: Config) -> Iterable[KeyRing]:
     """Every ``[[auth.keys]]`` table."""
     return [
         KeyRing(
-            ClientKey(entry.name, entry.digest, entry.models, entry.requests_per_minute, entry.admin)
+            ClientKey(
+                name=entry.name,
+                digest=entry.digest,
+                models=entry.models,
+                requests_per_minute=entry.requests_per_minute,
+                admin=entry.admin,
+                requests_per_day=entry.requests_per_day,
+                tokens_per_minute=entry.tokens_per_minute,
+                tokens_per_day=entry.tokens_per_day,
+                expires=entry.expires,
+            )
             for entry in config.auth.keys
         )
     ]
