@@ -13,6 +13,7 @@ configuration itself and the files that ``api_key_file`` names; no reactor and n
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
 
+import contextlib
 import datetime
 import difflib
 import hashlib
@@ -37,6 +38,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "GatewayConfig",
+    "LogConfig",
     "ModelsConfig",
     "PluginsConfig",
     "PoolConfig",
@@ -1120,6 +1122,19 @@ def _check_sources(kind: AccountKind, table: Mapping[str, object], place: _Place
         (place / "location").warn(f"only a vertex account has a location; it changes nothing for {kind}")
 
 
+# -- [log] -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class LogConfig:
+    """How the log looks, and what is not important enough for it."""
+
+    format: Literal["text", "json"] = setting(_one_of("text", "json"), "text")
+    level: Literal["debug", "info", "warn", "error", "critical"] = setting(
+        _one_of("debug", "info", "warn", "error", "critical"), "info"
+    )
+
+
 # -- [plugins] ---------------------------------------------------------------------------------------
 
 
@@ -1178,6 +1193,7 @@ class Config:
     models: ModelsConfig = setting(_table(ModelsConfig), ModelsConfig(), inside=ModelsConfig)
     pool: PoolConfig = setting(_table(PoolConfig), PoolConfig(), inside=PoolConfig)
     accounts: tuple[AccountConfig, ...] = setting(_array_of_tables(_account), (), inside=_AccountTable, several=True)
+    log: LogConfig = setting(_table(LogConfig), LogConfig(), inside=LogConfig)
     plugins: PluginsConfig = setting(_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
 
@@ -1232,11 +1248,18 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Config:
     except (OSError, ValueError) as failure:
         raise ConfigError([Problem(path, "", f"cannot be read: {_why(failure)}")]) from None
     config = _config(text, reading)
-    if reading.literal_secrets and mode & 0o044:
+    warnings = []
+    if reading.literal_secrets and mode & 0o066:
+        verb = "read" if mode & 0o044 else "change"
         cure = f"chmod 600 {shlex.quote(str(path))}"
-        warning = Problem(path, "", f"holds secrets, and others than its owner can read it; {cure}")
-        config = attrs.evolve(config, warnings=(*config.warnings, str(warning)))
-    return config
+        warnings.append(f"{path}: holds secrets, and others than its owner can {verb} it; {cure}")
+    for index, account in enumerate(config.accounts):
+        if account.credentials not in (None, "adc"):
+            file_of = Path(str(account.credentials))
+            with contextlib.suppress(OSError, ValueError):  # whoever uses the account says what is wrong with it
+                if warning := _open_to_others(file_of, file_of.stat().st_mode):
+                    warnings.append(str(Problem(path, f"accounts[{index}].credentials", warning)))
+    return attrs.evolve(config, warnings=(*config.warnings, *warnings))
 
 
 def default_path() -> Path:

@@ -559,6 +559,7 @@ class Attempts:
             )
         else:
             body = msgspec.json.format(body, indent=2) + b"\n"
+        body = self.gateway.redactor.body(body)  # an upstream may repeat what it was shown
         headers: list[tuple[bytes, bytes]] = []
         if status in (429, 503):
             wait = self._recovery(last)

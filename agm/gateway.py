@@ -27,11 +27,13 @@ from agm.core.limits import Allowances
 from agm.core.models import Aliases, Catalog
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool import Pool
+from agm.core.redact import Redactor
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.hookspecs import ClientKeySource
 from agm.keycounts import KeyCounts, path_beside
 from agm.live import Live
 from agm.plugins import HookFailed, Hooks
+from agm.secrecy import overheard, secrets_of
 from agm.state import PoolState
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
@@ -60,6 +62,8 @@ class Gateway:
     #: Where what is known of the accounts survives a restart; None for nowhere.
     state_path: Path | None = None
     wall: Callable[[], float] = time.time
+    #: What knows the secrets that are held here, and takes them out of whatever is shown.
+    redactor: Redactor = attrs.field(factory=Redactor)
     pool: Pool = attrs.field(init=False)
     _state: PoolState | None = attrs.field(init=False, default=None)
     _counts: KeyCounts | None = attrs.field(init=False, default=None)
@@ -129,6 +133,8 @@ class Gateway:
 
     def _adopt(self, config: Config) -> list[Awaitable[list[AccountSource]]]:
         """Put a configuration in force; returns the accounts that have to be waited for."""
+        for secret in secrets_of(config):
+            self.redactor.learn(secret)
         self.hooks.configure(config)
         known, awaited = self.hooks.account_sources(config)
         sources = _by_name(known)
@@ -161,7 +167,7 @@ class Gateway:
             self.last_failures.pop(name, None)
         for name, source in sources.items():
             if name not in kept:
-                self.credentials[name] = source.credential(self.refresher)
+                self.credentials[name] = overheard(source.credential(self.refresher), self.redactor.meet)
         self._sources = sources
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
@@ -191,12 +197,15 @@ class Gateway:
             for plugin, source in self._keys:
                 found = await self._looked_up(plugin, source, key, request_id)
                 if found is not None:
+                    self.redactor.meet(key)
                     expired = self._expired(found)
                     if expired is None:
                         return found
                     break
         if expired is not None:
             raise expired
+        for key in presented:
+            self.redactor.meet_unknown(key)
         if self.auth_mode == "off":
             return None
         if not presented:

@@ -12,7 +12,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -23,14 +23,17 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from agm import config as configuration
 from agm import descriptors, state
 from agm.config import AccountConfig, Config, ConfigError, Secret
+from agm.core.redact import Redactor
 from agm.gateway import Gateway
+from agm.logs import FORMATS, observer
 from agm.notify import ServiceManager
 from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
 from agm.reload import ConfigWatch, keeping
@@ -92,9 +95,12 @@ class Options(usage.Options):
             None,
             "The configuration; else $AGM_CONFIG, else agm/agm.toml in your configuration folder.",
         ),
+        ("log-format", None, None, "How the log looks: text or json; else as [log] format says."),
     )
     optFlags = (("demo", None, "Serve everything from a built-in emulator: no account, no network."),)
-    compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.toml")})
+    compData = usage.Completions(
+        optActions={"config": usage.CompleteFiles("*.toml"), "log-format": usage.CompleteList(FORMATS)}
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,6 +135,8 @@ class Options(usage.Options):
             if not re.fullmatch(r"[0-9]{1,5}", self["port"]) or not 0 <= int(self["port"]) <= 65535:
                 fail(f"--port {self['port']!r} is not a port: give a number from 0 to 65535")
             self["listen"].insert(0, f"tcp:{int(self['port'])}:interface=127.0.0.1")
+        if self["log-format"] not in (None, *FORMATS):
+            fail(f"--log-format {self['log-format']!r} is not a format: give {' or '.join(FORMATS)}")
 
 
 @attrs.frozen
@@ -272,6 +280,17 @@ class GatewayService(MultiService):
         self._manager = manager
         self._watchdog = LoopingCall(manager.alive)
         self._watchdog.clock = gateway.reactor
+        #: Makes what twistd is to log with.
+        self.observer: Callable[[], ILogObserver] | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become a part; twistd's application, of which this is one, logs as the configuration says."""
+        if self.observer is not None and isinstance(parent, Componentized):
+            try:
+                parent.setComponent(ILogObserver, self.observer())
+            except OSError as e:
+                fail(f"cannot log to {e.filename}: {e.strerror}")
+        super().setServiceParent(parent)
 
     def startService(self) -> None:
         """The reactor runs."""
@@ -307,6 +326,8 @@ class GatewayService(MultiService):
         # beyond the drain a moment for the last writes
         self._manager.stopping(f"stopping after {self.site.busy} requests", patience + 10)
         self.gateway.live.close()
+        await self.site.notice()
+        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
         if self.site.busy:
             log.info(
                 "waiting up to {patience:g} seconds for {count} requests; a second signal cuts them",
@@ -326,8 +347,6 @@ def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
     """
     Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.  SIGHUP ends nothing.
 
-        await self.site.notice()
-        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
     To be called once the reactor runs, in place of Twisted's own reactions: those end the process by the signal rather
     than with status 0, and take a second signal for an error.
     """
@@ -402,10 +421,16 @@ def makeService(options: Options) -> MultiService:
     """The service that twistd runs."""
     from twisted.internet import reactor
 
+    descriptors.raise_limit()
     here = os.getcwd()
     if options["plugin"] and here not in sys.path:
         sys.path.append(here)  # last: a file that lies here must not stand in for an installed module
     service = make_gateway_service(reactor, options, read_config(options))
+    config, redactor = service.gateway.config, service.gateway.redactor
+    twistd = options.parent
+    if twistd is not None and not twistd.get("logger"):  # who names an observer of their own wants that one
+        form = options["log-format"] or config.log.format
+        service.observer = lambda: observer(reactor, redactor, form, config.log.level, twistd)
     reactor.callWhenRunning(stop_on_signals, reactor, service.site)
     return service
 
@@ -421,7 +446,6 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     if options["demo"]:
         demo = DemoUpstream(reactor)
         adapt = keeping(accounts=demo_accounts(demo.url))
-    descriptors.raise_limit()
         config = adapt(config)
     gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
     gateway.state_path = None if options["demo"] else state.path_of(config)
@@ -443,10 +467,12 @@ def make_gateway(
 ) -> Gateway:
     """The gateway of a configuration, without a listener.  `policy` verifies the upstreams' TLS, for tests."""
     client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect, policy=policy)
+    redactor = Redactor()
     try:
         manager = make_plugin_manager([*config.plugins.load, *plugins], folder=config.plugins.path)
         hooks = Hooks(manager, reactor, config.plugins.timeout)
-        return Gateway(reactor, config, hooks, client, Refresher(reactor, client.treq()), mode)
+        refresher = Refresher(reactor, client.treq(), meet=redactor.meet)
+        return Gateway(reactor, config, hooks, client, refresher, mode, redactor=redactor)
     except (PluginError, HookFailed, ValueError) as e:
         fail(str(e))
 

@@ -175,9 +175,13 @@ class Refresher:
 
     :param http: a treq client for the transport.
     :param threads: how many calls run at the same time; others queue.
+    :param meet: called with each secret that a credential turns out to have, so that it can be kept out of sight.
     """
 
-    def __init__(self, reactor: Any, http: TokenHTTP, *, threads: int = THREADS) -> None:
+    def __init__(
+        self, reactor: Any, http: TokenHTTP, *, threads: int = THREADS, meet: Callable[[str], object] | None = None
+    ) -> None:
+        self._meet = meet
         self._reactor = reactor
         self._http = http
         self._size = threads
@@ -192,6 +196,11 @@ class Refresher:
         """The transport, for use within :meth:`run`."""
         assert self._request is not None, "the refresher has not been started"
         return self._request
+
+    def meet(self, secret: object) -> None:
+        """Take note of what must not be seen; anything but text is none."""
+        if self._meet is not None and isinstance(secret, str):
+            self._meet(secret)
 
     def seconds(self) -> float:
         """The reactor's time, from any thread."""
@@ -397,6 +406,8 @@ class GoogleCredential:
             outcome = _Refused("the credential could not be refreshed because of an internal error", False, PACE)
         self._renewing = False
         self._renewed_at = self._now()
+        for name in ("token", "refresh_token", "client_secret"):
+            self._refresher.meet(getattr(self._google, name, None))
         waiting, self._waiting = self._waiting, {}
         if isinstance(outcome, _Refused):
             self._failure = outcome

@@ -1,0 +1,245 @@
+"""
+How a gateway's log looks, and where it goes: text for a terminal, JSON for a service, both without secrets.
+
+This is an observer of :mod:`twisted.logger` in the place of the one that twistd would install, at the same place: the
+standard output, ``twistd --logfile`` or ``twistd --syslog``.  What others log passes through it, too: Twisted, plugins,
+what is printed, warnings and failures that nobody looked at.  docs/logging.md describes the formats.
+
+It never decides what is logged, but for the level.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import syslog
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from zope.interface import provider
+
+from agm.core.redact import Redactor
+
+__all__ = ["FORMATS", "LEVELS", "json_lines", "observer", "syslog_observer", "text_lines"]
+
+FORMATS: Final = ("text", "json")
+#: From the least to the most important.
+LEVELS: Final = ("debug", "info", "warn", "error", "critical")
+
+Lines = Callable[[LogEvent], str | None]
+Redact = Callable[[str], str]
+
+_RANKS: Mapping[Any, int] = {LogLevel.levelWithName(name): rank for rank, name in enumerate(LEVELS)}
+_PRIORITIES: Mapping[Any, int] = {
+    LogLevel.debug: syslog.LOG_DEBUG,
+    LogLevel.info: syslog.LOG_INFO,
+    LogLevel.warn: syslog.LOG_WARNING,
+    LogLevel.error: syslog.LOG_ERR,
+    LogLevel.critical: syslog.LOG_CRIT,
+}
+#: What a line of JSON has of its own, and what Twisted adds to events for observers of its older kind.
+_OWN = frozenset(
+    {"time", "level", "logger", "message", "traceback", "format", "system", "isError", "failure", "why", "logLevel"}
+)
+#: Characters that a terminal acts upon, but for the tab and the end of a line.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
+
+
+# -- Lines -------------------------------------------------------------------------------------------
+
+
+def _message(event: LogEvent) -> str:
+    """What an event says; never raises."""
+    template = event.get("log_format")
+    if (
+        type(template) is str and "(" not in template
+    ):  # twisted's own way, which can call fields, takes ten times as long
+        try:
+            return template.format_map(event)
+        except Exception:  # noqa: S110  # the next line says what is wrong with it
+            pass
+    return formatEvent(event)
+
+
+def _traceback(event: LogEvent) -> str:
+    """The traceback of an event's failure; nothing where it has none, or has it in its message already."""
+    failure = event.get("log_failure")
+    if not isinstance(failure, Failure) or "log_legacy" in event:
+        return ""
+    try:
+        return failure.getTraceback().rstrip("\n")
+    except Exception as e:
+        return f"(there is a failure, but no traceback: {type(e).__name__})"
+
+
+def _level(event: LogEvent) -> str:
+    return getattr(event.get("log_level"), "name", "info")
+
+
+def text_lines(redact: Redact) -> Lines:
+    """Lines for people: local time, where it is from, and what it says; as Twisted writes them."""
+    second, shown = 0, ""
+
+    def line(event: LogEvent) -> str | None:
+        nonlocal second, shown
+        text = _text(event)
+        if not text:
+            return None
+        at = event.get("log_time", 0.0)
+        if int(at) != second or not shown:
+            second = int(at)
+            shown = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(at))
+        return f"{shown} [{_system(event)}] {_safe(redact(text))}\n"
+
+    return line
+
+
+def _text(event: LogEvent) -> str:
+    message, traceback = _message(event), _traceback(event)
+    return f"{message}\n{traceback}" if traceback else message
+
+
+def _system(event: LogEvent) -> str:
+    system = event.get("log_system")
+    return str(system) if system is not None else f"{event.get('log_namespace', '-')}#{_level(event)}"
+
+
+def _safe(text: str) -> str:
+    """A text that stays one entry, and does nothing to the terminal that shows it."""
+    if text.isprintable():
+        return text
+    return text.translate(_CONTROLS).replace("\n", "\n\t")
+
+
+def json_lines(redact: Redact) -> Lines:
+    """
+    Lines for programs: a JSON object each.
+
+    ``time`` (RFC 3339, UTC, to the millisecond), ``level``, ``logger`` and ``message``; ``request_id`` where the event
+    is about one; ``traceback``; and whatever fields of the event are strings, numbers or truth values.
+    """
+
+    def line(event: LogEvent) -> str | None:
+        message, traceback = _message(event), _traceback(event)
+        if not message and not traceback:
+            return None
+        moment = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
+        document: dict[str, Any] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": _level(event),
+            "logger": event.get("log_namespace", "-"),
+            "message": message,
+        }
+        for name, value in event.items():
+            if type(value) in _PLAIN and not name.startswith("log_") and name not in _OWN:
+                document[name] = value
+        if document.get("request_id") == "-":
+            del document["request_id"]
+        if traceback:
+            document["traceback"] = traceback
+        strings = "\n".join(value for value in document.values() if type(value) is str)
+        if redact(strings) != strings:
+            document = {
+                name: redact(value) if type(value) is str and name != "time" else value
+                for name, value in document.items()
+            }
+        return _encoded(document) + "\n"
+
+    return line
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _encoded(document: dict[str, Any]) -> str:
+    try:
+        return msgspec.json.encode(document).decode("utf-8")
+    except (UnicodeEncodeError, OverflowError, msgspec.MsgspecError):  # a lone surrogate, or a number beyond 64 bits
+        plain = {
+            name: str(value).encode("utf-8", "backslashreplace").decode("utf-8") for name, value in document.items()
+        }
+        return msgspec.json.encode(plain).decode("utf-8")
+
+
+# -- Where they go -----------------------------------------------------------------------------------
+
+
+def _at_least(level: str, lines: Lines) -> Lines:
+    """The lines of this level and above."""
+    least = LEVELS.index(level)
+    if least == 0:
+        return lines
+
+    def line(event: LogEvent) -> str | None:
+        return lines(event) if _RANKS.get(event.get("log_level"), 1) >= least else None
+
+    return line
+
+
+def observer(reactor: Any, redactor: Redactor, form: str, level: str, twistd: Mapping[str, Any]) -> ILogObserver:
+    """
+    What to log with.
+
+    :param reactor: where a file is rotated in.
+    :param form: ``text`` or ``json``.
+    :param level: one of :data:`LEVELS`; what is less important is not logged.
+    :param twistd: the options of twistd, which say where to.
+    :raises OSError: if its file cannot be written.
+    """
+    lines = json_lines(redactor.text) if form == "json" else text_lines(redactor.text)
+    if twistd.get("syslog"):
+        syslog.openlog(twistd.get("prefix") or "agm")
+        return syslog_observer(redactor, form, level, syslog.syslog)
+    return FileLogObserver(_file(reactor, twistd), _at_least(level, lines))
+
+
+def _file(reactor: Any, twistd: Mapping[str, Any]) -> Any:
+    """The file that twistd would log to; it is rotated on SIGUSR1, as twistd does."""
+    name = twistd.get("logfile")
+    if twistd.get("nodaemon") and name in (None, "", "-"):
+        return sys.stdout
+    if name == "-":
+        raise SystemExit("agm: a daemon has no standard output to log to; give twistd -n, or another --logfile")
+    file = LogFile.fromFullPath(name or "twistd.log")
+    if not signal.getsignal(signal.SIGUSR1):
+
+        def rotate(number: int, frame: object) -> None:
+            reactor.callFromThread(file.rotate)
+
+        signal.signal(signal.SIGUSR1, rotate)
+    return file
+
+
+def syslog_observer(redactor: Redactor, form: str, level: str, send: Callable[[int, str], None]) -> ILogObserver:
+    """
+    What to log to the system's log with: it knows the time and the level of an entry itself.
+
+    Each line of a text is an entry, those after the first with a tab before them; a JSON object is one.
+
+    :param send: takes a priority and a line.
+    """
+    as_json = json_lines(redactor.text)
+    least = LEVELS.index(level)
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        level = event.get("log_level")
+        if _RANKS.get(level, 1) < least:
+            return
+        if form == "json":
+            entry = as_json(event)
+        else:
+            text = _text(event)
+            entry = f"[{_system(event)}] {_safe(redactor.text(text))}" if text else None
+        if entry is not None:
+            priority = _PRIORITIES.get(level, syslog.LOG_INFO)
+            for line in entry.rstrip("\n").split("\n"):
+                send(priority, line.replace("\0", ""))
+
+    return observe
