@@ -8,7 +8,7 @@ test holds the two together.  A new table is a new class and one field of :class
 This module never guesses.  A key that it does not know, a value of the wrong kind and a variable
 that is not set are all problems, each named with its file, its key, what was found and what to do.
 The value of a secret appears in no problem, no warning and no ``repr``.  Nothing is opened but the
-configuration itself and the files that ``api_key_file`` names; no reactor and no network is needed.
+configuration itself and the files that ``api_key_file`` and ``ca_file`` name; no reactor and no network is needed.
 """
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
@@ -31,6 +31,8 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 import platformdirs
 
+from agm.core.network import Authorities, EnvironmentProxies, Network, Proxy, ProxySetting
+
 __all__ = [
     "AccountConfig",
     "AuthConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "Problem",
     "Secret",
     "TimeoutsConfig",
+    "UpstreamConfig",
     "default",
     "default_endpoints",
     "default_path",
@@ -779,6 +782,78 @@ class UpstreamConfig:
         return Network(self.proxy, self.ca_file)
 
 
+# -- Proxies and authorities -------------------------------------------------------------------------
+
+
+def _proxy(value: object, place: _Place) -> ProxySetting:
+    """``env``, ``none``, or a proxy by its URL, which may hold a password and is never shown."""
+    if not isinstance(value, str):
+        raise _RefusedError(f"expected a string, not {_sort_of(value)}")
+    if value == "env" or value == "none":
+        return value
+    try:
+        proxy = Proxy.parse(value)
+    except ValueError as error:
+        raise _RefusedError(f'the value {error}; or write "env" or "none"') from None
+    if proxy.authorization is not None:
+        place.reading.literal_secrets = True
+    return proxy
+
+
+_CA_FILE_LIMIT = 4 * 2**20
+
+
+def _authorities(value: object, place: _Place) -> Authorities:
+    """The certificates in a PEM file."""
+    from agm.upstream.trust import certificates_in  # OpenSSL takes its time, and few have authorities of their own
+
+    path = _file(value, place)
+    try:
+        with path.open("rb") as file:
+            held = file.read(_CA_FILE_LIMIT + 1)
+    except (OSError, ValueError) as failure:
+        raise _RefusedError(f"{str(path)!r} cannot be read: {_why(failure)}") from None
+    if len(held) > _CA_FILE_LIMIT:
+        raise _RefusedError(f"{str(path)!r} is larger than any bundle of certificates")
+    if b"PRIVATE KEY-----" in held:
+        raise _RefusedError(f"{str(path)!r} holds a private key, too; name a file with nothing but certificates")
+    try:
+        certificates_in(held)
+    except ValueError as error:
+        raise _RefusedError(
+            f"{str(path)!r} {error}; openssl x509 -inform der -in FILE -out FILE.pem converts one in DER form"
+        ) from None
+    return Authorities(str(path), held)
+
+
+def _check_environment(of: Mapping[str, Any], reading: _Reading) -> None:
+    """Warn of a proxy in the environment that cannot be used, where one would be: its upstreams cannot be reached."""
+    upstream = of.get("upstream", UpstreamConfig())
+    settings = [upstream.proxy if account.proxy is None else account.proxy for account in of.get("accounts", ())]
+    if "env" in (settings or [upstream.proxy]):
+        try:
+            EnvironmentProxies.of(reading.environ).proxy_of("https")
+        except ValueError as error:
+            (_Place(reading) / "upstream" / "proxy").warn(f'{error}; set the variable right, or write "none" here')
+
+
+@attrs.frozen(kw_only=True)
+class UpstreamConfig:
+    """
+    How upstreams and token endpoints are reached, where an account does not say otherwise.
+
+    ``proxy`` is a :class:`Proxy`, ``"env"`` or ``"none"``; ``ca_file`` holds the file's certificates.
+    """
+
+    proxy: ProxySetting = setting(_proxy, "env")
+    ca_file: Authorities | None = setting(_authorities)
+
+    @property
+    def network(self) -> Network:
+        """The same, for the client."""
+        return Network(self.proxy, self.ca_file)
+
+
 # -- [gateway], [timeouts], [limits], [pool] -------------------------------------------------------------------
 
 
@@ -983,7 +1058,8 @@ class AccountConfig:
 
     ``credentials`` is ``"adc"`` or the absolute path of a google-auth file; ``endpoints`` are base URLs
     without a slash at the end, tried in order; ``models`` are patterns; ``max_concurrency`` is ``None`` for
-    no limit; ``reserve`` is a fraction.  An account that is not ``enabled`` may lack its secret.
+    no limit; ``reserve`` is a fraction; ``proxy`` and ``ca_file`` of ``None`` are those of ``[upstream]``.  An account
+    that is not ``enabled`` may lack its secret.
     """
 
     name: str
@@ -998,11 +1074,18 @@ class AccountConfig:
     priority: int = 0
     max_concurrency: int | None = None
     reserve: float = 0.0
+    proxy: ProxySetting | None = None
+    ca_file: Authorities | None = None
     enabled: bool = True
 
     @endpoints.default
     def _endpoints_of_kind(self) -> tuple[str, ...]:
         return default_endpoints(self.kind, self.location)
+
+    @property
+    def network(self) -> Network | None:
+        """How the account's upstream is reached; None as all others."""
+        return None if self.proxy is None and self.ca_file is None else Network(self.proxy, self.ca_file)
 
 
 def _account_name(value: object, place: _Place) -> str:
@@ -1044,6 +1127,8 @@ class _AccountTable:
     priority: int = setting(_whole(-1_000_000, 1_000_000), 0)
     max_concurrency: int | None = setting(_whole(1, 1_000_000, "; leave it out for no limit"))
     reserve: float = setting(_fraction, 0.0)
+    proxy: ProxySetting | None = setting(_proxy)
+    ca_file: Authorities | None = setting(_authorities)
     enabled: bool = setting(_boolean, True)
 
 
@@ -1080,6 +1165,8 @@ def _account(value: object, place: _Place) -> AccountConfig:
         priority=written.priority,
         max_concurrency=written.max_concurrency,
         reserve=written.reserve,
+        proxy=written.proxy,
+        ca_file=written.ca_file,
         enabled=written.enabled,
     )
 
@@ -1189,6 +1276,7 @@ class Config:
     path: Path | None = None
     gateway: GatewayConfig = setting(_table(GatewayConfig), GatewayConfig(), inside=GatewayConfig)
     timeouts: TimeoutsConfig = setting(_table(TimeoutsConfig), TimeoutsConfig(), inside=TimeoutsConfig)
+    upstream: UpstreamConfig = setting(_table(UpstreamConfig), UpstreamConfig(), inside=UpstreamConfig)
     auth: AuthConfig = setting(_auth, AuthConfig(), inside=AuthConfig)
     models: ModelsConfig = setting(_table(ModelsConfig), ModelsConfig(), inside=ModelsConfig)
     pool: PoolConfig = setting(_table(PoolConfig), PoolConfig(), inside=PoolConfig)
@@ -1232,6 +1320,7 @@ def _config(text: str, reading: _Reading) -> Config:
     values = _values_of(Config, tables, _Place(reading))
     if reading.problems:
         raise ConfigError(reading.problems)
+    _check_environment(values, reading)
     path = None if reading.file is None else reading.file.absolute()
     return Config(path=path, warnings=tuple(reading.warnings), **values)
 

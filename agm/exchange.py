@@ -130,7 +130,7 @@ class _Failure:
 
 
 #: Failures of :class:`UpstreamFailed` after which nothing of the request can have got anywhere.
-_UNREACHED = frozenset({"CONNECT_FAILED", "DNS_FAILED", "TLS_FAILED"})
+_UNREACHED = frozenset({"CONNECT_FAILED", "DNS_FAILED", "PROXY_FAILED", "TLS_FAILED"})
 
 
 @attrs.define(eq=False)
@@ -375,6 +375,7 @@ class Attempts:
                 (*wrapped.headers, *credential),
                 wrapped.body,
                 timeout=gateway.config.timeouts.first_byte,
+                network=account.network,
             )
             left = gateway.config.timeouts.first_byte - (gateway.reactor.seconds() - began)
             outcome = await self._first_bytes(answer, wrapped, located, route.lease, max(left, 0.0))

@@ -140,6 +140,7 @@ class Gateway:
         sources = _by_name(known)
         keys = self.hooks.client_key_sources(config)
         self.config, self._keys, self._catalog = config, keys, None
+        self.client.default_to(config.upstream.network)
         self._serve_from(sources)
         if self.auth_mode != "off" and not any(len(source) for _, source in keys):
             log.error(

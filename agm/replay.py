@@ -39,6 +39,7 @@ from agm.config import Config
 from agm.core.answers import Framing
 from agm.core.clientkeys import ClientKey
 from agm.core.errors import NOT_JSON, GatewayError
+from agm.core.network import Network
 from agm.core.pool import Remembered
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.target import METHODS, parse_call, quote_model
@@ -285,6 +286,9 @@ class RecordedUpstream(UpstreamClient):
         self._answers = tuple(answers)
         self._left = [answer.times for answer in self._answers]
 
+    def default_to(self, network: Network) -> None:
+        """There is no network here."""
+
     async def send(
         self,
         method: str,
@@ -293,6 +297,7 @@ class RecordedUpstream(UpstreamClient):
         body: bytes | IBodyProducer | None,
         *,
         timeout: float,
+        network: Network | None = None,
     ) -> UpstreamAnswer:
         """The answer that the recording has for this attempt, after its latency."""
         call = _Call.of(url, body if isinstance(body, bytes) else b"")

@@ -466,7 +466,13 @@ def make_gateway(
     reactor: Any, config: Config, mode: str, *, plugins: Sequence[object] = (), policy: Any = None
 ) -> Gateway:
     """The gateway of a configuration, without a listener.  `policy` verifies the upstreams' TLS, for tests."""
-    client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect, policy=policy)
+    client = UpstreamClient(
+        reactor,
+        connect_timeout=config.timeouts.connect,
+        policy=policy,
+        network=config.upstream.network,
+        environ=os.environ,
+    )
     redactor = Redactor()
     try:
         manager = make_plugin_manager([*config.plugins.load, *plugins], folder=config.plugins.path)

@@ -178,7 +178,9 @@ _BY_REASON = {
     "NO_PROJECT": None,
     "CONNECT_FAILED": "check the account's endpoints, and this machine's network",
     "DNS_FAILED": "check the account's endpoints, and this machine's network",
-    "TLS_FAILED": "check the account's endpoints, and what stands between this machine and Google",
+    "TLS_FAILED": "check the account's endpoints, and what stands between this machine and Google; ca_file in the"
+    " configuration adds an authority of your own",
+    "PROXY_FAILED": "check proxy in the configuration, and HTTPS_PROXY and NO_PROXY in the environment",
 }
 
 

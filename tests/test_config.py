@@ -999,7 +999,7 @@ def test_load_names_a_file_that_cannot_be_read(file: Path) -> None:
         file.parent: "cannot be read: Is a directory",
         Path("a\0b"): "cannot be read: no file can have this name",
         unreadable: "is not UTF-8 at byte 5, as TOML must be",
-        file: "a: unknown key; the keys here are gateway, timeouts, limits, auth, models, pool, accounts, log, plugins",
+        file: "a: unknown key; the keys here are gateway, timeouts, limits, upstream, auth, models, pool, accounts, log, plugins",
     }.items():
         with pytest.raises(ConfigError) as caught:
             config.load(path, environ={})

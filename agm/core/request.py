@@ -19,6 +19,7 @@ from agm.core.envelope import unreadable
 from agm.core.errors import NOT_JSON
 from agm.core.fingerprint import fingerprint
 from agm.core.models import Patterns
+from agm.core.network import Network
 from agm.core.usage import Usage
 
 Kind = Literal["api-key", "vertex", "code-assist"]
@@ -118,6 +119,8 @@ class Account:
     #: A Vertex account with an API key and no project: express mode.
     express: bool = False
     reserve: float = 0.0
+    #: How its upstream is reached, if not as the gateway's others.
+    network: Network | None = None
 
 
 @attrs.frozen

@@ -42,6 +42,7 @@ def account_source(entry: AccountConfig) -> AccountSource:
         max_concurrency=entry.max_concurrency,
         reserve=entry.reserve,
         express=entry.kind == "vertex" and entry.api_key is not None,
+        network=entry.network,
     )
     origin = (entry, _modified(entry.credentials))
     if entry.api_key is not None:
@@ -53,7 +54,11 @@ def account_source(entry: AccountConfig) -> AccountSource:
     credentials = entry.credentials
     assert credentials is not None, "the configuration has checked that each account has a credential"
     return AccountSource(
-        account, lambda refresher: GoogleCredential(lambda: load_google(credentials), refresher=refresher), origin
+        account,
+        lambda refresher: GoogleCredential(
+            lambda: load_google(credentials), refresher=refresher, network=account.network
+        ),
+        origin,
     )
 
 

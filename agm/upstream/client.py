@@ -7,7 +7,8 @@ accounts, nor on the way to a token endpoint.  :class:`PlainClient` is a treq cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -17,13 +18,15 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
+from agm.core.network import EnvironmentProxies, Network
 from agm.upstream.body import Collector, UpstreamBody
-from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent
+from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent, NoHandshake, Origin
+from agm.upstream.trust import policy_of, tls_reason
+from agm.upstream.tunnel import ProxyFailed
 
 __all__ = ["PlainClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed"]
 
@@ -75,6 +78,7 @@ class PlainClient(HTTPClient):
         allow_redirects: bool = False,
         unbuffered: bool = True,
         reactor: Any = None,
+        network: Network | None = None,
         _stacklevel: int = 2,
     ) -> Deferred[IResponse]:
         """
@@ -82,11 +86,17 @@ class PlainClient(HTTPClient):
 
         :param url: absolute, and percent-encoded already.
         :param headers: written as they are, but for those that are about the connection.
+        :param network: how the upstream is reached, if not as every other.
         """
         if allow_redirects or not unbuffered:
             raise ValueError("this client follows no redirect and keeps no body")
         producer = WholeBody(data) if isinstance(data, bytes) else data
-        return self._agent.request(method.encode("ascii"), url.encode("ascii"), headers, producer)
+        agent = self.agent_of(network)
+        return agent.request(method.encode("ascii"), url.encode("ascii"), headers, producer)
+
+    def agent_of(self, network: Network | None) -> IAgent:
+        """What sends requests over a network; this client knows one only."""
+        return self._agent
 
 
 @attrs.frozen(eq=False)
@@ -107,6 +117,11 @@ class UpstreamAnswer:
         value = self._response.header(name.encode("ascii"))
         return None if value is None else value.decode("latin-1")
 
+    def raw_header(self, name: bytes) -> bytes | None:
+        """The first value of a header; `name` in lower case."""
+        value: bytes | None = self._response.header(name)
+        return value
+
     @property
     def length(self) -> int | None:
         """The length of the body, if the upstream said it before."""
@@ -116,11 +131,6 @@ class UpstreamAnswer:
         """Let the body flow into `body`."""
         body.abort_with(self.abort)
         self._response.deliverBody(body)
-
-    def raw_header(self, name: bytes) -> bytes | None:
-        """The first value of a header; `name` in lower case."""
-        value: bytes | None = self._response.header(name)
-        return value
 
     def read(self, limit: int) -> Deferred[bytes]:
         """The body, or its first `limit` bytes, or what came of it before the upstream broke off."""
@@ -133,19 +143,95 @@ class UpstreamAnswer:
         self._response.abortConnection()
 
 
+class Networks(PlainClient):
+    """
+    A treq client for upstreams that are reached in different ways.
+
+    Each :class:`Network` has connections of its own, so that none that was opened through one proxy, or trusting one
+    authority, is ever used for a request that another account's settings send elsewhere.
+
+    :param policy: how TLS servers are verified where no authorities are named.
+    :param default: what a network leaves open.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        connect_timeout: float,
+        policy: IPolicyForHTTPS | None,
+        default: Network,
+        environment: EnvironmentProxies,
+    ) -> None:
+        self._reactor = reactor
+        self._connect_timeout = connect_timeout
+        self._policy = policy or policy_of(None)
+        self._default = default
+        self._environment = environment
+        self._connections: list[Connections] = []
+        self._agents: dict[Network | None, Http1Agent] = {}
+        super().__init__(self.agent_of(None))
+
+    def agent_of(self, network: Network | None) -> Http1Agent:
+        """What sends requests over a network."""
+        agent = self._agents.get(network)
+        if agent is None:
+            whole = self._default if network is None else network.over(self._default)
+            agent = self._agents.get(whole)
+            if agent is None:
+                agent = self._agents[whole] = self._made(whole)
+            self._agents[network] = agent
+        return agent
+
+    def _made(self, network: Network) -> Http1Agent:
+        def proxy_of(origin: Origin) -> Any:
+            scheme, host, port = origin
+            return network.proxy_for(self._environment, scheme.decode("ascii"), host.decode("ascii"), port)
+
+        policy = self._policy if network.authorities is None else policy_of(network.authorities)
+        connections = Connections(self._reactor, policy, self._connect_timeout, proxy_of)
+        self._connections.append(connections)
+        return Http1Agent(connections)
+
+    def default_to(self, default: Network) -> None:
+        """From now on have networks leave this open.  Answers under way come to their end as they began."""
+        if default != self._default:
+            self._default = default
+            self.close()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connections in self._connections:
+            connections.close()
+        self._connections.clear()
+        self._agents.clear()
+
+
 class UpstreamClient:
     """
     Sends requests to upstreams.
 
     :param reactor: for connections and time.
-    :param connect_timeout: seconds for a connection to be made, TLS included.
-    :param policy: how TLS servers are verified; the platform's trust roots and service-identity by default.
+    :param connect_timeout: seconds for a connection to be made, the proxy's part and TLS included.
+    :param policy: how TLS servers are verified where no authorities are named; with the platform's trust roots and
+        service-identity by default.
+    :param network: how upstreams are reached, where an account does not say otherwise; through the proxies of
+        `environ`, and with the platform's authorities, if not given.
+    :param environ: the environment whose proxies are meant by ``"env"``.
     """
 
-    def __init__(self, reactor: Any, *, connect_timeout: float, policy: IPolicyForHTTPS | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        connect_timeout: float,
+        policy: IPolicyForHTTPS | None = None,
+        network: Network | None = None,
+        environ: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._reactor = reactor
-        self._connections = Connections(reactor, policy or BrowserLikePolicyForHTTPS(), connect_timeout)
-        self._http = PlainClient(Http1Agent(self._connections))
+        self._http = Networks(
+            reactor, connect_timeout, policy, network or Network("env"), EnvironmentProxies.of(environ)
+        )
 
     async def send(
         self,
@@ -155,17 +241,19 @@ class UpstreamClient:
         body: bytes | IBodyProducer | None,
         *,
         timeout: float,
+        network: Network | None = None,
     ) -> UpstreamAnswer:
         """
         Send a request and wait for the head of its answer.
 
         :param timeout: seconds until the head must have come.
+        :param network: how the upstream is reached; None for the way of the gateway.
         :raises UpstreamFailed: if none came.  Cancelling closes the connection.
         """
         head = Headers()
         for name, value in headers:
             head.addRawHeader(name, value)
-        answering: Deferred[Any] = self._http.request(method, url, headers=head, data=body)
+        answering: Deferred[Any] = self._http.request(method, url, headers=head, data=body, network=network)
         answering.addTimeout(timeout, self._reactor)
         try:
             response = await answering
@@ -183,9 +271,13 @@ class UpstreamClient:
         """The treq client that requests go through."""
         return self._http
 
+    def default_to(self, network: Network) -> None:
+        """From now on reach upstreams like this, where an account does not say otherwise."""
+        self._http.default_to(network)
+
     def close(self) -> Deferred[None]:
         """Close idle connections."""
-        self._connections.close()
+        self._http.close()
         return succeed(None)
 
 
@@ -194,8 +286,14 @@ def _failed(error: Exception) -> UpstreamFailed:
         return UpstreamFailed("DNS_FAILED", "the upstream's name cannot be resolved")
     if isinstance(error, ConnectError):
         return UpstreamFailed("CONNECT_FAILED", "the upstream cannot be reached")
+    if isinstance(error, ProxyFailed):
+        return UpstreamFailed("PROXY_FAILED", str(error))
     if isinstance(error, VerificationError | TLSError):
-        return UpstreamFailed("TLS_FAILED", "no verified TLS connection to the upstream can be made")
+        return UpstreamFailed(
+            "TLS_FAILED", f"no verified TLS connection to the upstream can be made: {tls_reason(error)}"
+        )
+    if isinstance(error, NoHandshake):
+        return UpstreamFailed("TLS_FAILED", "the upstream closed the connection before TLS was agreed on")
     if isinstance(error, BrokenAnswer):
         return UpstreamFailed("PROTOCOL_ERROR", f"the upstream's answer cannot be read: {error}")
     return UpstreamFailed("CONNECTION_LOST", "the upstream closed the connection without an answer")

@@ -535,6 +535,7 @@ class CodeAssist:
                 ),
                 body,
                 timeout=PATIENCE,
+                network=account.network,
             )
             content = await self._body(answer)
             if answer.status == 401 and credential.refreshable and not refreshed:

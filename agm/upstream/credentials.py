@@ -40,6 +40,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from agm.core.network import Network
 from agm.upstream.google_transport import TokenAnswer, TokenHTTP, TreqRequest
 
 log = Logger()
@@ -194,8 +195,12 @@ class Refresher:
     @property
     def request(self) -> Request:
         """The transport, for use within :meth:`run`."""
+        return self.request_over(None)
+
+    def request_over(self, network: Network | None) -> Request:
+        """The same for token endpoints that are reached over another network."""
         assert self._request is not None, "the refresher has not been started"
-        return self._request
+        return self._request.over(network)
 
     def meet(self, secret: object) -> None:
         """Take note of what must not be seen; anything but text is none."""
@@ -319,6 +324,7 @@ class GoogleCredential:
     :param load: gives the credentials, called in a thread, never twice at a time; may block, may raise
         :class:`CredentialError`.
     :param now: seconds of any clock that goes on steadily, from any thread; the reactor's if not given.
+    :param network: how the token endpoint is reached, if not as the gateway's upstreams.
     """
 
     kind = "google"
@@ -330,9 +336,11 @@ class GoogleCredential:
         *,
         refresher: Refresher,
         now: Callable[[], float] | None = None,
+        network: Network | None = None,
     ) -> None:
         self._load = load
         self._refresher = refresher
+        self._network = network
         self._now = refresher.seconds if now is None else now
         #: The worker's; elsewhere only touched while none is under way.
         self._google: GoogleCredentials | None = None
@@ -435,7 +443,7 @@ class GoogleCredential:
             if isinstance(loaded, _Refused):
                 return loaded
             google = self._google = loaded
-        exchange = _Watched(self._refresher.request)
+        exchange = _Watched(self._refresher.request_over(self._network))
         try:
             # only at first: later it may be the one that was rejected
             if self._renewed_at is None and _holds_token(google):

@@ -29,7 +29,10 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from agm import __version__
-from agm.upstream.http1 import EncodedAnswer, NoAnswer, TruncatedAnswer
+from agm.core.network import Network
+from agm.upstream.http1 import EncodedAnswer, NoAnswer, NoHandshake, TruncatedAnswer
+from agm.upstream.trust import tls_reason
+from agm.upstream.tunnel import ProxyFailed
 
 #: Bytes of an answer that are read at most; tokens are some kilobytes.
 MAX_ANSWER = 1024 * 1024
@@ -107,6 +110,7 @@ class TreqRequest(Request):
         :param timeout: seconds for all of it.
         :raises TransportError: if no whole answer came, whatever the reason; a status is never one.
         """
+        network: Network | None = kwargs.pop("network", None)
         if kwargs:
             # the one that google-auth knows is a client certificate: without it the request would mean something else
             raise TransportError(f"this transport cannot send a request with {', '.join(sorted(kwargs))}")
@@ -116,7 +120,7 @@ class TreqRequest(Request):
         data = body.encode("utf-8") if isinstance(body, str) else body
         outcome: SimpleQueue[TokenAnswer | str] = SimpleQueue()
         # not blockingCallFromThread: that waits for ever when the reactor stops before it gets to the call
-        self._reactor.callFromThread(self._begin, outcome, method, url, dict(headers or {}), data, limit)
+        self._reactor.callFromThread(self._begin, outcome, method, url, dict(headers or {}), data, limit, network)
         try:
             answer = outcome.get(timeout=limit + self._grace)
         except Empty:
@@ -124,6 +128,10 @@ class TreqRequest(Request):
         if isinstance(answer, str):
             raise TransportError(answer)
         return answer
+
+    def over(self, network: Network | None) -> Request:
+        """The same, for token endpoints that are reached over another network."""
+        return self if network is None else _Over(self, network)
 
     def close(self) -> None:
         """End every exchange that is under way, and refuse new ones.  To be called in the reactor's thread."""
@@ -139,11 +147,12 @@ class TreqRequest(Request):
         headers: dict[str, str],
         body: bytes | None,
         limit: float,
+        network: Network | None,
     ) -> None:
         if self._closed:
             outcome.put(_STOPPING)
             return
-        exchange = _Exchange(self._reactor, self._http, limit)
+        exchange = _Exchange(self._reactor, self._http, limit, network)
         self._exchanges.add(exchange)
 
         def ended(result: TokenAnswer | Failure) -> None:
@@ -156,13 +165,25 @@ class TreqRequest(Request):
 _STOPPING = "the gateway is stopping"
 
 
+class _Over(Request):
+    """A :class:`TreqRequest` over a network."""
+
+    def __init__(self, request: TreqRequest, network: Network) -> None:
+        self._request = request
+        self._network = network
+
+    def __call__(self, *args: Any, **kwargs: Any) -> TokenAnswer:
+        return self._request(*args, **kwargs, network=self._network)
+
+
 class _Exchange:
     """A request and its answer, ended by whoever comes first: the answer, the time limit, or the gateway's stop."""
 
-    def __init__(self, reactor: Any, http: TokenHTTP, limit: float) -> None:
+    def __init__(self, reactor: Any, http: TokenHTTP, limit: float, network: Network | None) -> None:
         self._reactor = reactor
         self._http = http
         self._limit = limit
+        self._network = network
         self._ended_for: str | None = None
         self._running: Deferred[TokenAnswer]
 
@@ -197,8 +218,9 @@ class _Exchange:
         for name, value in headers.items():
             head.setRawHeaders(name, [value])
         head.setRawHeaders("Accept-Encoding", ["identity"])
+        over = {} if self._network is None else {"network": self._network}
         response = await self._http.request(
-            method, url, headers=head, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
+            method, url, headers=head, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor, **over
         )
         collected: Deferred[bytes] = Deferred(lambda _: collector.stop())
         collector = _Collector(collected)
@@ -215,8 +237,12 @@ class _Exchange:
             return "the name of the token endpoint cannot be resolved"
         if isinstance(error, ConnectError):
             return "the token endpoint cannot be reached"
+        if isinstance(error, ProxyFailed):
+            return f"the token endpoint cannot be reached: {error}"
         if isinstance(error, SSLError | VerificationError):
-            return f"the certificate of the token endpoint cannot be verified ({type(error).__name__})"
+            return f"the certificate of the token endpoint cannot be verified: {tls_reason(error)}"
+        if isinstance(error, NoHandshake):
+            return "the token endpoint closed the connection before TLS was agreed on"
         if isinstance(error, NoAnswer | TruncatedAnswer | ConnectionClosed):
             return "the token endpoint closed the connection before its answer was whole"
         if isinstance(error, EncodedAnswer):

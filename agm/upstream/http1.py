@@ -21,9 +21,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectionDone, TimeoutError
+from twisted.internet.error import ConnectionClosed, ConnectionDone, TimeoutError
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
@@ -38,8 +38,13 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
-#: Bytes of an answer's status line and headers.
+from agm.core.network import Proxy
+from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
+
+#: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.
 MAX_HEAD = 256 * 1024
+#: Lines of an answer's headers.
+MAX_HEADERS = 1000
 #: Idle connections that are kept to one origin, and for how many seconds: shorter than Google's own, so that few close
 #: under a request.
 MAX_IDLE = 256
@@ -68,6 +73,10 @@ class EncodedAnswer(BrokenAnswer):
 
 class NoAnswer(Exception):
     """The upstream closed a new connection before a byte of the answer came."""
+
+
+class NoHandshake(Exception):
+    """The connection closed before TLS was agreed on: nothing was sent."""
 
 
 @lru_cache(maxsize=256)
@@ -243,6 +252,7 @@ class Connection(Protocol):
         self._upload: Deferred[Any] | None = None
         self._producer: Any = None
         self._head_bytes = 0
+        self._trailer_bytes = 0
         self._raw: list[tuple[bytes, bytes]] = []
         self._phrase = b""
         self._body: list[bytes] = []
@@ -267,7 +277,7 @@ class Connection(Protocol):
         """Closed, by either side."""
         self.lost = True
         if not self.ready.called:
-            self.ready.errback(reason)
+            self.ready.errback(Failure(NoHandshake()) if reason.check(ConnectionClosed) else reason)
             return
         self._fail(reason)
 
@@ -286,7 +296,7 @@ class Connection(Protocol):
         :param body: the whole body, or None if `producer` makes it.
         """
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes = 0
+        self._head_bytes = self._trailer_bytes = 0
         self._head_done = self._done = self._keep_alive = False
         self._raw, self._phrase, self._body = [], b"", []
         asked: Deferred[Answer] = Deferred(self._cancelled)
@@ -333,13 +343,31 @@ class Connection(Protocol):
             self.abort()
             return
         if not self._head_done:
-            if self._head_bytes > MAX_HEAD:
-                self._fail(Failure(BrokenAnswer(f"the answer's head is larger than {MAX_HEAD} bytes")))
-                self.abort()
+            if self._head_bytes > MAX_HEAD or len(self._raw) > MAX_HEADERS:
+                self._refuse_head()
             return
+        if self._asked is not None and len(self._raw) > MAX_HEADERS:
+            self._refuse_head()
+            return
+        if not self._body:  # chunk sizes or trailers, which nobody sees and the parser keeps
+            self._trailer_bytes += len(data)
+            if self._trailer_bytes > MAX_HEAD and not self._done:
+                self._fail(
+                    Failure(BrokenAnswer(f"what is between or behind its chunks is larger than {MAX_HEAD} bytes"))
+                )
+                self.abort()
+                return
+        else:
+            self._trailer_bytes = 0
         self._deliver()
         if self._done:
             self._finish()
+
+    def _refuse_head(self) -> None:
+        self._fail(
+            Failure(BrokenAnswer(f"the answer's head is larger than {MAX_HEAD} bytes or {MAX_HEADERS} header lines"))
+        )
+        self.abort()
 
     def _deliver(self) -> None:
         """Hand over what one read has brought."""
@@ -402,7 +430,8 @@ class Connection(Protocol):
         self._phrase += phrase
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._raw.append((name, value))
+        if not self._head_done:  # else it is a trailer, which is not passed on
+            self._raw.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._parser.get_status_code() >= 200:
@@ -426,13 +455,25 @@ class Connections:
     """
     Connections by origin: the idle ones, and how new ones are made.
 
-    :param timeout: seconds for a connection to be made, TLS included.
+    All of them follow one TLS policy, and the way to an origin is always the same; whoever needs another policy or
+    another proxy needs other :class:`Connections`.
+
+    :param timeout: seconds for a connection to be made, the proxy's part and TLS included.
+    :param proxy_of: the proxy on the way to an origin, None for the direct way; may raise :class:`ValueError`.
     """
 
-    def __init__(self, reactor: Any, policy: IPolicyForHTTPS, timeout: float) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        policy: IPolicyForHTTPS,
+        timeout: float,
+        proxy_of: Callable[[Origin], Proxy | None] = lambda origin: None,
+    ) -> None:
         self._reactor = reactor
         self._policy = policy
         self.timeout = timeout
+        self._proxy_of = proxy_of
+        self._closed = False
         self._idle: dict[Origin, deque[Connection]] = {}
         self._sweep: IDelayedCall | None = None
         self._open: set[Connection] = set()
@@ -448,6 +489,10 @@ class Connections:
 
     def connect(self, origin: Origin) -> Deferred[Connection]:
         """A new connection; cancelling gives it up."""
+        try:
+            proxy = self._proxy_of(origin)
+        except ValueError as e:
+            return fail(ProxyFailed(str(e)))
         connection = Connection(lambda it: self._put(origin, it))
         cancelled = timed_out = False
 
@@ -472,7 +517,11 @@ class Connections:
             if cancelled:
                 return
             if isinstance(outcome, Failure):
-                result.errback(Failure(TimeoutError()) if timed_out else outcome)
+                if timed_out and proxy is not None and connection.transport is None:
+                    outcome = Failure(ProxyFailed(f"the proxy did not connect within {self.timeout:g} seconds"))
+                elif timed_out:
+                    outcome = Failure(TimeoutError())
+                result.errback(outcome)
             else:
                 result.callback(outcome)
 
@@ -480,19 +529,27 @@ class Connections:
         factory = Factory.forProtocol(lambda: connection)
         factory.noisy = False
         timer = self._reactor.callLater(self.timeout, expire)
-        attempt: Deferred[Any] = self._endpoint(origin).connect(factory)
+        attempt: Deferred[Any] = self._endpoint(origin, proxy).connect(factory)
         attempt.addCallback(lambda _: connection.ready)
         attempt.addBoth(done)
         return result
 
-    def _endpoint(self, origin: Origin) -> IStreamClientEndpoint:
+    def _endpoint(self, origin: Origin, proxy: Proxy | None) -> IStreamClientEndpoint:
         scheme, host, port = origin
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self.timeout)
+        if proxy is None:
+            endpoint: IStreamClientEndpoint = HostnameEndpoint(self._reactor, host, port, timeout=self.timeout)
+        else:
+            to_proxy = (proxy.scheme.encode("ascii"), proxy.host.encode("ascii"), proxy.port)
+            ask = connect_request(host.decode("ascii"), port, proxy)
+            endpoint = TunnelEndpoint(self._endpoint(to_proxy, None), ask)
         if scheme == b"http":
             return endpoint
         return wrapClientTLS(self._policy.creatorForNetloc(host, port), endpoint)
 
     def _put(self, origin: Origin, connection: Connection) -> None:
+        if self._closed:
+            connection.transport.loseConnection()
+            return
         idle = self._idle.setdefault(origin, deque())
         connection.idle_since = self._reactor.seconds()
         idle.append(connection)
@@ -515,7 +572,8 @@ class Connections:
             self._sweep = self._reactor.callLater(IDLE_SECONDS / 2, self._swept)
 
     def close(self) -> None:
-        """Close the idle connections, and watch over no others."""
+        """Close the idle connections, and each of the others after its answer."""
+        self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None

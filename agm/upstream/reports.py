@@ -107,7 +107,12 @@ class ModelReports:
         """What the Gemini Developer API lists."""
         headers = await self._credentials[account.name].headers()
         answer = await self._client.send(
-            "GET", account.endpoints[0] + "/v1beta/models?pageSize=1000", headers, None, timeout=PATIENCE * 2
+            "GET",
+            account.endpoints[0] + "/v1beta/models?pageSize=1000",
+            headers,
+            None,
+            timeout=PATIENCE * 2,
+            network=account.network,
         )
         body = answer.read(MAX_REPORT)
         body.addTimeout(PATIENCE * 2, self._reactor)

@@ -195,7 +195,14 @@ class Service:
         self.questions: list[Question] = []
 
     async def send(
-        self, method: str, url: str, headers: Sequence[tuple[bytes, bytes]], body: bytes | None, *, timeout: float
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes | None,
+        *,
+        timeout: float,
+        network: object,
     ) -> Any:
         assert timeout > 0
         question = Question(method, url, dict(headers), json.loads(body) if body else None, Deferred())
