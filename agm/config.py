@@ -782,78 +782,6 @@ class UpstreamConfig:
         return Network(self.proxy, self.ca_file)
 
 
-# -- Proxies and authorities -------------------------------------------------------------------------
-
-
-def _proxy(value: object, place: _Place) -> ProxySetting:
-    """``env``, ``none``, or a proxy by its URL, which may hold a password and is never shown."""
-    if not isinstance(value, str):
-        raise _RefusedError(f"expected a string, not {_sort_of(value)}")
-    if value == "env" or value == "none":
-        return value
-    try:
-        proxy = Proxy.parse(value)
-    except ValueError as error:
-        raise _RefusedError(f'the value {error}; or write "env" or "none"') from None
-    if proxy.authorization is not None:
-        place.reading.literal_secrets = True
-    return proxy
-
-
-_CA_FILE_LIMIT = 4 * 2**20
-
-
-def _authorities(value: object, place: _Place) -> Authorities:
-    """The certificates in a PEM file."""
-    from agm.upstream.trust import certificates_in  # OpenSSL takes its time, and few have authorities of their own
-
-    path = _file(value, place)
-    try:
-        with path.open("rb") as file:
-            held = file.read(_CA_FILE_LIMIT + 1)
-    except (OSError, ValueError) as failure:
-        raise _RefusedError(f"{str(path)!r} cannot be read: {_why(failure)}") from None
-    if len(held) > _CA_FILE_LIMIT:
-        raise _RefusedError(f"{str(path)!r} is larger than any bundle of certificates")
-    if b"PRIVATE KEY-----" in held:
-        raise _RefusedError(f"{str(path)!r} holds a private key, too; name a file with nothing but certificates")
-    try:
-        certificates_in(held)
-    except ValueError as error:
-        raise _RefusedError(
-            f"{str(path)!r} {error}; openssl x509 -inform der -in FILE -out FILE.pem converts one in DER form"
-        ) from None
-    return Authorities(str(path), held)
-
-
-def _check_environment(of: Mapping[str, Any], reading: _Reading) -> None:
-    """Warn of a proxy in the environment that cannot be used, where one would be: its upstreams cannot be reached."""
-    upstream = of.get("upstream", UpstreamConfig())
-    settings = [upstream.proxy if account.proxy is None else account.proxy for account in of.get("accounts", ())]
-    if "env" in (settings or [upstream.proxy]):
-        try:
-            EnvironmentProxies.of(reading.environ).proxy_of("https")
-        except ValueError as error:
-            (_Place(reading) / "upstream" / "proxy").warn(f'{error}; set the variable right, or write "none" here')
-
-
-@attrs.frozen(kw_only=True)
-class UpstreamConfig:
-    """
-    How upstreams and token endpoints are reached, where an account does not say otherwise.
-
-    ``proxy`` is a :class:`Proxy`, ``"env"`` or ``"none"``; ``ca_file`` holds the file's certificates.
-    """
-
-    proxy: ProxySetting = setting(_proxy, "env")
-    ca_file: Authorities | None = setting(_authorities)
-
-    @property
-    def network(self) -> Network:
-        """The same, for the client."""
-        return Network(self.proxy, self.ca_file)
-
-
 # -- [gateway], [timeouts], [limits], [pool] -------------------------------------------------------------------
 
 
@@ -931,8 +859,8 @@ class ClientKeyConfig:
     A key that clients show to the gateway, known by its digest only.
 
     ``digest`` is the SHA-256 of the key in lower-case hexadecimal; ``models`` are patterns, none meaning
-    every model; ``requests_per_minute`` is ``None`` for no limit; ``admin`` may ask the gateway about
-    itself from anywhere.
+    every model; ``requests_per_minute`` and the like are ``None`` for no limit; ``expires`` is in seconds
+    since the epoch; ``admin`` may ask the gateway about itself from anywhere.
     """
 
     name: str
@@ -940,6 +868,31 @@ class ClientKeyConfig:
     models: tuple[str, ...] = ()
     requests_per_minute: int | None = None
     admin: bool = False
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    expires: float | None = None
+
+
+def _moment(value: object, place: _Place) -> float:
+    """
+    A TOML date or date and time, as seconds since the epoch.
+
+    A date is its end, so that the day itself still counts; what names no offset is UTC.
+    """
+    if not isinstance(value, datetime.date):
+        cure = "; write it without quotes" if isinstance(value, str) else ""
+        raise _RefusedError(
+            f"expected a date like 2027-01-31 or a time like 2027-01-31T18:00:00Z, not {_shown(value)}{cure}"
+        )
+    try:
+        if not isinstance(value, datetime.datetime):
+            value = datetime.datetime.combine(value + datetime.timedelta(days=1), datetime.time())
+        return (value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)).timestamp()
+    except OverflowError:
+        raise _RefusedError(
+            f"{_shown(value)} is beyond the calendar; leave it out for a key that does not expire"
+        ) from None
 
 
 @attrs.frozen(kw_only=True)
@@ -952,6 +905,10 @@ class _ClientKeyTable:
     key_sha256: str | None = setting(_digest)
     models: tuple[str, ...] = setting(_array_of(_text), ())
     requests_per_minute: int | None = setting(_whole(1, 10**9, "; leave it out for no limit"))
+    requests_per_day: int | None = setting(_whole(1, 10**12, "; leave it out for no limit"))
+    tokens_per_minute: int | None = setting(_whole(1, 10**12, "; leave it out for no limit"))
+    tokens_per_day: int | None = setting(_whole(1, 10**15, "; leave it out for no limit"))
+    expires: float | None = setting(_moment)
     admin: bool = setting(_boolean, False)
 
 
@@ -979,6 +936,10 @@ def _client_key(value: object, place: _Place) -> ClientKeyConfig:
         models=written.models,
         requests_per_minute=written.requests_per_minute,
         admin=written.admin,
+        requests_per_day=written.requests_per_day,
+        tokens_per_minute=written.tokens_per_minute,
+        tokens_per_day=written.tokens_per_day,
+        expires=written.expires,
     )
 
 
@@ -1276,6 +1237,7 @@ class Config:
     path: Path | None = None
     gateway: GatewayConfig = setting(_table(GatewayConfig), GatewayConfig(), inside=GatewayConfig)
     timeouts: TimeoutsConfig = setting(_table(TimeoutsConfig), TimeoutsConfig(), inside=TimeoutsConfig)
+    limits: LimitsConfig = setting(_table(LimitsConfig), LimitsConfig(), inside=LimitsConfig)
     upstream: UpstreamConfig = setting(_table(UpstreamConfig), UpstreamConfig(), inside=UpstreamConfig)
     auth: AuthConfig = setting(_auth, AuthConfig(), inside=AuthConfig)
     models: ModelsConfig = setting(_table(ModelsConfig), ModelsConfig(), inside=ModelsConfig)
@@ -1309,7 +1271,6 @@ def parse(text: str, *, path: Path | None = None, environ: Mapping[str, str]) ->
     return _config(text, _Reading(path, environ))
 
 
-    limits: LimitsConfig = setting(_table(LimitsConfig), LimitsConfig(), inside=LimitsConfig)
 def _config(text: str, reading: _Reading) -> Config:
     try:
         tables = tomllib.loads(text.removeprefix("\ufeff"))

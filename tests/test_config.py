@@ -519,6 +519,23 @@ def test_a_client_key_expires_at_the_end_of_a_day_or_at_a_time(written: str, mea
             ["auth.keys[0].key_env: the environment variable K is not set; write export K=… before the start"],
         ),
         (
+            "name = 'a'\nkey = 'k'\ntokens_per_day = 1.5\nexpires = '2027-01-31'\nrequests_per_day = 0",
+            [
+                "auth.keys[0].tokens_per_day: expected a whole number, not 1.5",
+                "auth.keys[0].expires: expected a date like 2027-01-31 or a time like 2027-01-31T18:00:00Z, "
+                "not '2027-01-31'; write it without quotes",
+                "auth.keys[0].requests_per_day: 0 is not between 1 and 1000000000000; leave it out for no limit",
+            ],
+        ),
+        (
+            "name = 'a'\nkey = 'k'\nexpires = 12:00:00",
+            ["auth.keys[0].expires: expected a date like 2027-01-31 or a time like 2027-01-31T18:00:00Z, not 12:00:00"],
+        ),
+        (
+            "name = 'a'\nkey = 'k'\nexpires = 9999-12-31",
+            ["auth.keys[0].expires: 9999-12-31 is beyond the calendar; leave it out for a key that does not expire"],
+        ),
+        (
             "name = 'a'\nkey = 'k'\nrequests_per_minute = 0",
             ["auth.keys[0].requests_per_minute: 0 is not between 1 and 1000000000; leave it out for no limit"],
         ),
