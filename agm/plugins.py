@@ -280,6 +280,8 @@ def _can_be_sent(request: UpstreamRequest) -> bool:
 
 
 _SENDABLE = re.compile(r"/[\x21-\x7e]*")
+#: What hooks return as a rule, and nobody can await.
+_DECISIONS = frozenset({ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, dict, str})
 #: What each hook may return beside None, and how that is called.
 _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "agm_configure": ((object,), "nothing is expected"),
@@ -336,6 +338,16 @@ class Hooks:
     _request_id: str = attrs.field(init=False, default="-")
     _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins"))
 
+    #: Whether any plugin edits bodies, and whether any edits answers.
+    edits_requests: bool = attrs.field(init=False)
+    edits_events: bool = attrs.field(init=False)
+    _map_model: Callable[..., object] = attrs.field(init=False)
+    _filter_accounts: Callable[..., list[Any]] = attrs.field(init=False)
+    _select_account: Callable[..., object] = attrs.field(init=False)
+    _wrap_request: Callable[..., object] = attrs.field(init=False)
+    _attempt_finished: Callable[..., list[Any]] = attrs.field(init=False)
+    _request_finished: Callable[..., list[Any]] = attrs.field(init=False)
+
     def __attrs_post_init__(self) -> None:
         for hook in HOOKS:
             for impl in getattr(self.manager.hook, hook).get_hookimpls():
@@ -343,16 +355,15 @@ class Hooks:
                     impl.function = self._guarded_wrapper(impl, hook)
                 elif not impl.hookwrapper:  # pluggy's old form, which takes care of its own errors
                     impl.function = self._guarded(impl, hook)
-
-    @property
-    def edits_requests(self) -> bool:
-        """Whether any plugin edits bodies."""
-        return bool(self.manager.hook.agm_transform_request.get_hookimpls())
-
-    @property
-    def edits_events(self) -> bool:
-        """Whether any plugin edits answers."""
-        return bool(self.manager.hook.agm_transform_event.get_hookimpls())
+        calls = self.manager.hook
+        self.edits_requests = bool(calls.agm_transform_request.get_hookimpls())
+        self.edits_events = bool(calls.agm_transform_event.get_hookimpls())
+        self._map_model = _first(calls.agm_map_model)
+        self._filter_accounts = _all(calls.agm_filter_accounts)
+        self._select_account = _first(calls.agm_select_account)
+        self._wrap_request = _first(calls.agm_wrap_request)
+        self._attempt_finished = _all(calls.agm_attempt_finished)
+        self._request_finished = _all(calls.agm_request_finished)
 
     @contextmanager
     def recorded(self) -> Iterator[list[Call]]:
@@ -392,7 +403,7 @@ class Hooks:
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
         """The model that serves `model`; itself where no plugin says another."""
         self._request_id = request.id
-        choice = self.manager.hook.agm_map_model(model=model, request=request)
+        choice = self._map_model(model, request)
         if isinstance(choice, str):
             return ModelChoice(choice, "a plugin's choice")
         if isinstance(choice, ModelChoice):
@@ -403,7 +414,7 @@ class Hooks:
         """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
         self._request_id = request.id
         excluded: dict[str, str] = {}
-        for found in self.manager.hook.agm_filter_accounts(accounts=accounts, request=request):
+        for found in self._filter_accounts(accounts, request):
             excluded.update(found)
         return excluded
 
@@ -412,7 +423,7 @@ class Hooks:
     ) -> AccountChoice:
         """One of `accounts`, which are not empty; the first where no plugin picks one of them."""
         self._request_id = request.id
-        choice = self.manager.hook.agm_select_account(accounts=accounts, request=request, loads=loads)
+        choice = self._select_account(accounts, request, loads)
         if isinstance(choice, Account):
             choice = AccountChoice(choice, "a plugin's choice")
         if isinstance(choice, AccountChoice):
@@ -428,7 +439,7 @@ class Hooks:
     def wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
         """The request for an upstream.  :raises HookFailed: if no plugin, or a broken one, builds it."""
         self._request_id = request.id
-        wrapped = self.manager.hook.agm_wrap_request(request=request, account=account, body=body)
+        wrapped = self._wrap_request(request, account, body)
         if not isinstance(wrapped, UpstreamRequest):
             raise HookFailed(f"no plugin wraps requests for {account.kind} accounts")
         return wrapped
@@ -463,13 +474,13 @@ class Hooks:
     def attempt_finished(self, attempt: AttemptRecord) -> None:
         """Tell the observers; nobody waits for them."""
         self._request_id = attempt.request_id
-        for waiting in self.manager.hook.agm_attempt_finished(attempt=attempt):
+        for waiting in self._attempt_finished(attempt):
             _start(waiting)
 
     def request_finished(self, record: RequestRecord) -> None:
         """Tell the observers; nobody waits for them."""
         self._request_id = record.request.id
-        for waiting in self.manager.hook.agm_request_finished(record=record):
+        for waiting in self._request_finished(record):
             _start(waiting)
 
     def resources(self, site: GatewaySite) -> dict[str, IResource]:
@@ -489,7 +500,9 @@ class Hooks:
             request_id, started = self._request_id, time.perf_counter()
             try:
                 result = function(*args)
-                if inspect.isawaitable(result):
+                if result is None:
+                    return None
+                if type(result) not in _DECISIONS and inspect.isawaitable(result):
                     if hook in MAY_AWAIT:
                         return self._awaited(result, plugin, hook, request_id)
                     if inspect.iscoroutine(result):
@@ -595,6 +608,66 @@ class Hooks:
             why = _last_line(error) if hook in AT_START else type(error).__name__
             raise HookFailed(f"hook {hook} of plugin {plugin} failed: {why}") from error
         return None
+
+
+def _first(caller: pluggy.HookCaller) -> Callable[..., object]:
+    """
+    What calls the implementations of a hook until one of them decides; its arguments come in the order of the hookspec.
+
+    pluggy would do as well, but for the time it takes to bind arguments by name; hooks with wrappers are left to it.
+    """
+    plain = _plain(caller)
+    if plain is None:
+        return _by_pluggy(caller)
+    if len(plain) == 1:
+        return plain[0]
+
+    def call(*args: object) -> object:
+        for function in plain:
+            result = function(*args)
+            if result is not None:
+                return result
+        return None
+
+    return call
+
+
+def _all(caller: pluggy.HookCaller) -> Callable[..., list[Any]]:
+    """As :func:`_first`, but each implementation is called; returns what is not None."""
+    plain = _plain(caller)
+    if plain is None:
+        return _by_pluggy(caller)
+
+    def call(*args: object) -> list[Any]:
+        results = [function(*args) for function in plain]
+        return [result for result in results if result is not None]
+
+    return call
+
+
+def _plain(caller: pluggy.HookCaller) -> list[Callable[..., object]] | None:
+    """The implementations, in the order of their calls, each taking all arguments; None if one is a wrapper."""
+    assert caller.spec is not None, "there are no hooks but those of the hookspecs"
+    names = caller.spec.argnames
+    impls = caller.get_hookimpls()
+    if any(impl.wrapper or impl.hookwrapper for impl in impls):
+        return None
+    return [
+        _taking_all(impl.function, [names.index(name) for name in impl.argnames], len(names))
+        for impl in reversed(impls)
+    ]
+
+
+def _taking_all(function: Callable[..., object], places: list[int], count: int) -> Callable[..., object]:
+    if places == list(range(count)):
+        return function
+    return lambda *args: function(*[args[place] for place in places])
+
+
+def _by_pluggy(caller: pluggy.HookCaller) -> Callable[..., Any]:
+    assert caller.spec is not None
+    names = caller.spec.argnames
+    return lambda *args: caller(**dict(zip(names, args, strict=True)))
 
 
 def _called(impl: pluggy.HookImpl, given: Mapping[str, object]) -> object:
