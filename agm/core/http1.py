@@ -28,7 +28,10 @@ _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,32}) ([\x21-\x7e]+) HTTP/([0-9
 _FIELDS = re.compile(rb"(?:" + _TOKEN + rb"+:[\t\x20-\x7e\x80-\xff]*\r\n)*")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\x00")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+#: No white space before a semicolon, which RFC 9112, section 7.1.1, calls bad: only who tries two readers sends it.
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+#: RFC 9110, section 6.5.1: what frames or routes a message never stands behind it.
+_NOT_A_TRAILER = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})
 
 
 class Malformed(Exception):
@@ -241,15 +244,19 @@ class RequestReader:
                 self._state = _DATA if self._left else _TRAILERS
             else:
                 none = buffer.startswith(b"\r\n", at)
-                end = at - 2 if none else buffer.find(b"\r\n\r\n", at)
+                searched = max(at, at + self._searched - 3)  # each byte is looked at once, however slowly they come
+                end = at - 2 if none else buffer.find(b"\r\n\r\n", searched)
                 if end < 0 and not none:
                     if len(buffer) - at > self._max_head:
                         raise Malformed(f"The trailers are larger than {self._max_head} bytes.", 431)
-                    if _BARE.search(buffer, at) is not None:
+                    if _BARE.search(buffer, searched) is not None:
                         raise Malformed("A line of the trailers does not end with CR LF.")
+                    self._searched = len(buffer) - at
                     break
                 self._count(end + 2 - at)
-                _fields(buffer[at : end + 2], self._max_lines)  # nothing is done with them, but they must be fields
+                self._searched = 0
+                if any(name in _NOT_A_TRAILER for name, _ in _fields(buffer[at : end + 2], self._max_lines)):
+                    raise Malformed("A trailer cannot frame or route the request.")
                 at = end + 4
                 self._state = _ENDED
         self._buffer = buffer[at:]

@@ -1,22 +1,31 @@
 """
 Who may talk to the gateway: the names it answers to, and the web pages that may call it.
 
-A local server is reachable from every web page that its user opens.  Two checks keep pages out: the ``Host`` must be a
-name or an address that the gateway listens on, which defeats DNS rebinding; and an ``Origin`` must be one that was
-configured, or the gateway's own.  Both are pure functions of the configuration and the request.
+A local server is reachable from every web page that its user opens.  Three checks keep pages out: the ``Host`` must be
+a name or an address that the gateway listens on, which defeats DNS rebinding; an ``Origin`` must be one that was
+configured, or the gateway's own; and what a browser says that another page made it send is refused, with or without an
+``Origin``.  All are pure functions of the configuration and the request.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from agm.core.errors import Forbidden, InvalidRequest
+from agm.core.errors import Forbidden, InvalidRequest, UnsupportedMedia
 
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+#: What any page can make a browser send without its asking first (Fetch, "CORS-safelisted request-header").
+_UNASKED_TYPES = frozenset({b"", b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data"})
+#: Headers that no page can set without the browser's asking first.
+_ASKED_FOR = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"x-goog-upload-command"})
+#: ``Sec-Fetch-Site`` of the gateway's own pages, and of what a person does.
+_OWN_SITES = frozenset({b"same-origin", b"none"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -116,3 +125,38 @@ class Access:
             "Web pages of this origin may not call the gateway. If they should, add it to [gateway] cors_origins.",
             reason="ORIGIN_NOT_ALLOWED",
         )
+
+    def check_page(self, method: str, headers: Mapping[bytes, bytes], *, let_in: bool) -> None:
+        """
+        Refuse what a page made a browser send unasked.  Programs send none of the headers that this looks at.
+
+        A page that is not let in may link to the gateway, and no more.  A request that changes something is not taken
+        from any but the gateway's own pages in a form that browsers send without asking first (a preflight): not as a
+        form, nor as plain text.
+
+        :param headers: the first value of each header, by names in lower case; the ``Origin`` has been checked.
+        :param let_in: whether its ``Origin`` is one of ``cors_origins``.
+        :raises Forbidden: if the browser says that it comes from a page of another site.
+        :raises UnsupportedMedia: if its ``Content-Type`` is one that forms have, or missing.
+        """
+        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
+        if origin is None and site is None and b"referer" not in headers:
+            return
+        if origin is not None and not let_in:
+            return  # the gateway's own page: a foreign one has been refused
+        if origin is None and site is not None:
+            if site in _OWN_SITES:
+                return
+            if method not in ("GET", "HEAD") or headers.get(b"sec-fetch-mode") != b"navigate":
+                raise Forbidden(
+                    "Web pages of other sites may not call the gateway. If this one should, add its origin to "
+                    "[gateway] cors_origins.",
+                    reason="ORIGIN_NOT_ALLOWED",
+                )
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if method not in _SAFE_METHODS and kind in _UNASKED_TYPES and not headers.keys() & _ASKED_FOR:
+            raise UnsupportedMedia(
+                "A browser sends this Content-Type, or none, for any page without asking first. "
+                "Send Content-Type: application/json.",
+                reason="CONTENT_TYPE_NOT_ALLOWED",
+            )

@@ -26,7 +26,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from agm import __version__
-from agm.core.errors import BodyTooLarge, GatewayError, MethodNotAllowed
+from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
 from agm.core.http1 import Head
 from agm.upstream.upload import StreamedBody
 
@@ -190,14 +190,15 @@ class GatewayRequestOnWire(Request):
         self.site = self.channel.site
         if not self.uri.startswith(b"/"):
             absolute = _ABSOLUTE.match(self.uri)
-            if absolute is not None:  # RFC 9112, 3.2.2: a server must take it, and its authority before the Host
-                self.head.first[b"host"] = absolute[1]
-                self.head.fields = [(n, v) for n, v in self.head.fields if n != b"host"] + [(b"host", absolute[1])]
-                self.uri = self.uri[absolute.end() :] or b"/"
-                self.uri = self.uri if self.uri.startswith(b"/") else b"/" + self.uri
-                self.path = self.uri.partition(b"?")[0]
+            if absolute is not None:
+                self._take_absolute(absolute[1], self.uri[absolute.end() :])
             elif self.uri == b"*":
                 self._handleStar()
+                return
+            else:  # not RFC 9112's authority-form either: nothing is tunnelled here
+                self.send_error(
+                    InvalidRequest("The request's target is neither a path nor a URL.", reason="TARGET_INVALID")
+                )
                 return
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) if b"%" in part else part for part in self.path[1:].split(b"/")]
@@ -209,9 +210,20 @@ class GatewayRequestOnWire(Request):
         except Exception:
             self.processingFailed(Failure())
 
+    def _take_absolute(self, authority: bytes, rest: bytes) -> None:
+        """RFC 9112, 3.2.2: a server must take the absolute form, and its authority before a Host that there must be."""
+        hosts = self.head.values(b"host")
+        if len(hosts) == 1 or (not hosts and self.clientproto == b"HTTP/1.0"):
+            self.head.first[b"host"] = authority
+            self.head.fields = [(n, v) for n, v in self.head.fields if n != b"host"] + [(b"host", authority)]
+        self.uri = rest if rest.startswith(b"/") else b"/" + rest
+        self.path = self.uri.partition(b"?")[0]
+
     def _handleStar(self) -> None:
         """``OPTIONS *`` asks for the server as a whole; no other method goes with ``*``."""
-        if self.method == b"OPTIONS":
+        if len(self.head.values(b"host")) != 1 and self.clientproto == b"HTTP/1.1":
+            self.send_error(InvalidRequest("A request must have exactly one Host header.", reason="HOST_INVALID"))
+        elif self.method == b"OPTIONS":
             self.send(204, [(b"Allow", b"GET, HEAD, POST, OPTIONS")], b"")
         else:
             self.send_error(MethodNotAllowed("The target * takes OPTIONS.", allow=["OPTIONS"]))

@@ -158,6 +158,7 @@ class ApiResource(Resource):
             wire.responseHeaders.setRawHeaders(b"Access-Control-Expose-Headers", [b"x-agm-request-id, retry-after"])
             wire.responseHeaders.addRawHeader(b"Vary", b"Origin")
         method = wire.method.decode("ascii", "replace")
+        self.access.check_page(method, wire.head.first, let_in=origin is not None)
         preflight = method == "OPTIONS" and b"access-control-request-method" in wire.head.first
         query = _query(wire)
         key: ClientKey | None = None
@@ -219,12 +220,25 @@ def send_json(wire: GatewayRequestOnWire, document: object) -> None:
     wire.send(200, [], msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
+def only_itself(wire: GatewayRequestOnWire) -> None:
+    """:raises NotFound: for a path below a page that has nothing below it."""
+    if any(wire.postpath):
+        raise not_known(wire)
+
+
+def not_known(wire: GatewayRequestOnWire) -> NotFound:
+    """The error for a path that nobody serves."""
+    path = wire.path.decode("ascii", "backslashreplace")[:120]
+    return NotFound(f"The path {path} is not known. The Gemini API is served below /v1beta/, health at /healthz.")
+
+
 class Health(ApiResource):
     """``GET /healthz``."""
 
     is_health = True
 
     async def respond(self, visit: Visit) -> None:
+        only_itself(visit.wire)
         visit.wire.send(200, [], b'{"status":"ok"}')
 
 
@@ -234,6 +248,7 @@ class Ready(ApiResource):
     is_health = True
 
     async def respond(self, visit: Visit) -> None:
+        only_itself(visit.wire)
         if visit.wire.site.draining:
             raise Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=1.0)
         visit.wire.send(200, [], b'{"status":"ok"}')
@@ -246,8 +261,7 @@ class Unknown(ApiResource):
         return (wire.method.decode("ascii", "replace"),) if wire.method != b"OPTIONS" else ("GET",)
 
     async def respond(self, visit: Visit) -> None:
-        path = visit.wire.path.decode("ascii", "backslashreplace")[:120]
-        raise NotFound(f"The path {path} is not known. The Gemini API is served below /v1beta/, health at /healthz.")
+        raise not_known(visit.wire)
 
 
 class Opening(Protocol):
