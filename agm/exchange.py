@@ -524,7 +524,7 @@ class Attempts:
                 case Framing.UNARY:
                     return PlainBody()
                 case Framing.ARRAY:
-                    return PlainArray()
+                    return PlainArray(gateway.redactor.body)
                 case Framing.SSE if gateway.config.gateway.sse_done == "forward":
                     return PlainEvents()
         if framing is Framing.UNARY:

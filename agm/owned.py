@@ -16,7 +16,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from agm.core import ownership
-from agm.core.answers import Framing, PlainBody
+from agm.core.answers import AnswerFilter, CollectedBody, Framing, PlainBody
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
 from agm.core.pool import Candidates, Cause, Exclusion, Lease, nothing_left
@@ -29,7 +29,7 @@ from agm.core.request import (
     ModelChoice,
     UpstreamRequest,
 )
-from agm.exchange import Attempts, FinalAnswer, OpenAnswer, _Failure
+from agm.exchange import MAX_COLLECTED, Attempts, FinalAnswer, OpenAnswer, _Failure
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 if TYPE_CHECKING:
@@ -242,10 +242,14 @@ def opened(gateway: Gateway, answer: UpstreamAnswer, lease: Lease, *, made: bool
     """
     account = lease.account.name
     json = (answer.header("content-type") or "").startswith("application/json") and answer.status < 300
-    passing = _Noted(lambda body: learn(gateway, account, body, made=made)) if json else PlainBody()
+    passing: AnswerFilter
+    if answer.status >= 400:  # it may repeat what it was shown
+        passing = CollectedBody(gateway.redactor.body, limit=MAX_COLLECTED)
+    else:
+        passing = _Noted(lambda body: learn(gateway, account, body, made=made)) if json else PlainBody()
     flow = UpstreamBody(passing, gateway.reactor, gateway.config.timeouts.idle)
     answer.deliver(flow)
-    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, True, lease)
+    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease)
 
 
 #: What a 403 or 404 says that is about the resource and not about the account.

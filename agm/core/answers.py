@@ -283,9 +283,12 @@ class PlainArray:
     The opening is held until it is known not to be an error, bare or in the array, nor all there is: an array without
     elements is no answer.  A later error element passes, and sets :attr:`failure`, as does an array that is not closed:
     the client's connection is then aborted and never looks complete.
+
+    :param redact: takes secrets out of an error element.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Callable[[bytes], bytes] = bytes) -> None:
+        self._redact = redact
         self.failure: StreamFailure | None = None
         self._opening: bytearray | None = bytearray()
         self._is_error = False  # the opening is an error's
@@ -328,8 +331,10 @@ class PlainArray:
         if not self._closed:
             self._closed = self._brackets.feed(chunk) is not None
         window = self._window + chunk
-        if b'"error"' in window and _ARRAY_ERROR_ELEMENT.search(window):
+        if b'"error"' in window and (error := _ARRAY_ERROR_ELEMENT.search(window)):
             self.failure = StreamFailure.of(502, "The upstream ended the answer with an error.")
+            good = max(error.start() - len(self._window), 0)
+            chunk = chunk[:good] + self._redact(chunk[good:])
         self._window = window[-_WINDOW:]
         return chunk
 

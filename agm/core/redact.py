@@ -265,6 +265,8 @@ class Redactor:
         JSON is looked through as what it means: escapes hide nothing.  It keeps its layout as far as it has one.
         """
         try:
+            if b"\\" not in body and self.text(plain_text := body.decode("utf-8")) == plain_text:
+                return body  # as it stands it has none, and there is nothing that it could mean beside
             document = msgspec.json.decode(body)
             changed = self.document(document)
         except NOT_JSON:

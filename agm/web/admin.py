@@ -32,7 +32,6 @@ from agm.web.resources import (
     Unknown,
     Visit,
     framing_of,
-    send_json,
 )
 
 #: RFC 9110, section 5.1: a header's name is a token; and what Twisted lets through of a value.
@@ -68,6 +67,11 @@ class AdminResource(ApiResource):
         """Answer."""
         raise NotImplementedError
 
+    def tell(self, visit: Visit, document: object) -> None:
+        """Answer 200 with a document, from which secrets are taken that a plugin or an upstream may have put there."""
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+        visit.wire.send(200, [], self.gateway.redactor.body(text))
+
 
 def is_local(wire: GatewayRequestOnWire) -> bool:
     """Whether a request comes from this machine itself."""
@@ -82,7 +86,7 @@ class Explain(AdminResource):
 
     async def respond_to_admin(self, visit: Visit) -> None:
         question = read_question(visit.wire.body)
-        send_json(visit.wire, await explain(self.gateway, incoming(self.gateway, question, visit.wire.id)))
+        self.tell(visit, await explain(self.gateway, incoming(self.gateway, question, visit.wire.id)))
 
 
 def read_question(body: bytes) -> Question:
@@ -136,7 +140,7 @@ class Plugins(AdminResource):
 
     async def respond_to_admin(self, visit: Visit) -> None:
         hooks = self.gateway.hooks
-        send_json(visit.wire, describe_plugins(hooks.manager, hooks.failures))
+        self.tell(visit, describe_plugins(hooks.manager, hooks.failures))
 
 
 def describe_plugins(manager: PluginManager, failures: Mapping[tuple[str, str], int]) -> dict[str, Any]:
@@ -175,7 +179,7 @@ class Accounts(AdminResource):
     """``GET /_agm/accounts``: how each account stands."""
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        send_json(visit.wire, {"accounts": describe_accounts(self.gateway)})
+        self.tell(visit, {"accounts": describe_accounts(self.gateway)})
 
 
 def describe_accounts(gateway: Gateway) -> list[dict[str, Any]]:

@@ -8,8 +8,10 @@ made to look complete: an SSE client gets an error event, and then, as every oth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
@@ -30,6 +32,7 @@ class Relay:
     :param request: the client's; its head has not been written yet, and is with the first bytes.
     :param body: what the upstream sends, already filtered.
     :param stall: seconds that the client may take nothing before it is given up.
+    :param redact: takes secrets out of an error's document, which an upstream may have written.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class Relay:
         framing: Framing,
         clock: IReactorTime,
         stall: float,
+        redact: Callable[[bytes], bytes] = bytes,
     ) -> None:
+        self._redact = redact
         self._request = request
         self._body = body
         self._framing = framing
@@ -103,7 +108,7 @@ class Relay:
             if failure is None:
                 why = self._body.broken or "the upstream broke off the answer"
                 failure = StreamFailure.of(502, f"{why[:1].upper()}{why[1:]}.")
-            self._write(error_event(failure))
+            self._write(error_event(attrs.evolve(failure, document=self._redact(failure.document))))
         if self._request.channel is not None:
             self._request.channel.break_off(self._request)
 

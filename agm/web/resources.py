@@ -212,7 +212,7 @@ class ApiResource(Resource):
         if wire.startedWriting:
             wire.channel.break_off(wire)
         else:
-            wire.send_error(error)
+            wire.send(error.status, error.headers(), self.gateway.redactor.body(error.body()))
 
 
 def send_json(wire: GatewayRequestOnWire, document: object) -> None:
@@ -350,7 +350,8 @@ class Gemini(ApiResource):
                 return
             outcome, account, watch = "aborted", opened.account.name, opened.body.watch
             wire.prepare(opened.answer.status, self._head(wire, opened))
-            relay = Relay(wire, opened.body, opened.framing, gateway.reactor, gateway.config.timeouts.client_stall)
+            stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
+            relay = Relay(wire, opened.body, opened.framing, gateway.reactor, stall, redact)
             gateway.live.relaying(underway, relay)
             relaying = relay.run()
             try:

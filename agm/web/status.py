@@ -25,7 +25,7 @@ from agm.core.errors import Unavailable
 from agm.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin import AdminResource, describe_accounts, describe_plugins
-from agm.web.resources import Visit, send_json
+from agm.web.resources import Visit
 from agm.web.site import GatewayRequestOnWire
 
 #: Seconds between two changes, at least.
@@ -169,7 +169,7 @@ class Status(AdminResource):
     """``GET /_agm/status``: how the gateway stands."""
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        send_json(visit.wire, describe_status(self.gateway))
+        self.tell(visit, describe_status(self.gateway))
 
 
 class Events(AdminResource):
@@ -250,7 +250,7 @@ class Feed:
         now = reactor.seconds()
         behind = now - self._last > REPEATED - 2  # the reactor was held up: the counts between were never told
         self._last = now
-        change = _event(b"change", self._change(now))
+        change = _event(b"change", self._change(now), self.gateway)
         for watcher in list(self._watchers):
             if behind:
                 watcher.tell_all()
@@ -291,8 +291,8 @@ def _settled(value: Any, now: float) -> Any:
     return [_settled(part, now) for part in value] if isinstance(value, list) else value
 
 
-def _event(name: bytes, document: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name, msgspec.json.encode(document))
+def _event(name: bytes, document: dict[str, Any], gateway: Gateway) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name, gateway.redactor.body(msgspec.json.encode(document)))
 
 
 @implementer(IPushProducer)
@@ -320,7 +320,7 @@ class _Watcher:
 
     def tell_all(self) -> None:
         """Tell everything."""
-        self.tell(_event(b"status", describe_status(self._gateway)))
+        self.tell(_event(b"status", describe_status(self._gateway), self._gateway))
 
     def end(self) -> None:
         """The gateway is about to stop."""
