@@ -31,6 +31,23 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**inherited, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), **more}
 
 
+def run_outside(*command: str | Path, cwd: Path) -> str:
+    """The output of a command that succeeds; it sees nothing of the Python that runs the tests, but has pip's cache."""
+    env = environment(cwd, HOME=os.environ.get("HOME", str(cwd)))
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={name: value for name, value in env.items() if not name.startswith(("PYTHON", "COVERAGE"))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}"
+    return done.stdout
+
+
 def until(condition: Callable[[], object], what: str, *, patience: float = PATIENCE) -> None:
     """Wait until a condition holds; `patience` is in seconds."""
     deadline = time.monotonic() + patience

@@ -4,21 +4,77 @@ The ``agm`` command: the person's tool beside the gateway, one subcommand a modu
 A subcommand's module has ``add_parser(subparsers)``, which adds its arguments and names what to run with
 ``set_defaults(run=run)``, and ``run(args) -> int``, which does it and returns the exit status.  All modules
 are imported for every command, so whatever takes long to import (Twisted, the upstream's client,
-google-auth) is imported inside ``run``.  Nothing here serves requests: that is ``twistd agm``.
+google-auth, rich) is imported inside ``run``.  Nothing here serves requests: that is ``twistd agm``.
 """
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from agm import __version__
-from agm.cli import account, config, explain, key, login, models, plugin, plugins, replay
+from agm.cli import account, completion, config, explain, key, login, models, plugin, plugins, replay, status, top
 from agm.config import ConfigError
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
-_COMMANDS = (account, login, key, models, explain, replay, plugins, plugin, config)
+_COMMANDS = (
+    account,
+    login,
+    key,
+    status,
+    top,
+    models,
+    explain,
+    replay,
+    plugins,
+    plugin,
+    config,
+    completion,
+)
+
+#: What a shell gives for a program that ended by SIGINT.
+INTERRUPTED = 130
+
+_EPILOG = """\
+examples:
+  agm account add work
+  agm status
+  agm explain gemini-2.5-flash
+  agm COMMAND --help
+
+The gateway itself is started with: twistd -n agm"""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that knows the nearest command to one that does not exist."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            near = difflib.get_close_matches(str(value).casefold(), action.choices, n=1, cutoff=0.5)
+            cure = f"did you mean {self.prog} {near[0]}?" if near else f"{self.prog} --help lists the commands"
+            # what is no word may be a key that was pasted here
+            shown = f" {value}" if re.fullmatch("[A-Za-z-]{1,20}", str(value)) else " of this name"
+            self.error(f"there is no command{shown}; {cure}")
+        super()._check_value(action, value)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = CommandParser(
+        prog="agm",
+        description="Set up and look into the local gateway for the Gemini API.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"agm {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -27,15 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
     ``argv`` are the arguments after the program's name, ``sys.argv``'s if left out.  A configuration that
     cannot be used is one line a problem on standard error, and status 1; arguments that cannot be
-    understood are argparse's, and status 2.  A reader who has seen enough, as ``head`` has, ends it quietly.
+    understood are argparse's, and status 2.  A reader who has seen enough, as ``head`` has, ends it quietly, and so
+    does Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
-        prog="agm", description="Set up and look into the local gateway for the Gemini API."
-    )
-    parser.add_argument("--version", action="version", version=f"agm {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add_parser(subparsers)
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        completion.complete(parser)
     args = parser.parse_args(argv)
     try:
         status = int(args.run(args))
@@ -47,4 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         # the interpreter flushes once more at its end, and would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status

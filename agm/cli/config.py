@@ -16,14 +16,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add ``config`` with its own subcommands, ``check`` and ``path``."""
     parser = subparsers.add_parser("config", help="check the configuration, or say where it is")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, does in (
+    for name, does, example in (
         (
             "check",
             "say whether the gateway would start with the configuration, and what is wrong with it if not",
+            "agm config check --config new.toml",
         ),
-        ("path", "print the path of the configuration that is used"),
+        ("path", "print the path of the configuration that is used", '"$EDITOR" "$(agm config path)"'),
     ):
-        action = actions.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        action = actions.add_parser(
+            name,
+            help=does,
+            description=f"{does[0].upper()}{does[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         action.add_argument(
             "--config",
             metavar="FILE",

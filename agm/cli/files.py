@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agm.config import ConfigError, Problem, default_path, parse
+from agm.config import Config, ConfigError, Problem, default_path, load, parse
 from agm.wholefile import Replace, give, make_folders, write_whole
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ __all__ = [
     "replace_secret",
     "tables",
     "unlink",
+    "usable",
 ]
 
 At = tuple[str, ...]
@@ -419,6 +420,20 @@ def check(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
     except ConfigError as error:
         return (*warnings, *map(str, error.problems))
     return warnings
+
+
+def usable(path: Path, environ: Mapping[str, str]) -> tuple[Config, tuple[Problem, ...]]:
+    """
+    The configuration at ``path`` for a command that needs a part of it only, and what is missing in the environment.
+
+    A variable that is not set has a value that is made up: whoever uses what refers to it has to look among the
+    problems first.  Raises :class:`agm.config.ConfigError` with every other problem.
+    """
+    try:
+        return load(path, environ=environ), ()
+    except ConfigError as error:
+        config = load(path, environ=_Anywhere(environ))
+        return config, error.problems
 
 
 def edit(

@@ -32,8 +32,13 @@ CONNECT, ANSWER = 5.0, 60.0
 MAX_ANSWER = 64 * 2**20
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that asks a running gateway."""
+def add_options(parser: argparse.ArgumentParser, *, offline: bool = True, as_json: bool = True) -> None:
+    """
+    Add the options of every command that asks a running gateway.
+
+    :param offline: whether the command has something to say without one.
+    :param as_json: whether it can say it as JSON.
+    """
     parser.add_argument(
         "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
     )
@@ -43,8 +48,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--client-key-env", metavar="VAR", help="the environment variable that holds a client key, if one is asked for"
     )
-    parser.add_argument("--offline", action="store_true", help="ask no running gateway; the configuration alone counts")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    if offline:
+        parser.add_argument(
+            "--offline", action="store_true", help="ask no running gateway; the configuration alone counts"
+        )
+    else:
+        parser.set_defaults(offline=False)
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | None":
@@ -181,19 +192,45 @@ class Running:
         :param question: the JSON to POST; None for a GET.
         :raises Refused: if it answers anything else, in its own words.
         """
-        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
-        if question is not None:
-            headers["Content-Type"] = "application/json"
         try:
             client = self.connection()
             try:
-                client.request("GET" if question is None else "POST", self._prefix + target, question, headers)
-                answer = client.getresponse()
+                answer = self._sent(client, target, question)
                 body = answer.read(MAX_ANSWER)
             finally:
                 client.close()
         except (OSError, http.client.HTTPException, ValueError) as failure:
             raise Refused(f"{self.address}: no answer: {_why(failure)}") from None
+        return self._document(answer, body)
+
+    def follow(self, target: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """
+        The answer that comes piece by piece, and its connection, which is to be closed.
+
+        :raises Refused: if the answer is not 200, in its own words.
+        :raises OSError: or ``http.client.HTTPException``, if there is none.
+        """
+        client = self.connection()
+        try:
+            answer = self._sent(client, target, None)
+            if answer.status != 200:
+                self._document(answer, answer.read(MAX_ANSWER))
+                raise Refused(f"{self.address}: it answers with something unknown")
+        except BaseException:
+            client.close()
+            raise
+        return client, answer
+
+    def _sent(
+        self, client: http.client.HTTPConnection, target: str, question: bytes | None
+    ) -> http.client.HTTPResponse:
+        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        if question is not None:
+            headers["Content-Type"] = "application/json"
+        client.request("GET" if question is None else "POST", self._prefix + target, question, headers)
+        return client.getresponse()
+
+    def _document(self, answer: http.client.HTTPResponse, body: bytes) -> Any:
         try:
             document = json.loads(body)
             ours = answer.getheader("x-agm-request-id") is not None and isinstance(document, dict)

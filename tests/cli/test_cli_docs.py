@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from agm.cli import _COMMANDS
+from agm.cli import make_parser
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -24,11 +25,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 def all_commands() -> list[argparse.ArgumentParser]:
     """Every command that a person can run."""
-    parser = argparse.ArgumentParser(prog="agm")
-    subparsers = parser.add_subparsers()
-    for command in _COMMANDS:
-        command.add_parser(subparsers)
-    return list(commands(parser))
+    return list(commands(make_parser()))
 
 
 def test_every_command_has_a_heading() -> None:
@@ -49,3 +46,21 @@ def test_every_option_is_named() -> None:
     } - {"-h"}
     named = set(re.findall("--[a-z][a-z-]*", TEXT))
     assert named - {"--version"} == options
+
+
+def test_every_command_shows_in_its_help_how_it_is_written() -> None:
+    """At least one example, which begins with the command or holds it."""
+    lacking = [
+        parser.prog
+        for parser in all_commands()
+        if not re.match(r"examples?:\n", parser.epilog or "") or parser.prog not in (parser.epilog or "")
+    ]
+    assert lacking == []
+
+
+def test_every_example_can_be_understood() -> None:
+    """By the parser itself; what comes behind a redirection is the shell's."""
+    for parser in all_commands():
+        for line in (parser.epilog or "").splitlines()[1:]:
+            words = shlex.split(re.split(r" [<>|] |\)", line)[0].partition("agm ")[2])
+            make_parser().parse_args(words)

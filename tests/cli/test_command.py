@@ -33,6 +33,39 @@ def test_what_is_no_command_is_a_usage_error(argv: list[str], capsys: pytest.Cap
     assert output.err.startswith("usage: agm")
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["statsu"], "agm: error: there is no command statsu; did you mean agm status?"),
+        (["Accounts"], "agm: error: there is no command Accounts; did you mean agm account?"),
+        (["account", "lsit"], "agm account: error: there is no command lsit; did you mean agm account list?"),
+        (["xyz"], "agm: error: there is no command xyz; agm --help lists the commands"),
+        (["AIzaSyD-a-key-that-was-pasted"], "agm: error: there is no command of this name; agm --help lists the"),
+    ],
+)
+def test_a_command_that_does_not_exist_brings_up_the_nearest(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What may be a key is not repeated."""
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_command_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the status that a shell gives for it."""
+
+    def interrupted(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agm.cli.config.find", interrupted)
+    assert main(["config", "path"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """A person finds the subcommand from the help alone."""
     with pytest.raises(SystemExit):
@@ -57,6 +90,6 @@ def test_importing_the_module_for_running_runs_nothing() -> None:
 
 def test_the_command_imports_neither_twisted_nor_google() -> None:
     """They take most of a second, which every subcommand would pay."""
-    slow = {"twisted", "treq", "google.auth", "cryptography"}
+    slow = {"twisted", "treq", "google.auth", "cryptography", "rich", "argcomplete"}
     check = f"import sys, agm.cli; print(sorted({slow!r} & set(sys.modules)))"
     assert run_python("-c", check).stdout == "[]\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from processes import BIN, Twistd, environment, get, post
+from processes import BIN, Twistd, environment, get, post, run_outside
 
 from agm.cli import main
 from agm.cli.plugin import project
@@ -111,24 +110,6 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.C
 # The whole way, once
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """The output of a command that succeeds; it sees nothing of the Python that runs the tests."""
-    inherited = {name: value for name, value in environment(cwd).items() if not name.startswith(("PYTHON", "COVERAGE"))}
-    inherited["HOME"] = os.environ.get("HOME", str(cwd))  # pip has its cache there
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=inherited,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The commands of a new environment in which agm and a generated plugin are installed from their sources."""
@@ -139,13 +120,17 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, source / name)
+    (source / "docs").mkdir()
+    shutil.copyfile(ROOT / "docs" / "agm.1", source / "docs" / "agm.1")
     venv.create(folder / "venv", symlinks=True)
     python = folder / "venv" / "bin" / "python"
     # What both need is taken from where these tests run, so that only setuptools is fetched.  An editable agm that is
     # there is not visible by this: no path file is read from it.
-    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    packages = Path(
+        run_outside(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    )
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(
+    run_outside(
         *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--ignore-installed", source, folder / "agm-night-shift"),
         cwd=folder,
@@ -157,9 +142,9 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_tests_of_a_new_plugin_pass_where_it_is_installed(commands: Path) -> None:
     folder = commands.parents[1] / "agm-night-shift"
     ask = "import agm, agm_night_shift; print(agm.__file__, agm_night_shift.__file__)"
-    where = run(commands / "python", "-c", ask, cwd=folder.parent)
+    where = run_outside(commands / "python", "-c", ask, cwd=folder.parent)
     assert where.count(str(commands.parent)) == 2
-    assert "3 passed" in run(commands / "python", "-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
+    assert "3 passed" in run_outside(commands / "python", "-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
 
 
 @once
@@ -187,7 +172,7 @@ def test_twistd_serves_with_a_new_plugin_and_agm_shows_it(commands: Path, tmp_pa
         status, body = get(url, "/_agm/plugins")
         assert status == 200
         assert json.loads(body)["plugins"][0]["name"] == "night-shift"
-        listed = run(commands / "agm", "plugins", "--url", url, cwd=tmp_path).splitlines()
+        listed = run_outside(commands / "agm", "plugins", "--url", url, cwd=tmp_path).splitlines()
         assert listed[1].split() == [
             "night-shift",
             "0.1.0",
@@ -198,7 +183,7 @@ def test_twistd_serves_with_a_new_plugin_and_agm_shows_it(commands: Path, tmp_pa
             "0",
         ]
         assert "agm_map_model          night-shift, agm.defaults.aliases" in listed
-        explained = run(commands / "agm", "explain", "night-shift-one", "--url", url, cwd=tmp_path)
+        explained = run_outside(commands / "agm", "explain", "night-shift-one", "--url", url, cwd=tmp_path)
         assert "night-shift-one → gemini-2.5-pro: agm-night-shift serves it [night-shift]" in explained
         assert twistd.stop() == 0
     finally:

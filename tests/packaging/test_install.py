@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -12,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from processes import get, running
+from processes import get, run_outside, running
 
 import agm
 
@@ -20,23 +18,6 @@ ROOT = Path(__file__).parents[2]
 _NOT_SOURCE = shutil.ignore_patterns(
     ".*", "*.egg-info", "__pycache__", "build", "dist", "node_modules", "dropin.cache", "htmlcov"
 )
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """The output of a command that succeeds; it sees nothing of the Python that runs the tests."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +32,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an sdist, and of a wheel that was built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", str(folder), str(source), cwd=folder)
+    run_outside(sys.executable, "-m", "build", "--outdir", str(folder), str(source), cwd=folder)
     return folder
 
 
@@ -59,14 +40,14 @@ def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the commands of a new environment that holds agm and what it says it needs, nothing else."""
     folder = tmp_path_factory.mktemp(request.param)
-    run(sys.executable, "-m", "venv", "venv", cwd=folder)
+    run_outside(sys.executable, "-m", "venv", "venv", cwd=folder)
     commands = folder / "venv" / "bin"
     if request.param == "wheel":
         (wheel,) = request.getfixturevalue("built").glob("*.whl")
         what = [str(wheel)]
     else:
         what = ["--editable", str(request.getfixturevalue("source"))]
-    run(commands / "pip", "install", "--quiet", "--disable-pip-version-check", *what, cwd=folder)
+    run_outside(commands / "pip", "install", "--quiet", "--disable-pip-version-check", *what, cwd=folder)
     return commands
 
 
@@ -76,9 +57,11 @@ def names(built: Path) -> Sequence[str]:
     return zipfile.ZipFile(wheel).namelist()
 
 
-def test_the_wheel_holds_the_package_and_the_plugin_file_and_nothing_else(built: Path) -> None:
+def test_the_wheel_holds_the_package_the_plugin_file_and_the_manual_page_and_nothing_else(built: Path) -> None:
     folders = {name.partition("/")[0] for name in names(built)}
-    assert folders == {"agm", "twisted", f"agm-{agm.__version__}.dist-info"}
+    metadata, data = f"agm-{agm.__version__}.dist-info", f"agm-{agm.__version__}.data"
+    assert folders == {"agm", "twisted", metadata, data}
+    assert [name for name in names(built) if name.startswith(data)] == [f"{data}/data/share/man/man1/agm.1"]
     assert [name for name in names(built) if name.startswith("twisted/")] == ["twisted/plugins/agm_plugin.py"]
     assert "agm/py.typed" in names(built)
 
@@ -102,15 +85,15 @@ def test_the_folders_of_twisted_are_no_packages_of_ours() -> None:
 
 
 def test_twistd_lists_both_commands(installed: Path, tmp_path: Path) -> None:
-    listed = run(installed / "twistd", "--help", cwd=tmp_path)
+    listed = run_outside(installed / "twistd", "--help", cwd=tmp_path)
     commands = {line.split()[0] for line in listed.splitlines() if line.startswith("    ") and line.split()}
     assert {"agm", "agm-emulator"} <= commands
 
 
 def test_the_agm_command_knows_its_version(installed: Path, tmp_path: Path) -> None:
-    assert run(installed / "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
-    assert run(installed / "python", "-m", "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
-    shown = run(installed / "pip", "show", "--disable-pip-version-check", "agm", cwd=tmp_path)
+    assert run_outside(installed / "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
+    assert run_outside(installed / "python", "-m", "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
+    shown = run_outside(installed / "pip", "show", "--disable-pip-version-check", "agm", cwd=tmp_path)
     assert f"\nVersion: {agm.__version__}\n" in shown
 
 
@@ -122,8 +105,8 @@ def test_nothing_that_is_needed_is_missing(installed: Path, tmp_path: Path) -> N
         "    if found.name not in ('agm.testing', 'agm.__main__'):\n"
         "        importlib.import_module(found.name)\n"
     )
-    run(installed / "python", "-c", every, cwd=tmp_path)
-    run(installed / "pip", "check", "--disable-pip-version-check", cwd=tmp_path)
+    run_outside(installed / "python", "-c", every, cwd=tmp_path)
+    run_outside(installed / "pip", "check", "--disable-pip-version-check", cwd=tmp_path)
 
 
 def test_a_demo_answers(installed: Path, tmp_path: Path) -> None:
