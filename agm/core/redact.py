@@ -31,10 +31,8 @@ __all__ = ["MARK", "PASSING", "Redactor", "shapes_redacted"]
 MARK = "[redacted]"
 #: How many secrets that come and go, tokens and what clients presented, are remembered.
 PASSING = 4096
-#: A secret of fewer characters is no secret, and would take words out of every line.
-SHORTEST = 4
-#: One of fewer characters than this is looked for as a whole word only.
-SHORT = 7
+#: A secret of fewer characters is no secret: it may be a word, a number or the name of an account.
+SHORTEST = 8
 
 
 # -- Shapes ------------------------------------------------------------------------------------------
@@ -117,7 +115,6 @@ class _Known:
 
     length: int
     digest: bytes
-    whole_word: bool
 
 
 class _Pieces:
@@ -147,7 +144,7 @@ class _Pieces:
             yield at, hash(secret[at : at + self.size])
 
     def add(self, secret: str) -> None:
-        known = _Known(len(secret), self.digest(secret), len(secret) < SHORT)
+        known = _Known(len(secret), self.digest(secret))
         for at, piece in self._places(secret):
             self._filed.setdefault(piece, []).append((at, known))
 
@@ -172,11 +169,8 @@ class _Pieces:
             for offset, known in filed[hash(text[at : at + size])]:
                 start = at - offset
                 end = start + known.length
-                if start < 0 or end > len(text) or self.digest(text[start:end]) != known.digest:
-                    continue
-                if known.whole_word and (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-                    continue
-                yield start, end
+                if start >= 0 and end <= len(text) and self.digest(text[start:end]) == known.digest:
+                    yield start, end
 
 
 class Redactor:
@@ -189,7 +183,7 @@ class Redactor:
     def __init__(self) -> None:
         pepper = os.urandom(16)
         # by the length of the secret: twice the size less one is the least that a size can find
-        self._sizes = (_Pieces(8, pepper), _Pieces(4, pepper), _Pieces(2, pepper))
+        self._sizes = (_Pieces(8, pepper), _Pieces(4, pepper))
         self._learned: set[bytes] = set()
         self._passing: OrderedDict[bytes, list[tuple[_Pieces, bytes, list[int]]]] = OrderedDict()
 
