@@ -49,6 +49,8 @@ _OWN = frozenset(
 )
 #: Characters that a terminal acts upon, but for the tab and the end of a line.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
+#: Those that JSON would let stand.
+_JSON_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 # -- Lines -------------------------------------------------------------------------------------------
@@ -149,7 +151,8 @@ def json_lines(redact: Redact) -> Lines:
                 name: redact(value) if type(value) is str and name != "time" else value
                 for name, value in document.items()
             }
-        return _encoded(document) + "\n"
+        encoded = _encoded(document)
+        return f"{encoded if encoded.isprintable() else encoded.translate(_JSON_CONTROLS)}\n"
 
     return line
 
