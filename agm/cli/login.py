@@ -18,9 +18,10 @@ import attrs
 
 from agm.cli import account, files
 from agm.cli.files import Refused
-from agm.config import find
+from agm.config import ConfigError, find, load
 
 if TYPE_CHECKING:
+    from agm.core.network import Network
     from agm.core.oauth import Grant, OAuthClient
 
 __all__ = ["add_parser", "run"]
@@ -100,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
             args.usage_error("a vertex account needs --project")
         # refused before a person has signed in for nothing
         account.foresee(place.config, _table(args, place, args.name or _NAMELESS))
-    grant = _sign_in(args, client)
+    grant = _sign_in(args, client, _network(place.config, args.name))
     if place.existing is not None:
         return _again(place, grant, client)
     name = args.name or (_name_of(grant.email) if grant.email else args.kind)
@@ -186,10 +187,23 @@ def _client(args: argparse.Namespace) -> "OAuthClient":
 # -- The sign-in -------------------------------------------------------------------------------------
 
 
-def _sign_in(args: argparse.Namespace, client: "OAuthClient") -> "Grant":
+def _network(path: Path, name: str | None) -> "Network | None":
+    """How the token endpoint is reached: as the account's upstream will be, as far as the configuration tells."""
+    try:
+        config = load(path, environ=os.environ)
+    except ConfigError:  # there may be none yet; what is wrong with one has been said
+        return None
+    own = next((entry.network for entry in config.accounts if entry.name == name), None)
+    return config.upstream.network if own is None else own.over(config.upstream.network)
+
+
+def _sign_in(args: argparse.Namespace, client: "OAuthClient", network: "Network | None") -> "Grant":
     from agm.cli.reactor import run_in_reactor
     from agm.upstream.client import UpstreamClient
     from agm.upstream.signin import RedirectPort, exchange, new_authorization
+
+    def to_token_endpoint(reactor: Any) -> UpstreamClient:
+        return UpstreamClient(reactor, connect_timeout=10, network=network, environ=os.environ)
 
     if args.no_browser:
         # nobody listens there: the browser is on another machine, and shows the address that it cannot reach
@@ -198,9 +212,7 @@ def _sign_in(args: argparse.Namespace, client: "OAuthClient") -> "Grant":
         _say(f"  {authorization.url}\n")
         _say("It ends at an address that starts with http://127.0.0.1:8085/ and cannot be reached.")
         code = authorization.code_in(_pasted("Paste that address here: "))
-        return run_in_reactor(
-            lambda reactor: exchange(UpstreamClient(reactor, connect_timeout=10), authorization, code)
-        )
+        return run_in_reactor(lambda reactor: exchange(to_token_endpoint(reactor), authorization, code))
 
     async def browse(reactor: Any) -> "Grant":
         port = RedirectPort(reactor, _say)
@@ -210,7 +222,7 @@ def _sign_in(args: argparse.Namespace, client: "OAuthClient") -> "Grant":
             _say(f"  {authorization.url}\n")
             _open(authorization.url, reactor)
             code = await port.code(authorization, args.timeout)
-            return await exchange(UpstreamClient(reactor, connect_timeout=10), authorization, code)
+            return await exchange(to_token_endpoint(reactor), authorization, code)
         finally:
             await port.close()
 
