@@ -1183,6 +1183,82 @@ class LogConfig:
     )
 
 
+# -- [metrics], [otel] -------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class MetricsConfig:
+    """
+    Whether there are metrics at ``/metrics``, which names are in them, and who may read them.
+
+    ``digest`` is the SHA-256 of the token that opens them, in lower-case hexadecimal; ``None`` for no token.
+    """
+
+    enabled: bool = True
+    accounts: bool = False
+    client_keys: bool = False
+    digest: str | None = attrs.field(default=None, repr=False)
+
+
+_METRICS_TOKEN = ("token", "token_env", "token_sha256")
+
+
+@attrs.frozen(kw_only=True)
+class _MetricsTable:
+    """``[metrics]`` as written."""
+
+    enabled: bool = setting(_boolean, True)
+    accounts: bool = setting(_boolean, False)
+    client_keys: bool = setting(_boolean, False)
+    token: Secret | None = setting(_secret)
+    token_env: str | None = setting(_variable)
+    token_sha256: str | None = setting(_digest)
+
+
+def _metrics(value: object, place: _Place) -> MetricsConfig:
+    written = _MetricsTable(**_values_of(_MetricsTable, value, place))
+    assert isinstance(value, dict), "no other value gets beyond the line above"
+    if any(name in value for name in _METRICS_TOKEN):
+        _one_source(place, value, "the token", _METRICS_TOKEN)
+    digest = written.token_sha256
+    if written.token is not None:
+        digest = _digest_of(written.token)
+    elif written.token_env is not None:
+        for secret in (place / "token_env").take(_secret_from_environment, written.token_env):
+            digest = _digest_of(secret)
+    return MetricsConfig(
+        enabled=written.enabled, accounts=written.accounts, client_keys=written.client_keys, digest=digest
+    )
+
+
+def _collector(value: object, place: _Place) -> str:
+    """The base URL of an OTLP receiver, without a slash at its end."""
+    text = _string(value, place)
+    split = _split(text, "write it like 'http://127.0.0.1:4318'")
+    shown = _shown(_without_secrets(text))
+    if split.scheme not in ("http", "https"):
+        raise _RefusedError(f"{shown} is neither http nor https; traces are sent by OTLP over HTTP, usually port 4318")
+    if "@" in split.netloc or "?" in text or "#" in text:
+        raise _RefusedError(f"{shown} has a user, a query or a fragment; headers belong in OTEL_EXPORTER_OTLP_HEADERS")
+    if split.path.rstrip("/").endswith("/v1/traces"):
+        raise _RefusedError(f"{shown} ends in /v1/traces, which is added; write the base URL alone")
+    return f"{split.scheme}://{_netloc(split)}{split.path.rstrip('/')}"
+
+
+@attrs.frozen(kw_only=True)
+class OtelConfig:
+    """
+    Where traces are sent: the base URL of an OTLP receiver, ``None`` for where the environment says, if it does.
+
+    ``sample`` is the fraction of the traces that begin here; ``accounts`` says whether their names are told.
+    """
+
+    endpoint: str | None = setting(_collector)
+    service_name: str = setting(_text, "agm")
+    sample: float = setting(_fraction, 1.0)
+    accounts: bool = setting(_boolean, False)
+
+
 # -- [plugins] ---------------------------------------------------------------------------------------
 
 
@@ -1244,6 +1320,8 @@ class Config:
     pool: PoolConfig = setting(_table(PoolConfig), PoolConfig(), inside=PoolConfig)
     accounts: tuple[AccountConfig, ...] = setting(_array_of_tables(_account), (), inside=_AccountTable, several=True)
     log: LogConfig = setting(_table(LogConfig), LogConfig(), inside=LogConfig)
+    metrics: MetricsConfig = setting(_metrics, MetricsConfig(), inside=_MetricsTable)
+    otel: OtelConfig = setting(_table(OtelConfig), OtelConfig(), inside=OtelConfig)
     plugins: PluginsConfig = setting(_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
 

@@ -29,9 +29,11 @@ from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool import Pool
 from agm.core.redact import Redactor
 from agm.core.request import AttemptRecord, RequestRecord
+from agm.core.tally import Tally
 from agm.hookspecs import ClientKeySource
 from agm.keycounts import KeyCounts, path_beside
 from agm.live import Live
+from agm.metrics import Metrics
 from agm.plugins import HookFailed, Hooks
 from agm.secrecy import overheard, secrets_of
 from agm.state import PoolState
@@ -85,10 +87,15 @@ class Gateway:
     _catalog: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
     #: What client keys have used of their limits.
     allowances: Allowances = attrs.field(init=False)
+    #: What has been done since the start.
+    tally: Tally = attrs.field(init=False)
+    metrics: Metrics = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
         self.allowances = Allowances(self.reactor.seconds, self.wall)
+        self.tally = Tally(self._is_model, self.pool.kind_of)
+        self.metrics = Metrics(self, self.tally)
         self.live = Live(self.pool, self.reactor.seconds, self.wall)
         self.code_assist = CodeAssist(self.reactor, self.client, self.credentials, self.pool, self.wall)
         self.reports = ModelReports(self.reactor, self.client, self.credentials, self.code_assist)
@@ -97,6 +104,7 @@ class Gateway:
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
+        self.metrics.start()
         if self.state_path is not None:
             owners = self.ownership if isinstance(self.ownership, KnownOwners) else None
             self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall, owners=owners)
@@ -110,6 +118,7 @@ class Gateway:
     async def stop(self) -> None:
         """Close the connections to upstreams and end the credentials' threads."""
         self.code_assist.stop()
+        self.metrics.stop()
         if self._state is not None:
             await self._state.stop()
         if self._counts is not None:
@@ -311,10 +320,15 @@ class Gateway:
             raise exceeded.error()
 
     def finished(self, record: RequestRecord) -> None:
-        """A request has ended: charge its client key for the tokens of the answer, and tell the observers."""
+        """A request has ended: count it, charge its client key for the tokens of the answer, and tell the observers."""
+        self.tally.finished(record)
         if record.usage is not None and record.request.client_key is not None:
             self.allowances.charge(record.request.client_key, record.usage.total)
         self.hooks.request_finished(record)
+
+    def _is_model(self, model: str) -> bool:
+        """Whether a model is one that the configuration or an account names, and no client's invention."""
+        return model in self.catalog or model in self.config.models.aliases.values()
 
     async def fresh_catalog(self) -> Catalog:
         """The models that can be asked for, after asking the accounts for theirs if it is time to."""

@@ -59,6 +59,10 @@ class Relaying(Protocol):
 
     sent: int
 
+    @property
+    def paused(self) -> bool:
+        """Whether the client has to read before more goes out."""
+
 
 class Underway:
     """A request that has begun and not ended."""
@@ -332,6 +336,10 @@ class Live:
             "open": len(self._open),
             "streams": self._streams,
         }
+
+    def relays(self) -> list[Relaying]:
+        """The answers that flow."""
+        return [underway.relay for underway in self._open if underway.relay is not None]
 
     def open_requests(self) -> list[dict[str, Any]]:
         """The requests under way, the latest first, up to :data:`SHOWN_OPEN` of them."""

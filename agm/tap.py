@@ -42,6 +42,7 @@ from agm.upstream.credentials import Refresher
 from agm.web.access import Access, is_loopback
 from agm.web.admin import AdminRoot
 from agm.web.files import Owned
+from agm.web.metrics import Scrape
 from agm.web.resources import Root
 from agm.web.site import GatewaySite
 
@@ -487,6 +488,7 @@ def make_site(gateway: Gateway, access: Access) -> GatewaySite:
     """The HTTP side of a gateway, with what plugins add to it."""
     root = Root(gateway, access, Owned(gateway, access))
     root.putChild(b"_agm", AdminRoot(gateway, access))
+    root.putChild(b"metrics", Scrape(gateway, access, gateway.metrics))
     site = GatewaySite(
         root,
         reactor=gateway.reactor,

@@ -218,6 +218,10 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
 # -- Keys and kinds of values ------------------------------------------------------------------------
 
 
+#: What may stand at the top of a file.
+TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in known_keys()))
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -242,7 +246,7 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
         ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait, state'),
         (
             "'' = 1",
-            '"": unknown key; the keys here are gateway, timeouts, limits, upstream, auth, models, pool, accounts, log, plugins',
+            f'"": unknown key; the keys here are {TABLES}',
         ),
     ],
 )
@@ -1016,7 +1020,7 @@ def test_load_names_a_file_that_cannot_be_read(file: Path) -> None:
         file.parent: "cannot be read: Is a directory",
         Path("a\0b"): "cannot be read: no file can have this name",
         unreadable: "is not UTF-8 at byte 5, as TOML must be",
-        file: "a: unknown key; the keys here are gateway, timeouts, limits, upstream, auth, models, pool, accounts, log, plugins",
+        file: f"a: unknown key; the keys here are {TABLES}",
     }.items():
         with pytest.raises(ConfigError) as caught:
             config.load(path, environ={})
@@ -1257,6 +1261,65 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     """Files that are not TOML at all included."""
     with contextlib.suppress(ConfigError):
         assert isinstance(parse(text, environ={}), Config)
+
+
+# -- Metrics and traces ------------------------------------------------------------------------------
+
+
+def test_the_token_of_the_metrics_is_known_by_its_digest() -> None:
+    """However it was given; and no token is none."""
+    digest = hashlib.sha256(b"t0ken").hexdigest()
+    for given_as in ('token = "t0ken"', 'token_env = "T"', f'token_sha256 = "{digest}"'):
+        found = parse(f"[metrics]\naccounts = true\n{given_as}", environ={"T": "t0ken"}).metrics
+        assert (found.digest, found.accounts, found.client_keys, found.enabled) == (digest, True, False, True)
+        assert digest not in repr(found)
+    assert parse("[metrics]", environ={}).metrics == parse("", environ={}).metrics
+    assert parse("", environ={}).metrics.digest is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[metrics]\nenabled = 1", "metrics.enabled: expected true or false, not 1"),
+        (
+            "[metrics]\ntoken = 'a'\ntoken_env = 'B'",
+            "metrics: the token needs exactly one of token, token_env, token_sha256; token and token_env are given",
+        ),
+        (
+            "[metrics]\ntoken_sha256 = 'a'",
+            "metrics.token_sha256: expected the SHA-256 of a key: 64 hexadecimal digits",
+        ),
+        ("[otel]\nsample = 2", "otel.sample: 2 is not a fraction: 0 or more, and at most 1"),
+        (
+            "[otel]\nendpoint = 'grpc://127.0.0.1:4317'",
+            "otel.endpoint: 'grpc://127.0.0.1:4317' is neither http nor https; "
+            "traces are sent by OTLP over HTTP, usually port 4318",
+        ),
+        (
+            "[otel]\nendpoint = 'http://127.0.0.1:4318/v1/traces'",
+            "otel.endpoint: 'http://127.0.0.1:4318/v1/traces' ends in /v1/traces, which is added; "
+            "write the base URL alone",
+        ),
+        (
+            "[otel]\nendpoint = 'http://u:s3cret@host'",
+            "otel.endpoint: 'http://…@host' has a user, a query or a fragment; "
+            "headers belong in OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+        (
+            "[otel]\nendpoint = '127.0.0.1:4318'",
+            "otel.endpoint: '127.0.0.1:4318' is not a whole URL; write it like 'http://127.0.0.1:4318'",
+        ),
+    ],
+)
+def test_metrics_and_traces_that_cannot_be_are_problems(text: str, line: str) -> None:
+    """Each with its cure."""
+    assert problem(text) == line
+
+
+def test_the_receiver_of_traces_is_a_base_url() -> None:
+    """Without the slash at its end; a path is kept."""
+    for written, meant in (("HTTP://Host:4318/", "http://host:4318"), ("https://h/otlp/", "https://h/otlp")):
+        assert parse(f"[otel]\nendpoint = '{written}'", environ={}).otel.endpoint == meant
 
 
 # -- The documentation -------------------------------------------------------------------------------

@@ -147,6 +147,10 @@ class Catalog:
             if resource.get("displayName")
         }
 
+    def __contains__(self, model: str) -> bool:
+        """Whether this is the id of one of them."""
+        return model in self._models
+
     def get(self, model: str) -> Mapping[str, Any] | None:
         """The resource of a model's id or display name."""
         return self._models.get(self.id_of(model))

@@ -491,6 +491,11 @@ class Pool:
             self._refresh(member, lease.model)
             self.wake(lease.model)
 
+    def kind_of(self, name: str) -> str:
+        """The kind of an account, by its name; ``gone`` for one that has been taken out of the configuration."""
+        member = self._members.get(name)
+        return "gone" if member is None else member.account.kind
+
     def load(self, account: Account) -> int:
         """How many requests `account` is serving."""
         return self._members[account.name].in_flight
@@ -660,9 +665,9 @@ class Pool:
         if line is not None and line.pop(ticket.number, None) is not None and not line:
             del self._lines[ticket.model]
 
-    def waiting(self, model: str) -> int:
-        """How many requests stand in the line for a model."""
-        return len(self._lines.get(model, ()))
+    def waiting(self, model: str | None = None) -> int:
+        """How many requests stand in the line for a model, or in all lines."""
+        return sum(map(len, self._lines.values())) if model is None else len(self._lines.get(model, ()))
 
     def wake(self, model: str | None = None, *, news: bool = False) -> None:
         """

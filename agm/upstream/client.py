@@ -192,6 +192,10 @@ class Networks(PlainClient):
         self._connections.append(connections)
         return Http1Agent(connections)
 
+    def counts(self) -> list[dict[str, tuple[int, int]]]:
+        """How many connections there are to each host and port, for each network."""
+        return [connections.count() for connections in self._connections]
+
     def default_to(self, default: Network) -> None:
         """From now on have networks leave this open.  Answers under way come to their end as they began."""
         if default != self._default:
@@ -266,6 +270,14 @@ class UpstreamClient:
         except Exception as e:
             raise _failed(e) from e
         return UpstreamAnswer(response.code, response)
+
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """How many connections there are to each host and port: in use, and idle."""
+        found: dict[str, tuple[int, int]] = {}
+        for host, (used, idle) in (pair for counted in self._http.counts() for pair in counted.items()):
+            before = found.get(host, (0, 0))
+            found[host] = (before[0] + used, before[1] + idle)
+        return found
 
     def treq(self) -> PlainClient:
         """The treq client that requests go through."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -191,6 +192,8 @@ class Refresher:
         self._stopped = False
         self._waiting: set[Deferred[Any]] = set()
         self._trigger: Any = None
+        #: How often a token was asked for, by ``ok``, ``failed`` or ``refused`` (for good).
+        self.outcomes: Counter[str] = Counter()
 
     @property
     def request(self) -> Request:
@@ -418,12 +421,14 @@ class GoogleCredential:
             self._refresher.meet(getattr(self._google, name, None))
         waiting, self._waiting = self._waiting, {}
         if isinstance(outcome, _Refused):
+            self._refresher.outcomes["refused" if outcome.permanent else "failed"] += 1
             self._failure = outcome
             if outcome.permanent:
                 self._google = None  # a person will have put a new file in place when it is tried again
             if not waiting:
                 log.warn("a token could not be renewed ahead of its expiry: {reason}", reason=outcome.reason)
         else:
+            self._refresher.outcomes["ok"] += 1
             self._failure = None
             self._token, self._project = outcome
         for each in waiting:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import httptools
 from twisted.internet.defer import Deferred, fail
@@ -476,7 +477,18 @@ class Connections:
         self._closed = False
         self._idle: dict[Origin, deque[Connection]] = {}
         self._sweep: IDelayedCall | None = None
-        self._open: set[Connection] = set()
+        self._made: WeakKeyDictionary[Connection, Origin] = WeakKeyDictionary()
+
+    def count(self) -> dict[str, tuple[int, int]]:
+        """How many connections there are to each host and port: in use, and idle.  This looks at all of them."""
+        idle = {id(connection) for kept in self._idle.values() for connection in kept}
+        found: dict[str, tuple[int, int]] = {}
+        for connection, (_, host, port) in self._made.items():
+            if not connection.lost and connection.transport is not None:
+                name = f"[{host.decode('ascii')}]:{port}" if b":" in host else f"{host.decode('ascii')}:{port}"
+                used, waiting = found.get(name, (0, 0))
+                found[name] = (used, waiting + 1) if id(connection) in idle else (used + 1, waiting)
+        return found
 
     def take(self, origin: Origin) -> Connection | None:
         """The idle connection that was used last, or None."""
@@ -494,6 +506,7 @@ class Connections:
         except ValueError as e:
             return fail(ProxyFailed(str(e)))
         connection = Connection(lambda it: self._put(origin, it))
+        self._made[connection] = origin
         cancelled = timed_out = False
 
         def give_up() -> None:

@@ -347,6 +347,7 @@ class GatewayChannel(Protocol):
             ]
             self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         log.info("{request_id}: refused with {status}", request_id=request_id, status=error.status)
+        self.site.gateway.tally.refused(error.error_reason)
         self._linger()
         if request is not None:
             self.site.give_back(self._take_body_bytes())

@@ -62,6 +62,11 @@ class Relay:
         self._body.flow_to(self._write, self._ended)
         return self._done
 
+    @property
+    def paused(self) -> bool:
+        """Whether the client has to read before more goes out."""
+        return self._stalled is not None
+
     def client_gone(self) -> None:
         """The client has left: stop the upstream."""
         self._gone = True
