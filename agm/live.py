@@ -19,6 +19,7 @@ from agm.core.classify import Fault
 from agm.core.errors import GatewayError
 from agm.core.pool import Pool
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
+from agm.core.usage import Usage
 
 #: Seconds of which counts are kept.
 SECONDS = 300
@@ -101,7 +102,7 @@ class Finished(msgspec.Struct, frozen=True):
     seconds: float
     sent: int
     attempts: tuple[AttemptRecord, ...]
-    usage: Any
+    usage: Usage | None
     finish_reason: str | None
     #: The gateway's own error that ended it.
     reason: str | None
@@ -224,7 +225,7 @@ class Live:
             second.errors += 1
             key.errors += 1
             self._errors += 1
-        usage = getattr(record, "usage", None)
+        usage = record.usage
         if usage is not None:
             prompt, output = tokens_of(usage)
             second.prompt += prompt
@@ -259,7 +260,7 @@ class Live:
                 record.sent,
                 attempts,
                 usage,
-                getattr(record, "finish_reason", None),
+                record.finish_reason,
                 None if error is None else error.error_reason,
                 None if error is None else error.message[:MAX_MESSAGE],
                 self._not_asked(request, attempts) if failed else 0,
@@ -394,9 +395,9 @@ def _bounded(known: OrderedDict[Any, Any], name: object, new: Any) -> Any:
     return new
 
 
-def tokens_of(usage: Any) -> tuple[int, int]:
-    """The tokens of the prompt, and of the answer with its thoughts."""
-    return usage.prompt, usage.output + usage.thoughts
+def tokens_of(usage: Usage) -> tuple[int, int]:
+    """The tokens of the prompt with what tools put there, and of the answer with its thoughts."""
+    return usage.prompt + usage.tool, usage.output + usage.thoughts
 
 
 def _describe_open(underway: Underway, now: float) -> dict[str, Any]:

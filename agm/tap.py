@@ -41,6 +41,7 @@ from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials import Refresher
 from agm.web.access import Access, is_loopback
 from agm.web.admin import AdminRoot
+from agm.web.dashboard import Dashboard, Home
 from agm.web.files import Owned
 from agm.web.metrics import Scrape
 from agm.web.resources import Root
@@ -486,9 +487,10 @@ def make_gateway(
 
 def make_site(gateway: Gateway, access: Access) -> GatewaySite:
     """The HTTP side of a gateway, with what plugins add to it."""
-    root = Root(gateway, access, Owned(gateway, access))
+    root = Root(gateway, access, Owned(gateway, access), Home(gateway, access))
     root.putChild(b"_agm", AdminRoot(gateway, access))
     root.putChild(b"metrics", Scrape(gateway, access, gateway.metrics))
+    root.putChild(b"ui", Dashboard(gateway, access))
     site = GatewaySite(
         root,
         reactor=gateway.reactor,

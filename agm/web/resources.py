@@ -468,14 +468,18 @@ class Root(Resource):
     """
     The first segment of a path: an API version, ``healthz``, or what plugins add.
 
-    Paths of resources that accounts have for themselves are looked at as a whole, and are `owned`'s.
+    Paths of resources that accounts have for themselves are looked at as a whole, and are `owned`'s; the path ``/`` is
+    `home`'s.
     """
 
-    def __init__(self, gateway: Gateway, access: Access, owned: IResource | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, access: Access, owned: IResource | None = None, home: IResource | None = None
+    ) -> None:
         super().__init__()
         self._gateway = gateway
         self._unknown = Unknown(gateway, access)
         self.owned = owned
+        self.home = home
         api = Gemini(gateway, access)
         for segment in (*target.VERSIONS, "models"):
             self.putChild(segment.encode("ascii"), api)
@@ -502,6 +506,6 @@ class Root(Resource):
 
     def getChild(self, path: bytes, request: Any) -> IResource:
         """Leading slashes say nothing; what is not known is answered as such."""
-        if path == b"" and request.postpath:
-            return self
+        if path == b"":
+            return self if request.postpath else self.home or self._unknown
         return self._unknown

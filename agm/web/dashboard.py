@@ -1,0 +1,89 @@
+"""
+The dashboard, ``/ui/``: files of the package, the same for everybody, and so open without a key.
+
+They hold nothing of this gateway.  What the page shows it asks of ``/_agm``, with the key that its user gives it where
+one is asked for.  The page may load nothing from elsewhere, run nothing but its own scripts, and be framed by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+from agm.core.errors import NotFound
+from agm.gateway import Gateway
+from agm.web.access import Access
+from agm.web.request import GatewayRequestOnWire
+from agm.web.resources import ApiResource, Unknown, Visit
+
+_TYPES = {
+    "css": b"text/css; charset=utf-8",
+    "html": b"text/html; charset=utf-8",
+    "js": b"text/javascript; charset=utf-8",
+    "svg": b"image/svg+xml",
+}
+_HEADERS = [
+    (
+        b"Content-Security-Policy",
+        b"default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"X-Frame-Options", b"DENY"),
+    (b"Referrer-Policy", b"no-referrer"),
+    (b"Cross-Origin-Opener-Policy", b"same-origin"),
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+    (b"Cache-Control", b"no-cache"),
+]
+
+
+class Dashboard(ApiResource):
+    """``/ui/`` and the files below it; ``/ui`` leads there."""
+
+    def __init__(self, gateway: Gateway, access: Access) -> None:
+        super().__init__(gateway, access)
+        self._files = {
+            file.name: (_TYPES[file.name.rpartition(".")[2]], file.read_bytes())
+            for file in (files("agm.web") / "ui").iterdir()
+            if file.name.rpartition(".")[2] in _TYPES
+        }
+
+    def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
+        """It holds no secret; what it asks for is guarded where that is."""
+        return True
+
+    async def respond(self, visit: Visit) -> None:
+        rest = visit.wire.postpath
+        if not rest:
+            redirect(visit.wire)
+            return
+        found = self._files.get(rest[0].decode("ascii", "replace") or "index.html") if len(rest) == 1 else None
+        if found is None:
+            raise NotFound("The dashboard has no such file; it begins at /ui/.")
+        content_type, content = found
+        visit.wire.send(200, [(b"Content-Type", content_type), *_HEADERS], content)
+
+
+class Home(Unknown):
+    """``/``: a browser is led to the dashboard; for a program it is a path like any other that is not known."""
+
+    def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
+        """Where the dashboard is, is no secret either."""
+        return wants_page(wire)
+
+    async def respond(self, visit: Visit) -> None:
+        if wants_page(visit.wire):
+            redirect(visit.wire)
+        else:
+            await super().respond(visit)
+
+
+def wants_page(wire: GatewayRequestOnWire) -> bool:
+    """Whether a browser asks, on a person's behalf."""
+    accepted = wire.requestHeaders.getRawHeaders(b"accept") or [b""]
+    return wire.method in (b"GET", b"HEAD") and b"text/html" in accepted[0].lower()
+
+
+def redirect(wire: GatewayRequestOnWire) -> None:
+    """Lead to the dashboard; the address is relative, so that it holds behind a proxy that adds to the path, too."""
+    headers = [(b"Location", b"ui/"), (b"Content-Type", b"text/plain; charset=utf-8"), (b"Vary", b"Accept")]
+    wire.send(302, headers, b"The dashboard is at ui/\n")

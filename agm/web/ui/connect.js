@@ -1,0 +1,178 @@
+// Connect: what to paste where, with the address of this gateway and a model of its own.
+
+import { el } from "./dom.js";
+
+/** The address that programs should use: 127.0.0.1 rather than localhost, which may be another address. */
+export function address(location) {
+  if (location.hostname !== "localhost") return location.origin;
+  return `${location.protocol}//127.0.0.1${location.port ? `:${location.port}` : ""}`;
+}
+
+/** A word for a shell. */
+const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+/** A string of Python or JavaScript: JSON's are both. */
+const string = (text) => JSON.stringify(text);
+/** A model in a path, as the SDKs write it. */
+const path = (model) => encodeURIComponent(model).replaceAll("%2F", "/");
+
+/** The snippets, in the order in which they are shown; `key` is a client key, or a word in its place. */
+export function snippets({ base, model, key }) {
+  const hello = `{"contents": [{"role": "user", "parts": [{"text": "Say hello"}]}]}`;
+  const call = (method) => quoted(`${base}/v1beta/models/${path(model)}:${method}`);
+  const header = `-H ${quoted(`x-goog-api-key: ${key}`)} -H 'Content-Type: application/json'`;
+  return [
+    {
+      id: "curl",
+      name: "curl",
+      text: `curl -s \\\n  ${call("generateContent")} \\\n  ${header} \\\n  -d '${hello}'\n`,
+    },
+    {
+      id: "curl-stream",
+      name: "curl, as a stream",
+      text: `curl -sN \\\n  ${call("streamGenerateContent?alt=sse")} \\\n  ${header} \\\n  -d '${hello}'\n`,
+    },
+    {
+      id: "google-genai",
+      name: "Python, google-genai",
+      install: "pip install google-genai",
+      text: `from google import genai
+
+client = genai.Client(
+    api_key=${string(key)},
+    http_options={"base_url": ${string(base)}},
+)
+asked = {"model": ${string(model)}, "contents": "Say hello"}
+print(client.models.generate_content(**asked).text)
+for chunk in client.models.generate_content_stream(**asked):
+    print(chunk.text, end="")
+`,
+    },
+    {
+      id: "google-generativeai",
+      name: "Python, google-generativeai",
+      install: "pip install google-generativeai",
+      text: `import google.generativeai as genai
+
+genai.configure(
+    api_key=${string(key)},
+    transport="rest",
+    client_options={"api_endpoint": ${string(base)}},
+)
+model = genai.GenerativeModel(${string(model)})
+print(model.generate_content("Say hello").text)
+`,
+    },
+    {
+      id: "javascript",
+      name: "JavaScript, @google/genai",
+      install: "npm install @google/genai",
+      text: `import { GoogleGenAI } from "@google/genai";
+
+const ai = new GoogleGenAI({
+  apiKey: ${string(key)},
+  httpOptions: { baseUrl: ${string(base)} },
+});
+const answer = await ai.models.generateContent({
+  model: ${string(model)},
+  contents: "Say hello",
+});
+console.log(answer.text);
+`,
+    },
+    {
+      id: "gemini-cli",
+      name: "gemini-cli",
+      install: "npm install -g @google/gemini-cli",
+      note: 'In a folder that it trusts, with "security": {"auth": {"selectedType": "gemini-api-key"}} in ~/.gemini/settings.json.',
+      text: `GOOGLE_GEMINI_BASE_URL=${quoted(base)} GEMINI_API_KEY=${quoted(key)} \\\n  gemini -m ${quoted(model)} -p "Say hello"\n`,
+    },
+    {
+      id: "environment",
+      name: "Environment variables",
+      note: "For google-genai, @google/genai and gemini-cli. What takes a base URL with a version in it gets /v1beta at the end.",
+      text: `export GOOGLE_GEMINI_BASE_URL=${quoted(base)}\nexport GEMINI_API_KEY=${quoted(key)}\n`,
+    },
+  ];
+}
+
+/** Copy a text; also where the page is not a secure context, and has no clipboard of its own. */
+async function copy(text) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  if (!done) throw new Error("the browser does not let this page copy");
+}
+
+export function connect() {
+  const model = el("select", { id: "connect-model" });
+  const where = el("output", { id: "connect-address" });
+  const cards = el("div", { class: "snippets" });
+  const hint = el("p", { class: "hint" });
+  let gateway = null;
+
+  function draw() {
+    const asked = gateway.auth_mode !== "off";
+    const base = address(window.location);
+    where.textContent = base;
+    hint.textContent = asked
+      ? "This gateway asks for a client key: put one of yours in place of YOUR_KEY. The command agm key create makes one."
+      : "This gateway asks for no key. SDKs want one all the same: any word will do.";
+    cards.replaceChildren(...snippets({ base, model: model.value, key: asked ? "YOUR_KEY" : "any" }).map(card));
+  }
+  model.addEventListener("change", draw);
+  return {
+    node: el(
+      "div",
+      null,
+      el("h2", null, "Connect"),
+      el(
+        "div",
+        { class: "row" },
+        el("label", { class: "field grow" }, "Model", model),
+        el("div", { class: "field grow" }, el("label", { for: "connect-address" }, "Address"), where),
+      ),
+      hint,
+      cards,
+    ),
+    update(state, changed) {
+      if (!changed.has("models") && !changed.has("gateway")) return;
+      gateway = state.gateway;
+      const was = model.value;
+      const able = state.models.filter((one) => one.methods.includes("generateContent")).map((one) => one.name);
+      model.replaceChildren(...able.map((name) => el("option", { value: name }, name)));
+      model.value = able.includes(was) ? was : (able.find((name) => /flash$/.test(name)) ?? able[0] ?? "");
+      if (!able.length) model.replaceChildren(el("option", { value: "gemini-2.5-flash" }, "gemini-2.5-flash"));
+      draw();
+    },
+  };
+}
+
+function card({ id, name, install, note, text }) {
+  const button = el("button", { type: "button", class: "quiet copy", "aria-label": `Copy: ${name}` }, "copy");
+  let back = 0;
+  button.addEventListener("click", async () => {
+    try {
+      await copy(text);
+      button.textContent = "copied";
+    } catch {
+      button.textContent = "not copied";
+    }
+    clearTimeout(back);
+    back = setTimeout(() => (button.textContent = "copy"), 2000);
+  });
+  return el(
+    "article",
+    { class: "snippet", id: `snippet-${id}` },
+    el("header", null, el("h3", null, name), button),
+    install ? el("p", { class: "hint" }, el("code", null, install)) : null,
+    note ? el("p", { class: "hint" }, note) : null,
+    el("pre", { tabindex: "0" }, text),
+  );
+}

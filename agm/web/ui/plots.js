@@ -1,0 +1,83 @@
+// Small plots of the last five minutes, a second a step.
+
+import { el, svg, write } from "./dom.js";
+
+const HEIGHT = 56;
+
+/**
+ * A plot of one or two series.
+ *
+ * `series` are {name, column, kind: "bars" | "steps", class}; `show` writes a number; `headline(traffic)` is what stands
+ * beside the title.
+ */
+export function plot({ title, series, show, headline }) {
+  const paths = series.map((one) => svg("path", { class: `${one.kind} ${one.class}`, "vector-effect": "non-scaling-stroke" }));
+  const cursor = svg("path", { class: "cursor", "vector-effect": "non-scaling-stroke" });
+  const picture = svg("svg", { preserveAspectRatio: "none", role: "img" }, paths, cursor);
+  const value = el("output", { class: "value" });
+  const top = el("span", { class: "top" });
+  const read = el("p", { class: "read" });
+  const values = series.map(() => el("b"));
+  const names = series.map((one, n) => el("span", { class: `key ${one.class}` }, values[n], ` ${one.name}`));
+  const node = el(
+    "figure",
+    { class: "plot" },
+    el("figcaption", null, el("span", { class: "title" }, title), value),
+    el("div", { class: "canvas" }, top, picture),
+    el("div", { class: "under" }, read, el("p", { class: "keys" }, names)),
+  );
+  let traffic = null;
+  let at = null;
+
+  const label = () => {
+    if (!traffic) return;
+    const length = traffic.requests.length;
+    const i = at === null ? length - 2 : at;
+    const back = length - 1 - i;
+    write(read, at === null ? "last second" : back === 0 ? "this second" : `${back} s ago`);
+    series.forEach((one, n) => write(values[n], show(traffic[one.column][i])));
+  };
+  picture.addEventListener("pointermove", (event) => {
+    if (!traffic) return;
+    const box = picture.getBoundingClientRect();
+    const length = traffic.requests.length;
+    at = Math.min(Math.max(Math.floor(((event.clientX - box.left) / box.width) * length), 0), length - 1);
+    cursor.setAttribute("d", `M${at + 0.5} 0V${HEIGHT}`);
+    label();
+  });
+  picture.addEventListener("pointerleave", () => {
+    at = null;
+    cursor.setAttribute("d", "");
+    label();
+  });
+
+  return {
+    node,
+    update(next) {
+      traffic = next;
+      const length = traffic.requests.length;
+      const highest = Math.max(1, ...series.map((one) => Math.max(...traffic[one.column])));
+      picture.setAttribute("viewBox", `0 0 ${length} ${HEIGHT}`);
+      series.forEach((one, n) => paths[n].setAttribute("d", draw[one.kind](traffic[one.column], highest)));
+      write(top, show(highest));
+      write(value, headline(traffic));
+      label();
+      const sums = series.map((one) => `${one.name}: ${show(traffic[one.column].at(-2))}, at most ${show(Math.max(...traffic[one.column]))}`);
+      picture.setAttribute("aria-label", `${title} in the last five minutes, per second. ${sums.join("; ")}.`);
+    },
+  };
+}
+
+const y = (value, highest) => (HEIGHT - 1 - (value / highest) * (HEIGHT - 4)).toFixed(1);
+
+const draw = {
+  bars: (values, highest) =>
+    values.map((value, i) => (value > 0 ? `M${i} ${HEIGHT}V${y(value, highest)}h1V${HEIGHT}z` : "")).join(""),
+  steps: (values, highest) => {
+    let path = `M0 ${y(values[0], highest)}`;
+    values.forEach((value, i) => {
+      path += `${i > 0 && value !== values[i - 1] ? `V${y(value, highest)}` : ""}H${i + 1}`;
+    });
+    return path;
+  },
+};

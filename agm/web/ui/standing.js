@@ -1,0 +1,174 @@
+// Accounts, models, client keys and plugins: tables of what the gateway tells.
+
+import { ago, code, count, countdown, el, exact, now, span, table, tag } from "./dom.js";
+
+/** How many rows of a table are shown; a pool may have thousands of accounts. */
+const ROWS = 300;
+const RESTS = 6;
+
+const view = (parts, draw) => () => {
+  const node = el("div");
+  return {
+    node,
+    update(state, changed) {
+      if (!node.hasChildNodes() || parts.some((part) => changed.has(part))) node.replaceChildren(...draw(state).filter(Boolean));
+    },
+  };
+};
+
+const more = (list) => list.length > ROWS && el("p", { class: "hint" }, `The first ${ROWS} of ${exact(list.length)}.`);
+
+export const accounts = view(["accounts", "endpoints"], (state) => [
+  el("h2", null, "Accounts"),
+  table(
+    "Accounts, and how each stands",
+    [{ name: "Account" }, { name: "State" }, { name: "Under way", number: true }, { name: "Attempts", number: true }, { name: "Quotas" }, { name: "Last failure" }],
+    state.accounts.slice(0, ROWS).map((one) => [
+      [
+        el("b", null, one.name),
+        el("p", { class: "line muted nowrap" }, one.kind, one.project ? `, ${one.project}` : "", one.priority ? `, priority ${one.priority}` : ""),
+      ],
+      standing(one),
+      one.max_concurrency === null ? exact(one.in_flight) : `${exact(one.in_flight)} of ${exact(one.max_concurrency)}`,
+      [exact(one.attempts), one.failed ? el("p", { class: "line muted" }, `${exact(one.failed)} failed`) : null],
+      one.quotas.length === 0
+        ? el("span", { class: "muted" }, "–")
+        : one.quotas.map((q) => el("p", { class: "line" }, `${q.model}: ${(100 * q.remaining).toFixed(0)} % left, `, countdown(now() + q.seconds_left))),
+      one.last_failure === null
+        ? el("span", { class: "muted" }, "none")
+        : [
+            tag(one.last_failure.status ?? "no answer", "warn"),
+            " ",
+            code(one.last_failure.reason),
+            el("span", { class: "muted" }, ` ${one.last_failure.model}, `, ago(now() - one.last_failure.seconds_ago)),
+          ],
+    ]),
+    "There is no account yet. The command agm account add adds one.",
+  ),
+  more(state.accounts),
+  el("h2", null, "Endpoints"),
+  table(
+    "Endpoints, and their breakers",
+    [{ name: "Endpoint" }, { name: "Accounts", number: true }, { name: "Breaker" }],
+    state.endpoints.slice(0, ROWS).map((one) => [
+      code(one.endpoint),
+      exact(one.accounts),
+      [
+        tag(one.breaker, { closed: "good", open: "bad" }[one.breaker] ?? "warn"),
+        one.breaker === "open" ? [" tried again in ", countdown(now() + one.seconds_left)] : null,
+      ],
+    ]),
+    "Without accounts there are no endpoints.",
+  ),
+  el("p", { class: "hint" }, "A breaker opens when an endpoint fails for everybody, and one request tries it before it closes."),
+]);
+
+function standing(one) {
+  if (one.disabled !== null) return [tag("disabled", "bad"), ` until a person acts: ${one.disabled}`];
+  const full = one.max_concurrency !== null && one.in_flight >= one.max_concurrency;
+  const rests = one.models.slice(0, RESTS).map((rest) =>
+    el(
+      "p",
+      { class: "line" },
+      tag(rest.state, rest.state === "disabled" ? "bad" : "warn"),
+      " ",
+      rest.model,
+      rest.seconds_left === null ? "" : rest.seconds_left > 0 ? [" for ", countdown(now() + rest.seconds_left)] : "",
+      el("span", { class: "muted" }, ` ${rest.reason}`),
+    ),
+  );
+  const hidden = one.models.length - RESTS;
+  return [
+    full ? tag("full", "warn") : tag(rests.length ? "ready for other models" : "ready", "good"),
+    rests,
+    hidden > 0 ? el("p", { class: "line muted" }, `and ${exact(hidden)} more models`) : null,
+  ];
+}
+
+export const models = view(["models", "aliases"], (state) => [
+  el("h2", null, "Models"),
+  table(
+    "Models that can be asked for",
+    [{ name: "Model" }, { name: "Tokens in", number: true }, { name: "Tokens out", number: true }, { name: "Methods" }],
+    state.models.slice(0, ROWS).map((one) => [
+      [
+        el("b", null, one.name),
+        one.alias_of ? el("span", { class: "muted" }, ` → ${one.alias_of}`) : null,
+        one.display_name && one.display_name !== one.name ? el("span", { class: "muted" }, ` ${one.display_name}`) : null,
+      ],
+      exact(one.input_limit),
+      exact(one.output_limit),
+      el("span", { class: "muted" }, one.methods.join(", ") || "–"),
+    ]),
+    "No model is configured, and no account has reported any.",
+  ),
+  more(state.models),
+  el("h2", null, "Aliases"),
+  table(
+    "Aliases, in the order of the configuration",
+    [{ name: "Asked for" }, { name: "Served by" }],
+    state.aliases.slice(0, ROWS).map((one) => [code(one.pattern), code(one.model)]),
+    "There are none. [models.aliases] in the configuration lets one name stand for another.",
+  ),
+  el("p", { class: "hint" }, "An exact name goes before a pattern, and the more specific pattern before the other."),
+]);
+
+export const keys = view(["keys"], (state) => [
+  el("h2", null, "Client keys"),
+  table(
+    "Client keys, and what they were used for since the start",
+    [{ name: "Key" }, { name: "May ask for" }, { name: "Requests", number: true }, { name: "Errors", number: true }, { name: "Tokens", number: true }, { name: "Last used" }],
+    state.keys.slice(0, ROWS).map((one) => [
+      [one.name === null ? el("span", { class: "muted" }, "without a key") : el("b", null, one.name), one.admin ? [" ", tag("admin", "run")] : null],
+      [one.models.length ? one.models.join(", ") : "every model", limits(one)],
+      exact(one.requests),
+      one.errors ? exact(one.errors) : el("span", { class: "muted" }, "0"),
+      `${count(one.prompt_tokens)} + ${count(one.output_tokens)}`,
+      one.last_used === null ? el("span", { class: "muted" }, "never") : ago(one.last_used),
+    ]),
+    state.gateway.auth_mode === "off"
+      ? "No key is asked for, and no request has come yet."
+      : "No client key is configured, so every request is refused. The command agm key create makes one.",
+  ),
+  more(state.keys),
+  el("p", { class: "hint" }, "Tokens are of prompts and of answers. Keys themselves are shown once, when they are made, and never here."),
+]);
+
+function limits(one) {
+  const told = [];
+  for (const [what, unit] of [["requests", "requests"], ["tokens", "tokens"]]) {
+    for (const per of ["minute", "day"]) {
+      const limit = one[`${what}_per_${per}`];
+      if (limit !== null && limit !== undefined) told.push(`${exact(limit)} ${unit} a ${per}`);
+    }
+  }
+  if (one.expires) told.push(one.expires > now() ? `for another ${span(one.expires - now())}` : "expired");
+  return told.length ? el("p", { class: "line muted" }, told.join(", ")) : null;
+}
+
+export const plugins = view(["plugins"], ({ plugins: found }) => [
+  el("h2", null, "Plugins"),
+  table(
+    "Plugins, the one that is asked first on top",
+    [{ name: "Plugin" }, { name: "From" }, { name: "Hooks" }, { name: "Failures", number: true }],
+    found.plugins.map((one) => [
+      [el("b", null, one.name), one.version ? el("span", { class: "muted" }, ` ${one.version}`) : null],
+      [tag(one.origin), one.where !== one.name ? el("span", { class: "muted" }, ` ${one.where}`) : null],
+      one.hooks.map((hook) => [code(hook), " "]),
+      one.failures ? tag(exact(one.failures), "bad") : el("span", { class: "muted" }, "0"),
+    ]),
+  ),
+  found.failures.length > 0 && el("h2", null, "Failures"),
+  found.failures.length > 0 &&
+    table(
+      "Hooks that raised",
+      [{ name: "Hook" }, { name: "Plugin" }, { name: "Times", number: true }],
+      found.failures.map((one) => [code(one.hook), one.plugin, exact(one.count)]),
+    ),
+  el("h2", null, "Hooks"),
+  table(
+    "Hooks, in the order in which a request meets them",
+    [{ name: "Hook" }, { name: "Who is asked, in order" }],
+    found.hooks.map((one) => [code(one.hook), one.plugins.length ? one.plugins.join(", ") : el("span", { class: "muted" }, "nobody")]),
+  ),
+]);

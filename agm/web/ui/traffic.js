@@ -1,0 +1,315 @@
+// Traffic: plots, what is under way, and the latest requests with what was tried for each.
+
+import { bytes, clock, code, count, el, exact, facts, now, span, tag, took, write } from "./dom.js";
+import { plot } from "./plots.js";
+
+/** How many requests are shown; the gateway keeps as many. */
+const SHOWN = 200;
+
+const sum = (values) => values.reduce((a, b) => a + b, 0);
+
+export function traffic({ explain }) {
+  const plots = [
+    plot({
+      title: "Requests",
+      show: count,
+      headline: (t) => `${count(sum(t.requests))} in 5 min`,
+      series: [{ name: "requests", column: "requests", kind: "bars", class: "a" }],
+    }),
+    plot({
+      title: "Under way",
+      show: count,
+      headline: (t) => `${count(t.open.at(-1))} now`,
+      series: [
+        { name: "requests", column: "open", kind: "steps", class: "b" },
+        { name: "streams", column: "streams", kind: "steps", class: "a" },
+      ],
+    }),
+    plot({
+      title: "Tokens",
+      show: count,
+      headline: (t) => `${count(sum(t.prompt_tokens) + sum(t.output_tokens))} in 5 min`,
+      series: [
+        { name: "prompt", column: "prompt_tokens", kind: "bars", class: "b" },
+        { name: "output", column: "output_tokens", kind: "bars", class: "a" },
+      ],
+    }),
+    plot({
+      title: "Errors",
+      show: count,
+      headline: (t) => `${count(sum(t.errors))} in 5 min`,
+      series: [{ name: "errors", column: "errors", kind: "bars", class: "bad" }],
+    }),
+  ];
+  const totals = el("div", { class: "totals" });
+  const filter = el("input", { type: "search", id: "filter", placeholder: "model, account, key, status …", autocomplete: "off", spellcheck: "false" });
+  const only = el("input", { type: "checkbox", id: "only" });
+  const list = el("table", { class: "requests", id: "requests", role: "table" });
+  const nothing = el("p", { class: "empty" });
+  const head = [
+    ["Time", ""],
+    ["Model", ""],
+    ["Key", "wide"],
+    ["Account", "mid"],
+    ["Status", ""],
+    ["First byte", "number wide"],
+    ["Took", "number"],
+    ["Tokens", "number mid"],
+    ["Sent", "number wide"],
+  ].map(([name, kind]) => el("th", { scope: "col", role: "columnheader", class: kind }, name));
+  list.append(
+    el("caption", { class: "unseen" }, "Requests under way, and the latest that ended"),
+    el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, head)),
+  );
+  const node = el(
+    "div",
+    null,
+    el("div", { class: "plots" }, plots.map((one) => one.node)),
+    totals,
+    el(
+      "div",
+      { class: "title-row" },
+      el("h2", null, "Requests"),
+      el("label", { class: "inline" }, "Filter ", filter),
+      el("label", { class: "inline" }, only, " only what did not end well"),
+    ),
+    list,
+    nothing,
+  );
+  /** From an id to its tbody and what it shows. */
+  const rows = new Map();
+
+  const wanted = (one) => {
+    const text = filter.value.trim().toLowerCase();
+    if (only.checked && (one.outcome === undefined || one.outcome === "ok")) return false;
+    if (!text) return true;
+    const said = [one.id, one.asked, one.served, one.client_key, one.account, one.status, one.outcome, one.reason, one.method, one.client];
+    const tried = one.attempts.flatMap((a) => [a.account, a.reason, a.status]);
+    return [...said, ...tried].some((word) => word !== null && String(word ?? "").toLowerCase().includes(text));
+  };
+  const sift = () => {
+    let shown = 0;
+    for (const row of rows.values()) {
+      row.body.hidden = !wanted(row.one);
+      shown += row.body.hidden ? 0 : 1;
+    }
+    nothing.hidden = shown > 0;
+    write(nothing, rows.size > 0 ? "No request is like that." : "Nothing has been asked yet. Connect has a line to paste into a terminal.");
+  };
+  filter.addEventListener("input", sift);
+  only.addEventListener("change", sift);
+
+  return {
+    node,
+    update(state, changed) {
+      for (const one of plots) one.update(state.traffic);
+      totals.replaceChildren(describeTotals(state));
+      if (!changed.has("requests") && !changed.has("open")) return;
+      const wantedOrder = [...state.open, ...state.requests.slice(0, SHOWN)];
+      const known = new Set(wantedOrder.map((one) => one.id));
+      for (const [id, row] of rows) {
+        if (known.has(id)) continue;
+        row.body.remove();
+        rows.delete(id);
+      }
+      let before = list.tHead;
+      for (const one of wantedOrder) {
+        let row = rows.get(one.id);
+        if (!row) {
+          row = makeRow(explain);
+          rows.set(one.id, row);
+        }
+        if (row.one === undefined || row.one.outcome === undefined) row.show(one);
+        if (before.nextSibling !== row.body) before.after(row.body);
+        before = row.body;
+      }
+      sift();
+    },
+    tick() {
+      for (const row of rows.values()) if (row.one.outcome === undefined) row.run();
+    },
+  };
+}
+
+function describeTotals({ totals, gateway, uptime }) {
+  return facts([
+    ["Since the start", `${exact(totals.requests)} requests, ${exact(totals.errors)} errors`],
+    ["Tokens", `${exact(totals.prompt_tokens)} prompt, ${exact(totals.output_tokens)} output`],
+    ["Sent", bytes(totals.sent)],
+    ["Running for", span(uptime)],
+    ["Client keys", gateway.auth_mode === "off" ? "not asked for" : `asked for (${gateway.auth_mode})`],
+    ["Accounts by", `${gateway.strategy}, at most ${gateway.max_attempts} attempts`],
+  ]);
+}
+
+let serial = 0;
+
+/** A request's row, and the one below it with its attempts once somebody opens it. */
+function makeRow(explain) {
+  serial += 1;
+  const detail = el("td", { role: "cell", "aria-colspan": "9", colspan: "9", id: `detail-${serial}` });
+  const below = el("tr", { role: "row", class: "detail", hidden: true }, detail);
+  const button = el("button", { type: "button", class: "fold", "aria-expanded": "false", "aria-controls": `detail-${serial}` });
+  const cells = ["", "", "wide", "mid", "", "number wide", "number", "number mid", "number wide"].map((kind, i) =>
+    el(i === 0 ? "th" : "td", { role: i === 0 ? "rowheader" : "cell", scope: i === 0 && "row", class: kind }),
+  );
+  cells[0].append(button);
+  const summary = el("tr", { role: "row", class: "summary" }, cells);
+  const body = el("tbody", { role: "rowgroup" }, summary, below);
+  const row = {
+    body,
+    one: undefined,
+    show(one) {
+      const ended = one.outcome !== undefined;
+      row.one = one;
+      body.className = `is-${ended ? one.outcome : "open"}${below.hidden ? "" : " unfolded"}`;
+      write(button, clock(one.at));
+      fill(cells[1], modelOf(one));
+      fill(cells[2], one.client_key ?? muted("none"));
+      fill(cells[3], one.account ?? muted("–"));
+      fill(cells[4], statusOf(one));
+      write(cells[5], took(one.first_byte));
+      write(cells[6], took(one.seconds));
+      write(cells[7], ended && one.prompt_tokens !== null ? `${count(one.prompt_tokens)} + ${count(one.output_tokens)}` : "–");
+      write(cells[8], bytes(one.sent));
+      if (!below.hidden) detail.replaceChildren(describe(one, explain));
+    },
+    run() {
+      write(cells[6], took(Math.max(now() - row.one.at, row.one.seconds)));
+    },
+  };
+  const toggle = () => {
+    below.hidden = !below.hidden;
+    button.setAttribute("aria-expanded", String(!below.hidden));
+    body.classList.toggle("unfolded", !below.hidden);
+    if (!below.hidden) detail.replaceChildren(describe(row.one, explain));
+  };
+  button.addEventListener("click", (event) => {
+    event.stopPropagation();
+    toggle();
+  });
+  summary.addEventListener("click", () => {
+    if (String(getSelection())) return; // somebody selects a text to copy it
+    toggle();
+  });
+  return row;
+}
+
+const muted = (text) => el("span", { class: "muted" }, text);
+
+function fill(cell, content) {
+  if (typeof content === "string") write(cell, content);
+  else cell.replaceChildren(content);
+}
+
+function modelOf(one) {
+  const name = one.asked || one.served || one.method;
+  const kind = { sse: "stream", array: "stream, array", unary: null }[one.framing] ?? null;
+  const rest = one.method.endsWith("enerateContent") ? kind : one.method;
+  return el(
+    "span",
+    { class: "model" },
+    el("span", { class: "name" }, name),
+    one.served && one.asked && one.served !== one.asked ? el("span", { class: "muted served" }, `→ ${one.served}`) : null,
+    rest ? el("span", { class: "muted kind" }, rest) : null,
+  );
+}
+
+function statusOf(one) {
+  const tries = one.attempts.length > 1 ? el("span", { class: "muted tries" }, `${one.attempts.length} attempts`) : null;
+  if (one.outcome === undefined) return el("span", null, tag(one.state === "answering" ? "answering" : "waiting", "run"), tries);
+  const words = { ok: String(one.status), error: String(one.status), aborted: "broke off", cancelled: "left" };
+  const kinds = { ok: "good", error: "bad", aborted: "bad", cancelled: "warn" };
+  return el("span", null, tag(words[one.outcome] ?? one.outcome, kinds[one.outcome]), tries);
+}
+
+/** What became of a request, attempt by attempt. */
+export function describe(one, explain) {
+  const ended = one.outcome !== undefined;
+  const whole = Math.max(one.seconds, ...one.attempts.map((a) => a.after + a.seconds), 0.001);
+  const answered = one.attempts.find((a) => a.fault === null);
+  const steps = one.attempts.map((a) =>
+    el(
+      "li",
+      { class: a.fault === null ? "good" : "bad" },
+      el(
+        "p",
+        { class: "what" },
+        el("b", null, a.account),
+        el("span", { class: "muted" }, ` ${a.endpoint} · ${a.model || "no model"} · ${a.chosen}${a.probe ? " · a probe" : ""}`),
+      ),
+      bar(a.after, a.after + a.seconds, whole, a.fault === null ? "wait" : "fail"),
+      el(
+        "p",
+        { class: "came" },
+        a.fault === null
+          ? [tag(a.status ?? "ok", "good"), ` first byte after ${took(a.seconds)}`]
+          : [
+              tag(a.status ?? "no answer", "bad"),
+              " ",
+              code(a.reason),
+              ` after ${took(a.seconds)}`,
+              a.delay !== null ? `, come back in ${span(a.delay)}` : "",
+              a.message ? el("span", { class: "muted" }, ` · ${a.message}`) : null,
+            ],
+      ),
+    ),
+  );
+  if (answered && ended) {
+    const from = answered.after + answered.seconds;
+    steps.push(
+      el(
+        "li",
+        { class: one.outcome === "ok" ? "good" : "bad" },
+        el("p", { class: "what" }, el("b", null, "Answer"), el("span", { class: "muted" }, ` ${bytes(one.sent)} to the client`)),
+        bar(from, one.seconds, whole, one.outcome === "ok" ? "flow" : "fail"),
+        el("p", { class: "came" }, tag(one.outcome, one.outcome === "ok" ? "good" : "bad"), ` ${took(Math.max(one.seconds - from, 0))}`),
+      ),
+    );
+  }
+  const failed = one.outcome === "error" || one.outcome === "aborted";
+  return el(
+    "div",
+    { class: "about" },
+    steps.length > 0
+      ? el("ol", { class: "attempts", "aria-label": "Attempts" }, steps, el("li", { class: "scale" }, el("span", null, "0"), el("span", null, took(whole))))
+      : el("p", { class: "muted" }, ended ? "No upstream was asked." : "No attempt has ended yet."),
+    ended
+      ? el(
+          "p",
+          { class: "why" },
+          one.outcome === "ok" ? "" : one.stopped,
+          failed ? ` ${leftover(one)}` : "",
+          one.message ? el("span", { class: "own" }, code(one.reason), ` ${one.message}`) : null,
+        )
+      : null,
+    facts([
+      ["Request", code(one.id)],
+      ["Call", `${one.method}, ${one.framing}`],
+      ["Served by", one.served !== one.asked ? one.served : null],
+      ["Client", one.client],
+      ["Client key", one.client_key ?? "none"],
+      ["First byte", ended ? took(one.first_byte) : null],
+      ["Took", took(one.seconds)],
+      ["Tokens", ended && one.prompt_tokens !== null ? `${exact(one.prompt_tokens)} prompt, ${exact(one.output_tokens)} output` : null],
+      ["Sent", `${exact(one.sent)} bytes`],
+      ["Ended with", one.finish_reason],
+    ]),
+    one.asked ? el("p", null, el("button", { type: "button", class: "quiet", click: () => explain(one) }, "Explain such a request now")) : null,
+  );
+}
+
+function leftover(one) {
+  if (one.accounts_left === 0) return "No other account was ready.";
+  const accounts = one.accounts_left === 1 ? "1 other account was ready" : `${exact(one.accounts_left)} other accounts were ready`;
+  const left = one.attempts_left === 0 ? "no further attempt was allowed" : `${one.attempts_left} more would have been allowed`;
+  return `${accounts}; ${left}.`;
+}
+
+/** A stretch of time on the whole of it. */
+function bar(from, to, whole, kind) {
+  const stretch = el("i", { class: kind });
+  stretch.style.left = `${(100 * Math.min(from, whole)) / whole}%`;
+  stretch.style.width = `${Math.max((100 * (Math.min(to, whole) - from)) / whole, 0.4)}%`;
+  return el("div", { class: "track", "aria-hidden": "true" }, stretch);
+}
