@@ -466,7 +466,7 @@ class Attempts:
         passing = self._filter(wrapped)
         method = self.request.method
         watch = None if method == "countTokens" else UsageWatch(embeds=method == "predict")
-        flow = UpstreamBody(passing, reactor, limits.idle, watch)
+        flow = UpstreamBody(passing, self.gateway.deadlines, limits.idle, watch)
         answer.deliver(flow)
         timed_out = False
 
@@ -475,14 +475,14 @@ class Attempts:
             timed_out = True
             flow.abort("the first byte did not come in time")
 
-        timer = reactor.callLater(timeout, expire)
-        try:
-            await flow.first()
-        except CancelledError:
-            flow.abort("cancelled")
-            raise
-        finally:
-            if timer.active():
+        if not flow.has_bytes and not flow.ended:
+            timer = self.gateway.deadlines.after(timeout, expire)
+            try:
+                await flow.first()
+            except CancelledError:
+                flow.abort("cancelled")
+                raise
+            finally:
                 timer.cancel()
         if timed_out:
             message = f"the upstream sent no answer within {limits.first_byte:g} seconds"

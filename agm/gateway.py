@@ -30,6 +30,7 @@ from agm.core.pool import Pool
 from agm.core.redact import Redactor
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.tally import Tally
+from agm.deadlines import Deadlines
 from agm.hookspecs import ClientKeySource
 from agm.keycounts import KeyCounts, path_beside
 from agm.live import Live
@@ -70,6 +71,7 @@ class Gateway:
     _state: PoolState | None = attrs.field(init=False, default=None)
     _counts: KeyCounts | None = attrs.field(init=False, default=None)
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
+    deadlines: Deadlines = attrs.field(init=False)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
     #: What is going on, for whoever asks.
@@ -93,6 +95,7 @@ class Gateway:
 
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
+        self.deadlines = self.client.deadlines
         self.allowances = Allowances(self.reactor.seconds, self.wall)
         self.tally = Tally(self._is_model, self.pool.kind_of)
         self.metrics = Metrics(self, self.tally)

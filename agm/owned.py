@@ -247,7 +247,7 @@ def opened(gateway: Gateway, answer: UpstreamAnswer, lease: Lease, *, made: bool
         passing = CollectedBody(gateway.redactor.body, limit=MAX_COLLECTED)
     else:
         passing = _Noted(lambda body: learn(gateway, account, body, made=made)) if json else PlainBody()
-    flow = UpstreamBody(passing, gateway.reactor, gateway.config.timeouts.idle)
+    flow = UpstreamBody(passing, gateway.deadlines, gateway.config.timeouts.idle)
     answer.deliver(flow)
     return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease)
 

@@ -7,6 +7,7 @@ or a listener ends the start with one line and exit status 1.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -434,7 +435,14 @@ def makeService(options: Options) -> MultiService:
         form = options["log-format"] or config.log.format
         service.observer = lambda: observer(reactor, redactor, form, config.log.level, twistd)
     reactor.callWhenRunning(stop_on_signals, reactor, service.site)
+    reactor.callWhenRunning(settle_memory)
     return service
+
+
+def settle_memory() -> None:
+    """What was made until now stays: the collector need not look at it again, and hold everything up meanwhile."""
+    gc.collect()
+    gc.freeze()
 
 
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:

@@ -616,7 +616,7 @@ class FakeWire:
     def __init__(self, peer: object) -> None:
         self.peer = peer
         self.id = "0123456789abcdef"
-        self.content = BytesIO(b'{"model": "m"}')
+        self.body = b'{"model": "m"}'
         self.sent: list[int] = []
 
     def getClientAddress(self) -> object:

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from agm.core.answers import AnswerFilter
 from agm.core.usage import UsageWatch
+from agm.deadlines import Deadline, Deadlines
+
+
+def _nothing() -> None:
+    """There is no connection to abort."""
 
 
 class UpstreamBody(Protocol):
@@ -26,26 +30,26 @@ class UpstreamBody(Protocol):
     It starts without a sink: what comes first is held and the connection paused, until :meth:`flow_to` names one.
     Only a body whose end the upstream marked is complete; every other end is a failure.
 
-    :param clock: for the idle timer, which runs while the body is not paused.
+    :param deadlines: for the idle timer, which runs while the body is not paused.
     :param watch: is shown what the upstream sends, as it comes.
     """
 
     transport: Any
 
     def __init__(
-        self, filter_: AnswerFilter, clock: IReactorTime, idle: float, watch: UsageWatch | None = None
+        self, filter_: AnswerFilter, deadlines: Deadlines, idle: float, watch: UsageWatch | None = None
     ) -> None:
         self._filter = filter_
         self.watch = watch
-        self._clock = clock
+        self._deadlines = deadlines
         self._idle = idle
-        self._timer: IDelayedCall | None = None
+        self._timer: Deadline | None = None
         self._held: list[bytes] = []
         self._sink: Callable[[bytes], None] | None = None
         self._on_end: Callable[[], None] | None = None
         self._first: Deferred[None] | None = None
         self._paused = False
-        self._abort: Callable[[], None] = lambda: None
+        self._abort: Callable[[], None] = _nothing
         self.ended = False
         #: Why the body is not complete; None while it flows and after a complete end.
         self.broken: str | None = None
@@ -93,8 +97,9 @@ class UpstreamBody(Protocol):
         elif out:
             self._held.append(out)
         if self._filter.failure is not None:
+            abort = self._abort
             self._end()
-            self._abort()
+            abort()
         elif self._held and self._sink is None:
             self._wake()
             if self._sink is None and not self.ended:
@@ -155,17 +160,18 @@ class UpstreamBody(Protocol):
         """Close the upstream's connection now; the body ends as broken."""
         if not self.ended:
             self.broken = why
+            abort = self._abort
             self._end()
-            self._abort()
+            abort()
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        self._timer = self._clock.callLater(self._idle, self._idled)
+        self._timer = self._deadlines.after(self._idle, self._idled)
 
     def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _idled(self) -> None:
         self._timer = None
@@ -175,6 +181,7 @@ class UpstreamBody(Protocol):
         self.ended = True
         if self.broken is not None and self._sink is None:
             self._held.clear()
+        self._abort = _nothing
         self._stop_timer()
         self._wake()
         self._finish()
@@ -187,6 +194,7 @@ class UpstreamBody(Protocol):
     def _finish(self) -> None:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
+            self._sink = None  # a circle of references would stay until the next full collection, with its bytes
             on_end()
 
 

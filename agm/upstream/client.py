@@ -7,7 +7,7 @@ accounts, nor on the way to a token endpoint.  :class:`PlainClient` is a treq cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,13 +16,13 @@ from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from agm.core.network import EnvironmentProxies, Network
+from agm.deadlines import Deadlines
 from agm.upstream.body import Collector, UpstreamBody
 from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent, NoHandshake, Origin
 from agm.upstream.trust import policy_of, tls_reason
@@ -60,6 +60,18 @@ class WholeBody:
 
     def resumeProducing(self) -> None:
         """It is written already."""
+
+
+class GivenHeaders(Headers):
+    """Headers that are written as they are given: names in their usual case, and nobody looks any up."""
+
+    def __init__(self, lines: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def getAllRawHeaders(self) -> Iterator[tuple[bytes, Sequence[bytes]]]:
+        """All of them, in order."""
+        return ((name, (value,)) for name, value in self._lines)
 
 
 class PlainClient(HTTPClient):
@@ -232,7 +244,7 @@ class UpstreamClient:
         network: Network | None = None,
         environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._reactor = reactor
+        self.deadlines = Deadlines(reactor)
         self._http = Networks(
             reactor, connect_timeout, policy, network or Network("env"), EnvironmentProxies.of(environ)
         )
@@ -254,21 +266,22 @@ class UpstreamClient:
         :param network: how the upstream is reached; None for the way of the gateway.
         :raises UpstreamFailed: if none came.  Cancelling closes the connection.
         """
-        head = Headers()
-        for name, value in headers:
-            head.addRawHeader(name, value)
-        answering: Deferred[Any] = self._http.request(method, url, headers=head, data=body, network=network)
-        answering.addTimeout(timeout, self._reactor)
+        answering: Deferred[Any] = self._http.request(
+            method, url, headers=GivenHeaders(headers), data=body, network=network
+        )
+        deadline = self.deadlines.after(timeout, answering.cancel)
         try:
             response = await answering
         except CancelledError:
-            raise
-        except DeferredTimeout:
+            if deadline.pending:
+                raise
             raise UpstreamFailed(
                 "FIRST_BYTE_TIMEOUT", f"the upstream did not answer within {timeout:g} seconds"
             ) from None
         except Exception as e:
             raise _failed(e) from e
+        finally:
+            deadline.cancel()
         return UpstreamAnswer(response.code, response)
 
     def connections(self) -> dict[str, tuple[int, int]]:

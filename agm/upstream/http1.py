@@ -40,6 +40,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHT
 from zope.interface import implementer
 
 from agm.core.network import Proxy
+from agm.transports import send
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
 #: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.
@@ -108,6 +109,8 @@ class Answer:
         self.code = code
         self.phrase = phrase
         self._raw = raw
+        #: The first value of each header, by its name in lower case.
+        self._first: dict[bytes, bytes] = {name.lower(): value for name, value in reversed(raw)}
         self._headers: Headers | None = None
         self._connection: Connection | None = connection
         self._protocol: Any = None
@@ -117,12 +120,10 @@ class Answer:
         self.length: Any = UNKNOWN_LENGTH
         #: Whether only the connection's end tells where the body ends.
         self.unframed = True
-        for name, value in raw:
-            lower = name.lower()
-            if lower == b"content-length":
-                self.length, self.unframed = int(value), False
-            elif lower == b"transfer-encoding" and value.lower().endswith(b"chunked"):
-                self.unframed = False
+        if b"content-length" in self._first:
+            self.length, self.unframed = int(self._first[b"content-length"]), False
+        elif self._first.get(b"transfer-encoding", b"").lower().endswith(b"chunked"):
+            self.unframed = False
 
     @property
     def headers(self) -> Headers:
@@ -135,7 +136,7 @@ class Answer:
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header; `name` in lower case."""
-        return next((value for key, value in self._raw if key.lower() == name), None)
+        return self._first.get(name)
 
     def setPreviousResponse(self, response: Any) -> None:
         """Nothing comes before an answer here: no redirect is followed."""
@@ -148,6 +149,7 @@ class Answer:
         if waiting:
             protocol.dataReceived(waiting)
         if self._ended is not None:
+            self._protocol = None
             protocol.connectionLost(self._ended)
         elif not self._paused:
             self.resumeProducing()
@@ -166,8 +168,9 @@ class Answer:
         """The body is over."""
         self._connection = None
         self._ended = why
-        if self._protocol is not None:
-            self._protocol.connectionLost(why)
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connectionLost(why)
 
     # What the body's protocol may ask of its transport
 
@@ -304,7 +307,7 @@ class Connection(Protocol):
         self._asked = asked
         if body is not None:
             if len(body) <= ONE_WRITE:
-                self.transport.write(head + body)
+                send(self.transport, head + body)
             else:
                 self.transport.writeSequence([head, body])
         else:
@@ -374,13 +377,13 @@ class Connection(Protocol):
         """Hand over what one read has brought."""
         asked = self._asked
         if asked is not None and self._head_done:
-            if any(name.lower() == b"content-encoding" and value.lower() != b"identity" for name, value in self._raw):
+            answer = Answer(self, self._parser.get_status_code(), self._phrase, self._raw)
+            if (answer.header(b"content-encoding") or b"identity").lower() != b"identity":
                 self._fail(Failure(EncodedAnswer("it is compressed, which was not asked for")))
                 self.abort()
                 return
-            self._asked = None
-            self._answer = Answer(self, self._parser.get_status_code(), self._phrase, self._raw)
-            asked.callback(self._answer)
+            self._asked, self._answer = None, answer
+            asked.callback(answer)
         if self._body and self._answer is not None:
             data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body = []

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.http1 import Head, Malformed, RequestReader
+from agm.transports import send, unsent
 from agm.upstream.upload import StreamedBody
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, new_request_id, phrase
-from agm.web.sending import send, unsent
 
 if TYPE_CHECKING:
     from agm.web.site import GatewaySite
@@ -398,7 +398,7 @@ def _refusal(error: Malformed) -> GatewayError:
         case 417:
             return ExpectationFailed(message)
         case 501:
-            return Unimplemented(message)
+            return Unimplemented(message, reason="TRANSFER_ENCODING_NOT_SUPPORTED")
         case 505:
             return VersionNotSupported(message)
         case _:

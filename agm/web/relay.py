@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from agm.core.answers import Framing, StreamFailure, error_event
+from agm.transports import unsent
 from agm.upstream.client import UpstreamBody
 from agm.web.request import GatewayRequestOnWire
-from agm.web.sending import unsent
 
 Outcome = Literal["ok", "aborted", "cancelled"]
 

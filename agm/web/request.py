@@ -91,6 +91,8 @@ class GatewayRequestOnWire(Request):
     streamed: StreamedBody | None = None
     #: What ends the answer that is being made, whatever it waits for; set by the resource.
     interrupt: Callable[[], object] | None = None
+    #: Called when the client leaves before the answer is complete.
+    on_gone: Callable[[], object] | None = None
     #: Why it was ended so, for the client.
     interrupted: GatewayError | None = None
     queued = False
@@ -242,6 +244,8 @@ class GatewayRequestOnWire(Request):
         self.channel = None
         self._pieces = []
         waiting, self.notifications = self.notifications, []
+        if self.on_gone is not None:
+            self.on_gone()
         for d in waiting:
             d.errback(reason)
 

@@ -8,7 +8,6 @@ request's Deferred so that a client that leaves cancels it, and turns whatever i
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -25,7 +24,6 @@ from agm.core import ownership, target
 from agm.core.answers import Framing
 from agm.core.clientkeys import ClientKey, presented_keys
 from agm.core.errors import (
-    BodyTooLarge,
     GatewayError,
     InvalidRequest,
     MethodNotAllowed,
@@ -34,6 +32,7 @@ from agm.core.errors import (
     UnsupportedMedia,
     UpstreamTimeout,
 )
+from agm.core.inflate import inflate
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.usage import UsageWatch
 from agm.exchange import FinalAnswer, OpenAnswer
@@ -141,12 +140,20 @@ class ApiResource(Resource):
         """Twisted's entry."""
         wire: GatewayRequestOnWire = request
         d = Deferred.fromCoroutine(self._visit(wire))
-        wire.interrupt = d.cancel
-        gone = wire.notifyFinish()
-        gone.addErrback(lambda _: d.cancel())
-        timer = self.gateway.reactor.callLater(self.gateway.config.timeouts.total, d.cancel)
-        d.addErrback(self._failed, wire)
-        d.addBoth(lambda _: timer.active() and timer.cancel() and None)
+        wire.interrupt = wire.on_gone = d.cancel
+        if d.called:
+            wire.interrupt = wire.on_gone = None
+            d.addErrback(self._failed, wire)
+            return NOT_DONE_YET
+        deadline = self.gateway.deadlines.after(self.gateway.config.timeouts.total, d.cancel)
+
+        def over(result: object) -> None:
+            deadline.cancel()
+            wire.interrupt = wire.on_gone = None  # or they would be freed by the next full collection only
+            if isinstance(result, Failure):
+                self._failed(result, wire)
+
+        d.addBoth(over)
         return NOT_DONE_YET
 
     async def _visit(self, wire: GatewayRequestOnWire) -> None:
@@ -441,27 +448,14 @@ def decoded_body(wire: GatewayRequestOnWire) -> bytes:
     :raises UnsupportedMedia: for an encoding other than gzip.
     :raises BodyTooLarge: if it inflates beyond the limit.
     """
-    body = wire.body
-    encoding = (wire.header(b"content-encoding") or "identity").strip().lower()
-    if encoding == "identity":
-        return body
+    if b"content-encoding" not in wire.head.first:
+        return wire.body
+    encoding = b",".join(wire.head.values(b"content-encoding")).strip().lower().decode("latin-1")
+    if encoding in ("", "identity"):
+        return wire.body
     if encoding not in ("gzip", "x-gzip"):
         raise UnsupportedMedia(f"Content-Encoding {encoding[:40]!r} is not read here. Send the body plain or gzip'd.")
-    inflated: list[bytes] = []
-    left = wire.limit
-    while body:  # RFC 1952, section 2.2: a file may have several members, one after the other
-        inflater = zlib.decompressobj(wbits=31)
-        try:
-            inflated.append(inflater.decompress(body, left + 1))
-        except zlib.error:
-            raise InvalidRequest("The body is not gzip, as its Content-Encoding says.") from None
-        left -= len(inflated[-1])
-        if left < 0:
-            raise BodyTooLarge(f"The request's body inflates to more than max_body, {wire.limit} bytes.")
-        if not inflater.eof:
-            raise InvalidRequest("The gzip'd body is cut short.")
-        body = inflater.unused_data
-    return b"".join(inflated)
+    return inflate(wire.body, wire.limit)
 
 
 class Root(Resource):

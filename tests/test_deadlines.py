@@ -1,0 +1,79 @@
+"""Deadlines: never early, late by half a second at most, and cheap to move."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from agm.deadlines import EXACT, GRAIN, Deadlines
+
+
+@given(st.lists(st.tuples(st.floats(0, 4000), st.floats(0, 3)), min_size=1, max_size=30))
+def test_a_deadline_is_never_early_and_at_most_a_grain_late(waits: list[tuple[float, float]]) -> None:
+    """Whatever else is waited for, and whenever it was set."""
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    fired: dict[int, float] = {}
+    due: dict[int, float] = {}
+    for number, (seconds, later) in enumerate(waits):
+        due[number] = clock.seconds() + seconds
+        deadlines.after(seconds, lambda number=number: fired.__setitem__(number, clock.seconds()))  # type: ignore[misc]
+        clock.advance(later)
+    while clock.getDelayedCalls():
+        clock.advance(max(min(call.getTime() for call in clock.getDelayedCalls()) - clock.seconds(), 0))
+    assert fired.keys() == due.keys()
+    for number, at in fired.items():
+        step = max((later for _, later in waits), default=0)  # the clock of this test goes in steps
+        assert due[number] <= at + 1e-6 <= due[number] + GRAIN + step + 1e-5
+
+
+@pytest.mark.parametrize("seconds", [EXACT / 2, EXACT * 2])
+def test_what_is_cancelled_is_not_called_and_may_be_cancelled_again(seconds: float) -> None:
+    clock = Clock()
+    deadline = Deadlines(clock).after(seconds, lambda: pytest.fail("it was called"))
+    assert deadline.pending
+    deadline.cancel()
+    deadline.cancel()
+    assert not deadline.pending
+    clock.advance(seconds * 2)
+
+
+@pytest.mark.parametrize("seconds", [EXACT / 2, EXACT * 2])
+@pytest.mark.parametrize("other", [EXACT * 1.2, EXACT * 3])
+def test_a_deadline_moves_both_ways(seconds: float, other: float) -> None:
+    clock = Clock()
+    fired: list[float] = []
+    deadline = Deadlines(clock).after(seconds, lambda: fired.append(clock.seconds()))
+    clock.advance(1)
+    deadline.reset(other)
+    clock.pump([0.25] * 200)
+    assert fired
+    assert 1 + other <= fired[0] <= 1 + other + GRAIN
+    deadline.reset(1)
+    assert not deadline.pending
+    clock.advance(100)
+    assert len(fired) == 1
+
+
+def test_one_deadline_may_cancel_another_of_the_same_moment() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    fired: list[str] = []
+    pair = [deadlines.after(60, lambda: (fired.append("first"), pair[1].cancel())) for _ in range(1)]
+    pair.append(deadlines.after(60, lambda: (fired.append("second"), pair[0].cancel())))
+    clock.advance(61)
+    assert len(fired) == 1
+
+
+def test_thousands_that_are_set_and_cancelled_leave_nothing_but_their_half_seconds() -> None:
+    """A request's deadline is an hour away, and there are many requests in an hour."""
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    for _ in range(10_000):
+        deadlines.after(3600, lambda: None).cancel()
+    assert len(clock.getDelayedCalls()) == 1
+    assert sum(map(len, deadlines._slots.values())) == 0
+    clock.advance(3601)
+    assert clock.getDelayedCalls() == []
