@@ -230,7 +230,7 @@ def send_json(wire: GatewayRequestOnWire, document: object) -> None:
 
 def only_itself(wire: GatewayRequestOnWire) -> None:
     """:raises NotFound: for a path below a page that has nothing below it."""
-    if any(wire.postpath):
+    if any(wire.postpath or ()):
         raise not_known(wire)
 
 
