@@ -121,6 +121,8 @@ class _Failure:
     status: int | None
     body: bytes
     message: str
+    #: The status is what the upstream said, rather than what we make of it.
+    stated: bool = False
     #: The upstream may have acted on the request, or may be working on it still: it must not be sent again.
     final: bool = False
     #: What it says about the endpoint; None for nothing.
@@ -130,7 +132,7 @@ class _Failure:
 
 
 #: Failures of :class:`UpstreamFailed` after which nothing of the request can have got anywhere.
-_UNREACHED = frozenset({"CONNECT_FAILED", "DNS_FAILED", "PROXY_FAILED", "TLS_FAILED"})
+_UNREACHED = frozenset({"CONNECT_FAILED", "CONNECT_TIMEOUT", "DNS_FAILED", "PROXY_FAILED", "TLS_FAILED"})
 
 
 @attrs.define(eq=False)
@@ -511,7 +513,7 @@ class Attempts:
         trouble = None
         if verdict.fault is Fault.ENDPOINT:
             trouble = Trouble.ODD if envelope.error_document(body) is None else Trouble.STATED
-        return _Failure(verdict, status, body, f"the upstream answered {status}", trouble=trouble)
+        return _Failure(verdict, status, body, f"the upstream answered {status}", stated=True, trouble=trouble)
 
     def _filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """What the answer's body goes through."""
@@ -551,13 +553,12 @@ class Attempts:
     def _last_word(self, last: _Failure) -> FinalAnswer:
         """The answer when nothing is left to try."""
         status = last.status
-        if not last.body or status is None or status < 400:
+        if status is None or status < 400 or not last.stated:
             raise self._own_error(last)
         body = envelope.error_document(last.body)
         if body is None:
-            body = status_body(
-                status, f"The upstream answered {status} with something that is not an error of Google's."
-            )
+            what = "something that is not an error of Google's" if last.body else "an error without a body"
+            body = status_body(status, f"The upstream answered {status} with {what}.")
         else:
             body = msgspec.json.format(body, indent=2) + b"\n"
         body = self.gateway.redactor.body(body)  # an upstream may repeat what it was shown
@@ -570,8 +571,8 @@ class Attempts:
 
     def _own_error(self, last: _Failure) -> GatewayError:
         message = f"{last.message[:1].upper()}{last.message[1:]}."
-        if last.verdict.reason == "FIRST_BYTE_TIMEOUT":
-            return UpstreamTimeout(message)
+        if last.verdict.reason in ("CONNECT_TIMEOUT", "FIRST_BYTE_TIMEOUT"):
+            return UpstreamTimeout(message, reason=last.verdict.reason)
         if last.verdict.reason in ("CREDENTIAL_UNAVAILABLE", "NO_PROJECT"):
             return Unavailable(message, reason=last.verdict.reason, retry_after=self._recovery(last))
         return BadUpstreamAnswer(message, reason=last.verdict.reason)

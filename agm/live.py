@@ -35,7 +35,16 @@ MAX_MESSAGE = 500
 
 #: Reasons of failed attempts after which no upstream can have acted on the request.
 _NOT_SENT = frozenset(
-    {"CONNECT_FAILED", "DNS_FAILED", "TLS_FAILED", "PROTOCOL_ERROR", "CREDENTIAL_UNAVAILABLE", "NO_PROJECT"}
+    {
+        "CONNECT_FAILED",
+        "CONNECT_TIMEOUT",
+        "DNS_FAILED",
+        "PROXY_FAILED",
+        "TLS_FAILED",
+        "PROTOCOL_ERROR",
+        "CREDENTIAL_UNAVAILABLE",
+        "NO_PROJECT",
+    }
 )
 
 

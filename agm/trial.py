@@ -177,6 +177,7 @@ _BY_REASON = {
     "CREDENTIAL_UNAVAILABLE": None,  # whose message names the cure
     "NO_PROJECT": None,
     "CONNECT_FAILED": "check the account's endpoints, and this machine's network",
+    "CONNECT_TIMEOUT": "check the account's endpoints, and this machine's network",
     "DNS_FAILED": "check the account's endpoints, and this machine's network",
     "TLS_FAILED": "check the account's endpoints, and what stands between this machine and Google; ca_file in the"
     " configuration adds an authority of your own",

@@ -27,11 +27,12 @@ PATIENCE = 10.0
 
 async def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
     """Wait until a condition holds; fail the test if it does not in time."""
-    waited = 0.0
+    waited, pause = 0.0, 0.0005
     while not condition():
         assert waited < PATIENCE, f"{what} did not come true"
-        await deferLater(reactor, 0.01)
-        waited += 0.01
+        await deferLater(reactor, pause)
+        waited += pause
+        pause = min(pause * 1.5, 0.01)  # most conditions are a turn or two away
 
 
 async def settle(seconds: float = 0.1) -> None:

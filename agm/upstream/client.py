@@ -17,6 +17,7 @@ from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
@@ -24,7 +25,7 @@ from zope.interface import implementer
 from agm.core.network import EnvironmentProxies, Network
 from agm.deadlines import Deadlines
 from agm.upstream.body import Collector, UpstreamBody
-from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent, NoHandshake, Origin
+from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent, NoHandshake, NotHttp, Origin, TruncatedAnswer
 from agm.upstream.trust import policy_of, tls_reason
 from agm.upstream.tunnel import ProxyFailed
 
@@ -309,6 +310,8 @@ class UpstreamClient:
 def _failed(error: Exception) -> UpstreamFailed:
     if isinstance(error, DNSLookupError):
         return UpstreamFailed("DNS_FAILED", "the upstream's name cannot be resolved")
+    if isinstance(error, ConnectTimeout):
+        return UpstreamFailed("CONNECT_TIMEOUT", "no connection to the upstream was made within [timeouts] connect")
     if isinstance(error, ConnectError):
         return UpstreamFailed("CONNECT_FAILED", "the upstream cannot be reached")
     if isinstance(error, ProxyFailed):
@@ -319,6 +322,8 @@ def _failed(error: Exception) -> UpstreamFailed:
         )
     if isinstance(error, NoHandshake):
         return UpstreamFailed("TLS_FAILED", "the upstream closed the connection before TLS was agreed on")
-    if isinstance(error, BrokenAnswer):
-        return UpstreamFailed("PROTOCOL_ERROR", f"the upstream's answer cannot be read: {error}")
+    if isinstance(error, NotHttp):
+        return UpstreamFailed("PROTOCOL_ERROR", "what the upstream sent is not HTTP")
+    if isinstance(error, BrokenAnswer) and not isinstance(error, TruncatedAnswer):
+        return UpstreamFailed("BROKEN_ANSWER", f"the upstream's answer cannot be read: {error}")
     return UpstreamFailed("CONNECTION_LOST", "the upstream closed the connection without an answer")

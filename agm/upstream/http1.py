@@ -28,6 +28,7 @@ from twisted.internet.error import ConnectionClosed, ConnectionDone, TimeoutErro
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
+    IPushProducer,
     ISSLTransport,
     IStreamClientEndpoint,
 )
@@ -63,6 +64,10 @@ class StaleConnection(Exception):
 
 class BrokenAnswer(Exception):
     """The upstream closed the connection, or broke the protocol, before it marked the end of its answer."""
+
+
+class NotHttp(BrokenAnswer):
+    """What came does not begin as an answer does: whatever listens there has not served the request."""
 
 
 class TruncatedAnswer(BrokenAnswer):
@@ -234,6 +239,26 @@ class _Upload:
         return self._left == 0
 
 
+@implementer(IPushProducer)
+class _Backlog:
+    """Watches whether a body that was written in one go still waits in the transport's own buffer."""
+
+    waiting = False
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def pauseProducing(self) -> None:
+        self.waiting = True
+
+    def resumeProducing(self) -> None:
+        self.waiting = False
+        self._transport.unregisterProducer()
+
+    def stopProducing(self) -> None:
+        self.waiting = False
+
+
 @implementer(IHandshakeListener)
 class Connection(Protocol):
     """
@@ -255,6 +280,7 @@ class Connection(Protocol):
         self._answer: Answer | None = None
         self._upload: Deferred[Any] | None = None
         self._producer: Any = None
+        self._backlog: _Backlog | None = None
         self._head_bytes = 0
         self._trailer_bytes = 0
         self._raw: list[tuple[bytes, bytes]] = []
@@ -309,7 +335,11 @@ class Connection(Protocol):
             if len(body) <= ONE_WRITE:
                 send(self.transport, head + body)
             else:
+                self._backlog = _Backlog(self.transport)
+                self.transport.registerProducer(self._backlog, True)
                 self.transport.writeSequence([head, body])
+                if not self._backlog.waiting:
+                    self.transport.unregisterProducer()
         else:
             self.transport.write(head)
             if producer is not None:
@@ -343,7 +373,12 @@ class Connection(Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError) as e:
             self._deliver()
-            self._fail(Failure(BrokenAnswer(f"the answer is not HTTP: {e}")))
+            if self._done:  # the answer is complete; what follows it belongs to nobody
+                self._keep_alive = False
+                self._finish()
+            else:
+                begun = self._parser.get_status_code() >= 100
+                self._fail(Failure((BrokenAnswer if begun else NotHttp)(f"the answer is not HTTP: {e}")))
             self.abort()
             return
         if not self._head_done:
@@ -400,6 +435,8 @@ class Connection(Protocol):
             self._upload = None
             self._producer.stopProducing()
             self.abort()
+        elif self._backlog is not None and self._backlog.waiting:  # the same: nothing can follow what is not read
+            self.abort()
         elif self._keep_alive and not self.lost:
             self.transport.resumeProducing()  # its reader may have paused it
             self._release(self)
@@ -429,6 +466,10 @@ class Connection(Protocol):
                 )
 
     # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._done:  # a second answer, which nobody asked for, must not become a part of the first
+            raise ValueError("more follows the answer")
 
     def on_status(self, phrase: bytes) -> None:
         self._phrase += phrase
