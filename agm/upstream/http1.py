@@ -662,7 +662,8 @@ class Http1Agent:
         body = getattr(bodyProducer, "whole", None)
         lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity\r\n" % (method, target, host)]
         for name, values in headers.getAllRawHeaders() if headers is not None else ():
-            lines += [b"%b: %b\r\n" % (name, value) for value in values if name not in _OURS]
+            if name.lower() not in _OURS:
+                lines += [b"%b: %b\r\n" % (name, value) for value in values]
         if bodyProducer is not None:
             if bodyProducer.length is UNKNOWN_LENGTH:
                 lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -672,6 +673,8 @@ class Http1Agent:
             lines.append(b"Content-Length: 0\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
+        if not head.count(b"\n") == head.count(b"\r") == len(lines) + 2:  # the first element holds three lines
+            raise ValueError("a header of a request to an upstream holds a line break")
         kept = self._connections.take(origin)
         if kept is None:
             return self._on_a_new_one(origin, head, body, bodyProducer)
@@ -693,6 +696,6 @@ class Http1Agent:
         return d.addCallback(lambda connection: connection.request(head, body, producer))
 
 
-#: Headers that the agent writes itself.
-_OURS = frozenset({b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Accept-Encoding"})
+#: Headers that the agent writes itself, in lower case: two of one could leave open where a request ends.
+_OURS = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding"})
 _TARGET = re.compile(rb"/[\x21-\x7e]*")
