@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from canary import watch
 from processes import PATIENCE
 from support import reactor
 from twisted.internet.defer import Deferred
@@ -33,6 +34,7 @@ class Command(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         self.status = getattr(reason.value, "exitCode", None) or 0
+        watch.look("what a command has printed", (self.out + b"\n" + self.err).decode("utf-8", "replace"))
         self.over.callback(None)
 
     @classmethod

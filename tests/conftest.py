@@ -1,4 +1,4 @@
-"""What every test shares: the fixtures of :mod:`agm.testing`, and a watch for errors that nobody looked at."""
+"""What every test shares: the fixtures of :mod:`agm.testing`, and watches for errors and for secrets that get out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.logger import LogLevel, globalLogPublisher
 
-pytest_plugins = ["agm.testing"]
+pytest_plugins = ["agm.testing", "canary"]
 
 
 @pytest.fixture(scope="session", autouse=True)

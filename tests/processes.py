@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
+from canary import watch
 
 #: The folder of the commands that were installed with the Python that runs the tests.
 BIN = Path(sys.executable).parent
@@ -48,6 +50,17 @@ def run_outside(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def run(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[Any]:
+    """As :func:`subprocess.run`, and what is printed is searched for secrets."""
+    done: subprocess.CompletedProcess[Any] = subprocess.run(*args, **kwargs)
+    for printed in (done.stdout, done.stderr):
+        watch.look(
+            "what a command has printed",
+            printed.decode("utf-8", "replace") if isinstance(printed, bytes) else printed or "",
+        )
+    return done
+
+
 def until(condition: Callable[[], object], what: str, *, patience: float = PATIENCE) -> None:
     """Wait until a condition holds; `patience` is in seconds."""
     deadline = time.monotonic() + patience
@@ -76,6 +89,7 @@ class Twistd:
                 cwd=folder,
                 env=environment(folder) if env is None else env,
             )
+        watch.follow(folder)
         return cls(process, folder)
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import BIN, PATIENCE, Twistd, connection, environment, get, post, until
+from processes import BIN, PATIENCE, Twistd, connection, environment, get, post, run, until
 
 ASK = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode()
 
@@ -81,7 +81,7 @@ def test_a_socket_in_no_folder_is_one_line(start: Start) -> None:
 
 def test_a_daemon_that_cannot_listen_tells_its_parent_and_leaves_no_pid_file(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = subprocess.run(
+        done = run(
             [BIN / "twistd", "--pidfile=agm.pid", "--logfile=agm.log", "agm", f"--port={taken.getsockname()[1]}"],
             cwd=tmp_path,
             env=environment(tmp_path),

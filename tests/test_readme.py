@@ -22,7 +22,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from processes import BIN, PATIENCE, Twistd, environment, get, until
+from processes import BIN, PATIENCE, Twistd, environment, get, run, until
 
 from agm import config
 
@@ -130,7 +130,7 @@ class Reader:
     def run(self, *command: str, block: Block) -> str:
         """The standard output of a command, as the README writes it."""
         address = self.address(block)
-        done = subprocess.run(
+        done = run(
             [word.replace(ADDRESS, address) for word in command],
             cwd=self.folder,
             env=self.env,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import environment
+from processes import environment, run
 
 from agm import hookimpl
 from agm.cli import main
@@ -256,7 +255,7 @@ def recording(tmp_path: Path) -> Path:
 
 def test_the_command_prints_what_was_decided(recording: Path, tmp_path: Path) -> None:
     """Through the real process; nothing of the person's own configuration is needed."""
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-m", "agm", "replay", str(recording), "--set", "pool.max_attempts=2"],
         capture_output=True,
         env=environment(tmp_path),

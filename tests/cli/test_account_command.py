@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run as run_process
 
 from agm.cli import main
 from agm.config import Config, load
@@ -354,7 +355,7 @@ def test_a_fresh_process_does_the_same(file: Path) -> None:
     """`python -m agm`, from a shell, with the umask wide open."""
 
     def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return run_process(
             [sys.executable, "-m", "agm", "account", *argv],
             input=stdin,
             capture_output=True,

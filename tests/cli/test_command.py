@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import run
 
 from agm import __version__
 from agm.cli import main
@@ -11,7 +12,7 @@ from agm.cli import main
 
 def run_python(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """What a fresh Python, with nothing imported yet, makes of ``arguments``."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from processes import run
 from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThread
 
@@ -448,7 +449,7 @@ def test_arguments_that_contradict_each_other_are_a_usage_error(arguments: tuple
 
 def run_agm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``agm`` in a process of its own, where the reactor can run, with the plugins of a folder."""
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "agm", *arguments],
         capture_output=True,
         text=True,
@@ -490,7 +491,7 @@ def test_accounts_from_elsewhere_are_not_fetched(tmp_path: Path, config: Callabl
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
     command = f"{sys.executable} -m agm models --offline | true"
-    ran = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    ran = run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert ran.stderr == "offline: as configured, without what the accounts report\n"
 
 

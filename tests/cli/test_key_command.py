@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 import stat
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from processes import run
 
 from agm.cli import main
 from agm.config import load
@@ -150,7 +150,7 @@ def test_each_help_has_an_example(command: str, capsys: pytest.CaptureFixture[st
 
 def test_a_shell_gets_the_key_alone(file: Path) -> None:
     """`KEY=$(agm key create laptop)`."""
-    ran = subprocess.run(
+    ran = run(
         [sys.executable, "-m", "agm", "key", "create", "laptop"],
         capture_output=True,
         text=True,
