@@ -13,6 +13,7 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred
 
+from agm.config import Config
 from agm.core.answers import Framing
 from agm.core.classify import Fault
 from agm.core.errors import NOT_JSON, GatewayError
@@ -27,6 +28,8 @@ from agm.plugins import HookFailed
 _QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
 #: Asked for if nothing in the configuration says what the account serves.
 _USUAL = ("gemini-2.5-flash", "gemini-2.5-pro")
+#: Seconds to wait for an upstream's answer: a count takes a moment.
+PATIENCE = 30.0
 #: An answer is read up to this many bytes.
 MAX_ANSWER = 1024 * 1024
 
@@ -54,6 +57,16 @@ class Trial:
     def ok(self) -> bool:
         """Whether the account serves."""
         return self.tokens is not None
+
+
+def for_trials(config: Config) -> Config:
+    """A configuration for a gateway that accounts are tried in: nothing is remembered, and nobody waits long."""
+    return attrs.evolve(
+        config,
+        path=None,
+        timeouts=attrs.evolve(config.timeouts, first_byte=min(config.timeouts.first_byte, PATIENCE)),
+        pool=attrs.evolve(config.pool, max_wait=0.0),
+    )
 
 
 def model_for(account: Account, listed: Iterable[str]) -> str | None:

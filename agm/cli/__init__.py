@@ -16,7 +16,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from agm import __version__
-from agm.cli import account, completion, config, explain, key, login, models, plugin, plugins, replay, status, top
+from agm.cli import (
+    account,
+    completion,
+    config,
+    doctor,
+    explain,
+    key,
+    login,
+    models,
+    plugin,
+    plugins,
+    replay,
+    status,
+    top,
+)
 from agm.config import ConfigError
 
 __all__ = ["main", "make_parser"]
@@ -27,6 +41,7 @@ _COMMANDS = (
     key,
     status,
     top,
+    doctor,
     models,
     explain,
     replay,

@@ -24,7 +24,7 @@ from agm.cli import files
 from agm.cli.files import Refused
 from agm.config import GatewayConfig, find
 
-__all__ = ["Running", "add_options", "address_of", "find_running", "printable"]
+__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "printable"]
 
 #: Seconds to connect, and to wait for an answer: plugins may take their time with an explanation.
 CONNECT, ANSWER = 5.0, 60.0
@@ -69,13 +69,7 @@ def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | 
     if args.offline:
         _say(f"offline: {otherwise}", otherwise)
         return None
-    key = None
-    if args.client_key_env is not None:
-        key = os.environ.get(args.client_key_env, "").strip()
-        if not key:
-            raise Refused("--client-key-env: there is no such variable, or nothing in it")
-        if not re.fullmatch(r"[\x21-\x7e]+", key):
-            raise Refused("--client-key-env: the variable holds a character that cannot be in a client key")
+    key = client_key(args.client_key_env)
     address = args.url if args.url is not None else address_of(_listeners(args.config))
     if address is None:
         _say(f"no listener of the configuration is on loopback; --url names another: {otherwise}", otherwise)
@@ -89,6 +83,18 @@ def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | 
         _say(f"no gateway runs at {address}: {otherwise}", otherwise)
         return None
     return running
+
+
+def client_key(variable: str | None) -> str | None:
+    """The client key that an environment variable holds.  :raises Refused: if it holds none."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise Refused("--client-key-env: there is no such variable, or nothing in it")
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise Refused("--client-key-env: the variable holds a character that cannot be in a client key")
+    return key
 
 
 def _say(line: str, otherwise: str | None) -> None:

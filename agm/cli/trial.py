@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agm.cli.files import Refused
+from agm.cli.files import Refused, usable
 from agm.cli.running import printable
-from agm.config import Config, find, load
+from agm.config import Config, ConfigError, find
 
 if TYPE_CHECKING:
     from agm.trial import Trial
 
 __all__ = ["run_test"]
-
-#: Seconds to wait for an upstream's answer: a count takes a moment.
-PATIENCE = 30.0
 
 
 def run_test(args: argparse.Namespace) -> int:
@@ -33,7 +30,12 @@ def run_test(args: argparse.Namespace) -> int:
     path = find(args.config, os.environ)
     if path is None:
         raise Refused("there is no configuration, and no account; `agm account add NAME` adds one")
-    trials = _trials(load(path, environ=os.environ), args.name, args.model)
+    config, unset = usable(path, os.environ)
+    chosen = [number for number, entry in enumerate(config.accounts) if args.all or entry.name == args.name]
+    # what others need to be set is nothing to those that are tried
+    if own := [it for it in unset if any(it.key.startswith(f"accounts[{number}].") for number in chosen)]:
+        raise ConfigError(own)
+    trials = _trials(config, args.name, args.model)
     if args.json:
         print(json.dumps([{"ok": trial.ok, **attrs.asdict(trial)} for trial in trials], indent=2, ensure_ascii=False))
     else:
@@ -61,20 +63,14 @@ def _lines(trial: "Trial") -> Sequence[str]:
 def _trials(config: Config, name: str | None, model: str | None) -> list["Trial"]:
     from agm.cli.reactor import run_in_reactor
     from agm.tap import make_gateway
-    from agm.trial import try_account
+    from agm.trial import for_trials, try_account
 
     disabled = [entry.name for entry in config.accounts if not entry.enabled]
     if name in disabled:
         raise Refused(f"{name} is disabled; `agm account enable {name}` lets it be tried")
-    config = attrs.evolve(
-        config,
-        path=None,  # nothing that is learned here is to be remembered
-        timeouts=attrs.evolve(config.timeouts, first_byte=min(config.timeouts.first_byte, PATIENCE)),
-        pool=attrs.evolve(config.pool, max_wait=0.0),
-    )
 
     async def trials(reactor: Any) -> list["Trial"]:
-        gateway = make_gateway(reactor, config, "off")
+        gateway = make_gateway(reactor, for_trials(config), "off")
         await gateway.start()
         try:
             accounts = gateway.pool.accounts

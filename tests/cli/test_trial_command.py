@@ -139,6 +139,22 @@ async def test_what_cannot_be_tried_is_said(agm_test: Run, emulator: RunningEmul
     assert emulator.log == ()
 
 
+@pytest_twisted.ensureDeferred
+async def test_only_what_is_tried_needs_its_variable(agm_test: Run, emulator: RunningEmulator) -> None:
+    """What another account, or a client key, refers to need not be set where the command runs."""
+    text = emulator.account("work") + (
+        f'[[accounts]]\nname = "other"\nkind = "api-key"\napi_key_env = "NOT_SET"\nendpoints = ["{emulator.url}"]\n'
+        '[[auth.keys]]\nname = "laptop"\nkey_env = "NOT_SET_EITHER"\n'
+    )
+    command = await agm_test(text, "work")
+    assert (command.status, command.messages) == (0, "")
+    for arguments in (["other"], ["--all"]):
+        command = await agm_test(text, *arguments)
+        assert (command.status, command.out) == (1, b"")
+        assert "the environment variable NOT_SET is not set" in command.messages
+        assert "NOT_SET_EITHER" not in command.messages
+
+
 @pytest.mark.parametrize(
     ("patterns", "model"),
     [
