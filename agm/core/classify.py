@@ -58,6 +58,8 @@ class Verdict:
     delay: float | None = None
 
 
+#: Characters of a stated delay; what is longer is none, and is not looked at.
+MAX_STATED = 64
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ns|us|µs|μs|ms|h|m|s))")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: What Google says of a file or a cached content that the account does not have, whether or not it exists.
@@ -80,7 +82,7 @@ def parse_duration(value: object) -> float | None:
         elif isinstance(value, Mapping) and value.keys() & {"seconds", "nanos"}:
             whole, nanos = (0 if value.get(name) is None else value[name] for name in ("seconds", "nanos"))
             seconds = float(whole) + float(nanos) / 1e9
-        elif isinstance(value, str):
+        elif isinstance(value, str) and len(value) <= MAX_STATED:
             parts = _DURATION.findall(value)
             if parts and "".join(number + unit for number, unit in parts) == value.strip():
                 seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -94,6 +96,8 @@ def parse_duration(value: object) -> float | None:
 def parse_retry_after(value: str, now: float) -> float | None:
     """Seconds from a ``Retry-After`` header: a number or an HTTP date; `now` is in seconds since the epoch."""
     value = value.strip()
+    if len(value) > MAX_STATED:
+        return None
     if value.isascii() and value.isdigit() and len(value) < 12:
         return float(value)
     try:

@@ -36,10 +36,11 @@ _PATH = re.compile(
     rb"(?P<rest>(?:%b)(?:[/:?].*|%%3[aA].*)?|models/.+)" % _ALL.encode("ascii"),
     re.DOTALL,
 )
+#: Behind ``models/``, once or more often; these are looked for in what is not longer than a name may be.
 _MODEL_CALL = re.compile(
-    r"(?:models/)+(?P<model>.+):(?P<method>batchGenerateContent|asyncBatchEmbedContent|predictLongRunning)", re.DOTALL
+    r"(?P<model>.+):(?P<method>batchGenerateContent|asyncBatchEmbedContent|predictLongRunning)", re.DOTALL
 )
-_OPERATION = re.compile(r"(?:models/)+.+?/operations(?:/[^/:]+(?::[A-Za-z]+)?)?")
+_OPERATION = re.compile(r".+?/operations(?:/[^/:]+(?::[A-Za-z]+)?)?")
 _NOT_IN_A_NAME = re.compile(r"[\x00-\x20\x7f\\?#]")
 _VERB = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 #: Characters that stand unescaped in a path.
@@ -144,12 +145,15 @@ def parse(path: bytes, http_method: str) -> OwnedTarget | None:
 
 
 def _of_models(version: str, rest: str, http_method: str) -> OwnedTarget | None:
-    call = _MODEL_CALL.fullmatch(rest) if http_method == "POST" else None
-    operation = _OPERATION.fullmatch(rest) if call is None else None
+    named = bare_model(rest)
+    if len(named) > MAX_NAME + MAX_MODEL:
+        return None  # no model's name is as long, and its call is refused
+    call = _MODEL_CALL.fullmatch(named) if http_method == "POST" else None
+    operation = _OPERATION.fullmatch(named) if call is None else None
     if call is None and operation is None:
         return None
-    _check(rest)
-    bare = f"models/{bare_model(rest)}"
+    _check(named)
+    bare = f"models/{named}"
     path = f"/{version}/{quote(bare, safe=_SAFE)}"
     if call is not None:
         return OwnedTarget(version, "models", None, call["method"], call["model"], "", path)
