@@ -6,9 +6,11 @@ key back: the key has the entropy of 24 random bytes, so its digest needs no sal
 """
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -17,11 +19,21 @@ from typing import Any
 from agm.cli import files
 from agm.cli.account import DiscreetParser, columns
 from agm.cli.files import Refused
+from agm.cli.running import add_options, find_running
 from agm.config import find
 
 __all__ = ["add_parser", "run"]
 
 _AT = ("auth", "keys")
+#: The limits of a key, and how a person reads them.
+_LIMITS = {
+    "requests_per_minute": "requests/min",
+    "requests_per_day": "requests/day",
+    "tokens_per_minute": "tokens/min",
+    "tokens_per_day": "tokens/day",
+}
+_SPAN = re.compile(r"([1-9][0-9]{0,5})([hdw])")
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -29,13 +41,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser("key", help="create, list and revoke client keys")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=DiscreetParser)
 
-    def action(name: str, does: Callable[[argparse.Namespace], int], what: str, example: str) -> DiscreetParser:
+    def action(
+        name: str, does: Callable[[argparse.Namespace], int], what: str, example: str, *, asks: bool = False
+    ) -> DiscreetParser:
         parser = actions.add_parser(
             name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example:\n{example}"
         )
-        parser.add_argument(
-            "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
-        )
+        if asks:
+            add_options(parser)
+        else:
+            parser.add_argument(
+                "--config",
+                metavar="FILE",
+                help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder",
+            )
         parser.set_defaults(run=run, does=does)
         return parser
 
@@ -43,15 +62,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "create",
         _create,
         "make a key for a client, and print it this one time",
-        '  agm key create laptop --model "gemini-*" --requests-per-minute 60',
+        '  agm key create laptop --model "gemini-*" --requests-per-minute 60\n'
+        "  agm key create intern --tokens-per-day 2000000 --expires 30d",
     )
     create.add_argument("name", metavar="NAME", help="what logs and limits call the key")
     create.add_argument(
         "--model", metavar="PATTERN", action="append", help="the models that it may use; repeatable; default: all"
     )
-    create.add_argument("--requests-per-minute", metavar="N", type=int, help="default: no limit")
-    listed = action("list", _list, "show the client keys by name", "  agm key list --json")
-    listed.add_argument("--json", action="store_true", help="as a JSON array")
+    for limit in _LIMITS:
+        create.add_argument(f"--{limit.replace('_', '-')}", metavar="N", type=int, help="default: no limit")
+    create.add_argument(
+        "--expires",
+        metavar="WHEN",
+        help="30d, 12h or 2w from now; a date, whose day still counts; or 2027-01-31T18:00Z; default: never",
+    )
+    action(
+        "list",
+        _list,
+        "show the client keys by name, and what was used today where the gateway runs",
+        "  agm key list --json",
+        asks=True,
+    )
     revoke = action("revoke", _revoke, "remove a client key: it is not let in any more", "  agm key revoke laptop")
     revoke.add_argument("name", metavar="NAME", help="the key's name, not the key")
 
@@ -71,8 +102,11 @@ def _create(args: argparse.Namespace) -> int:
     table: dict[str, object] = {"name": args.name, "key_sha256": hashlib.sha256(key.encode("ascii")).hexdigest()}
     if args.model:
         table["models"] = args.model
-    if args.requests_per_minute is not None:
-        table["requests_per_minute"] = args.requests_per_minute
+    for limit in _LIMITS:
+        if getattr(args, limit) is not None:
+            table[limit] = getattr(args, limit)
+    if args.expires is not None:
+        table["expires"] = moment(args.expires, datetime.datetime.now(datetime.UTC))
 
     def change(text: str) -> str:
         if any(each.get("name") == args.name for each in files.tables(text, _AT)):
@@ -85,29 +119,88 @@ def _create(args: argparse.Namespace) -> int:
     return 0
 
 
+def moment(text: str, now: datetime.datetime) -> datetime.date:
+    """
+    When a key expires, as a person says it; a time is to the second, and has its offset.
+
+    :raises Refused: if it cannot be understood, or is over.
+    """
+    found: datetime.date
+    try:
+        if span := _SPAN.fullmatch(text):
+            found = now.replace(microsecond=0) + datetime.timedelta(**{_UNITS[span[2]]: int(span[1])})
+        elif re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            found = datetime.date.fromisoformat(text)
+        else:
+            found = datetime.datetime.fromisoformat(text)
+            if found.tzinfo is None:
+                found = found.replace(tzinfo=datetime.UTC)
+    except (ValueError, OverflowError):
+        raise Refused("--expires: write 30d, 12h or 2w, a date like 2027-01-31, or 2027-01-31T18:00Z") from None
+    over = found <= now if isinstance(found, datetime.datetime) else found < now.date()
+    if over:
+        raise Refused(f"--expires: {text} is over already")
+    return found
+
+
 def _list(args: argparse.Namespace) -> int:
     path = find(args.config, os.environ)
     text = "" if path is None else files.read(path)
     if path is not None:
         files.check(text, path, os.environ)
     keys = [_described(table) for table in files.tables(text, _AT)]
+    used = _used_today(args) if keys else None
     if args.json:
-        print(json.dumps(keys, indent=2, ensure_ascii=False))
+        today = [{} if used is None else {"today": used.get(str(key["name"]))} for key in keys]
+        print(
+            json.dumps([{**key, **more} for key, more in zip(keys, today, strict=True)], indent=2, ensure_ascii=False)
+        )
     elif not keys:
         print("no client keys; `agm key create NAME` makes one", file=sys.stderr)
     else:
-        print(columns(keys))
+        print(columns([_row(key, used) for key in keys]))
     return 0
+
+
+def _used_today(args: argparse.Namespace) -> Mapping[str, Mapping[str, int]] | None:
+    """What each key has used today, by name; None where no gateway tells it."""
+    running = find_running(args, None)
+    if running is None:
+        return None
+    try:
+        return {key["name"]: key["today"] for key in running.ask("/_agm/keys")["client_keys"]}
+    except Refused as refusal:
+        print(f"the running gateway does not tell what was used: {refusal}", file=sys.stderr)
+        return None
 
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:
     """What may be shown of a key's table, which is known to be good."""
+    expires = table.get("expires")
     return {
         "name": table["name"],
         "source": next(source for source in ("key", "key_env", "key_sha256") if source in table),
         "models": table.get("models", []),
-        "requests_per_minute": table.get("requests_per_minute"),
+        **{limit: table.get(limit) for limit in _LIMITS},
+        "expires": None if expires is None else expires.isoformat().replace("+00:00", "Z"),
     }
+
+
+def _row(key: Mapping[str, object], used: Mapping[str, Mapping[str, int]] | None) -> dict[str, object]:
+    """The same for a table that fits a terminal."""
+    limits = [f"{key[limit]} {words}" for limit, words in _LIMITS.items() if key[limit] is not None]
+    row = {
+        "name": key["name"],
+        "source": key["source"],
+        "models": key["models"],
+        "limits": ", ".join(limits) or None,
+        "expires": key["expires"],
+    }
+    if used is None:
+        return row
+    today = used.get(str(key["name"]))
+    told = "not in the running gateway" if today is None else f"{today['requests']} requests, {today['tokens']} tokens"
+    return {**row, "today": told}
 
 
 def _revoke(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ overdrawn by is waited off, so that the limit holds on average; what a day was o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -89,10 +90,11 @@ class Exceeded:
         thing, _, span = self.name.partition("_per_")
         may = f"may {'make' if thing == 'requests' else 'use'} {self.limit} {thing} per {span}"
         anew = " A day begins at midnight UTC." if span == "day" else ""
+        wait = math.ceil(round(self.wait * 1000, 6)) / 1000  # not a moment less than is needed
         return TooManyRequests(
-            f"This client key {may}.{anew} Please retry in {self.wait:.3f}s.",
+            f"This client key {may}.{anew} Please retry in {wait:.3f}s.",
             reason="CLIENT_KEY_LIMIT",
-            retry_after=self.wait,
+            retry_after=wait,
             details=[
                 {
                     "@type": "type.googleapis.com/google.rpc.QuotaFailure",

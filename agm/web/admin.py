@@ -11,10 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import msgspec
 from twisted.internet.address import UNIXAddress
 from twisted.web.resource import IResource, Resource
 
+from agm.core.clientkeys import ClientKey
 from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest
 from agm.core.pool import Cause, Remembered
 from agm.core.request import Account
@@ -230,6 +232,26 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
     }
 
 
+class Keys(AdminResource):
+    """``GET /_agm/keys``: the limits of each client key, and what it has used of them today."""
+
+    async def respond_to_admin(self, visit: Visit) -> None:
+        self.tell(visit, {"client_keys": [describe_key(self.gateway, key) for key in self.gateway.client_keys]})
+
+
+def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
+    """A client key's name, limits and use since midnight UTC, as a JSON document."""
+    requests, tokens = gateway.allowances.today(key.name)
+    return {
+        "name": key.name,
+        "models": list(key.models),
+        **attrs.asdict(key.limits),
+        "expires": key.expires,
+        "admin": key.admin,
+        "today": {"requests": requests, "tokens": tokens},
+    }
+
+
 #: How a person reads the cause of a rest.
 _STATES = {Cause.RESTING.name: "resting", Cause.DISABLED.name: "disabled", Cause.MODEL.name: "lacks the model"}
 
@@ -245,6 +267,7 @@ class AdminRoot(Resource):
         self.putChild(b"accounts", Accounts(gateway, access))
         self.putChild(b"events", Events(gateway, access))
         self.putChild(b"explain", Explain(gateway, access))
+        self.putChild(b"keys", Keys(gateway, access))
         self.putChild(b"plugins", Plugins(gateway, access))
         self.putChild(b"status", Status(gateway, access))
 

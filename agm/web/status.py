@@ -21,10 +21,11 @@ from zope.interface import implementer
 
 from agm import __version__
 from agm.core.breaker import origin
+from agm.core.clientkeys import ClientKey
 from agm.core.errors import Unavailable
 from agm.gateway import Gateway
 from agm.web.access import Access
-from agm.web.admin import AdminResource, describe_accounts, describe_plugins
+from agm.web.admin import AdminResource, describe_accounts, describe_key, describe_plugins
 from agm.web.resources import Visit
 from agm.web.site import GatewayRequestOnWire
 
@@ -131,18 +132,11 @@ def _describe_keys(gateway: Gateway) -> list[dict[str, Any]]:
     """Client keys by their names: those that are known, then those that were used without being in a list."""
     use = dict(gateway.live.key_use())
     unused = {"requests": 0, "errors": 0, "prompt_tokens": 0, "output_tokens": 0, "last_used": None}
-    described = [
-        {
-            "name": key.name,
-            "models": list(key.models),
-            "requests_per_minute": key.requests_per_minute,
-            "admin": key.admin,
-            **use.pop(key.name, unused),
-        }
-        for key in gateway.client_keys
+    described = [{**describe_key(gateway, key), **use.pop(key.name, unused)} for key in gateway.client_keys]
+    others = [
+        {**describe_key(gateway, ClientKey(name or "", "")), "name": name, **counts} for name, counts in use.items()
     ]
-    unlisted: dict[str, Any] = {"models": [], "requests_per_minute": None, "admin": False}
-    return [*described, *({"name": name, **unlisted, **counts} for name, counts in use.items())]
+    return [*described, *others]
 
 
 def _describe_plugins(gateway: Gateway) -> dict[str, Any]:

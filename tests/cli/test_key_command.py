@@ -8,13 +8,19 @@ import re
 import stat
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from processes import run
+import pytest_twisted
+from commands import Command
+from processes import environment, run
 
 from agm.cli import main
+from agm.cli.files import Refused
+from agm.cli.key import moment
 from agm.config import load
+from agm.testing import GatewayFactory, RunningEmulator
 
 
 @pytest.fixture(autouse=True)
@@ -85,17 +91,103 @@ def test_the_list_names_keys_and_limits(file: Path, capsys: pytest.CaptureFixtur
     file.parent.mkdir()
     file.write_text(
         '[[auth.keys]]\nname = "a"\nkey = "canary"\nmodels = ["gemini-*"]\nrequests_per_minute = 6\n'
-        '[[auth.keys]]\nname = "b"\nkey_env = "NOT_SET_ANYWHERE"\n'
+        "tokens_per_day = 5000\nexpires = 2099-01-31\n"
+        '[[auth.keys]]\nname = "b"\nkey_env = "NOT_SET_ANYWHERE"\nexpires = 2099-01-31T18:00:00Z\n'
     )
-    assert main(["key", "list"]) == 0
-    assert capsys.readouterr().out == (
-        "NAME  SOURCE   MODELS    REQUESTS PER MINUTE\na     key      gemini-*  6\nb     key_env  -         -\n"
-    )
-    assert main(["key", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [
-        {"name": "a", "source": "key", "models": ["gemini-*"], "requests_per_minute": 6},
-        {"name": "b", "source": "key_env", "models": [], "requests_per_minute": None},
+    assert main(["key", "list", "--offline"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME  SOURCE   MODELS    LIMITS                           EXPIRES",
+        "a     key      gemini-*  6 requests/min, 5000 tokens/day  2099-01-31",
+        "b     key_env  -         -                                2099-01-31T18:00:00Z",
     ]
+    assert main(["key", "list", "--json", "--offline"]) == 0
+    none = dict.fromkeys(["requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"])
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "name": "a",
+            "source": "key",
+            "models": ["gemini-*"],
+            **none,
+            "requests_per_minute": 6,
+            "tokens_per_day": 5000,
+            "expires": "2099-01-31",
+        },
+        {"name": "b", "source": "key_env", "models": [], **none, "expires": "2099-01-31T18:00:00Z"},
+    ]
+
+
+def test_every_limit_can_be_given(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And is in the configuration as it was given."""
+    limits = ["--requests-per-minute", "1", "--requests-per-day", "2", "--tokens-per-minute", "3"]
+    assert main(["key", "create", "a", *limits, "--tokens-per-day", "4", "--expires", "2099-01-31"]) == 0
+    assert main(["key", "create", "b", "--expires", "2099-01-31T18:00+01:00"]) == 0
+    first, second = load(file, environ={}).auth.keys
+    assert (first.requests_per_minute, first.requests_per_day) == (1, 2)
+    assert (first.tokens_per_minute, first.tokens_per_day) == (3, 4)
+    assert first.expires == datetime(2099, 2, 1, tzinfo=UTC).timestamp()
+    assert second.expires == datetime(2099, 1, 31, 17, tzinfo=UTC).timestamp()
+
+
+NOW = datetime(2030, 6, 15, 12, 30, 15, 999, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("30d", "2030-07-15T12:30:15+00:00"),
+        ("12h", "2030-06-16T00:30:15+00:00"),
+        ("2w", "2030-06-29T12:30:15+00:00"),
+        ("2030-06-15", "2030-06-15"),
+        ("2030-06-15T18:00", "2030-06-15T18:00:00+00:00"),
+        ("2030-06-15 18:00:00-03:00", "2030-06-15T18:00:00-03:00"),
+    ],
+)
+def test_an_expiry_is_a_span_a_date_or_a_time(text: str, meant: str) -> None:
+    """A span counts from now, a date's day still counts."""
+    assert moment(text, NOW).isoformat() == meant
+
+
+@pytest.mark.parametrize("text", ["", "d", "0d", "30", "30m", "tomorrow", "2030-13-01", "999999w", "2030-6-15"])
+def test_an_expiry_that_cannot_be_understood_is_refused(text: str) -> None:
+    """With all the ways to write it."""
+    with pytest.raises(Refused, match="write 30d, 12h or 2w, a date like 2027-01-31, or 2027-01-31T18:00Z"):
+        moment(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["2030-06-14", "2030-06-15T12:30:15Z"])
+def test_a_key_cannot_be_made_that_has_expired_already(text: str) -> None:
+    """It would let nobody in."""
+    with pytest.raises(Refused, match=f"{text} is over already"):
+        moment(text, NOW)
+
+
+def put(file: Path, text: str) -> None:
+    """Write a configuration into a folder that is not there yet."""
+    file.parent.mkdir()
+    file.write_text(text)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_list_tells_what_was_used_today_where_the_gateway_runs(
+    gateway: GatewayFactory, emulator: RunningEmulator, file: Path, tmp_path: Path
+) -> None:
+    """Of the keys that it knows; the others are in the configuration only."""
+    key = '[[auth.keys]]\nname = "a"\nkey = "canary"\n'
+    running = await gateway(emulator.account() + key)
+    answer = await running.ask(key="canary")
+    tokens = answer.json["usageMetadata"]["totalTokenCount"]
+    put(file, key + '[[auth.keys]]\nname = "new"\nkey = "later"\n')
+    env = environment(tmp_path, XDG_CONFIG_HOME=str(tmp_path))
+    listed = Command.start("key", "list", "--url", running.url, env=env, folder=tmp_path)
+    await listed.ended()
+    assert listed.out.decode().splitlines() == [
+        "NAME  SOURCE  MODELS  LIMITS  EXPIRES  TODAY",
+        f"a     key     -       -       -        1 requests, {tokens} tokens",
+        "new   key     -       -       -        not in the running gateway",
+    ]
+    listed = Command.start("key", "list", "--json", "--url", running.url, env=env, folder=tmp_path)
+    await listed.ended()
+    assert [each["today"] for each in json.loads(listed.out)] == [{"requests": 1, "tokens": tokens}, None]
 
 
 def test_an_empty_list_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
