@@ -14,6 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from agm.config import Config, Secret
+from agm.core.network import Proxy
 from agm.upstream.credentials import ApiKey, Credential, GoogleCredential, Headers, StaticToken
 
 __all__ = ["overheard", "secrets_of"]
@@ -43,6 +44,8 @@ def _within(value: object) -> Iterator[str]:
     kind: Any = type(value)
     if isinstance(value, Secret):
         yield value.reveal()
+    elif isinstance(value, Proxy):
+        yield from value.secrets
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _within(item)

@@ -40,6 +40,14 @@ class Proxy:
     def __str__(self) -> str:
         return f"{self.scheme}://{authority(self.host, self.port)}"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be seen: the password, and it with the user as they go on the wire."""
+        if self.authorization is None:
+            return ()
+        encoded = self.authorization.removeprefix("Basic ")
+        return encoded, base64.b64decode(encoded).partition(b":")[2].decode("utf-8", "replace")
+
     @classmethod
     def parse(cls, url: str) -> Proxy:
         """

@@ -340,7 +340,7 @@ async def test_header_lines_are_bounded_in_number(count: int) -> None:
     else:
         with pytest.raises(UpstreamFailed, match="1000 header lines") as caught:
             await asking
-        assert caught.value.reason == "PROTOCOL_ERROR"
+        assert caught.value.reason == "BROKEN_ANSWER"
         await wire.closed()
     await client.close()
     await upstream.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from agm import config as configuration
 from agm.config import Config, ConfigError, UpstreamConfig
 from agm.core.network import Authorities, Network, Proxy
 from agm.reload import needs_restart
+from agm.secrecy import secrets_of
 from agm.testing import GatewayFactory, parse_config
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
@@ -138,6 +140,7 @@ def test_a_password_in_the_file_is_a_secret_like_any_other(tmp_path: Path) -> No
     assert PASSWORD not in repr(config)
     assert "bWU6" not in repr(config), "nor in the form that goes on the wire"
     assert any("chmod 600" in warning for warning in config.warnings)
+    assert {PASSWORD, b64encode(f"me:{PASSWORD}".encode()).decode()} <= set(secrets_of(config)), "what logs are kept from"
 
 
 def test_a_reload_takes_up_both() -> None:

@@ -154,7 +154,7 @@ async def test_a_handshake_that_hangs_is_over_with_the_time_for_connecting() -> 
     server = ScriptedUpstream()
     with pytest.raises(UpstreamFailed) as caught:
         await ask(client(timeout=0.3), server.url.replace("http://127.0.0.1", "https://localhost"))
-    assert caught.value.reason == "CONNECT_FAILED"
+    assert caught.value.reason == "CONNECT_TIMEOUT"
     await server.connections[0].closed()
     assert b"canary" not in server.connections[0].received
     await server.stop()
