@@ -140,7 +140,9 @@ def test_a_password_in_the_file_is_a_secret_like_any_other(tmp_path: Path) -> No
     assert PASSWORD not in repr(config)
     assert "bWU6" not in repr(config), "nor in the form that goes on the wire"
     assert any("chmod 600" in warning for warning in config.warnings)
-    assert {PASSWORD, b64encode(f"me:{PASSWORD}".encode()).decode()} <= set(secrets_of(config)), "what logs are kept from"
+    assert {PASSWORD, b64encode(f"me:{PASSWORD}".encode()).decode()} <= set(secrets_of(config)), (
+        "what logs are kept from"
+    )
 
 
 def test_a_reload_takes_up_both() -> None:
