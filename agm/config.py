@@ -45,6 +45,7 @@ __all__ = [
     "PluginsConfig",
     "PoolConfig",
     "Problem",
+    "RequestLogConfig",
     "Secret",
     "TimeoutsConfig",
     "UpstreamConfig",
@@ -357,6 +358,14 @@ def _size(value: object, place: _Place) -> int:
         raise _RefusedError(f'{_shown(value)} is not a size: write bytes, or a whole number and a unit like "100MiB"')
     if not 1 <= size <= _LARGEST:
         raise _RefusedError(f"{_shown(value)} is not between 1 byte and 1024GiB")
+    return size
+
+
+def _log_size(value: object, place: _Place) -> int:
+    """A number of bytes that a database can do with."""
+    size = _size(value, place)
+    if size < 2**20:
+        raise _RefusedError(f"{_shown(value)} is less than 1MiB; enabled = false is for none at all")
     return size
 
 
@@ -1259,6 +1268,25 @@ class OtelConfig:
     accounts: bool = setting(_boolean, False)
 
 
+# -- [request_log] -----------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class RequestLogConfig:
+    """
+    Which requests are remembered, and where.
+
+    ``path`` of ``None`` is the place that belongs to the configuration; ``max_days`` and ``max_size``, in bytes, bound
+    the file; ``max_body``, in bytes, is how much is kept of each body while a person has bodies kept.
+    """
+
+    enabled: bool = setting(_boolean, True)
+    path: Path | None = setting(_file)
+    max_days: int = setting(_whole(1, 36_500), 30)
+    max_size: int = setting(_log_size, 200 * 2**20)
+    max_body: int = setting(_size, 64 * 2**10)
+
+
 # -- [plugins] ---------------------------------------------------------------------------------------
 
 
@@ -1322,6 +1350,7 @@ class Config:
     log: LogConfig = setting(_table(LogConfig), LogConfig(), inside=LogConfig)
     metrics: MetricsConfig = setting(_metrics, MetricsConfig(), inside=_MetricsTable)
     otel: OtelConfig = setting(_table(OtelConfig), OtelConfig(), inside=OtelConfig)
+    request_log: RequestLogConfig = setting(_table(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
     plugins: PluginsConfig = setting(_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
 

@@ -50,7 +50,7 @@ from agm.core.request import (
     ModelChoice,
     UpstreamRequest,
 )
-from agm.core.usage import UsageWatch
+from agm.core.usage import KeepingWatch, UsageWatch
 from agm.plugins import HookFailed
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
 from agm.upstream.codeassist import NoProject, NotTold, Refused
@@ -467,7 +467,11 @@ class Attempts:
             return self._classified(answer.status, body, answer.header("retry-after"), account)
         passing = self._filter(wrapped)
         method = self.request.method
-        watch = None if method == "countTokens" else UsageWatch(embeds=method == "predict")
+        watch: UsageWatch | None = None
+        if self.gateway.kept_answers:
+            watch = KeepingWatch(self.gateway.kept_answers, embeds=method == "predict")
+        elif method != "countTokens":  # it uses none
+            watch = UsageWatch(embeds=method == "predict")
         flow = UpstreamBody(passing, self.gateway.deadlines, limits.idle, watch)
         answer.deliver(flow)
         timed_out = False

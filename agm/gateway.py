@@ -36,6 +36,7 @@ from agm.keycounts import KeyCounts, path_beside
 from agm.live import Live
 from agm.metrics import Metrics
 from agm.plugins import HookFailed, Hooks
+from agm.requestlog import RequestLog
 from agm.secrecy import overheard, secrets_of
 from agm.state import PoolState
 from agm.upstream.accounts import AccountSource
@@ -78,6 +79,8 @@ class Gateway:
     live: Live = attrs.field(init=False)
     #: Which account has a file, a cached content or the like.
     ownership: Ownership = attrs.field(init=False, factory=KnownOwners)
+    #: Where requests are remembered; None for nowhere.
+    request_log: RequestLog | None = attrs.field(init=False, default=None)
     #: Of each account, the last attempt that failed through no fault of its request.
     last_failures: dict[str, AttemptRecord] = attrs.field(init=False, factory=dict)
     _sources: dict[str, AccountSource] = attrs.field(init=False, factory=dict)
@@ -108,6 +111,9 @@ class Gateway:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
         self.metrics.start()
+        if self.request_log is not None:
+            self.request_log.start()
+            self.live.told = self.request_log.note
         if self.state_path is not None:
             owners = self.ownership if isinstance(self.ownership, KnownOwners) else None
             self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall, owners=owners)
@@ -127,6 +133,8 @@ class Gateway:
         if self._counts is not None:
             await self._counts.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
+        if self.request_log is not None:
+            await self.request_log.stop()
 
     async def reload(self, config: Config) -> None:
         """
@@ -191,6 +199,11 @@ class Gateway:
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}
+
+    @property
+    def kept_answers(self) -> int:
+        """How many bytes of each answer are kept for the request log."""
+        return 0 if self.request_log is None else self.request_log.kept_answers
 
     @property
     def awaits_accounts(self) -> bool:

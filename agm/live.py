@@ -77,7 +77,18 @@ class Relaying(Protocol):
 class Underway:
     """A request that has begun and not ended."""
 
-    __slots__ = ("asking", "attempts", "began", "counted", "counted_at", "error", "relay", "stream")
+    __slots__ = (
+        "answer",
+        "answer_size",
+        "asking",
+        "attempts",
+        "began",
+        "counted",
+        "counted_at",
+        "error",
+        "relay",
+        "stream",
+    )
 
     def __init__(self, asking: Asking, began: float) -> None:
         self.asking = asking
@@ -92,6 +103,9 @@ class Underway:
         #: Bytes of the answer that are in the counts, and when they were put there.
         self.counted = 0
         self.counted_at = began
+        #: The start of what the upstream answered, and how much that was in all, where answers are being kept.
+        self.answer: bytes | None = None
+        self.answer_size: int | None = None
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -116,6 +130,10 @@ class Finished(msgspec.Struct, frozen=True):
     #: The gateway's own error that ended it.
     reason: str | None
     message: str | None
+    #: The account whose answer the client got.
+    account: str | None
+    #: Bytes of the request's body.
+    received: int
     #: Of a request that failed: how many accounts were ready and not asked; the most attempts that it could have had.
     ready: int
     most: int
@@ -162,6 +180,7 @@ class Live:
     :ivar started: when it began, in seconds since the epoch: second 0 of the counts.
     :ivar listening: the addresses that are listened on.
     :ivar ended: how many requests have ended.
+    :ivar told: is called with each request that has ended.
     """
 
     def __init__(self, pool: Pool, clock: Callable[[], float], wall: Callable[[], float]) -> None:
@@ -178,6 +197,7 @@ class Live:
         self._streams = 0
         self.finished: deque[Finished] = deque(maxlen=FINISHED)
         self.ended = 0
+        self.told: Callable[[Finished, Underway, RequestRecord], object] | None = None
         self._errors = self._prompt = self._output = self._total_sent = 0
         self._keys: OrderedDict[str | None, _Use] = OrderedDict()
         self._accounts: OrderedDict[str, _Tries] = OrderedDict()
@@ -252,30 +272,33 @@ class Live:
                 tries.failed += 1
         self.ended += 1
         error = underway.error if isinstance(underway.error, GatewayError) else None
-        self.finished.append(
-            Finished(
-                request.id,
-                record.started,
-                request.client_key,
-                request.headers.get("user-agent", "")[:MAX_TEXT],
-                request.method,
-                request.framing,
-                request.asked_model[:MAX_TEXT],
-                request.model[:MAX_TEXT],
-                record.status,
-                record.outcome,
-                record.first_byte,
-                record.ended,
-                record.sent,
-                attempts,
-                usage,
-                record.finish_reason,
-                None if error is None else error.error_reason,
-                None if error is None else error.message[:MAX_MESSAGE],
-                self._not_asked(request, attempts) if failed else 0,
-                most,
-            )
+        finished = Finished(
+            request.id,
+            record.started,
+            request.client_key,
+            request.headers.get("user-agent", "")[:MAX_TEXT],
+            request.method,
+            request.framing,
+            request.asked_model[:MAX_TEXT],
+            request.model[:MAX_TEXT],
+            record.status,
+            record.outcome,
+            record.first_byte,
+            record.ended,
+            record.sent,
+            attempts,
+            usage,
+            record.finish_reason,
+            None if error is None else error.error_reason,
+            None if error is None else error.message[:MAX_MESSAGE],
+            record.account,
+            len(request.body.raw),
+            self._not_asked(request, attempts) if failed else 0,
+            most,
         )
+        self.finished.append(finished)
+        if self.told is not None:
+            self.told(finished, underway, record)
 
     def _not_asked(self, request: GatewayRequest, attempts: Sequence[AttemptRecord]) -> int:
         return len(self._pool.candidates(request.model, request.method, {attempt.account for attempt in attempts}))

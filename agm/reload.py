@@ -149,6 +149,11 @@ def needs_restart(before: Config, after: Config) -> list[str]:
         f"plugins.{name}" for name in ("load", "path") if getattr(before.plugins, name) != getattr(after.plugins, name)
     ]
     found += [f"log.{name}" for name in ("format", "level") if getattr(before.log, name) != getattr(after.log, name)]
+    found += [
+        f"request_log.{name}"
+        for name in ("enabled", "path")
+        if getattr(before.request_log, name) != getattr(after.request_log, name)
+    ]
     if before.pool.state != after.pool.state:
         found.append("pool.state")
     if before.auth.mode != after.auth.mode:

@@ -30,7 +30,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from agm import config as configuration
-from agm import descriptors, state
+from agm import descriptors, logfile, state
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.core.redact import Redactor
 from agm.gateway import Gateway
@@ -38,6 +38,7 @@ from agm.logs import FORMATS, observer
 from agm.notify import ServiceManager
 from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
 from agm.reload import ConfigWatch, keeping
+from agm.requestlog import RequestLog
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials import Refresher
 from agm.web.access import Access, is_loopback
@@ -459,6 +460,11 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         config = adapt(config)
     gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
     gateway.state_path = None if options["demo"] else state.path_of(config)
+    log_path = None if options["demo"] and config.request_log.path is None else logfile.path_of(config)
+    if log_path is not None:
+        gateway.request_log = RequestLog(
+            reactor, log_path, lambda: gateway.config.request_log, gateway.wall, redact=gateway.redactor.text
+        )
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
     site = make_site(gateway, access)

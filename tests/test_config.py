@@ -64,6 +64,35 @@ def refused_account(lines: str, environ: Mapping[str, str] | None = None) -> lis
     ]
 
 
+# -- The request log ----------------------------------------------------------------------------------
+
+
+def test_requests_are_remembered_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    """For a month, in a file of a bounded size; relative paths start at the configuration's folder."""
+    it = parse("", environ={}).request_log
+    assert (it.enabled, it.path, it.max_days, it.max_size, it.max_body) == (True, None, 30, 200 * 2**20, 64 * 2**10)
+    text = '[request_log]\nenabled = false\npath = "log/r.db"\nmax_days = 1\nmax_size = "1MiB"\nmax_body = 10\n'
+    it = parse(text, environ={}, path=tmp_path / "agm.toml").request_log
+    assert (it.enabled, it.path) == (False, tmp_path / "log" / "r.db")
+    assert (it.max_days, it.max_size, it.max_body) == (1, 2**20, 10)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("enabled = 1", "request_log.enabled: expected true or false, not 1"),
+        ("max_days = 0", "request_log.max_days: 0 is not between 1 and 36500"),
+        (
+            'max_size = "999KiB"',
+            "request_log.max_size: '999KiB' is less than 1MiB; enabled = false is for none at all",
+        ),
+        ("days = 3", "request_log.days: unknown key; did you mean 'max_days'?"),
+    ],
+)
+def test_a_request_log_that_cannot_be_kept_is_refused(line: str, expected: str) -> None:
+    assert problem(f"[request_log]\n{line}") == expected
+
+
 # -- The whole file ----------------------------------------------------------------------------------
 
 
@@ -1332,7 +1361,7 @@ def documented() -> Iterator[tuple[str, str, str]]:
     at = None
     for line in DOCUMENT.splitlines():
         if heading := re.fullmatch(r"##+ (.*)", line):
-            table = re.fullmatch(r"`(\[+)([a-z.]+)\]+`", heading[1])
+            table = re.fullmatch(r"`(\[+)([a-z_.]+)\]+`", heading[1])
             at = table and table[2] + ("[]." if table[1] == "[[" else ".")
         elif at and (row := re.fullmatch(r"\| `(\w+)` \| (.*?) \| (.*?) \| (.+) \|", line)):
             yield at + row[1], row[2], row[3]

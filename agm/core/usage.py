@@ -49,6 +49,8 @@ _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
 
 _JSON = json.JSONDecoder()
+#: No count is as large as this; JSON's numbers have no end.
+_MOST = 2**53
 
 #: Bytes that are held before they are looked through.
 HELD = 16 * 1024
@@ -112,6 +114,37 @@ class UsageWatch:
             self._embedded += _embedded(data, settled)
 
 
+class KeepingWatch(UsageWatch):
+    """
+    A watch that also keeps the start of the answer, for a person who asked for that.
+
+    :param most: how many bytes of it.
+    :ivar size: how many bytes there were in all.
+    """
+
+    __slots__ = ("_kept", "_room", "size")
+
+    def __init__(self, most: int, *, embeds: bool = False) -> None:
+        super().__init__(embeds=embeds)
+        self._kept: list[bytes] = []
+        self._room = most
+        self.size = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes, and keep them while there is room."""
+        super().feed(chunk)
+        self.size += len(chunk)
+        if self._room > 0:
+            kept = chunk[: self._room]
+            self._kept.append(kept)
+            self._room -= len(kept)
+
+    @property
+    def kept(self) -> bytes:
+        """The start of the answer."""
+        return b"".join(self._kept)
+
+
 def _last_usage(data: bytes) -> Usage | None:
     """The last one that can be read: a later one may have been cut off."""
     end = len(data)
@@ -143,7 +176,7 @@ def _usage(text: str) -> Usage | None:
 
 def _count(found: dict[str, Any], name: str) -> int:
     value = found.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST else 0
 
 
 def _last_reason(data: bytes, name: bytes, before: int, *, after: int = 0) -> str | None:

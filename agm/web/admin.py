@@ -1,8 +1,9 @@
 """
 What a person asks the running gateway: ``/_agm/explain``, ``/_agm/plugins`` and ``/_agm/accounts``; how it stands as
-a whole is told by :mod:`agm.web.status`.
+a whole is told by :mod:`agm.web.status`, and :mod:`agm.web.log` is about the request log.
 
-Open to this machine, and to client keys with ``admin = true``; nobody else.  Nothing here changes anything.
+Open to this machine, and to client keys with ``admin = true``; nobody else.  Nothing here changes how requests are
+served.
 """
 
 from __future__ import annotations
@@ -260,7 +261,8 @@ class AdminRoot(Resource):
     """Everything below ``/_agm``."""
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
-        from agm.web.status import Events, Status  # they are made of what is above
+        from agm.web.log import Log  # they are made of what is above
+        from agm.web.status import Events, Status
 
         super().__init__()
         self._unknown = Unknown(gateway, access)
@@ -268,6 +270,7 @@ class AdminRoot(Resource):
         self.putChild(b"events", Events(gateway, access))
         self.putChild(b"explain", Explain(gateway, access))
         self.putChild(b"keys", Keys(gateway, access))
+        self.putChild(b"log", Log(gateway, access))
         self.putChild(b"plugins", Plugins(gateway, access))
         self.putChild(b"status", Status(gateway, access))
 

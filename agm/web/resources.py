@@ -34,7 +34,7 @@ from agm.core.errors import (
 )
 from agm.core.inflate import inflate
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
-from agm.core.usage import UsageWatch
+from agm.core.usage import KeepingWatch, UsageWatch
 from agm.exchange import FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
@@ -354,6 +354,8 @@ class Gemini(ApiResource):
                 outcome = "error" if opened.status >= 400 else "ok"
                 sent = len(opened.body)
                 account = attempts.records[-1].account if attempts.records else None
+                if gateway.kept_answers:
+                    underway.answer, underway.answer_size = opened.body[: gateway.kept_answers], sent
                 wire.send(opened.status, list(opened.headers), opened.body)
                 return
             outcome, account, watch = "aborted", opened.account.name, opened.body.watch
@@ -383,6 +385,8 @@ class Gemini(ApiResource):
             raise
         finally:
             usage, finish_reason = (None, None) if watch is None else watch.read()
+            if isinstance(watch, KeepingWatch):
+                underway.answer, underway.answer_size = watch.kept, watch.size
             record = RequestRecord(
                 request=preparation.request,
                 started=preparation.request.received_at,
