@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 #: Seconds after which a test gives up waiting for a process.
 PATIENCE = 30.0
 
-_LISTENING = re.compile(r"listening on (\S+)")
+_LISTENING = re.compile(r'listening on ([^\s"]+)')
 _NOT_INHERITED = re.compile(r"AGM_|GEMINI_|GOOGLE_|CLOUDSDK_")
 
 

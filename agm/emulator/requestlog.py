@@ -8,6 +8,7 @@ forgets the oldest first.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,8 +19,36 @@ MOST_ENTRIES = 10_000
 #: How much of a body is kept, in bytes.
 MOST_BODY = 64 * 1024
 
-_SECRET_HEADERS = frozenset({"x-goog-api-key", "x-api-key", "authorization", "proxy-authorization", "cookie"})
-_SECRET_PARAMETERS = frozenset({"key", "access_token", "upload_id", "code"})
+_SECRET_HEADERS = frozenset(
+    {
+        "x-goog-api-key",
+        "x-api-key",
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "x-goog-iam-authorization-token",
+    }
+)
+_SECRET_PARAMETERS = frozenset(
+    {
+        "key",
+        "$key",
+        "api_key",
+        "access_token",
+        "oauth_token",
+        "upload_id",
+        "code",
+        "refresh_token",
+        "client_secret",
+        "assertion",
+        "subject_token",
+        "token",
+    }
+)
+#: The same in a form, and in an address that a header names.
+_PARAMETER = re.compile(
+    rf"(?P<before>^|[?&])(?P<name>{'|'.join(map(re.escape, sorted(_SECRET_PARAMETERS)))})=(?P<value>[^&#\s]*)"
+)
 
 
 def fingerprint(credential: str) -> str:
@@ -30,7 +59,7 @@ def fingerprint(credential: str) -> str:
 def shown_header(name: str, value: str) -> str:
     """The value of a header without its secret; the scheme of ``Authorization`` stays."""
     if name not in _SECRET_HEADERS:
-        return value
+        return _shown_form(value)
     scheme, space, credential = value.partition(" ")
     return f"{scheme} {fingerprint(credential)}" if space and name.endswith("authorization") else fingerprint(value)
 
@@ -38,6 +67,11 @@ def shown_header(name: str, value: str) -> str:
 def shown_parameter(name: str, value: str) -> str:
     """The value of a query parameter without its secret."""
     return fingerprint(value) if name in _SECRET_PARAMETERS else value
+
+
+def _shown_form(text: str) -> str:
+    """A form, or an address with a query, without the secrets of its parameters."""
+    return _PARAMETER.sub(lambda found: f"{found['before']}{found['name']}={fingerprint(found['value'])}", text)
 
 
 @attrs.define
@@ -63,12 +97,18 @@ class Entry:
     client_gone: float | None = None
 
     def document(self, *, with_body: bool = False) -> dict[str, Any]:
-        """The entry as JSON; `with_body` adds the request's body as text, up to :data:`MOST_BODY` bytes of it."""
+        """
+        The entry as JSON; `with_body` adds the request's body as text, up to :data:`MOST_BODY` bytes of it.
+
+        Of a form, such as a question for a token is, the secrets are hashed.
+        """
         document = attrs.asdict(self, filter=lambda field, _: field.name != "body")
         document["query"] = dict(self.query)
         document["headers"] = dict(self.headers)
         if with_body:
-            document["body"] = self.body.decode("utf-8", "replace")
+            body = self.body.decode("utf-8", "replace")
+            form = self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+            document["body"] = _shown_form(body) if form else body
         return document
 
 

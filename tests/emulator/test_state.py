@@ -157,6 +157,8 @@ def test_no_credential_is_in_an_entry() -> None:
     assert shown_header("authorization", "secret") == shown
     assert shown_header("cookie", "a=b c") == fingerprint("a=b c")
     assert shown_parameter("upload_id", "secret") == shown
+    assert shown_parameter("refresh_token", "secret") == shown
+    assert shown_header("referer", "http://x/?a=1&key=secret#b") == f"http://x/?a=1&key={shown}#b"
 
 
 def test_a_body_is_hashed_and_kept_in_part() -> None:
@@ -178,3 +180,15 @@ def test_the_log_is_bounded_and_can_be_asked_for_a_part() -> None:
     log.clear()
     assert log.entries() == []
     assert opened(log).seq == 6
+
+
+def test_a_form_is_shown_without_its_secrets_and_other_bodies_as_they_are() -> None:
+    """A question for a token is a form."""
+    form = b"grant_type=refresh_token&refresh_token=secret&client_secret=s%2Fx&client_id=c"
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    shown = opened(RequestLog(), body=form, headers=headers).document(with_body=True)["body"]
+    assert shown == (
+        f"grant_type=refresh_token&refresh_token={fingerprint('secret')}"
+        f"&client_secret={fingerprint('s%2Fx')}&client_id=c"
+    )
+    assert opened(RequestLog(), body=form).document(with_body=True)["body"] == form.decode()
