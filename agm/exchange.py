@@ -215,6 +215,15 @@ class Attempts:
             exclusions += [Exclusion(a, Cause.PLUGIN, refused[a.name]) for a in ready if a.name in refused]
         return exclusions
 
+    def wait_in_line(self) -> float | None:
+        """
+        For a request without a candidate: seconds after which one may come, 0 for at any moment, if it would wait for
+        that; None if it would be refused at once.
+        """
+        now: float = self.gateway.reactor.seconds()
+        until = now + self.gateway.config.pool.max_wait - self._lined_up
+        return self._soonest() if self._worth_waiting(until) else None
+
     def select(self, accounts: Sequence[Account]) -> AccountChoice:
         """One of `accounts`, which are not empty."""
         return self.gateway.hooks.select_account(accounts, self.request, self.gateway.pool.loads())
