@@ -89,7 +89,11 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
         for e in exclusions
     ]
     if not accounts:
-        raise nothing_left(request.model, request.method, request.version, exclusions)
+        wait = attempts.wait_in_line()
+        if wait is None:
+            raise nothing_left(request.model, request.method, request.version, exclusions)
+        found["waits"] = {"seconds": round(wait, 3), "at_most": gateway.config.pool.max_wait}
+        return
     choice = attempts.select(accounts)
     found["account"] = {
         "name": choice.account.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from io import BytesIO
 from typing import Any
 
 import attrs
@@ -26,7 +25,7 @@ from agm.api import (
     digest,
     hookimpl,
 )
-from agm.testing import Answer, GatewayFactory, RunningGateway
+from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
 from agm.web.admin import Explain, Plugins
 from agm.web.resources import Visit
@@ -714,3 +713,39 @@ async def test_plugins_are_listed_as_they_are_asked_with_their_failures(setup: S
     asked = {each["hook"]: each["plugins"] for each in found["hooks"]}
     assert asked["agm_map_model"] == [first["name"], failing["name"], "agm.defaults.aliases"]
     assert asked["agm_select_account"] == [f"{first['name']} (wrapper)", "agm.defaults.strategies"]
+
+
+# A request that would wait
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_would_wait_in_line_is_not_said_to_be_refused(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """Until the rest is over; no longer than it would, and not where nobody waits."""
+    work = emulator.account("work")
+    running = await gateway(f"[pool]\nmax_attempts = 1\nmax_wait = 60\n{work}")
+    await running.ask("emu-429rpm-40")
+    found = await running.explain("emu-429rpm-40")
+    assert 30 < found["waits"]["seconds"] <= 40
+    assert found["waits"]["at_most"] == 60
+    assert (found["candidates"], "error" in found, "account" in found) == ([], False, False)
+    assert [each["cause"] for each in found["excluded"]] == ["resting"]
+    for max_wait in (0, 5):
+        short = await gateway(f"[pool]\nmax_attempts = 1\nmax_wait = {max_wait}\n{work}")
+        await short.ask("emu-429rpm-40")
+        found = await short.explain("emu-429rpm-40")
+        assert (found["error"]["code"], "waits" in found) == (429, False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_behind_an_account_that_is_full_a_request_waits_for_any_moment(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """Nobody knows when the other one ends."""
+    running = await gateway(emulator.account("work", extra="max_concurrency = 1"))
+    (only,) = running.gateway.pool.accounts
+    lease = running.gateway.pool.lease(only, "m")
+    assert (await running.explain("m"))["waits"] == {"seconds": 0.0, "at_most": 5.0}
+    lease.release()
+    assert "waits" not in await running.explain("m")

@@ -209,6 +209,8 @@ def readable(found: Mapping[str, Any]) -> str:
         sections.append(("candidates", [", ".join(found["candidates"]) or "none"]))
     if found.get("excluded"):
         sections.append(("excluded", _table([_excluded(each) for each in found["excluded"]])))
+    if waits := found.get("waits"):
+        sections.append(("waits", [_wait(waits)]))
     if account := found.get("account"):
         sections.append(("account", [f"{account['name']} ({account['kind']}): {account['reason']}{_by(account)}"]))
     if upstream := found.get("upstream"):
@@ -252,6 +254,11 @@ def _excluded(exclusion: Mapping[str, Any]) -> tuple[str, ...]:
         else (f"{exclusion['cause']}: {exclusion['reason']}")
     )
     return exclusion["account"], f"{cause}{left}{_by(exclusion)}"
+
+
+def _wait(waits: Mapping[str, Any]) -> str:
+    when = f"in {_duration(waits['seconds'])}" if waits["seconds"] else "at any moment"
+    return f"in line for an account, which may come {when}; for {_duration(waits['at_most'])} at most"
 
 
 def _duration(seconds: float) -> str:

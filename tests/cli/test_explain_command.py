@@ -595,3 +595,15 @@ def test_nothing_that_a_terminal_would_obey_is_printed() -> None:
     shown = readable({**EXPLAINED, "model": model})
     assert all(char.isprintable() or char == "\n" for char in shown)
     assert len(shown.splitlines()) == len(readable(EXPLAINED).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("waits", "line"),
+    [
+        ({"seconds": 2.5, "at_most": 5.0}, "in line for an account, which may come in 2.5 s; for 5 s at most"),
+        ({"seconds": 0.0, "at_most": 5.0}, "in line for an account, which may come at any moment; for 5 s at most"),
+    ],
+)
+def test_a_wait_in_line_is_said(waits: dict[str, float], line: str) -> None:
+    explained = {key: EXPLAINED[key] for key in ("request", "client_key", "excluded")}
+    assert f"waits        {line}" in readable({**explained, "waits": waits}).splitlines()
