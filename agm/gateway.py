@@ -45,6 +45,12 @@ from agm.upstream.codeassist import CodeAssist
 from agm.upstream.credentials import Credential, Refresher
 from agm.upstream.reports import ModelReports
 
+#: Unknown keys that are remembered to have been presented before.
+MAX_STRANGERS = 10_000
+
+if TYPE_CHECKING:
+    from agm.otel import Traces
+
 log = Logger()
 
 
@@ -87,6 +93,8 @@ class Gateway:
     _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
     #: Sources of client keys, each with the name of the plugin that it is of.
     _keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
+    #: Keys that were presented and are not known, by their hash in this process.
+    _strangers: set[int] = attrs.field(init=False, factory=set)
     #: How many calls of each client key are under way, where that is limited.
     _streams: Counter[str] = attrs.field(init=False, factory=Counter)
     _catalog: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
@@ -220,18 +228,23 @@ class Gateway:
         """
         expired: Unauthenticated | None = None
         for key in presented:
-            for plugin, source in self._keys:
+            for plugin, source in sources:
                 found = await self._looked_up(plugin, source, key, request_id)
                 if found is not None:
                     self.redactor.meet(key)
                     expired = self._expired(found)
+        sources = [pair for pair in self._keys if not isinstance(pair[1], KeyRing) or len(pair[1])]
                     if expired is None:
                         return found
                     break
         if expired is not None:
             raise expired
         for key in presented:
-            self.redactor.meet_unknown(key)
+            if hash(key) not in self._strangers:  # what it takes to know a key again is more than this request's part
+                if len(self._strangers) >= MAX_STRANGERS:
+                    self._strangers.clear()
+                self._strangers.add(hash(key))
+                self.redactor.meet_unknown(key)
         if self.auth_mode == "off":
             return None
         if not presented:

@@ -76,7 +76,8 @@ class Preparation:
         """
         gateway, request = self._gateway, self.request
         choice = gateway.hooks.map_model(gateway.catalog.id_of(request.asked_model), request)
-        request = self.request = attrs.evolve(request, model=choice.model)
+        if choice.model != request.model:
+            request = self.request = attrs.evolve(request, model=choice.model)
         if self._key is not None:
             gateway.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         body = request.body.raw

@@ -9,6 +9,7 @@ host, the port or the query of the upstream's URL.  Nothing is read or sent here
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 import attrs
@@ -34,6 +35,8 @@ _COLLECTIONS = ("tunedModels", "dynamic")
 _PATH = re.compile(rb"/+(?:(?P<version>v1beta|v1alpha|v1)/+|(?=models(?:/|\Z)))(?P<rest>[^/].*)", re.DOTALL)
 DEFAULT_VERSION = "v1beta"
 _NOT_IN_A_MODEL = re.compile(r"[\x00-\x1f\x7f\\?#]")
+_PLAIN_CALL = re.compile(rb"/(v1beta|v1alpha|v1)/models/([A-Za-z0-9][A-Za-z0-9._-]{0,100}):([A-Za-z]{1,40})")
+_PREFIXES = re.compile(r"(?:models/)+")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 
 #: Characters that a model's id may hold unescaped in a path (RFC 3986, section 3.3: pchar and "/").
@@ -83,6 +86,21 @@ def parse_collection(path: bytes) -> ModelList | ModelGet:
     return ModelGet(version, _checked_model(model))
 
 
+@lru_cache(maxsize=512)
+def plain_call(path: bytes) -> ModelCall | None:
+    """
+    What nearly every POST asks for, told at a glance: a method of a model with a plain name.
+
+    :param path: the raw path of the request, without its query.
+    :returns: None for everything that has to be looked at more closely, by :func:`parse_call` and others.
+    """
+    match = _PLAIN_CALL.fullmatch(path)
+    if match is None:
+        return None
+    version, model, method = (part.decode("ascii") for part in match.groups())
+    return ModelCall(version, model, method) if method in METHODS else None
+
+
 def parse_call(path: bytes) -> ModelCall:
     """
     What a POST asks for.
@@ -91,6 +109,9 @@ def parse_call(path: bytes) -> ModelCall:
     :raises NotFound: if it names no model and method, or a method that Google does not have.
     :raises InvalidRequest: if it holds what no model's id can hold.
     """
+    plain = plain_call(path)
+    if plain is not None:
+        return plain
     version, rest = _split(path)
     named = _strip_models(rest)
     if named is None:
@@ -122,9 +143,8 @@ def quote_model(model: str) -> str:
 
 def bare_model(name: str) -> str:
     """A model's id from its resource name: ``models/x`` and ``models/models/x`` are ``x``."""
-    while name.startswith("models/"):
-        name = name.removeprefix("models/")
-    return name
+    prefixes = _PREFIXES.match(name)
+    return name if prefixes is None else name[prefixes.end() :]
 
 
 def _split(path: bytes) -> tuple[str, str]:

@@ -23,10 +23,14 @@ USER_AGENT = f"agm/{__version__}"
 #: System parameters of Google's APIs that are about the answer's form, and safe to take along.
 _PARAMETERS = ("$alt", "prettyPrint", "$prettyPrint", "fields", "$fields", "quotaUser")
 #: Headers that a client may set for the upstream: what they say is about the request, not about who sends it.
-_FORWARDED = (
-    "x-server-timeout",
-    "x-vertex-ai-llm-request-type",
-    "x-vertex-ai-llm-shared-request-type",
+_FORWARDED = tuple(
+    (name.lower(), name.encode("ascii"))
+    for name in ("X-Server-Timeout", "X-Vertex-AI-LLM-Request-Type", "X-Vertex-AI-LLM-Shared-Request-Type")
+)
+_OWN_HEADERS = (
+    (b"Content-Type", b"application/json"),
+    (b"User-Agent", USER_AGENT.encode("ascii")),
+    (b"Accept-Encoding", b"identity"),
 )
 _CONVERSATIONS = ("generateContent", "streamGenerateContent", "countTokens")
 _VERTEX_VERSIONS = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
@@ -114,14 +118,6 @@ def _query(request: GatewayRequest) -> str:
 
 
 def _headers(request: GatewayRequest) -> tuple[tuple[bytes, bytes], ...]:
-    forwarded = [
-        (name.encode("ascii"), request.headers[name].encode("latin-1"))
-        for name in _FORWARDED
-        if name in request.headers
-    ]
-    return (
-        (b"Content-Type", b"application/json"),
-        (b"User-Agent", USER_AGENT.encode("ascii")),
-        (b"Accept-Encoding", b"identity"),
-        *forwarded,
-    )
+    given = request.headers
+    forwarded = [(name, given[lower].encode("latin-1")) for lower, name in _FORWARDED if lower in given]
+    return (*_OWN_HEADERS, *forwarded)

@@ -108,7 +108,7 @@ class UpstreamBody(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.ended:
             return
-        if reason.check(ResponseDone):
+        if type(reason.value) is ResponseDone:
             out = self._filter.close()
             if out:
                 if self._sink is not None:

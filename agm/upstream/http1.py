@@ -640,6 +640,15 @@ class Connections:
         self._idle.clear()
 
 
+@lru_cache(maxsize=256)
+def _opening(method: bytes, uri: bytes) -> tuple[Origin, bytes]:
+    """Where a request goes, and how it begins: the same for all that are made of a model with an account."""
+    origin, host, target = split_url(uri)
+    if not _TARGET.fullmatch(target):
+        raise ValueError("an upstream's URL holds a character that must be encoded")
+    return origin, b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity\r\n" % (method, target, host)
+
+
 @implementer(IAgent)
 class Http1Agent:
     """
@@ -656,11 +665,9 @@ class Http1Agent:
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
         """As :class:`twisted.web.iweb.IAgent` says; `uri` must be absolute."""
-        origin, host, target = split_url(uri)
-        if not _TARGET.fullmatch(target):
-            raise ValueError("an upstream's URL holds a character that must be encoded")
+        origin, opening = _opening(method, uri)
         body = getattr(bodyProducer, "whole", None)
-        lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity\r\n" % (method, target, host)]
+        lines = [opening]
         for name, values in headers.getAllRawHeaders() if headers is not None else ():
             if name.lower() not in _OURS:
                 lines += [b"%b: %b\r\n" % (name, value) for value in values]

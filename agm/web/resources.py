@@ -360,6 +360,13 @@ class Gemini(ApiResource):
                 return
             outcome, account, watch = "aborted", opened.account.name, opened.body.watch
             wire.prepare(opened.answer.status, self._head(wire, opened))
+            if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
+                whole = opened.body.take()
+                outcome, sent = "ok", len(whole)
+                opened.close()
+                wire.write(whole)
+                wire.finish()
+                return
             stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
             relay = Relay(wire, opened.body, opened.framing, gateway.reactor, stall, redact)
             gateway.live.relaying(underway, relay)
@@ -478,7 +485,7 @@ class Root(Resource):
         self._unknown = Unknown(gateway, access)
         self.owned = owned
         self.home = home
-        api = Gemini(gateway, access)
+        self.calls = api = Gemini(gateway, access)
         for segment in (*target.VERSIONS, "models"):
             self.putChild(segment.encode("ascii"), api)
         self.putChild(b"healthz", Health(gateway, access))

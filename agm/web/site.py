@@ -18,6 +18,7 @@ from twisted.web.server import Site
 
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
+from agm.core.target import plain_call
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
 
@@ -26,6 +27,7 @@ __all__ = ["GatewayChannel", "GatewayRequestOnWire", "GatewaySite"]
 if TYPE_CHECKING:
     from agm.gateway import Gateway
     from agm.web.access import Access
+    from agm.web.resources import Root
 
 #: Requests whose resource is asked before their body has come, and takes it as it comes.
 _STREAMED = re.compile(rb"/+upload/")
@@ -47,6 +49,7 @@ class GatewaySite(Site):
     """
     The site: a tree of resources, and the bounds of a request.
 
+    :param resource: the root; its `calls` answer the calls of models.
     :param max_body: of one request, in bytes.
     :param connections: how many are served at once; ``[limits] connections``, or what the process has descriptors for.
     :ivar draining: the gateway stops; health says so, and no other request begins.
@@ -60,7 +63,7 @@ class GatewaySite(Site):
 
     def __init__(
         self,
-        resource: IResource,
+        resource: Root,
         *,
         reactor: Any,
         max_body: int,
@@ -69,6 +72,7 @@ class GatewaySite(Site):
         connections: int,
     ) -> None:
         super().__init__(resource, reactor=reactor)
+        self.calls = resource.calls
         self.max_body = max_body
         self.limits = limits
         self.connections = connections
@@ -124,6 +128,13 @@ class GatewaySite(Site):
     def give_back(self, length: int) -> None:
         """Bytes of a body are not held any more."""
         self.lent -= length
+
+    def getResourceFor(self, request: Any) -> IResource:
+        """The resource of a request; that of a plain call is known without a walk down the tree."""
+        if request.method == b"POST" and plain_call(request.path) is not None:
+            return self.calls
+        found: IResource = super().getResourceFor(request)
+        return found
 
     # The end
 
