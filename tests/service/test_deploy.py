@@ -21,6 +21,7 @@ from service.supervised import News, supervised
 from agm import config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+PAGE = (DEPLOY.parent / "docs" / "deploy.md").read_text("utf-8")
 SYSTEMD = DEPLOY / "systemd"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 UNITS = [pytest.param(SYSTEMD, id="machine"), pytest.param(SYSTEMD / "user", id="user")]
@@ -52,6 +53,39 @@ def configured(tmp_path: Path) -> dict[str, str]:
     file = tmp_path / "agm.toml"
     file.write_text(f'[auth]\n[[auth.keys]]\nname = "one"\nkey_sha256 = "{"0" * 64}"\n')
     return {"AGM_CONFIG": str(file), "XDG_STATE_HOME": str(tmp_path / "state")}
+
+
+# The page
+
+
+def test_the_page_names_files_that_are_there_and_all_of_them() -> None:
+    named = set(re.findall(r"deploy/[\w./-]*\w", PAGE))
+    assert [name for name in sorted(named) if not (DEPLOY.parent / name).exists()] == []
+    files = {str(path.relative_to(DEPLOY.parent)) for path in DEPLOY.rglob("*") if path.is_file()}
+    assert [file for file in sorted(files) if not any(file.startswith(name) for name in named)] == []
+
+
+def test_each_configuration_of_the_page_can_be_used(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        key = tmp_path / "key"
+        key.write_text("k")
+        read = config.parse(re.sub(r"/run/[\w./]+", str(key), block), path=tmp_path / "agm.toml", environ={})
+        assert [account.name for account in read.accounts] == ["work"]
+
+
+def test_each_shell_block_can_be_read_by_a_shell() -> None:
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL):
+        assert subprocess.run(["bash", "-n", "-c", block], timeout=PATIENCE, check=False).returncode == 0, block
+
+
+def test_secrets_are_where_the_page_says() -> None:
+    service = unit(SYSTEMD / "agm.service")["Service"]
+    name, _, folder = service["LoadCredential"].partition(":")
+    assert f"/run/credentials/agm.service/{name}_work.key" in PAGE
+    assert f"{folder}/work.key" in PAGE
+    assert "file: ./gemini.key" in (DEPLOY / "docker" / "compose.yaml").read_text()
 
 
 # systemd
