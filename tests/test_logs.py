@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 import syslog
@@ -310,3 +311,27 @@ def test_a_log_that_cannot_be_is_one_line(tmp_path: Path, options: list[str], sa
         assert twistd.wait() == 1
     (line,) = twistd.errors
     assert line.startswith(said)
+
+
+# -- The page ----------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "logging.md").read_text("utf-8")
+
+
+def test_the_page_names_the_fields_and_shows_a_line_as_it_is() -> None:
+    fields = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    (example,) = re.findall(r"```json\n(.*)\n```", PAGE)
+    shown = json.loads(example)
+    event = {
+        "log_format": "{request_id}: {method} {path} {status} {sent}",
+        "log_time": 1767601800.123,
+        "log_level": LogLevel.info,
+        "log_namespace": "agm.web.site",
+        **{name: shown[name] for name in ("request_id", "method", "path", "status", "sent")},
+    }
+    assert logs.json_lines(str)(event) == f"{example}\n"
+    failed = logs.json_lines(str)({**event, "log_failure": Failure(ValueError("no"))})
+    assert set(json.loads(failed or "")) - {"method", "path", "status", "sent"} == set(fields)
+    assert all(f"`{level}`" in PAGE for level in logs.LEVELS)
+    (text,) = re.findall(r"```text\n(.*)\n```", PAGE)
+    assert text.partition(" ")[2] == (logs.text_lines(str)(event) or "").partition(" ")[2].rstrip("\n")
