@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import DeferredList
@@ -103,6 +103,8 @@ class Gateway:
     #: What has been done since the start.
     tally: Tally = attrs.field(init=False)
     metrics: Metrics = attrs.field(init=False)
+    #: What sends traces; None where none are asked for.
+    traces: Traces | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
@@ -119,6 +121,8 @@ class Gateway:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
         self.metrics.start()
+        if self.traces is not None:
+            self.traces.start()
         if self.request_log is not None:
             self.request_log.start()
             self.live.told = self.request_log.note
@@ -140,6 +144,8 @@ class Gateway:
             await self._state.stop()
         if self._counts is not None:
             await self._counts.stop()
+        if self.traces is not None:
+            await self.traces.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
         if self.request_log is not None:
             await self.request_log.stop()
@@ -227,13 +233,13 @@ class Gateway:
         :raises Unauthenticated: if one is asked for and none of them is known, or those that are known have expired.
         """
         expired: Unauthenticated | None = None
+        sources = [pair for pair in self._keys if not isinstance(pair[1], KeyRing) or len(pair[1])]
         for key in presented:
             for plugin, source in sources:
                 found = await self._looked_up(plugin, source, key, request_id)
                 if found is not None:
                     self.redactor.meet(key)
                     expired = self._expired(found)
-        sources = [pair for pair in self._keys if not isinstance(pair[1], KeyRing) or len(pair[1])]
                     if expired is None:
                         return found
                     break
