@@ -139,8 +139,6 @@ class _Tunnel(Protocol):
         if self._inner is not None:
             self._inner.dataReceived(data)
             return
-        if self.opened.called:  # it has failed, and the connection is closing
-            return
         self._answer += data
         try:
             granted = is_open(self._answer)

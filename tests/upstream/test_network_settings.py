@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import pytest_twisted
 from certificates import TestAuthority
 from proxying import ConnectProxy, SecureUpstream
-from support import AnsweringUpstream
+from support import AnsweringUpstream, reactor
+from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from agm import config as configuration
@@ -21,6 +23,9 @@ from agm.core.network import Authorities, Network, Proxy
 from agm.reload import needs_restart
 from agm.secrecy import secrets_of
 from agm.testing import GatewayFactory, parse_config
+from agm.upstream.accounts import account_source
+from agm.upstream.client import UpstreamClient
+from agm.upstream.credentials import Refresher
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'
@@ -264,3 +269,39 @@ async def test_gateway_and_account_settings_reach_the_wire_and_a_reload_changes_
     await running.gateway.reload(config("", d=""))
     answer = await running.fetch("POST", UNARY, body=BODY)
     assert "TLS_FAILED" in answer.body.decode(), "the authority was another account's"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_token_of_an_account_is_fetched_through_the_accounts_proxy(
+    start: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    """Its refresh token would otherwise leave by another door than its requests."""
+    upstream = start(SecureUpstream(OURS.server("token.example"), "token.example"))
+    proxy = start(ConnectProxy(upstream.port))
+    (tmp_path / "ours.pem").write_bytes(OURS.pem)
+    (tmp_path / "user.json").write_text(
+        json.dumps(
+            {
+                "type": "authorized_user",
+                "client_id": "c",
+                "client_secret": "s",
+                "refresh_token": "r",
+                "token_uri": f"{upstream.url}/token",
+            }
+        )
+    )
+    text = '[[accounts]]\nname = "a"\nkind = "vertex"\nproject = "p"\ncredentials = "user.json"\nca_file = "ours.pem"\n'
+    text += f'proxy = "http://127.0.0.1:{proxy.port}"\n'
+    config = configuration.parse(text, path=tmp_path / "agm.toml", environ={})
+    client = UpstreamClient(reactor, connect_timeout=5)
+    refresher = Refresher(reactor, client.treq())
+    refresher.start()
+    credential = account_source(config.accounts[0]).credential(refresher)
+    asking = Deferred.fromCoroutine(credential.headers())
+    wire = await upstream.connection()
+    token = b'{"access_token": "t", "expires_in": 3600}'
+    wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(token) + token)
+    assert dict(await asking)[b"authorization"] == b"Bearer t"
+    assert len(proxy.tunnels) == 1
+    await client.close()
+    await refresher.stop()

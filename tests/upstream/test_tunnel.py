@@ -222,9 +222,13 @@ async def test_a_proxy_that_hangs_up_or_is_not_there_is_told_as_such(start: Star
         await sending(through(proxy), f"https://{HOST}")
     assert caught.value.reason == "PROXY_FAILED"
     await proxy.stop()
-    with pytest.raises(UpstreamFailed, match="the proxy cannot be reached") as caught:
-        await sending(through(proxy), f"https://{HOST}")
-    assert caught.value.reason == "PROXY_FAILED"
+    for client, words in (
+        (through(proxy), "the proxy cannot be reached"),
+        (through("http://proxy.invalid:1"), "the proxy's name cannot be resolved"),
+    ):
+        with pytest.raises(UpstreamFailed, match=words) as caught:
+            await sending(client, f"https://{HOST}")
+        assert caught.value.reason == "PROXY_FAILED"
 
 
 @pytest_twisted.ensureDeferred
