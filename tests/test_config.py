@@ -1075,6 +1075,37 @@ def test_a_file_with_secrets_that_others_can_read_is_a_warning(file: Path, mode:
     assert config.load(file, environ={}).warnings == ()
 
 
+def test_a_file_with_secrets_that_others_can_change_is_a_warning(file: Path) -> None:
+    """They could put their own endpoint into it."""
+    file.write_text(AN_ACCOUNT)
+    file.chmod(0o620)
+    (warning,) = config.load(file, environ={}).warnings
+    assert warning == f"{file}: holds secrets, and others than its owner can change it; chmod 600 {file}"
+
+
+def test_a_file_that_the_configuration_names_is_a_warning_too(file: Path) -> None:
+    """A key's file, and a login; one that is not there is told by who uses the account."""
+    key, login = file.with_name("a.key"), file.with_name("a b.json")
+    file.write_text(
+        '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_file = "a.key"\n'
+        '[[accounts]]\nname = "b"\nkind = "vertex"\nproject = "p"\ncredentials = "a b.json"\n'
+        '[[accounts]]\nname = "c"\nkind = "vertex"\nproject = "p"\ncredentials = "none.json"\n'
+        '[[accounts]]\nname = "d"\nkind = "vertex"\nproject = "p"\ncredentials = "adc"\n'
+    )
+    for each in (key, login):
+        each.write_text("k")
+        each.chmod(0o644)
+    assert config.load(file, environ={}).warnings == (
+        f"{file}: accounts[0].api_key_file: '{key}' holds secrets, and others than its owner can read it;"
+        f" chmod 600 {key}",
+        f"{file}: accounts[1].credentials: '{login}' holds secrets, and others than its owner can read it;"
+        f" chmod 600 '{login}'",
+    )
+    for each in (key, login):
+        each.chmod(0o600)
+    assert config.load(file, environ={}).warnings == ()
+
+
 def test_a_file_without_secrets_may_be_read_by_all(file: Path) -> None:
     """Names of variables and digests tell nobody anything."""
     file.write_text(AN_ACCOUNT.replace('api_key = "k"', 'api_key_env = "K"'))

@@ -8,10 +8,12 @@ google-auth, rich) is imported inside ``run``.  Nothing here serves requests: th
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,7 @@ from agm.cli import (
     status,
     top,
 )
+from agm.cli.discreet import Discreet
 from agm.config import ConfigError
 
 __all__ = ["main", "make_parser"]
@@ -99,8 +102,17 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     ``argv`` are the arguments after the program's name, ``sys.argv``'s if left out.  A configuration that
     cannot be used is one line a problem on standard error, and status 1; arguments that cannot be
     understood are argparse's, and status 2.  A reader who has seen enough, as ``head`` has, ends it quietly, and so
-    does Ctrl-C.
+    does Ctrl-C.  Nothing on standard error looks like a secret, not even in the traceback of what should not happen.
     """
+    with contextlib.redirect_stderr(Discreet(sys.stderr)):
+        try:
+            return _run(argv)
+        except Exception:
+            traceback.print_exc()
+            return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.complete(parser)

@@ -15,6 +15,48 @@ def run_python(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
+GOOGLE_KEY = "AIzaSyCanary-0123456789_abcdefghijklmnop"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [GOOGLE_KEY],
+        ["account", "add", GOOGLE_KEY, "--kind", GOOGLE_KEY],
+        ["key", "create", "x", "--requests-per-minute", GOOGLE_KEY],
+        ["models", GOOGLE_KEY],
+        ["config", "check", "--config", GOOGLE_KEY],
+        ["replay", GOOGLE_KEY],
+        ["doctor", f"--api-key={GOOGLE_KEY}"],
+        ["status", "--url", f"http://me:{GOOGLE_KEY}@h"],
+    ],
+)
+def test_a_key_that_was_typed_in_a_wrong_place_is_not_repeated(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell's history is bad enough; a log of a script's errors would be worse."""
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main(argv))
+    assert ended.value.code in (1, 2)
+    output = capsys.readouterr()
+    assert output.err
+    assert GOOGLE_KEY not in output.out + output.err
+
+
+def test_what_should_not_happen_tells_no_secret_either() -> None:
+    """A traceback has the text of an exception in it."""
+    script = (
+        "import sys; from agm import cli; from agm.cli import models\n"
+        f"def run(args): raise RuntimeError('with {GOOGLE_KEY}')\n"
+        "models.run = run\n"
+        "sys.exit(cli.main(['models']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "RuntimeError: with [redacted]" in ended.stderr
+    assert GOOGLE_KEY not in ended.stderr
+
+
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     """A bug report can name it."""
     with pytest.raises(SystemExit) as ended:
