@@ -55,6 +55,9 @@ IDLE_SECONDS = 50.0
 #: A body of up to this many bytes is written together with its head.
 ONE_WRITE = 64 * 1024
 
+#: The codings of an answer that can be read as they are.
+_PLAIN_CODINGS = ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked"))
+
 Origin = tuple[bytes, bytes, int]
 
 
@@ -75,7 +78,7 @@ class TruncatedAnswer(BrokenAnswer):
 
 
 class EncodedAnswer(BrokenAnswer):
-    """The answer is compressed, which was not asked for."""
+    """The answer is compressed, or has a transfer coding other than ``chunked``, which was not asked for."""
 
 
 class NoAnswer(Exception):
@@ -126,8 +129,8 @@ class Answer:
         #: Whether only the connection's end tells where the body ends.
         self.unframed = True
         if b"content-length" in self._first:
-            self.length, self.unframed = int(self._first[b"content-length"]), False
-        elif self._first.get(b"transfer-encoding", b"").lower().endswith(b"chunked"):
+            self.length, self.unframed = int(self._first[b"content-length"].lstrip(b"0") or b"0"), False
+        elif b"transfer-encoding" in self._first:
             self.unframed = False
 
     @property
@@ -142,6 +145,14 @@ class Answer:
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header; `name` in lower case."""
         return self._first.get(name)
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the body is not as it was meant to be read: it is compressed, or coded for the way but for chunks."""
+        return any(
+            name in self._first and [value.lower() for key, value in self._raw if key.lower() == name] != [plain]
+            for name, plain in _PLAIN_CODINGS
+        )
 
     def setPreviousResponse(self, response: Any) -> None:
         """Nothing comes before an answer here: no redirect is followed."""
@@ -413,7 +424,7 @@ class Connection(Protocol):
         asked = self._asked
         if asked is not None and self._head_done:
             answer = Answer(self, self._parser.get_status_code(), self._phrase, self._raw)
-            if (answer.header(b"content-encoding") or b"identity").lower() != b"identity":
+            if answer.encoded:
                 self._fail(Failure(EncodedAnswer("it is compressed, which was not asked for")))
                 self.abort()
                 return
@@ -476,7 +487,7 @@ class Connection(Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_done:  # else it is a trailer, which is not passed on
-            self._raw.append((name, value))
+            self._raw.append((name, value.rstrip(b" \t")))  # RFC 9110, section 5.5: it is no part of the value
 
     def on_headers_complete(self) -> None:
         if self._parser.get_status_code() >= 200:

@@ -181,6 +181,28 @@ async def test_bodies_of_every_size_are_sent_whole(agent: Http1Agent, server: Sc
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 2 \t",
+        b"Transfer-Encoding: chunked ",
+        b"content-length: " + b"0" * 5000 + b"2",
+        b"Content-Encoding: Identity \r\nContent-Length: 2",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_white_space_behind_a_value_and_zeros_before_a_length_say_nothing(
+    agent: Http1Agent, server: ScriptedUpstream, head: bytes
+) -> None:
+    asking = get(agent, server.url)
+    wire = await server.connection()
+    chunked = b"chunked" in head
+    wire.send(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + (b"2\r\nok\r\n0\r\n\r\n" if chunked else b"ok"))
+    answer = await asking
+    assert answer.length == (UNKNOWN_LENGTH if chunked else 2)
+    assert await whole(answer) == b"ok"
+
+
+@pytest.mark.parametrize(
     ("sent", "error"),
     [
         (b"", NoAnswer),
@@ -193,6 +215,10 @@ async def test_bodies_of_every_size_are_sent_whole(agent: Http1Agent, server: Sc
         (b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", BrokenAnswer),
         (b"HTTP/1.1 200 OK\r\nA: " + b"x" * (MAX_HEAD + 1), BrokenAnswer),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok", EncodedAnswer),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n\r\nok", EncodedAnswer),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok", EncodedAnswer),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", EncodedAnswer),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", EncodedAnswer),
     ],
 )
 @pytest_twisted.ensureDeferred
