@@ -154,6 +154,8 @@ def needs_restart(before: Config, after: Config) -> list[str]:
         for name in ("enabled", "path")
         if getattr(before.request_log, name) != getattr(after.request_log, name)
     ]
+    if before.otel != after.otel:
+        found.append("otel")
     if before.pool.state != after.pool.state:
         found.append("pool.state")
     if before.auth.mode != after.auth.mode:

@@ -13,9 +13,9 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 from twisted.application.service import MultiService, Service
@@ -48,6 +48,9 @@ from agm.web.files import Owned
 from agm.web.metrics import Scrape
 from agm.web.resources import Root
 from agm.web.site import GatewaySite
+
+if TYPE_CHECKING:
+    from agm.otel import Traces
 
 log = Logger()
 
@@ -458,7 +461,11 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         demo = DemoUpstream(reactor)
         adapt = keeping(accounts=demo_accounts(demo.url))
         config = adapt(config)
-    gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=options["plugin"])
+    traces = traces_of(reactor, config, os.environ)
+    plugins = options["plugin"] if traces is None else [*options["plugin"], traces]
+    gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=plugins)
+    if traces is not None:
+        gateway.traces, traces.redact = traces, gateway.redactor.text
     gateway.state_path = None if options["demo"] else state.path_of(config)
     log_path = None if options["demo"] and config.request_log.path is None else logfile.path_of(config)
     if log_path is not None:
@@ -476,6 +483,24 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     for listener, endpoint in zip(listeners, endpoints, strict=True):
         ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)
     return service
+
+
+def traces_of(reactor: Any, config: Config, environ: Mapping[str, str]) -> Traces | None:
+    """The plugin that sends traces, if the configuration or the environment asks for it; it is an extra."""
+    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    wanted = any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+    wanted = wanted and environ.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
+    if disabled or (config.otel.endpoint is None and not wanted):
+        return None
+    try:
+        from agm.otel import Traces
+    except ImportError as e:
+        cure = f"OpenTelemetry is not installed ({e.name} is missing): pip install 'agm[otel]'"
+        if config.otel.endpoint is not None:
+            fail(f"[otel] endpoint asks for traces, but {cure}")
+        log.warn("OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, but {cure}", cure=cure)  # maybe not of this program
+        return None
+    return Traces(reactor, config.otel, environ)
 
 
 def make_gateway(

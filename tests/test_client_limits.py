@@ -108,7 +108,7 @@ async def refusals(running: RunningGateway) -> list[tuple[int, str]]:
 @pytest_twisted.ensureDeferred
 async def test_an_expired_key_is_401_with_words_of_its_own(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
     """Also where no key is asked for; the answer names neither the key nor its name."""
-    expired = emulator.account() + key("expires = 2020-02-29", name="canary-name")
+    expired = emulator.account() + key("expires = 2020-02-29", name="hidden-name")
     for mode in ("off", "strict"):
         running = await gateway(expired, auth_mode=mode)
         assert await refusals(running) == [(401, "CLIENT_KEY_EXPIRED")] * 3
@@ -118,7 +118,7 @@ async def test_an_expired_key_is_401_with_words_of_its_own(gateway: GatewayFacto
             "Ask whoever runs the gateway for another."
         )
         assert answer.headers["www-authenticate"].startswith("Bearer")
-        assert b"canary" not in answer.body
+        assert b"hidden" not in answer.body
         await running.gateway.reload(parse_config(emulator.account() + key("expires = 2999-01-01")))
         assert (await running.ask(key="right")).status == 200
     assert "right" not in emulator.accounts

@@ -269,22 +269,22 @@ async def test_openmetrics_is_given_to_who_asks_for_it(gateway: GatewayFactory, 
 async def test_names_and_secrets_are_not_told_unless_names_are_asked_for(
     gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
-    config = emulator.account("canary-account") + '[[auth.keys]]\nname = "canary-key"\nkey = "canary-secret"\n'
+    config = emulator.account("hidden-account") + '[[auth.keys]]\nname = "hidden-key"\nkey = "hidden-secret"\n'
     running = await gateway(config)
-    assert (await running.ask(key="canary-secret", text="canary-text")).status == 200
+    assert (await running.ask(key="hidden-secret", text="hidden-text")).status == 200
     answer = await running.fetch("GET", "/metrics")
-    assert b"canary" not in answer.body
+    assert b"hidden" not in answer.body
     told = await gateway(config + "[metrics]\naccounts = true\nclient_keys = true\n")
-    assert (await told.ask(key="canary-secret", text="canary-text")).status == 200
+    assert (await told.ask(key="hidden-secret", text="hidden-text")).status == 200
     found = await scrape(told)
-    assert found.value("agm_account_state", account="canary-account", kind="api-key", state="ready") == 1
-    assert found.value("agm_account_attempts_total", account="canary-account", reason="ok") == 1
-    assert found.value("agm_account_requests_open", account="canary-account") == 0
-    assert found.value("agm_client_key_requests_today", client_key="canary-key") == 1
-    assert found.value("agm_client_key_tokens_today", client_key="canary-key") > 0
+    assert found.value("agm_account_state", account="hidden-account", kind="api-key", state="ready") == 1
+    assert found.value("agm_account_attempts_total", account="hidden-account", reason="ok") == 1
+    assert found.value("agm_account_requests_open", account="hidden-account") == 0
+    assert found.value("agm_client_key_requests_today", client_key="hidden-key") == 1
+    assert found.value("agm_client_key_tokens_today", client_key="hidden-key") > 0
     text = (await told.fetch("GET", "/metrics")).body
-    assert b"canary-secret" not in text
-    assert b"canary-text" not in text
+    assert b"hidden-secret" not in text
+    assert b"hidden-text" not in text
 
 
 @pytest_twisted.ensureDeferred
