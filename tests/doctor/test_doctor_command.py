@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 from commands import Command
 from processes import environment
-from support import AnsweringUpstream, reactor
+from support import AnsweringUpstream, google_error, reactor
 from twisted.internet.defer import Deferred
 from upstream.certificates import TestAuthority
 from upstream.proxying import SecureUpstream
@@ -113,6 +113,19 @@ async def test_what_is_wrong_is_an_error_with_a_cure_and_no_secret(doctor: Docto
     assert ("error", True) in [(level, "NOT_SET" in found) for level, found in of(findings, "configuration")]
     assert [each["check"] for each in findings if each["level"] == "error" and not each["cure"]] == []
     assert all(entry.rpc in (None, "", "countTokens") for entry in emulator.log)  # nobody was onboarded
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_repeats_the_key_has_it_taken_out(doctor: Doctor) -> None:
+    """The fixture looks for it in all that is printed."""
+    repeats = AnsweringUpstream(
+        lambda asked: (403, google_error(403, "PERMISSION_DENIED", f"no right for {asked.credential} here"))
+    )
+    _, findings = await doctor(f'[pool]\nstate = "none"\n{account(repeats.url)}', "--url", "http://127.0.0.1:1")
+    ((level, found),) = of(findings, "account")
+    assert (level, "no right for" in found) == ("error", True)
+    assert CANARY in [asked.credential for asked in repeats.asked]
+    await repeats.stop()
 
 
 @pytest_twisted.ensureDeferred
