@@ -11,8 +11,8 @@ from typing import Any
 
 from twisted.internet import tcp, unix
 
-#: Transports whose ``writeSomeData`` is the socket's own ``send``; all others, TLS among them, are written to as ever.
-_SOCKETS = (tcp.Connection, unix.Server)
+#: Transports that are a socket and nothing more; all others, TLS among them, are written to as ever.
+_SOCKETS = (tcp.Client, tcp.Server, unix.Client, unix.Server)
 
 
 def send(transport: Any, data: bytes) -> None:
@@ -20,15 +20,18 @@ def send(transport: Any, data: bytes) -> None:
     if (
         isinstance(transport, _SOCKETS)
         and transport.connected
+        and not transport.TLS
         and not transport.disconnecting
         and not transport._tempDataBuffer
         and transport.offset == len(transport.dataBuffer)
     ):
-        sent = transport.writeSomeData(data)
-        if isinstance(sent, int):  # or an exception, that the transport finds for itself when it writes
-            if sent == len(data):
-                return
-            data = data[sent:]
+        try:
+            sent = transport.socket.send(data)
+        except OSError:  # it takes nothing now, or never will again: the transport finds out
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
     transport.write(data)
 
 

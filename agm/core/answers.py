@@ -392,12 +392,14 @@ class EventPipe:
     def _frame(self, events: Sequence[bytes]) -> bytes:
         pieces: list[bytes] = []
         for event in events:
-            if event.strip() == b"[DONE]":
-                if self._forward_done and not self._array:
-                    pieces.append(b"data: [DONE]\r\n\r\n")
-                continue
-            if not event or event.isspace():
-                continue
+            if event[:1] != b"{":  # as all but a few begin
+                bare = event.strip()
+                if bare == b"[DONE]":
+                    if self._forward_done and not self._array:
+                        pieces.append(b"data: [DONE]\r\n\r\n")
+                    continue
+                if not bare:
+                    continue
             try:
                 document = envelope.one_line(self._change(event))
             except envelope.UpstreamError as e:

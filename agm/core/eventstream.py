@@ -70,12 +70,33 @@ class EventReader:
 
         :raises EventTooLarge: if an event grows beyond the reader's limit.
         """
+        if not self._started_anything and chunk[:6] == b"data: " and chunk[-4:] == b"\r\n\r\n":
+            whole = self._whole_events(chunk)
+            if whole is not None:
+                return whole
         events: list[bytes] = []
         try:
             self._feed(chunk, events)
         except EventTooLarge as e:
             e.events = events
             raise
+        return events
+
+    @property
+    def _started_anything(self) -> bool:
+        """Whether something of an event, or of a line's end, was left by the chunks before."""
+        return bool(self._rest or self._lines or self._skip_lf or self._bare is not None)
+
+    def _whole_events(self, chunk: bytes) -> list[bytes] | None:
+        """
+        The events of a chunk that is nothing but whole events of one line each, as Google sends them; None for all
+        others, which have to be looked at line by line.
+        """
+        events = chunk[6:-4].split(b"\r\n\r\ndata: ")
+        lines = 2 * len(events)
+        if len(chunk) > self._max_event or chunk.count(b"\n") != lines or chunk.count(b"\r") != lines:
+            return None
+        self._first_line = False
         return events
 
     def _feed(self, chunk: bytes, events: list[bytes]) -> None:
