@@ -264,7 +264,7 @@ class Filter:
 
     `model` is a pattern with ``*``, of the model that was asked for or that served; `account` served, or was tried;
     `status` is a number or a class, ``5xx``; `since` and `until` are seconds since the epoch; `errors` are those that
-    failed or broke off.
+    failed or broke off; `bodies` are those whose bodies were kept.
     """
 
     model: str | None = None
@@ -276,6 +276,7 @@ class Filter:
     until: float | None = None
     request: str | None = None
     errors: bool = False
+    bodies: bool = False
 
     def _conditions(self) -> Iterator[tuple[str, tuple[object, ...]]]:
         if self.model is not None:
@@ -294,6 +295,8 @@ class Filter:
             yield "outcome = ?", (self.outcome,)
         if self.errors:
             yield "outcome IN ('error', 'aborted')", ()
+        if self.bodies:
+            yield "request IN (SELECT request FROM bodies)", ()
         if self.since is not None:
             yield "started >= ?", (self.since,)
         if self.until is not None:

@@ -25,6 +25,7 @@ from agm.cli import (
     doctor,
     explain,
     key,
+    log,
     login,
     models,
     plugin,
@@ -32,6 +33,7 @@ from agm.cli import (
     replay,
     status,
     top,
+    usage,
 )
 from agm.cli.discreet import Discreet
 from agm.config import ConfigError
@@ -44,6 +46,8 @@ _COMMANDS = (
     key,
     status,
     top,
+    log,
+    usage,
     doctor,
     models,
     explain,

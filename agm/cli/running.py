@@ -1,8 +1,8 @@
 """
 Asking the gateway that runs on this machine, over HTTP, for commands that look into it.
 
-Where it listens is read from the configuration, or told with ``--url``.  It is asked for what it knows, and never
-told to change anything.  No Twisted in here: a question takes a moment, and the command ends with it.
+Where it listens is read from the configuration, or told with ``--url``.  It is asked for what it knows, and
+changes nothing of how it serves requests.  No Twisted in here: a question takes a moment, and the command ends with it.
 """
 
 import argparse

@@ -1,0 +1,95 @@
+"""
+``agm usage``: how many requests and tokens there were, by client key, account, model, day or hour.
+
+It sums up the request log, which is read as a file: it makes no difference whether a gateway runs.
+"""
+
+import argparse
+import csv
+import json
+import sqlite3
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agm.cli.account import columns
+from agm.cli.files import Refused
+from agm.cli.log import add_filters, add_place, filter_of, open_log, path_of
+from agm.cli.running import printable
+
+__all__ = ["add_parser", "run"]
+
+_GROUPS = ("key", "account", "model", "day", "hour")
+_EXAMPLES = """\
+examples:
+  agm usage
+  agm usage --by day --since 30d --key laptop
+  agm usage --by model --csv > usage.csv"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``usage``."""
+    what = "sum up requests and tokens by client key, account, model or day"
+    parser = subparsers.add_parser(
+        "usage",
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--by", choices=_GROUPS, default="key", help="what belongs together; default: key")
+    add_filters(parser)
+    parser.add_argument(
+        "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
+    )
+    add_place(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--csv", action="store_true", help="as CSV")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sum up; 0, or 1 with the reason why not."""
+    from agm import logfile
+
+    try:
+        connection = open_log(path_of(args))
+        try:
+            found = logfile.totals(connection, args.by, filter_of(args))
+        except sqlite3.Error as e:
+            raise Refused(f"the request log cannot be read: {e}") from None
+        finally:
+            connection.close()
+    except Refused as refusal:
+        print(refusal, file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not found:
+        print("no request", file=sys.stderr)
+    elif args.csv:
+        writer = csv.DictWriter(sys.stdout, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    else:
+        print(_table(args.by, found))
+    return 0
+
+
+def _table(by: str, found: Sequence[Mapping[str, Any]]) -> str:
+    rows = list(found)
+    if len(found) > 1:
+        sums = {name: sum(row[name] for row in found) for name in found[0] if name != by}
+        rows.append({by: "total", **sums})
+    shown = [
+        {by: "-" if row[by] is None else printable(row[by])}
+        | {
+            name.removesuffix("_tokens"): f"{row[name]:,}"
+            for name in row
+            if name != by and not name.startswith("bytes_")
+        }
+        for row in rows
+    ]
+    return columns(shown)
