@@ -176,6 +176,7 @@ def test_what_takes_a_restart_is_named() -> None:
     after = parse_config('[gateway]\nmax_body = "1MiB"\n[timeouts]\nconnect = 1\nidle = 1\n[auth]\nmode = "strict"\n')
     assert needs_restart(before, after) == ["gateway.max_body", "auth.mode", "timeouts.connect"]
     assert needs_restart(before, before) == []
+    assert needs_restart(before, parse_config("[otel]\nsample = 0.5\n[metrics]\naccounts = true\n")) == ["otel"]
     after = parse_config('[request_log]\nenabled = false\npath = "/r.db"\nmax_days = 1\n')
     assert needs_restart(before, after) == ["request_log.enabled", "request_log.path"]
 
