@@ -271,7 +271,8 @@ _ARRAY_OPENING = re.compile(
     rb"\s*(?:\[\s*(?:\]\s*|\{\s*%b)?|\{\s*%b)?\Z" % (_KEY_BEGUN, _KEY_BEGUN),
 )
 _ARRAY_ERROR_OPENING = re.compile(rb'\s*(?:\[\s*)?\{\s*"error"\s*:')
-_ARRAY_ERROR_ELEMENT = re.compile(rb'\n,\r?\n\s*\{\s*"error"\s*:')
+#: Not longer than :data:`_WINDOW`, so that it is found however the answer is cut.
+_ARRAY_ERROR_ELEMENT = re.compile(rb'\n,\r?\n\s{0,24}\{\s{0,16}"error"\s{0,8}:')
 _NOTHING = re.compile(rb"\s*(?:\[\s*\]?\s*)?")
 _WINDOW = 64
 
@@ -305,7 +306,7 @@ class PlainArray:
         if not self._is_error:
             if len(self._opening) <= _WINDOW and _ARRAY_OPENING.match(self._opening):
                 return b""
-            self._is_error = _ARRAY_ERROR_OPENING.match(self._opening) is not None
+            self._is_error = _ARRAY_ERROR_OPENING.match(self._opening, 0, _WINDOW + 1) is not None
             chunk = bytes(self._opening)
         if self._is_error:
             end = self._brackets.feed(chunk)
