@@ -178,7 +178,7 @@ class Metrics(Collector):
         connections = GaugeMetricFamily(
             "agm_upstream_connections", "Connections to upstreams: in use, or kept for later.", labels=["host", "state"]
         )
-        for host, (used, idle) in _bounded(gateway.client.connections()).items():
+        for host, (used, idle) in bounded(gateway.client.connections()).items():
             connections.add_metric([host, "used"], used)
             connections.add_metric([host, "idle"], idle)
         yield connections
@@ -233,7 +233,7 @@ def _states(gateway: Gateway) -> Iterator[tuple[str, str, str]]:
         yield account.name, account.kind, state
 
 
-def _bounded(connections: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def bounded(connections: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """Connections by host; beyond the first ones, those of all others together."""
     found: dict[str, tuple[int, int]] = {}
     for host, (used, idle) in sorted(connections.items()):

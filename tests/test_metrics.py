@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_prom
 from support import SSE_HEAD, ScriptedUpstream, chunk, connect, eventually, get, post
 from twisted.internet.task import Clock
 
+from agm import metrics as metrics_module
 from agm.core.clientkeys import digest
 from agm.metrics import LAG_EVERY
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
@@ -317,6 +318,25 @@ async def test_the_lateness_of_the_reactor_is_measured(gateway: GatewayFactory) 
     assert lag.sum - before == pytest.approx(0.3)  # on time again
     metrics.stop()
     running.gateway.reactor = real
+
+
+def test_hosts_beyond_the_number_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload goes where an upstream says: those hosts cannot be known beforehand."""
+    monkeypatch.setattr(metrics_module, "MAX_HOSTS", 2)
+    connections = {f"h{number}:443": (1, number) for number in range(4)}
+    assert metrics_module.bounded(connections) == {"h0:443": (1, 0), "h1:443": (1, 1), "other": (2, 5)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_account_that_is_gone_is_still_counted(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    """A reload can take it away under a request; a disabled one is told as such."""
+    running = await gateway(emulator.account("a") + emulator.account("b"))
+    pool = running.gateway.pool
+    assert (pool.kind_of("a"), pool.kind_of("c")) == ("api-key", "gone")
+    pool.disable(pool.accounts[0], "revoked")
+    found = await scrape(running)
+    assert found.value("agm_accounts", kind="api-key", state="disabled") == 1
+    assert found.value("agm_accounts", kind="api-key", state="ready") == 1
 
 
 # The documentation and the dashboard
