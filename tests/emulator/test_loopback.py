@@ -207,6 +207,7 @@ async def test_control_on_the_wire_is_not_logged(running: Listening) -> None:
     assert [(entry["status"], entry["model"]) for entry in document["entries"]] == [(503, "m")]
 
 
+@pytest.mark.expects_logged_failures
 @async_test
 async def test_a_failure_of_the_emulators_own_is_a_500(running: Listening, logged_failures: list[Any]) -> None:
     """And is logged, without the request's secrets."""
@@ -219,6 +220,7 @@ async def test_a_failure_of_the_emulators_own_is_a_500(running: Listening, logge
     logged_failures.clear()
 
 
+@pytest.mark.expects_logged_failures
 @async_test
 async def test_a_reply_that_cannot_be_carried_out_closes_its_connection(logged_failures: list[Any]) -> None:
     """The client is not left waiting."""
