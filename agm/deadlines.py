@@ -90,6 +90,14 @@ class Deadlines:
         self.put(deadline, seconds)
         return deadline
 
+    def stop(self) -> None:
+        """Forget all deadlines; whoever had set them has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._slots.clear()
+        self._order.clear()
+
     def put(self, deadline: Deadline, seconds: float) -> None:
         """Set the time of a deadline that has none."""
         if seconds < EXACT:

@@ -25,11 +25,11 @@ reactor: Any = _reactor
 PATIENCE = 10.0
 
 
-async def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Wait until a condition holds; fail the test if it does not in time."""
+async def eventually(condition: Callable[[], object], what: str = "the condition", patience: float = PATIENCE) -> None:
+    """Wait until a condition holds; fail the test if it does not within `patience` seconds."""
     waited, pause = 0.0, 0.0005
     while not condition():
-        assert waited < PATIENCE, f"{what} did not come true"
+        assert waited < patience, f"{what} did not come true"
         await deferLater(reactor, pause)
         waited += pause
         pause = min(pause * 1.5, 0.01)  # most conditions are a turn or two away

@@ -57,6 +57,16 @@ def test_a_deadline_moves_both_ways(seconds: float, other: float) -> None:
     assert len(fired) == 1
 
 
+def test_nothing_of_them_stays_with_the_clock_once_they_are_stopped() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    deadlines.after(EXACT * 3, lambda: pytest.fail("it was called")).cancel()
+    deadlines.after(EXACT * 2, lambda: pytest.fail("it was called"))
+    deadlines.stop()
+    assert not clock.getDelayedCalls()
+    deadlines.stop()
+
+
 def test_one_deadline_may_cancel_another_of_the_same_moment() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)

@@ -302,8 +302,9 @@ class UpstreamClient:
         self._http.default_to(network)
 
     def close(self) -> Deferred[None]:
-        """Close idle connections."""
+        """Close idle connections, and leave no timer."""
         self._http.close()
+        self.deadlines.stop()
         return succeed(None)
 
 

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_twisted
-from misbehaving import KINDS, TARGETS, Shape
-from support import eventually, reactor
+from misbehaving import KINDS, TARGETS, Clients, Shape
+from support import ScriptedUpstream, Wire, connect, eventually, reactor
+
+from agm.testing import RunningGateway
 
 
 @pytest_twisted.async_yield_fixture(autouse=True)
@@ -15,13 +17,38 @@ async def nothing_left_in_the_reactor() -> AsyncIterator[None]:
     """Every timer and every socket that a test or its gateway made is gone when the gateway has stopped."""
     timers, readers = set(reactor.getDelayedCalls()), set(reactor.getReaders())
     yield
-    own = None
 
     def left() -> list[object]:
-        found = [*(set(reactor.getDelayedCalls()) - timers), *(set(reactor.getReaders()) - readers)]
-        return [it for it in found if it is not own and "eventually" not in repr(it) and "deferLater" not in repr(it)]
+        return [*(set(reactor.getDelayedCalls()) - timers), *(set(reactor.getReaders()) - readers)]
 
-    await eventually(lambda: not left(), "an empty reactor")
+    try:
+        await eventually(lambda: not left(), "an empty reactor")
+    except AssertionError:
+        raise AssertionError(f"left in the reactor: {left()}") from None
+
+
+@pytest_twisted.async_yield_fixture
+async def clients() -> AsyncIterator[Clients]:
+    """A function that connects a client."""
+    made: list[Wire] = []
+
+    async def make(running: RunningGateway) -> Wire:
+        made.append(await connect(running.port))
+        return made[-1]
+
+    yield make
+    for wire in made:
+        if wire.lost is None:
+            wire.transport.abortConnection()
+    await eventually(lambda: all(wire.lost is not None for wire in made), "closed clients")
+
+
+@pytest_twisted.async_yield_fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    """An upstream whose every byte a test writes."""
+    scripted = ScriptedUpstream()
+    yield scripted
+    await scripted.stop()
 
 
 @pytest.fixture(params=[(kind, framing) for kind in KINDS for framing in TARGETS], ids="-".join)

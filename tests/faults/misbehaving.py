@@ -8,14 +8,16 @@ for what sockets do.  Bytes are handed to the kernel at once, so that a reset co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any
 
 import attrs
-from support import chunk, eventually, reactor
+from support import Wire, chunk, eventually, reactor
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+
+from agm.testing import RunningGateway
 
 KINDS = ("api-key", "vertex", "code-assist")
 TARGETS = {
@@ -24,6 +26,27 @@ TARGETS = {
     "array": "/v1beta/models/m:streamGenerateContent?alt=json",
 }
 TEXTS = ("one, größe", "two")
+
+
+#: The fixture ``clients``: connects a client.
+Clients = Callable[[RunningGateway], Awaitable[Wire]]
+
+
+def configuration(kind: str, *urls: str, timeouts: str = "", account: str = "", more: str = "") -> str:
+    """
+    Accounts of a kind at `urls`, which are asked in that order.
+
+    :param timeouts: lines of ``[timeouts]``.
+    :param account: lines for each account.
+    :param more: tables of any other kind.
+    """
+    credential = 'api_key = "k"' if kind == "api-key" else 'access_token = "t"\nproject = "p"'
+    tables = [
+        f'[[accounts]]\nname = "a{n}"\nkind = "{kind}"\n{credential}\npriority = {n}\n{account}\n'
+        f'endpoints = ["{url}"]\n'
+        for n, url in enumerate(urls)
+    ]
+    return f'[timeouts]\n{timeouts}\n[pool]\nstrategy = "priority"\n{more}\n' + "".join(tables)
 
 
 def document(text: str) -> dict[str, Any]:
@@ -37,6 +60,9 @@ class Shape:
 
     kind: str
     framing: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.framing}"
 
     @property
     def target(self) -> str:

@@ -9,13 +9,13 @@ closed, and the upstream asked as often as the rules of retries say.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_twisted
-from misbehaving import FAULTS, Do, Ends, Fault, MisbehavingUpstream, Shape
+from misbehaving import FAULTS, Clients, Do, Ends, Fault, MisbehavingUpstream, Shape, configuration
 from seen import Seen, outcome
-from support import Wire, connect, eventually, post
+from support import Wire, eventually, post
 
 from agm.testing import GatewayFactory, RunningGateway
 
@@ -37,36 +37,6 @@ async def upstreams() -> AsyncIterator[Upstreams]:
         await upstream.stop()
 
 
-@pytest_twisted.async_yield_fixture
-async def clients() -> AsyncIterator[Callable[[RunningGateway], Awaitable[Wire]]]:
-    """A function that connects a client."""
-    made: list[Wire] = []
-
-    async def make(running: RunningGateway) -> Wire:
-        made.append(await connect(running.port))
-        return made[-1]
-
-    yield make
-    for wire in made:
-        if wire.lost is None:
-            wire.transport.abortConnection()
-    await eventually(lambda: all(wire.lost is not None for wire in made), "closed clients")
-
-
-Clients = Callable[[RunningGateway], Awaitable[Wire]]
-
-
-def configuration(shape: Shape, fault: Fault | None, *urls: str) -> str:
-    """Accounts at `urls`, which are asked in that order."""
-    credential = 'api_key = "k"' if shape.kind == "api-key" else 'access_token = "t"\nproject = "p"'
-    tables = [
-        f'[[accounts]]\nname = "a{n}"\nkind = "{shape.kind}"\n{credential}\nendpoints = ["{url}"]\npriority = {n}\n'
-        for n, url in enumerate(urls)
-    ]
-    timeouts = fault.timeouts if fault is not None else ""
-    return f'[timeouts]\n{timeouts}\n[pool]\nstrategy = "priority"\n' + "".join(tables)
-
-
 async def ask(client: Wire, shape: Shape, upstream: MisbehavingUpstream | None = None) -> str:
     """Ask, and tell how the answer ended."""
     if upstream is not None and not shape.collected:
@@ -85,7 +55,7 @@ async def test_a_fault_with_another_account_beside_it(
     gateway: GatewayFactory, upstreams: Upstreams, clients: Clients, shape: Shape, fault: Fault
 ) -> None:
     bad, good = upstreams(fault, shape), upstreams(GOOD, shape)
-    running = await gateway(configuration(shape, fault, bad.url, good.url))
+    running = await gateway(configuration(shape.kind, bad.url, good.url, timeouts=fault.timeouts))
     ended = await ask(await clients(running), shape, bad)
     match fault.ends:
         case Ends.SERVED:
@@ -110,7 +80,7 @@ async def test_a_fault_with_no_other_account(
     gateway: GatewayFactory, upstreams: Upstreams, clients: Clients, shape: Shape, fault: Fault
 ) -> None:
     bad = upstreams(fault, shape)
-    running = await gateway(configuration(shape, fault, bad.url))
+    running = await gateway(configuration(shape.kind, bad.url, timeouts=fault.timeouts))
     assert await ask(await clients(running), shape, bad) == str(fault.status)
     assert len(bad.requests) == (1 if fault.ends is Ends.ELSEWHERE else 3)
     await assert_given_back(running)
@@ -122,7 +92,7 @@ async def test_a_fault_that_comes_with_the_first_bytes(
     gateway: GatewayFactory, upstreams: Upstreams, clients: Clients, shape: Shape, fault: Fault
 ) -> None:
     bad = upstreams(fault, shape, at_once=True)
-    running = await gateway(configuration(shape, fault, bad.url))
+    running = await gateway(configuration(shape.kind, bad.url, timeouts=fault.timeouts))
     ended = await ask(await clients(running), shape)
     assert ended == "served" if fault.ends is Ends.SERVED else ended in ("cut", "502")
     assert len(bad.requests) == 1
@@ -139,7 +109,7 @@ async def test_what_follows_an_answer_never_gets_into_the_next_one(
     gateway: GatewayFactory, upstreams: Upstreams, clients: Clients, shape: Shape, fault: Fault
 ) -> None:
     upstream = upstreams(fault, shape)
-    running = await gateway(configuration(shape, fault, upstream.url))
+    running = await gateway(configuration(shape.kind, upstream.url, timeouts=fault.timeouts))
     client = await clients(running)
     for number in range(1, 4):
         client.received = b""
@@ -158,9 +128,9 @@ async def test_an_upstream_that_refuses_connections_is_passed_over(
         closed.bind(("127.0.0.1", 0))  # bound, and not listening
         refusing = f"http://127.0.0.1:{closed.getsockname()[1]}"
         good = upstreams(GOOD, shape)
-        running = await gateway(configuration(shape, None, refusing, good.url))
+        running = await gateway(configuration(shape.kind, refusing, good.url))
         assert await ask(await clients(running), shape) == "served"
-        alone = await gateway(configuration(shape, None, refusing))
+        alone = await gateway(configuration(shape.kind, refusing))
         assert await ask(await clients(alone), shape) == "502"
     assert len(good.requests) == 1
     await assert_given_back(running)
