@@ -17,12 +17,17 @@ from processes import running as process
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 from support import SSE_HEAD, ScriptedUpstream, chunk, connect, eventually, get, post
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from agm import metrics as metrics_module
-from agm.core.clientkeys import digest
+from agm.core.clientkeys import ClientKey, digest
+from agm.core.errors import Forbidden
 from agm.metrics import LAG_EVERY
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
+from agm.web.access import Access
+from agm.web.metrics import Scrape
+from agm.web.resources import Visit
 
 ROOT = Path(__file__).parent.parent
 #: Families of the client library itself.
@@ -30,14 +35,14 @@ FOREIGN = re.compile(r"process_|python_")
 
 
 @attrs.frozen
-class Scrape:
+class Scraped:
     """What was read: the value of each sample, by its name and its labels."""
 
     samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
     families: Mapping[str, Any]
 
     @classmethod
-    def of(cls, text: str) -> Scrape:
+    def of(cls, text: str) -> Scraped:
         families = {family.name: family for family in read_prometheus(text)}
         return cls(
             {
@@ -62,12 +67,12 @@ class Scrape:
         return {name for name, _ in self.samples}
 
 
-async def scrape(running: RunningGateway, **headers: str) -> Scrape:
+async def scrape(running: RunningGateway, **headers: str) -> Scraped:
     """Read the metrics as a Prometheus server does."""
     answer = await running.fetch("GET", "/metrics", headers=headers)
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    return Scrape.of(answer.body.decode())
+    return Scraped.of(answer.body.decode())
 
 
 @pytest_twisted.ensureDeferred
@@ -227,6 +232,39 @@ async def test_without_a_token_this_machine_and_admin_keys_may_read(gateway: Gat
     assert (await running.fetch("GET", "/metrics", key="plain")).status == 200  # from this machine
 
 
+class Elsewhere:
+    """A request from another machine."""
+
+    sent: int | None = None
+
+    def getClientAddress(self) -> object:
+        return IPv4Address("TCP", "192.0.2.7", 5)
+
+    def header(self, name: bytes) -> None:
+        """It has none."""
+
+    def send(self, status: int, headers: object, body: bytes) -> None:
+        self.sent = status
+
+
+@pytest.mark.parametrize(("key", "open_"), [(None, False), ("ordinary", False), ("admin", True)])
+@pytest_twisted.ensureDeferred
+async def test_another_machine_needs_an_admin_key_where_there_is_no_token(
+    gateway: GatewayFactory, key: str | None, open_: bool
+) -> None:
+    running = (await gateway("")).gateway
+    wire: Any = Elsewhere()
+    shown = None if key is None else ClientKey(key, digest("k"), admin=key == "admin")
+    responding = Scrape(running, Access.of([], [], []), running.metrics).respond(Visit(wire, {}, shown))
+    if open_:
+        await responding
+        assert wire.sent == 200
+        return
+    with pytest.raises(Forbidden, match="token, if one is configured"):
+        await responding
+    assert wire.sent is None
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_token_opens_the_metrics_and_nothing_else(gateway: GatewayFactory) -> None:
     """And where there is one, being on this machine is not enough."""
@@ -342,7 +380,7 @@ async def test_an_account_that_is_gone_is_still_counted(gateway: GatewayFactory,
 # The documentation and the dashboard
 
 
-async def everything(gateway: GatewayFactory, emulator: RunningEmulator) -> Scrape:
+async def everything(gateway: GatewayFactory, emulator: RunningEmulator) -> Scraped:
     """A scrape of a gateway to which everything has happened that makes a series."""
 
     running = await gateway(
@@ -422,7 +460,7 @@ def test_a_real_process_is_scraped(tmp_path: Path) -> None:
         client.close()
         status, body = fetch(url, "/metrics")
         assert status == 200
-        found = Scrape.of(body.decode())
+        found = Scraped.of(body.decode())
         where = {"method": "generateContent", "framing": "unary", "code": "200", "outcome": "ok"}
         assert found.value("agm_requests_total", **where) == 1
         assert found.value("process_resident_memory_bytes") > 10_000_000
