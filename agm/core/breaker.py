@@ -147,6 +147,8 @@ class Endpoints:
 
         :param tried: numbers of endpoints that have been asked already.
         """
+        if not self._breakers and not self._pairs:  # nothing is held against any of them
+            return next((i for i in range(len(urls)) if i not in tried), None)
         usable = [i for i, url in enumerate(urls) if i not in tried and self.shut_until(url, now) is None]
         well = (i for i in usable if not self._ails(urls[i], model, now))
         return next(well, usable[0] if usable else None)
@@ -173,6 +175,8 @@ class Endpoints:
 
     def answered(self, url: str, model: str, *, good: bool) -> bool:
         """An answer in Google's words came, a `good` one or an error; returns whether that has closed a breaker."""
+        if not self._breakers and not self._pairs:
+            return False
         at = origin(url)
         if good and self._pairs:
             self._pairs.pop((at, model), None)

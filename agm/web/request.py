@@ -139,6 +139,16 @@ class GatewayRequestOnWire(Request):
         return parse_qs(self.uri.partition(b"?")[2], True)
 
     @cached_property
+    def prepath(self) -> list[bytes]:  # type: ignore[override]  # an attribute there
+        """The segments of the path that have led to the resource."""
+        return []
+
+    @cached_property
+    def postpath(self) -> list[bytes]:  # type: ignore[override]  # an attribute there
+        """The segments of the path that have not been walked."""
+        return [unquote_to_bytes(part) if b"%" in part else part for part in self.path[1:].split(b"/")]
+
+    @cached_property
     def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # an attribute there
         """The client's cookies, for pages that plugins add."""
         pairs = [pair.split(b"=", 1) for line in self.head.values(b"cookie") for pair in line.split(b";")]
@@ -202,8 +212,6 @@ class GatewayRequestOnWire(Request):
                     InvalidRequest("The request's target is neither a path nor a URL.", reason="TARGET_INVALID")
                 )
                 return
-        self.prepath = []
-        self.postpath = [unquote_to_bytes(part) if b"%" in part else part for part in self.path[1:].split(b"/")]
         try:
             resource = self.site.getResourceFor(self)
             if hasattr(resource, "getEncoder"):  # twisted.web's EncodingResourceWrapper, around a plugin's page

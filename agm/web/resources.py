@@ -57,6 +57,8 @@ CREDENTIAL_HEADERS = frozenset(
     }
 )
 CREDENTIAL_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
+#: Names of the gateway that are remembered as such.
+MAX_HOSTS = 100
 _ALT = re.compile(r"(sse|json)(?:;.*)?")
 #: Headers of an upstream's answer that mean something to a client; all others are about the hop.
 _PASSED_HEADERS = tuple(
@@ -123,6 +125,8 @@ class ApiResource(Resource):
         super().__init__()
         self.gateway = gateway
         self.access = access
+        #: Values of ``Host`` that have been checked, and are the gateway's.
+        self._good_hosts: set[bytes] = set()
 
     async def respond(self, visit: Visit) -> None:
         """Answer a request, or raise a :class:`GatewayError`."""
@@ -157,9 +161,8 @@ class ApiResource(Resource):
         return NOT_DONE_YET
 
     async def _visit(self, wire: GatewayRequestOnWire) -> None:
-        hosts = [host.decode("latin-1") for host in wire.head.values(b"host")]
-        self.access.check_host(hosts, required=wire.clientproto == b"HTTP/1.1")
-        origin = self.access.check_origin(wire.header(b"origin"), hosts[0] if hosts else None)
+        self._check_host(wire)
+        origin = self.access.check_origin(wire.header(b"origin"), wire.header(b"host"))
         if origin is not None:
             wire.responseHeaders.setRawHeaders(b"Access-Control-Allow-Origin", [origin.encode("latin-1")])
             wire.responseHeaders.setRawHeaders(b"Access-Control-Expose-Headers", [b"x-agm-request-id, retry-after"])
@@ -186,6 +189,17 @@ class ApiResource(Resource):
             await self.respond(Visit(wire, query, key))
         else:
             raise MethodNotAllowed(f"This path does not take {method}; it takes {', '.join(allowed)}.", allow=allowed)
+
+    def _check_host(self, wire: GatewayRequestOnWire) -> None:
+        """Whether the request is for this gateway; most are for the host of the one before."""
+        head, known = wire.head, self._good_hosts
+        host = head.first.get(b"host")
+        if host in known and len(head.first) == len(head.fields):  # it is the only one
+            return
+        values = [value.decode("latin-1") for value in head.values(b"host")]
+        self.access.check_host(values, required=wire.clientproto == b"HTTP/1.1")
+        if host is not None and len(known) < MAX_HOSTS:
+            known.add(host)
 
     def _options(self, wire: GatewayRequestOnWire, allowed: Sequence[str], *, preflight: bool) -> None:
         names = ", ".join(allowed).encode("ascii")
