@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ DELAY = 0.5
 #: Requests that are written at once, and those that wait to be at most.
 BATCH = 500
 QUEUE = 10_000
+#: Rows that are made before the reactor's thread may go on.
+AT_ONCE = 16
 #: Bytes of bodies that wait to be written at most.
 QUEUED_BODIES = 32 * 2**20
 #: Seconds after which a log that could not be written is tried again.
@@ -296,7 +299,11 @@ class RequestLog:
         def write(_: object) -> None:
             connection = pool.connection
             assert connection is not None, "the pool has connected"
-            rows = [row_of(finished, self._redact) for finished, _ in batch]
+            rows = []
+            for finished, _ in batch:
+                rows.append(row_of(finished, self._redact))
+                if not len(rows) % AT_ONCE:
+                    time.sleep(0)  # the reactor goes first
             kept = [_body_row(finished, bodies, self._redact) for finished, bodies in batch if bodies is not None]
             logfile.insert(connection, rows, kept)
             if due or logfile.size(connection) > settings.max_size:

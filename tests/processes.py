@@ -30,7 +30,8 @@ _NOT_INHERITED = re.compile(r"AGM_|GEMINI_|GOOGLE_|CLOUDSDK_")
 def environment(home: Path, **more: str) -> dict[str, str]:
     """An environment in which nothing of the person's own configuration is found."""
     inherited = {name: value for name, value in os.environ.items() if not _NOT_INHERITED.match(name)}
-    return {**inherited, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), **more}
+    own = {"HOME": home, "XDG_CONFIG_HOME": home / ".config", "XDG_STATE_HOME": home / ".local" / "state"}
+    return {**inherited, **{name: str(folder) for name, folder in own.items()}, **more}
 
 
 def run_outside(*command: str | Path, cwd: Path) -> str:

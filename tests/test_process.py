@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import socket
+import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import BIN, PATIENCE, Twistd, connection, environment, get, post, run, until
+from processes import BIN, PATIENCE, Twistd, connection, environment, get, post, run, running, until
 
 ASK = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode()
 
@@ -298,3 +301,51 @@ def test_the_drain_has_an_end(start: Start, tmp_path: Path) -> None:
     client.close()
     assert twistd.wait() == 0
     assert "Traceback" not in twistd.log
+
+
+def test_requests_are_in_the_log_when_the_gateway_has_stopped(tmp_path: Path) -> None:
+    """What was answered a moment before SIGTERM, and what was still under way; only its owner can read the file."""
+    with running(tmp_path / "emulator", "agm-emulator", "--port", "0") as emulator:
+        emulator.until_logged("EmulatorSite starting on ")
+        port = re.findall(r"starting on ([0-9]+)", emulator.log)[0]
+        folder = tmp_path / "gateway"
+        folder.mkdir()
+        config = folder / "agm.toml"
+        config.write_text(
+            f'[[accounts]]\nname = "work"\nkind = "api-key"\napi_key = "work"\nendpoints = ["http://127.0.0.1:{port}"]\n'
+        )
+        env = environment(folder)
+        with running(folder, "agm", "--port", "0", "--config", str(config), env=env) as gateway:
+            url = gateway.url()
+            slow, answer = post(url, "/v1beta/models/emu-slow:streamGenerateContent?alt=sse", ASK)
+            for _ in range(5):
+                client, quick = post(url, "/v1beta/models/gemini-2.5-flash:generateContent", ASK)
+                quick.read()
+                client.close()
+            gateway.signal()
+            assert answer.read().count(b"data: ") > 1
+            slow.close()
+            assert gateway.wait() == 0
+    logs = list(folder.rglob("requests-*"))
+    assert [stat.S_IMODE(path.stat().st_mode) for path in logs] == [0o600]
+    ran = subprocess.run(
+        [sys.executable, "-m", "agm", "usage", "--by", "model", "--json", "--config", str(config)],
+        env=env,
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    found = {row["model"]: row["requests"] for row in json.loads(ran.stdout)}
+    assert found == {"gemini-2.5-flash": 5, "emu-slow": 1}
+
+
+def test_a_demo_remembers_nothing_unless_it_is_told_where(tmp_path: Path) -> None:
+    config = tmp_path / "agm.toml"
+    for text, files in (("", []), ('[request_log]\npath = "log.db"\n', ["log.db"])):
+        config.write_text(text)
+        with running(tmp_path / "gateway", "agm", "--demo", "--port", "0", "--config", str(config)) as gateway:
+            client, answer = post(gateway.url(), "/v1beta/models/gemini-2.5-flash:generateContent", ASK)
+            assert answer.status == 200
+            client.close()
+            assert gateway.stop() == 0
+        assert [path.name for path in tmp_path.rglob("*") if path.name.startswith(("requests", "log.db"))] == files
