@@ -15,6 +15,7 @@ from agm.core.classify import Fault, Verdict
 from agm.core.errors import TooManyRequests
 from agm.core.pool import Pool
 from agm.core.request import Account, AttemptRecord, Body, GatewayRequest, RequestRecord
+from agm.core.usage import Usage
 from agm.live import FINISHED, MAX_NAMES, SECONDS, SHOWN_OPEN, Live, Underway, describe_finished
 
 
@@ -296,6 +297,18 @@ def test_an_attempt_is_told_with_its_place_in_time(live: Live) -> None:
         (0.0, 0.5, "rate", 30.0),
         (0.75, 0.2, None, None),
     ]
+
+
+def test_tokens_are_counted_when_an_answer_has_told_them(live: Live, time: Time) -> None:
+    """Those that tools put into the prompt are the prompt's, thoughts the answer's."""
+    mine = attrs.evolve(UNARY, client_key="laptop")
+    usage = Usage(prompt=7, tool=3, output=20, thoughts=5, cached=6, total=35)
+    live.end(live.begin(Asking(mine)), record(mine, usage=usage, finish_reason="STOP"), 3)
+    assert (live.traffic(1)["prompt_tokens"], live.traffic(1)["output_tokens"]) == ([10], [25])
+    assert (live.totals()["prompt_tokens"], live.totals()["output_tokens"]) == (10, 25)
+    assert (live.key_use()["laptop"]["prompt_tokens"], live.key_use()["laptop"]["output_tokens"]) == (10, 25)
+    one = live.latest(1)[0]
+    assert (one["prompt_tokens"], one["output_tokens"], one["finish_reason"]) == (10, 25, "STOP")
 
 
 # Use

@@ -71,6 +71,12 @@ def test_every_module_is_in_the_wheel(built: Path, source: Path) -> None:
     assert modules - set(names(built)) == set()
 
 
+def test_every_file_of_the_dashboard_is_in_the_wheel(built: Path, source: Path) -> None:
+    pages = {str(path.relative_to(source)) for path in (source / "agm" / "web" / "ui").iterdir()}
+    assert "agm/web/ui/index.html" in pages
+    assert pages - set(names(built)) == set()
+
+
 def test_the_sdist_holds_what_a_build_needs(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -112,4 +118,5 @@ def test_nothing_that_is_needed_is_missing(installed: Path, tmp_path: Path) -> N
 def test_a_demo_answers(installed: Path, tmp_path: Path) -> None:
     with running(tmp_path / "twistd", "agm", "--demo", "--port", "0", commands=installed) as twistd:
         assert get(twistd.url(), "/healthz") == (200, b'{"status":"ok"}')
+        assert get(twistd.url(), "/ui/")[0] == 200
         assert twistd.stop() == 0

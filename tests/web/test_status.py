@@ -58,6 +58,7 @@ async def change(wire: Wire, condition: Any) -> Any:
 @pytest_twisted.ensureDeferred
 async def test_the_status_tells_everything_in_one_document(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
     keys = f'[[auth.keys]]\nname = "laptop"\nkey_sha256 = "{digest("k")}"\nmodels = ["gemini-*"]\n'
+    keys += "tokens_per_day = 9000\n"
     running = await gateway(
         NO_WAIT + '[models]\nlist = ["gemini-2.5-flash"]\n[models.aliases]\nfast = "gemini-2.5-flash"\n"x*" = "y"\n'
         "" + keys + emulator.account("work") + emulator.account("spare")
@@ -90,6 +91,10 @@ async def test_the_status_tells_everything_in_one_document(gateway: GatewayFacto
     assert found["aliases"] == [{"pattern": "fast", "model": "gemini-2.5-flash"}, {"pattern": "x*", "model": "y"}]
     laptop, nobody = found["keys"]
     assert (laptop["name"], laptop["models"], laptop["requests"], laptop["errors"]) == ("laptop", ["gemini-*"], 1, 0)
+    assert laptop["prompt_tokens"] > 0 < laptop["output_tokens"]
+    assert sum(found["traffic"]["output_tokens"]) == found["totals"]["output_tokens"] == laptop["output_tokens"]
+    assert (good["prompt_tokens"], good["finish_reason"]) == (laptop["prompt_tokens"], "STOP")
+    assert (laptop["tokens_per_day"], laptop["requests_per_minute"], laptop["expires"]) == (9000, None, None)
     assert (nobody["name"], nobody["requests"], nobody["errors"]) == (None, 1, 1)
     assert {p["name"] for p in found["plugins"]["plugins"]} >= {"agm.defaults.accounts"}
     assert found["plugins"]["failures"] == []

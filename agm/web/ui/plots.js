@@ -7,7 +7,7 @@ const HEIGHT = 56;
 /**
  * A plot of one or two series.
  *
- * `series` are {name, column, kind: "bars" | "steps", class}; `show` writes a number; `headline(traffic)` is what stands
+ * `series` are {name, column, on, kind: "bars" | "steps", class}, `on` another column that it stands on; `show` writes a number; `headline(traffic)` is what stands
  * beside the title.
  */
 export function plot({ title, series, show, headline }) {
@@ -56,9 +56,10 @@ export function plot({ title, series, show, headline }) {
     update(next) {
       traffic = next;
       const length = traffic.requests.length;
-      const highest = Math.max(1, ...series.map((one) => Math.max(...traffic[one.column])));
+      const drawn = series.map((one) => (one.on ? traffic[one.column].map((n, i) => n + traffic[one.on][i]) : traffic[one.column]));
+      const highest = Math.max(1, ...drawn.map((values) => Math.max(...values)));
       picture.setAttribute("viewBox", `0 0 ${length} ${HEIGHT}`);
-      series.forEach((one, n) => paths[n].setAttribute("d", draw[one.kind](traffic[one.column], highest)));
+      series.forEach((one, n) => paths[n].setAttribute("d", draw[one.kind](drawn[n], highest)));
       write(top, show(highest));
       write(value, headline(traffic));
       label();

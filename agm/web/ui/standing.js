@@ -121,7 +121,7 @@ export const keys = view(["keys"], (state) => [
     state.keys.slice(0, ROWS).map((one) => [
       [one.name === null ? el("span", { class: "muted" }, "without a key") : el("b", null, one.name), one.admin ? [" ", tag("admin", "run")] : null],
       [one.models.length ? one.models.join(", ") : "every model", limits(one)],
-      exact(one.requests),
+      [exact(one.requests), one.today ? el("p", { class: "line muted" }, `${exact(one.today.requests)} today`) : null],
       one.errors ? exact(one.errors) : el("span", { class: "muted" }, "0"),
       `${count(one.prompt_tokens)} + ${count(one.output_tokens)}`,
       one.last_used === null ? el("span", { class: "muted" }, "never") : ago(one.last_used),

@@ -30,7 +30,7 @@ export function traffic({ explain }) {
       show: count,
       headline: (t) => `${count(sum(t.prompt_tokens) + sum(t.output_tokens))} in 5 min`,
       series: [
-        { name: "prompt", column: "prompt_tokens", kind: "bars", class: "b" },
+        { name: "prompt", column: "prompt_tokens", on: "output_tokens", kind: "bars", class: "b" },
         { name: "output", column: "output_tokens", kind: "bars", class: "a" },
       ],
     }),

@@ -1,0 +1,561 @@
+"""The dashboard as a person uses it, in a real browser: ``/ui/`` of gateways that are processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import browser
+import pytest
+from browser import Browser, Page
+from processes import Twistd, connection, get, post, running
+
+from agm.web.dashboard import files
+
+#: Where screenshots go, for people to look at; else a temporary folder.
+SCREENSHOTS = os.environ.get("AGM_TEST_SCREENSHOTS")
+VIEWS = ("traffic", "accounts", "models", "keys", "plugins", "explain", "connect")
+EVIL = "<img src=x onerror=window.pwned=1>"
+BODY = b'{"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}'
+ADMIN = "admin-key-for-tests"
+
+PLUGIN = f"""
+from agm import hookimpl
+
+class Evil(Exception):
+    pass
+
+@hookimpl
+def agm_map_model(model):
+    if model == "raises":
+        raise Evil({EVIL!r})
+"""
+
+
+@pytest.fixture(autouse=True)
+def logged_failures() -> None:
+    """In place of the watch over the reactor's log: no reactor runs here."""
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser.running(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A page of 1280 × 860; it must not have complained of anything when the test ends."""
+    with chromium.page() as page:
+        page.size(1280, 860)
+        yield page
+        assert page.trouble == []
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a demo with a plugin that fails when asked to."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "evil.py").write_text(PLUGIN)
+    with running(folder, "agm", "--demo", "--port", "0", "--plugin", "evil") as twistd:
+        yield twistd.url()
+        assert twistd.stop() == 0
+
+
+def locked(folder: Path) -> str:
+    """The path of a configuration that asks for keys everywhere."""
+    key = f'[[auth.keys]]\nname = "me"\nkey = "{ADMIN}"\nadmin = true\n'
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "agm.toml"
+    file.touch(mode=0o600)
+    file.write_text(f'[gateway]\nlisten = ["tcp:0:interface=127.0.0.1"]\n[auth]\nmode = "strict"\n{key}')
+    return str(file)
+
+
+def ask(url: str, model: str, method: str = "generateContent", **headers: str) -> int:
+    """Send a request and read the whole answer, complete or not; its status."""
+    client = connection(url)
+    client.request(
+        "POST",
+        f"/v1beta/models/{quote(model, safe='')}:{method}",
+        BODY,
+        {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}},
+    )
+    answer = client.getresponse()
+    with contextlib.suppress(http.client.IncompleteRead):
+        answer.read()
+    client.close()
+    return answer.status
+
+
+def show(page: Page, url: str, view: str = "traffic") -> None:
+    """Go to a view, and wait until it has something to show."""
+    page.open(f"{url}/ui/#/{view}")
+    page.run(f"location.hash = '#/{view}'")
+    page.until(f"!document.getElementById('content').hidden && !document.getElementById('view-{view}').hidden")
+
+
+def row_of(model: str) -> str:
+    """An expression: the latest row of a model."""
+    return (
+        "[...document.querySelectorAll('#requests tbody')]"
+        f".find((b) => b.querySelector('.name').textContent === {json.dumps(model)})"
+    )
+
+
+# What it shows
+
+
+def test_a_request_is_seen_without_a_reload_and_unfolds_to_its_attempts(page: Page, demo: str) -> None:
+    show(page, demo)
+    page.run("window.loaded_once = true")
+    assert ask(demo, "gemini-2.5-flash") == 200
+    page.until(row_of("gemini-2.5-flash"))
+    assert ask(demo, "emu-503-once-dashboard") == 200
+    page.until(row_of("emu-503-once-dashboard"))
+    assert "2 attempts" in page.run(f"{row_of('emu-503-once-dashboard')}.innerText")
+    page.run(f"{row_of('emu-503-once-dashboard')}.querySelector('button').click()")
+    about = page.run(f"{row_of('emu-503-once-dashboard')}.querySelector('.detail').innerText")
+    for said in ("demo-", "503", "UNAVAILABLE", "first byte after", "to the client", "Explain such a request now"):
+        assert said in about
+    bars = page.run(f"{row_of('emu-503-once-dashboard')}.querySelectorAll('.track i').length")
+    assert bars == 3
+    assert page.run("window.loaded_once") is True
+
+
+def test_a_request_that_failed_says_why_nothing_more_was_tried(page: Page, demo: str) -> None:
+    assert ask(demo, "emu-400") == 400
+    show(page, demo)
+    page.until(row_of("emu-400"))
+    page.run(f"{row_of('emu-400')}.querySelector('.summary').click()")
+    about = page.run(f"{row_of('emu-400')}.querySelector('.detail').innerText")
+    assert "about the request itself" in about
+    assert "2 other accounts were ready" in about
+
+
+def test_a_request_under_way_is_seen_while_it_is(page: Page, demo: str) -> None:
+    show(page, demo)
+    client = connection(demo)
+    path = "/v1beta/models/emu-hang:streamGenerateContent?alt=sse"
+    client.request("POST", path, BODY, {"Content-Type": "application/json"})
+    page.until(f"{row_of('emu-hang')}?.innerText.includes('ing')")
+    took = page.run(f"{row_of('emu-hang')}.querySelectorAll('.summary > *')[6].textContent")
+    page.until(f"{row_of('emu-hang')}.querySelectorAll('.summary > *')[6].textContent !== {json.dumps(took)}")
+    client.close()
+    page.until(f"{row_of('emu-hang')}.innerText.includes('left')")
+
+
+def test_plots_show_what_came(page: Page, demo: str) -> None:
+    assert ask(demo, "gemini-2.5-pro") == 200
+    show(page, demo)
+    page.until("[...document.querySelectorAll('.plot')].length === 4")
+    requests = "document.querySelectorAll('.plot')[0]"
+    page.until(f"{requests}.querySelector('path').getAttribute('d').length > 5")
+    assert " in 5 min" in page.run(f"{requests}.querySelector('.value').textContent")
+    assert "five minutes" in page.run(f"{requests}.querySelector('svg').getAttribute('aria-label')")
+
+
+def test_requests_are_filtered(page: Page, demo: str) -> None:
+    assert ask(demo, "gemini-2.5-flash-lite") == 200
+    assert ask(demo, "emu-404") == 404
+    show(page, demo)
+    page.until(row_of("emu-404"))
+    shown = "[...document.querySelectorAll('#requests tbody:not([hidden]) .name')].map((n) => n.textContent)"
+    page.run("document.getElementById('filter').focus()")
+    page.type("flash-lite")
+    assert set(page.run(shown)) == {"gemini-2.5-flash-lite"}
+    page.run("document.getElementById('filter').value = ''")
+    page.click("#only")
+    found = page.run(shown)
+    assert "emu-404" in found
+    assert "gemini-2.5-flash-lite" not in found
+
+
+def test_accounts_count_down_to_their_recovery(page: Page, demo: str) -> None:
+    assert ask(demo, "emu-429rpm-90") == 429
+    show(page, demo, "accounts")
+    page.until("document.querySelector('#view-accounts')?.innerText.includes('resting')")
+    first = page.run("document.querySelector('#view-accounts time.left').textContent")
+    assert "min" in first
+    page.until(f"document.querySelector('#view-accounts time.left').textContent !== {json.dumps(first)}")
+    text = page.text("#view-accounts")
+    for said in ("demo-1", "ready for other models", "emu-429rpm-90", "RESOURCE_EXHAUSTED", "Endpoints", "closed"):
+        assert said in text
+
+
+def test_models_keys_and_plugins_are_shown(page: Page, demo: str) -> None:
+    show(page, demo, "models")
+    assert "gemini-2.5-flash" in page.text("#view-models")
+    assert "1,048,576" in page.text("#view-models")
+    assert ask(demo, "raises") == 200
+    show(page, demo, "plugins")
+    text = page.text("#view-plugins")
+    assert "evil" in text
+    assert "agm_map_model" in text
+    page.until("/Failures[\\s\\S]*agm_map_model/.test(document.querySelector('#view-plugins').innerText)")
+    show(page, demo, "keys")
+    assert "without a key" in page.text("#view-keys")
+
+
+def test_the_form_explains_a_request(page: Page, demo: str) -> None:
+    show(page, demo, "explain")
+    page.until("document.getElementById('explain-model').value !== ''")
+    page.click("#explain-form button")
+    page.until("!!document.querySelector('.explained')")
+    text = page.text("#explained")
+    for said in ("served by demo-", "Goes to", "/v1beta/models/", "Could serve"):
+        assert said in text
+    page.run("document.getElementById('explain-body').value = '{'")
+    page.click("#explain-form button")
+    page.until("document.querySelector('#explained .error')?.innerText.startsWith('The body is not JSON')")
+    page.run("document.getElementById('explain-body').value = ''")
+    page.run("document.getElementById('explain-model').value = 'a/../b'")
+    page.click("#explain-form button")
+    page.until("!document.querySelector('#explained').innerText.includes('JSON')")
+    assert "model" in page.text("#explained")
+    page.trouble[:] = [line for line in page.trouble if "status of 400" not in line]
+
+
+def test_a_request_leads_to_its_explanation(page: Page, demo: str) -> None:
+    assert ask(demo, "emu-403disabled") in (403, 503)
+    show(page, demo)
+    page.until(row_of("emu-403disabled"))
+    page.run(f"{row_of('emu-403disabled')}.querySelector('button').click()")
+    page.run(f"{row_of('emu-403disabled')}.querySelector('.about button').click()")
+    page.until("!!document.querySelector('.explained')")
+    assert page.run("document.getElementById('explain-model').value") == "emu-403disabled"
+    text = page.text("#explained")
+    assert "The client would get UNAVAILABLE" in text or "The client would get PERMISSION_DENIED" in text
+    assert "demo-1" in text
+
+
+# Connect
+
+
+def test_snippets_have_the_address_that_the_page_came_from_and_can_be_copied(page: Page, demo: str) -> None:
+    """127.0.0.1 where the page was loaded from localhost, which a program may take for another address."""
+    port = demo.rpartition(":")[2]
+    show(page, f"http://localhost:{port}", "connect")
+    page.until("document.querySelectorAll('.snippet').length === 7")
+    assert page.text("#connect-address") == demo
+    page.run("document.getElementById('connect-model').value = 'gemini-2.5-pro'")
+    page.run("document.getElementById('connect-model').dispatchEvent(new Event('change'))")
+    for text in page.run("[...document.querySelectorAll('.snippet pre')].map((p) => p.textContent)"):
+        assert demo in text
+        assert "localhost" not in text
+    page.click("#snippet-google-genai .copy")
+    page.until("document.querySelector('#snippet-google-genai .copy').textContent === 'copied'")
+    assert page.run("navigator.clipboard.readText()") == page.run(
+        "document.querySelector('#snippet-google-genai pre').textContent"
+    )
+    assert '"model": "gemini-2.5-pro"' in page.run("navigator.clipboard.readText()")
+
+
+def test_what_is_shown_is_copied_where_the_page_has_no_clipboard(page: Page, demo: str) -> None:
+    """As on an address that is neither https nor loopback."""
+    show(page, demo, "connect")
+    page.run("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    page.click("#snippet-environment .copy")
+    page.until("document.querySelector('#snippet-environment .copy').textContent === 'copied'")
+    page.run("delete navigator.clipboard")
+    assert page.run("navigator.clipboard.readText()").startswith(f"export GOOGLE_GEMINI_BASE_URL={demo}\n")
+
+
+def test_the_address_is_that_of_the_page_where_it_is_not_localhost(page: Page, demo: str) -> None:
+    show(page, demo, "connect")
+    addresses = page.run(
+        "import(new URL('connect.js', document.baseURI)).then(({ address }) => ["
+        "'http://localhost:8045', 'https://localhost', 'http://gate.example:81', 'http://[::1]:8045']"
+        ".map((a) => address(new URL(a))))"
+    )
+    assert addresses == ["http://127.0.0.1:8045", "https://127.0.0.1", "http://gate.example:81", "http://[::1]:8045"]
+
+
+# Who may look
+
+
+def test_the_page_asks_for_a_key_where_one_is_asked_for_and_keeps_it_for_the_tab(
+    page: Page, chromium: Browser, tmp_path: Path
+) -> None:
+    with running(tmp_path / "locked", "agm", "--config", locked(tmp_path / "locked")) as twistd:
+        url = twistd.url()
+        page.open(f"{url}/ui/")
+        page.until("!document.getElementById('gate').hidden")
+        assert page.run("document.activeElement.id") == "gate-key"
+        page.type("not-a-key")
+        page.press("Enter", 13, "\r")
+        page.until("document.getElementById('gate-why').textContent.includes('not known')")
+        page.type(ADMIN)
+        page.press("Enter", 13, "\r")
+        page.until("!document.getElementById('content').hidden")
+        page.open(f"{url}/ui/?again")
+        page.until("!document.getElementById('content').hidden")
+        page.run("location.hash = '#/keys'")
+        page.until("document.querySelector('#view-keys').innerText.includes('admin')")
+        page.run("location.hash = '#/connect'")
+        page.until("document.querySelectorAll('.snippet').length === 7")
+        assert "YOUR_KEY" in page.run("document.querySelector('#snippet-curl pre').textContent")
+        assert ADMIN not in page.run("document.documentElement.outerHTML")
+        assert page.run("localStorage.length + document.cookie.length") == 0
+        with chromium.page() as other:
+            other.open(f"{url}/ui/")
+            other.until("!document.getElementById('gate').hidden")
+        page.click("#foot button")
+        page.until("!document.getElementById('gate').hidden")
+        page.trouble[:] = [line for line in page.trouble if "status of 401" not in line]
+        log = twistd.log
+        assert twistd.stop() == 0
+    assert ADMIN not in log
+
+
+def test_the_page_comes_back_when_the_gateway_does(page: Page, tmp_path: Path) -> None:
+    folder = tmp_path / "first"
+    first = Twistd.start(folder, "agm", "--demo", "--port", "0")
+    try:
+        url = first.url()
+        show(page, url)
+        page.until("document.getElementById('link').dataset.state === 'live'")
+        assert first.stop() == 0, "nobody waits for a page that is open"
+        page.until("document.getElementById('link').dataset.state === 'lost'")
+        with running(tmp_path / "second", "agm", "--demo", "--port", url.rpartition(":")[2]) as second:
+            second.url()
+            page.until("document.getElementById('link').dataset.state === 'live'")
+            assert second.stop() == 0
+    finally:
+        first.kill()
+    page.trouble[:] = [line for line in page.trouble if "ERR_" not in line]
+
+
+def test_nothing_that_anybody_says_becomes_markup(page: Page, demo: str) -> None:
+    assert ask(demo, EVIL, User_Agent=EVIL) == 200
+    assert ask(demo, f"emu-400{EVIL}", User_Agent=EVIL) in (200, 400)
+    for view in VIEWS:
+        show(page, demo, view)
+        if view == "traffic":
+            page.until(row_of(EVIL))
+            page.run("document.querySelectorAll('#requests button').forEach((b) => b.click())")
+            assert EVIL in page.text("#requests")
+        if view == "explain":
+            page.run(f"document.getElementById('explain-model').value = {json.dumps(EVIL)}")
+            page.click("#explain-form button")
+            page.until(f"document.getElementById('explained').innerText.includes({json.dumps(EVIL)})")
+        assert page.run("document.querySelectorAll('main img, main script, main iframe').length") == 0
+    assert page.run("window.pwned") is None
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Page, demo: str) -> None:
+    for view in VIEWS:
+        show(page, demo, view)
+    assert page.asked
+    assert [url for url in page.asked if not url.startswith((f"{demo}/ui/", f"{demo}/_agm/"))] == []
+
+
+# For everybody
+
+CONTRAST = """
+(() => {
+  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+  const part = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length === 3 || c[3] === 1) return c;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let n = walk.nextNode(); n; n = walk.nextNode()) {
+    const e = n.parentElement;
+    if (!n.data.trim() || !e.checkVisibility()) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) found.push(`${n.data.trim().slice(0, 30)} ${ratio.toFixed(2)} ${e.className}`);
+  }
+  return [...new Set(found)];
+})()
+"""
+
+NAMELESS = """
+[...document.querySelectorAll('input, select, textarea, button, a, [role=img]')]
+  .filter((e) => e.checkVisibility())
+  .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim()))
+  .map((e) => e.outerHTML.slice(0, 80))
+"""
+
+
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the screenshots."""
+    return Path(SCREENSHOTS) if SCREENSHOTS else tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture(scope="module")
+def busy(demo: str) -> str:
+    """The demo, after all kinds of requests."""
+    for model in ("gemini-2.5-flash", "gemini-2.5-pro", "emu-503-once-busy", "emu-429rpm-80", "emu-400", "emu-cut"):
+        ask(demo, model)
+        ask(demo, model, "streamGenerateContent")
+    ask(demo, "emu-slow", "streamGenerateContent")
+    return demo
+
+
+def unfold(page: Page) -> None:
+    """Open the details of a request that took more than one attempt."""
+    page.until(row_of("emu-503-once-busy"))
+    page.run(f"{row_of('emu-503-once-busy')}.querySelector('button').click()")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_can_be_read_in_light_and_dark(page: Page, busy: str, scheme: str, looked_at: Path) -> None:
+    """Text stands out from its ground by 4.5 to 1, as WCAG 2.2 asks (1.4.3, AA); everything has a name."""
+    page.scheme(scheme)
+    for view in VIEWS:
+        show(page, busy, view)
+        if view == "traffic":
+            unfold(page)
+        if view == "explain":
+            page.click("#explain-form button")
+            page.until("!!document.querySelector('.explained')")
+        assert page.run(CONTRAST) == []
+        assert page.run(NAMELESS) == []
+        page.screenshot(looked_at / f"{view}-{scheme}.png")
+    ground = page.run("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(","))) > 384) == (scheme == "light")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_shows_every_view_without_scrolling_sideways(
+    page: Page, busy: str, width: int, looked_at: Path
+) -> None:
+    page.size(width, 844, mobile=True, scale=2)
+    for view in VIEWS:
+        show(page, busy, view)
+        if view == "traffic":
+            unfold(page)
+        if view == "explain":
+            page.run("document.getElementById('explain-form').requestSubmit()")
+            page.until("!!document.querySelector('.explained')")
+        beyond = page.run(
+            "[...document.querySelectorAll('main *')]"
+            ".filter((e) => e.checkVisibility() && !e.closest('.unseen, .model'))"
+            f".filter((e) => e.getBoundingClientRect().right > {width + 1}).map((e) => e.outerHTML.slice(0, 100))"
+        )
+        assert beyond == []
+        assert page.run("document.documentElement.scrollWidth") <= width
+        page.screenshot(looked_at / f"{view}-phone-{width}.png")
+
+
+def test_colours_can_be_chosen_and_stay_chosen(page: Page, demo: str) -> None:
+    page.scheme("light")
+    show(page, demo)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.run(ground)
+    for name in ("light", "dark"):
+        page.click("#theme")
+        assert page.text("#theme") == name
+    dark = page.run(ground)
+    assert dark != light
+    page.open(f"{demo}/ui/?again")
+    assert page.run(ground) == dark
+    page.click("#theme")
+    assert (page.text("#theme"), page.run(ground)) == ("auto", light)
+
+
+def test_it_can_be_used_by_keyboard(page: Page, busy: str) -> None:
+    show(page, busy)
+    page.until(row_of("emu-503-once-busy"))
+    page.press("Tab", 9)
+    assert page.run("document.activeElement.id") == "skip"
+    page.press("Enter", 13, "\r")
+    assert page.run("document.activeElement.id") == "main"
+    page.run(f"{row_of('emu-503-once-busy')}.querySelector('button').focus()")
+    page.press("Enter", 13, "\r")
+    assert page.run("document.activeElement.getAttribute('aria-expanded')") == "true"
+    assert page.run(f"{row_of('emu-503-once-busy')}.querySelector('.detail').checkVisibility()") is True
+    page.press("Enter", 13, "\r")
+    assert page.run("document.activeElement.getAttribute('aria-expanded')") == "false"
+    page.run("document.querySelector('nav a[href=\"#/keys\"]').focus()")
+    page.press("Enter", 13, "\r")
+    page.until("!document.getElementById('view-keys').hidden")
+    assert page.run("document.querySelector('nav [aria-current=page]').textContent") == "Keys"
+
+
+def test_what_somebody_has_unfolded_stays_so_when_more_comes(page: Page, busy: str) -> None:
+    show(page, busy)
+    unfold(page)
+    assert ask(busy, "gemini-2.5-flash") == 200
+    before = page.run("document.querySelectorAll('#requests tbody').length")
+    assert ask(busy, "emu-latency-1") == 200
+    page.until(row_of("emu-latency-1"))
+    assert page.run("document.querySelectorAll('#requests tbody').length") >= before
+    assert page.run(f"{row_of('emu-503-once-busy')}.querySelector('.detail').checkVisibility()") is True
+
+
+# What is served
+
+
+def test_the_files_say_what_they_are_and_what_they_may_do(demo: str) -> None:
+    client = connection(demo)
+    names = [file.name for file in (files("agm.web") / "ui").iterdir() if "." in file.name]
+    assert {"index.html", "app.js", "style.css"} <= set(names)
+    for name in (*names, ""):
+        client.request("GET", f"/ui/{name}")
+        answer = client.getresponse()
+        body = answer.read()
+        assert answer.status == 200
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Type"].partition(";")[0] in (
+            "text/html",
+            "text/css",
+            "text/javascript",
+            "image/svg+xml",
+        )
+        for outside in (b"https://", b"//fonts", b"innerHTML", b"eval(", b"document.write"):
+            assert outside not in body
+    client.close()
+
+
+@pytest.mark.parametrize("path", ["/ui/nothing", "/ui/../setup.cfg", "/ui/app.js/x", "/ui//app.js", "/ui/%2e%2e/a"])
+def test_there_is_nothing_else(demo: str, path: str) -> None:
+    status, body = get(demo, path)
+    assert (status, json.loads(body)["error"]["code"]) == (404, 404)
+
+
+def test_a_browser_is_led_to_it_and_a_program_is_told_as_ever(demo: str) -> None:
+    def answer(path: str, **headers: str) -> tuple[int, Any]:
+        client = connection(demo)
+        client.request("GET", path, headers=headers)
+        got = client.getresponse()
+        got.read()
+        client.close()
+        return got.status, got.headers["Location"]
+
+    assert answer("/ui") == (302, "ui/")
+    assert answer("/", Accept="text/html,application/xhtml+xml") == (302, "ui/")
+    assert answer("/") == (404, None)
+    assert answer("/", Accept="application/json") == (404, None)
+    client, got = post(demo, "/ui/", b"{}")
+    assert got.status == 405
+    client.close()
+
+
+def test_the_files_are_open_where_everything_else_asks_for_a_key(tmp_path: Path) -> None:
+    """They are the same for everybody; another site's page gets none of it, and no other name will do."""
+    with running(tmp_path / "locked", "agm", "--config", locked(tmp_path / "locked")) as twistd:
+        url = twistd.url()
+        assert get(url, "/ui/")[0] == 200
+        assert get(url, "/", Accept="text/html")[0] == 302
+        assert get(url, "/")[0] == 401
+        assert get(url, "/_agm/status")[0] == 401
+        assert get(url, "/ui/", Origin="https://example.com")[0] == 403
+        assert get(url, "/ui/", Host="example.com")[0] == 421
+        assert twistd.stop() == 0
