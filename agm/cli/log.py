@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
@@ -209,7 +209,7 @@ def _show(args: argparse.Namespace) -> int:
     elif args.csv:
         _write_csv(rows)
     elif args.id is not None or args.bodies:
-        print("\n\n".join(_details(row) for row in rows) or "no bodies were kept", end="\n")
+        print("\n\n".join(_details(row) for row in rows) or "no bodies were kept")
     elif not rows:
         print("no request", file=sys.stderr)
     else:
@@ -343,7 +343,7 @@ def _bodies(row: Mapping[str, Any]) -> Iterator[str]:
 # -- Following ---------------------------------------------------------------------------------------
 
 
-def _follow(args: argparse.Namespace) -> None:
+def _follow(args: argparse.Namespace) -> NoReturn:
     """Show the latest, and what comes, until somebody ends it."""
     from agm import logfile
 

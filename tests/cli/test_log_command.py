@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +77,11 @@ class Book:
         logfile.make(path)
         self.connection = sqlite3.connect(path)
         logfile.prepare(self.connection, path)
+
+    def put_aside(self) -> None:
+        """Rename it, with what SQLite has beside it."""
+        for part in list(self.path.parent.glob(f"{self.path.name}*")):
+            part.rename(part.with_name(f"old-{part.name}"))
 
     def add(self, request: str, *, bodies: tuple[object, ...] | None = None, **different: Any) -> None:
         values = {**PLAIN, "request": request, "started": time.time() - 100, **different}
@@ -321,8 +325,7 @@ async def test_following_shows_each_request_as_it_comes(tmp_path: Path) -> None:
     book.add("r4")
     await eventually(lambda: shown()[before:] == ["r3", "r4"], "the next requests")
     book.connection.close()
-    for part in list(tmp_path.glob(f"{path.name}*")):  # what SQLite has beside it goes with it
-        os.rename(part, tmp_path / f"old-{part.name}")
+    book.put_aside()
     book = Book(path)
     book.add("r5")
     await eventually(lambda: shown()[-1] == "r5", "the request in the new file")
