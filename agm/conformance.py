@@ -39,8 +39,7 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
-from agm.core.target import VERSIONS
-from agm.plugins import HOOKS, MAY_AWAIT, TOO_LONG, PluginError, make_plugin_manager
+from agm.plugins import HOOKS, MAY_AWAIT, OWN_SEGMENTS, TOO_LONG, PluginError, make_plugin_manager
 from agm.upstream.accounts import AccountSource
 
 #: Seconds that a hook which may await is waited for.
@@ -138,8 +137,6 @@ _MAY_REFUSE = frozenset(
 )
 _SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"x-goog-api-key", b"x-api-key", b"cookie"})
 _SECRET_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
-#: First segments of paths that are the gateway's own.
-_OWN_SEGMENTS = frozenset({*VERSIONS, "healthz", "_agm"})
 
 
 def build_request(
@@ -570,7 +567,7 @@ class _Check:
             for segment, resource in resources.items():
                 if not isinstance(segment, str) or not segment or "/" in segment:
                     self.refuse(hook, f"named the segment {segment!r}", "give the first segment of a path, no slash")
-                if segment in _OWN_SEGMENTS:
+                if segment in OWN_SEGMENTS:
                     self.refuse(hook, f"took the segment {segment!r}, the gateway's own", "choose another")
                 if not IResource.providedBy(resource):
                     self.refuse(hook, f"gave {_sort(resource)}", "give an ApiResource or another twisted.web resource")

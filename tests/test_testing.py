@@ -508,6 +508,7 @@ REFUSED: Mapping[str, Callable[[], Any]] = {
     "agm_resources of plugin mine returned Resource": lambda: plugin(agm_resources=resources(Resource())),
     "named the segment 'a/b'": lambda: plugin(agm_resources=resources({"a/b": Resource()})),
     "took the segment 'v1beta', the gateway's own": lambda: plugin(agm_resources=resources({"v1beta": Resource()})),
+    "took the segment 'ui', the gateway's own": lambda: plugin(agm_resources=resources({"ui": Resource()})),
     "agm_resources of plugin mine gave bytes": lambda: plugin(agm_resources=resources({"hello": b"hello"})),
 }
 
