@@ -296,7 +296,7 @@ class Gateway:
     @property
     def client_keys(self) -> list[ClientKey]:
         """The fixed client keys; those that are looked up elsewhere have no list."""
-        return [key for _, source in self._keys if isinstance(source, KeyRing) for key in source]
+        return [key for _, source in self._keys if isinstance(source, KeyRing) for key in source.members]
 
     def _expired(self, key: ClientKey) -> Unauthenticated | None:
         """What is said to the bearer of a key whose time is over; None while it is not."""

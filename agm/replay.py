@@ -44,6 +44,7 @@ from agm.core.pool import Remembered
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.target import METHODS, parse_call, quote_model
 from agm.core.usage import Usage
+from agm.deadlines import Deadlines
 from agm.exchange import Attempts, FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
@@ -282,6 +283,7 @@ class RecordedUpstream(UpstreamClient):
 
     def __init__(self, clock: Clock, answers: Iterable[Answer], epoch: float) -> None:
         self._clock = clock
+        self.deadlines = Deadlines(clock)
         self._epoch = epoch
         self._answers = tuple(answers)
         self._left = [answer.times for answer in self._answers]

@@ -370,7 +370,7 @@ async def test_every_field_of_an_explanation_is_documented(gateway: GatewayFacto
     bad = await running.explain("fast", method="predict", body=[])
     text = section("## agm explain")
     rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    assert set(rows) == set(good) | set(bad) | {"error"}
+    assert set(rows) == set(good) | set(bad) | {"error", "waits"}
     for field in ("request", "model", "account", "upstream"):
         assert set(good[field]) <= set(re.findall(r"`(\w+)`", text)), field
     for entry in (*good["excluded"], *good["plugins"]):

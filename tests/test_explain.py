@@ -323,7 +323,7 @@ SCENARIOS = {
         plugins=(EditEvents(),),
     ),
     "a header for the upstream": Scenario(
-        account("a0"), {**M, "headers": {"X-Server-Timeout": "30"}}, {"upstream.headers.x-server-timeout": "30"}
+        account("a0"), {**M, "headers": {"X-Server-Timeout": "30"}}, {"upstream.headers.X-Server-Timeout": "30"}
     ),
     "a model with a colon and a space": Scenario(
         account("a0"), {"model": "my/model:free%20one"}, {"model.served": "my/model:free one"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -67,8 +67,10 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __iter__(self) -> Iterator[ClientKey]:
-        return iter(self._keys.values())
+    @property
+    def members(self) -> Sequence[ClientKey]:
+        """The keys."""
+        return tuple(self._keys.values())
 
     def named(self, name: str) -> ClientKey | None:
         """The key of this name, or None."""
