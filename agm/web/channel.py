@@ -178,13 +178,12 @@ class GatewayChannel(Protocol):
     _body_bytes_seen = 0
 
     def _late(self) -> None:
-        if self._closing or self.refused:
-            waiting = unsent(self.transport)
-            if self._closing and 0 < waiting < self._unsent:  # it takes its answer, slowly
-                self._unsent = waiting
-                self._expect_within(self.site.stall_timeout)
-            else:
-                self.abort()
+        waiting, answered = unsent(self.transport), self._closing or self.request is None
+        if answered and not self.refused and 0 < waiting < self._unsent:  # it takes its answer, slowly
+            self._unsent = waiting
+            self._expect_within(self.site.stall_timeout)
+        elif self._closing or self.refused or (answered and waiting):
+            self.abort()
         elif self.request is None and self._reader.between:
             self.close()
         else:
@@ -325,7 +324,8 @@ class GatewayChannel(Protocol):
             self.close()
         else:
             self._answering = self._complete = False
-            self._expect_within(self.site.read_timeout)
+            self._unsent = unsent(self.transport)
+            self._expect_within(self.site.stall_timeout if self._unsent else self.site.read_timeout)
             self._advance()
 
     def refuse(self, error: GatewayError) -> None:
