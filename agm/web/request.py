@@ -374,8 +374,8 @@ class GatewayRequestOnWire(Request):
             warnings.warn("finish was called twice on a request", stacklevel=2)
             return
         if self._encoder is not None:
-            self.write(self._encoder.finish())
-            self._encoder = None
+            encoder, self._encoder = self._encoder, None
+            self.write(encoder.finish())
         if not self.startedWriting:
             self.write(b"")
         if self.chunked:
