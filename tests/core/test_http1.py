@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def read(data: bytes, cuts: list[int] | None = None, *, max_head: int = 32768, m
     places = sorted({min(cut, len(data)) for cut in cuts or []} | {0, len(data)})
     events: list[Event] = []
     try:
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in pairwise(places):
             reader.feed(data[start:end])
             while (event := reader.next()) is not None:
                 if isinstance(event, Head):
@@ -25,7 +27,7 @@ def read(data: bytes, cuts: list[int] | None = None, *, max_head: int = 32768, m
                 elif event is END:
                     events.append(("end", reader.buffered == 0 or None))
                 elif events and events[-1][0] == "body":
-                    events[-1] = ("body", bytes(events[-1][1]) + event)  # type: ignore[call-overload, operator]
+                    events[-1] = ("body", bytes(events[-1][1]) + event)  # type: ignore[call-overload]
                 else:
                     events.append(("body", event))
     except Malformed as e:
