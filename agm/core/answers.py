@@ -196,27 +196,22 @@ class PlainEvents:
     def feed(self, chunk: bytes) -> bytes:
         if self.failure is not None:
             return b""
+        passed: list[bytes] = []
         if self._brackets is not None:
-            before = len(self._held)
-            self._held += chunk
-            end = self._brackets.feed(chunk)
-            released = self._judge(None if end is None else before + end)
+            sound, rest = self._judge(chunk)
+            passed.append(sound)
         else:
-            released = bytes(self._held) + chunk if self._held else chunk
+            rest = bytes(self._held) + chunk if self._held else chunk
             self._held.clear()
-        passed = b""
-        while released:
-            sound, suspect = self._split(released)
-            passed += self._pass(sound)
+        while rest:
+            sound, suspect = self._split(rest)
+            passed.append(self._pass(sound))
             if not suspect:
                 break
-            self._held += suspect
             self._brackets = _Brackets()
-            released = self._judge(self._brackets.feed(suspect))
-            if released:  # its start was no error's: it must not be taken for one again
-                passed += self._pass(released[:1])
-                released = released[1:]
-        return passed
+            sound, rest = self._judge(suspect)
+            passed.append(sound)
+        return b"".join(passed)
 
     def close(self) -> bytes:
         if self._brackets is not None:
@@ -245,22 +240,31 @@ class PlainEvents:
             return data[:cut], b""
         return data, b""
 
-    def _judge(self, end: int | None) -> bytes:
+    def _judge(self, piece: bytes) -> tuple[bytes, bytes]:
         """
-        Make a failure of what is held, or wait for more of it, or let it go.
+        Make a failure of what is held and `piece`, or wait for more of it, or let it go: what passes, and what comes
+        behind it and has not been looked at.
 
-        :param end: where its JSON document ends; None if it does not yet.
+        What has been looked at and was no error passes as a whole: were it searched for others, whoever sends many
+        beginnings of errors would have each byte looked at as often.
         """
+        assert self._brackets is not None
+        end = self._brackets.feed(piece)
+        if end is not None:
+            end += len(self._held)
+        self._held += piece
         if end is None and len(self._held) <= MAX_BARE:
-            return b""
+            return b"", b""
         held = bytes(self._held)
         self._held.clear()
         self._brackets = None
+        if end is None:
+            end = len(held)
         error = envelope.error_document(_CONTINUED.sub(b"\n", held[:end].removeprefix(b"data:")))
         if error is None:
-            return held
+            return self._pass(held[:end]), held[end:]
         self.failure = StreamFailure.upstream(error)
-        return b""
+        return b"", b""
 
     def _pass(self, data: bytes) -> bytes:
         self._tail = (self._tail + data[-4:])[-4:]
