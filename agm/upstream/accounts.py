@@ -10,7 +10,7 @@ import attrs
 from agm.config import AccountConfig
 from agm.core.models import Patterns
 from agm.core.request import Account
-from agm.upstream.credentials import ApiKey, Credential, GoogleCredential, Refresher, StaticToken, load_google
+from agm.upstream.credentials import ApiKey, Credential, Refresher, StaticToken
 
 
 @attrs.frozen(eq=False)
@@ -53,6 +53,9 @@ def account_source(entry: AccountConfig) -> AccountSource:
         return AccountSource(account, lambda refresher: StaticToken(token.reveal()), origin)
     credentials = entry.credentials
     assert credentials is not None, "the configuration has checked that each account has a credential"
+    # google-auth takes time and memory, which only gateways with such an account are to spend
+    from agm.upstream.google import GoogleCredential, load_google
+
     return AccountSource(
         account,
         lambda refresher: GoogleCredential(

@@ -31,21 +31,16 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.web.http_headers import Headers as WireHeaders
 
-from agm.upstream import credentials as module
+from agm.upstream import google as module
 from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import (
+from agm.upstream.credentials import ApiKey, Credential, CredentialError, Headers, Refresher, StaticToken
+from agm.upstream.google import (
     CLOUD_PLATFORM,
     FAILURE_MEMORY,
     HICCUP_MEMORY,
     PACE,
     REFRESH_AHEAD,
-    ApiKey,
-    Credential,
-    CredentialError,
     GoogleCredential,
-    Headers,
-    Refresher,
-    StaticToken,
     load_google,
 )
 from agm.upstream.google_transport import HeaderValues, TokenAnswer
@@ -1444,7 +1439,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import GoogleCredential, Refresher, load_google
+from agm.upstream.credentials import Refresher
+from agm.upstream.google import GoogleCredential, load_google
 from google.oauth2.credentials import Credentials
 
 port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
