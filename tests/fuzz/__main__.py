@@ -1,0 +1,17 @@
+"""
+Fuzzing for longer than a test may take: ``python -m tests.fuzz --help``.
+
+What fails is printed with the input that makes it fail, as Python writes bytes, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fuzz.command import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
