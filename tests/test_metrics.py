@@ -20,7 +20,7 @@ from support import SSE_HEAD, ScriptedUpstream, chunk, connect, eventually, get,
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
-from agm import metrics as metrics_module
+from agm import exposition
 from agm.core.clientkeys import ClientKey, digest
 from agm.core.errors import Forbidden
 from agm.metrics import LAG_EVERY
@@ -360,9 +360,9 @@ async def test_the_lateness_of_the_reactor_is_measured(gateway: GatewayFactory) 
 
 def test_hosts_beyond_the_number_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload goes where an upstream says: those hosts cannot be known beforehand."""
-    monkeypatch.setattr(metrics_module, "MAX_HOSTS", 2)
+    monkeypatch.setattr(exposition, "MAX_HOSTS", 2)
     connections = {f"h{number}:443": (1, number) for number in range(4)}
-    assert metrics_module.bounded(connections) == {"h0:443": (1, 0), "h1:443": (1, 1), "other": (2, 5)}
+    assert exposition.bounded(connections) == {"h0:443": (1, 0), "h1:443": (1, 1), "other": (2, 5)}
 
 
 @pytest_twisted.ensureDeferred
