@@ -24,7 +24,12 @@ class Seen:
     @classmethod
     def of(cls, wire: Wire) -> Seen | None:
         """What a connection has brought; None while there is no head."""
-        head, found, rest = wire.received.partition(b"\r\n\r\n")
+        return cls.parse(wire.received, ended=wire.lost is not None and bool(wire.lost.check(ConnectionDone)))
+
+    @classmethod
+    def parse(cls, received: bytes, *, ended: bool) -> Seen | None:
+        """The same from bytes; `ended` says whether a FIN came behind them."""
+        head, found, rest = received.partition(b"\r\n\r\n")
         if not found:
             return None
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -35,7 +40,7 @@ class Seen:
         if "content-length" in headers:
             length = int(headers["content-length"])
             return cls(status, headers, rest[:length], len(rest) >= length)
-        return cls(status, headers, rest, wire.lost is not None and bool(wire.lost.check(ConnectionDone)))
+        return cls(status, headers, rest, ended)
 
     @property
     def events(self) -> list[Any]:
