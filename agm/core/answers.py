@@ -134,7 +134,11 @@ class CollectedBody:
 # An error document has one key, ``error``: these match its opening, whole and begun, wherever it may stand.
 _KEY_BEGUN = rb'(?:"(?:e(?:r(?:r(?:o(?:r(?:"\s*)?)?)?)?)?)?)?'
 #: A line's start that opens an error: in an event's data, or bare.
-_ERROR_START = re.compile(rb'(?<=[\r\n])(?:data:[ \t]*(?:\[[ \t]*)?\{[ \t]*|(?:\[\s*)?\{\s*)"error"\s*:')
+#: Not longer than :data:`_LONGEST_START`, so that it is found however the answer is cut.
+_ERROR_START = re.compile(
+    rb"(?<=[\r\n])(?:data:[ \t]{0,60}(?:\[[ \t]{0,60})?\{[ \t]{0,60}|(?:\[\s{0,100})?\{\s{0,100})"
+    rb'"error"\s{0,20}:'
+)
 #: The end of a chunk that may become one.
 _ERROR_START_BEGUN = re.compile(
     rb"(?<=[\r\n])(?:d(?:a(?:t(?:a(?::[ \t]*(?:\[[ \t]*)?(?:\{[ \t]*%b)?)?)?)?)?|\[\s*(?:\{\s*%b)?|\{\s*%b)\Z"

@@ -122,7 +122,7 @@ def parse(path: bytes, http_method: str) -> OwnedTarget | None:
     except UnicodeDecodeError:
         return None
     version, way = match["version"].decode("ascii"), (match["way"] or b"").decode("ascii")
-    if rest.startswith("models/"):
+    if rest == "models" or rest.startswith("models/"):
         return None if way else _of_models(version, rest, http_method)
     bare, colon, verb = rest.rpartition(":")
     if verb in METHODS and not way:

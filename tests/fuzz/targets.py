@@ -2,8 +2,8 @@
 What is fuzzed, and what must hold of it: for each input no exception but those that are documented, the same result
 however the input is cut, and nothing that is not what it says it is.
 
-A target's ``check`` raises whatever shows that something does not hold.  Pure code only; differences to other readers
-are :mod:`fuzz.differential`'s, and time is :mod:`fuzz.growth`'s.
+A target's ``check`` raises whatever shows that something does not hold.  Differences to other readers are
+:mod:`fuzz.differential`'s, and time is :mod:`fuzz.growth`'s.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 
 import attrs
 import msgspec
+from fuzz import connections
 from fuzz.mutation import TOKENS, pieces
 from web import hostile
 
@@ -55,7 +56,7 @@ class Target:
 
 _ROWS = [row for row in hostile.rows() if len(row.request) < 3000]
 REQUESTS = [row.request for row in _ROWS]
-PATHS = sorted({request.split(b" ")[1] for request in REQUESTS if request.count(b" ") >= 2})
+PATHS = sorted({b"/v1beta/models/%2f", *(request.split(b" ")[1] for request in REQUESTS if request.count(b" ") >= 2)})
 
 ERROR = b'{"error": {"code": 429, "message": "Please retry in 56.18s.", "status": "RESOURCE_EXHAUSTED"}}'
 EVENTS = [
@@ -76,6 +77,7 @@ ARRAYS = [
     b'  [ {"a": "\\"error\\": {"} ] ',
     b'[{"a": 1}\n,\r\n' + b"\r\n" * 40 + b'{"error": {"code": 500}}\n]',
     b"[{" + b"\n " * 50 + b'"error": {"code": 503}}]',
+    b"[{" + b"\n " * 200 + b'"error": {"code": 503}}]',
 ]
 #: Beginnings of errors that are none, to be sent again and again.
 ANSWER_STARTS = [b'\n{"error" :', b'data: {"error":\n', b'\n[{"error": x']
@@ -410,4 +412,5 @@ TARGETS: dict[str, Target] = {
         hosts_and_origins,
     ),
     "requests": Target(REQUESTS, requests),
+    "connections": Target(REQUESTS, connections.check),
 }
