@@ -10,7 +10,7 @@ conversation goes where ``least-loaded`` says.  It leaves its home when that is 
 busier than another: when it has at least :data:`CROWDED` requests more under way than that one, and at least twice as
 many.  Where it has gone to is its home from then on.
 
-Each strategy costs O(log n), however many accounts there are.
+Each strategy costs about the same, however many accounts there are.
 """
 
 from __future__ import annotations
