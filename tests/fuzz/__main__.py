@@ -11,7 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fuzz.command import main
+if "--atheris" in sys.argv:  # it has to see what it watches when that is imported
+    import atheris  # type: ignore[import-not-found]  # not among the dependencies of the tests
+
+    with atheris.instrument_imports(include=["agm"]):
+        from fuzz.command import main
+else:
+    from fuzz.command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -83,7 +83,6 @@ def led_by_coverage(name: str, seconds: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number, seed in enumerate(TARGETS[name].seeds):
             (Path(folder) / str(number)).write_bytes(seed)
-        atheris.instrument_all()
         atheris.Setup(
             [sys.argv[0], f"-max_total_time={seconds}", "-max_len=4096", "-verbosity=0", folder],
             lambda data: check(name, bytes(data)),
