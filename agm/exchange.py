@@ -32,6 +32,7 @@ from agm.core.answers import (
     plain_event,
 )
 from agm.core.breaker import Trouble
+from agm.core.candidates import Candidates
 from agm.core.classify import SHORT_DELAY, Fault, Verdict
 from agm.core.errors import (
     BadUpstreamAnswer,
@@ -41,7 +42,8 @@ from agm.core.errors import (
     status_body,
     with_retry_info,
 )
-from agm.core.pool import Candidates, Cause, Exclusion, Lease, earliest, nothing_left
+from agm.core.exclusions import Cause, Exclusion, earliest, nothing_left
+from agm.core.lease import Lease
 from agm.core.request import (
     Account,
     AccountChoice,

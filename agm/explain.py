@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agm.core.errors import GatewayError
-from agm.core.pool import nothing_left
+from agm.core.exclusions import nothing_left
 from agm.core.request import Account, UpstreamRequest
 from agm.exchange import Attempts
 from agm.gateway import Gateway

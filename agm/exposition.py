@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from twisted.copyright import version as twisted_version
 
 from agm import __version__
-from agm.core.pool import Remembered
+from agm.core.rests import Remembered
 from agm.core.tally import TOKENS, Spread, Tally
 
 if TYPE_CHECKING:

@@ -17,9 +17,11 @@ from twisted.internet.defer import Deferred
 
 from agm.core import ownership
 from agm.core.answers import AnswerFilter, CollectedBody, Framing, PlainBody
+from agm.core.candidates import Candidates
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
-from agm.core.pool import Candidates, Cause, Exclusion, Lease, nothing_left
+from agm.core.exclusions import Cause, Exclusion, nothing_left
+from agm.core.lease import Lease
 from agm.core.request import (
     Account,
     AccountChoice,

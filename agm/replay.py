@@ -40,8 +40,8 @@ from agm.core.answers import Framing
 from agm.core.clientkeys import ClientKey
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.network import Network
-from agm.core.pool import Remembered
 from agm.core.request import AttemptRecord, RequestRecord
+from agm.core.rests import Remembered
 from agm.core.target import METHODS, parse_call, quote_model
 from agm.core.usage import Usage
 from agm.deadlines import Deadlines

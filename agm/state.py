@@ -19,8 +19,10 @@ import msgspec
 from platformdirs import user_state_path
 
 from agm.config import Config, Secret, default_path
+from agm.core.exclusions import Cause
 from agm.core.ownership import KnownOwners
-from agm.core.pool import Cause, Pool, Remembered
+from agm.core.pool import Pool
+from agm.core.rests import Remembered
 from agm.keptfile import FORMAT, KeptFile
 from agm.wholefile import Replace
 

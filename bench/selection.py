@@ -19,7 +19,8 @@ from statistics import median
 
 from agm.config import parse
 from agm.conformance import build_request
-from agm.core.pool import Lease, Pool
+from agm.core.lease import Lease
+from agm.core.pool import Pool
 from agm.core.request import Account, GatewayRequest
 from agm.defaults.strategies import Strategies
 

@@ -15,8 +15,9 @@ from twisted.internet.task import Clock
 
 from agm.config import Config, Secret, default_path, parse
 from agm.core.classify import Fault, Verdict
+from agm.core.exclusions import Cause
 from agm.core.ownership import KnownOwners
-from agm.core.pool import Cause, Pool
+from agm.core.pool import Pool
 from agm.core.request import Account
 from agm.state import PoolState, digest_of, path_of
 

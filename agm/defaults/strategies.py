@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from agm import hookimpl
 from agm.config import Config
-from agm.core.pool import Candidates
+from agm.core.candidates import Candidates
 from agm.core.request import Account, AccountChoice, GatewayRequest
 
 #: Conversations, and models whose turn it is, that are remembered; the longest unused is forgotten first.

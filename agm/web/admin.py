@@ -19,8 +19,9 @@ from twisted.web.resource import IResource, Resource
 
 from agm.core.clientkeys import ClientKey
 from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest
-from agm.core.pool import Cause, Remembered
+from agm.core.exclusions import Cause
 from agm.core.request import Account
+from agm.core.rests import Remembered
 from agm.core.target import METHODS, VERSIONS, bare_model, parse_call, quote_model
 from agm.explain import explain
 from agm.gateway import Gateway

@@ -31,8 +31,8 @@ from agm.core.errors import (
     UpstreamTimeout,
 )
 from agm.core.kinds import METHODS
+from agm.core.lease import Lease
 from agm.core.ownership import OwnedTarget, Page
-from agm.core.pool import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.target import bare_model, quote_model
 from agm.defaults.wrapping import USER_AGENT

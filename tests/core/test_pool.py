@@ -9,20 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agm.core.classify import MAX_COOLDOWN, SHORT_DELAY, UNSTATED_DELAY, Fault, Verdict
-from agm.core.errors import NotFound, TooManyRequests, Unavailable, Unimplemented
+from agm.core.exclusions import Cause, Exclusion
 from agm.core.models import Patterns
-from agm.core.pool import (
-    BUSY_WAIT,
-    MAX_RESTS,
-    PERSON_WAIT,
-    REFUSED_MODELS,
-    Cause,
-    Exclusion,
-    Pool,
-    earliest,
-    nothing_left,
-)
+from agm.core.pool import MAX_RESTS, REFUSED_MODELS, Pool
 from agm.core.request import Account
+from agm.core.rests import BUSY_WAIT
 from core.cuts import unhurried
 
 GENERATE = "generateContent"
@@ -297,74 +288,3 @@ def test_accounts_are_replaced_while_requests_are_served(hands: Hands) -> None:
     for lease in leases:
         lease.release()
     assert dict(pool.loads()) == {"d": 0, "a": 0, "b": 0}
-
-
-# -- Nothing left ------------------------------------------------------------------------------------
-
-
-def excluded(*causes: Cause, waits: tuple[float | None, ...] = ()) -> list[Exclusion]:
-    padded = (*waits, *[None] * (len(causes) - len(waits)))
-    return [Exclusion(account(f"secret{n}"), c, "r", w) for n, (c, w) in enumerate(zip(causes, padded, strict=True))]
-
-
-@pytest.mark.parametrize(
-    ("exclusions", "kind", "reason", "wait"),
-    [
-        ([], Unavailable, "NO_ACCOUNTS", PERSON_WAIT),
-        (excluded(Cause.METHOD, Cause.METHOD), Unimplemented, "METHOD_NOT_SUPPORTED_BY_ACCOUNTS", None),
-        (excluded(Cause.MODEL), NotFound, "MODEL_NOT_SERVED", None),
-        (excluded(Cause.METHOD, Cause.MODEL, waits=(None, 9.0)), NotFound, "MODEL_NOT_SERVED", None),
-        (excluded(Cause.RESTING, waits=(9.5,)), TooManyRequests, "ALL_ACCOUNTS_RESTING", 9.5),
-        (
-            excluded(Cause.RESTING, Cause.BUSY, Cause.DISABLED, waits=(9.5, BUSY_WAIT)),
-            TooManyRequests,
-            "ALL_ACCOUNTS_RESTING",
-            BUSY_WAIT,
-        ),
-        (
-            excluded(Cause.METHOD, Cause.MODEL, Cause.RESTING, waits=(None, 1.0, 30.0)),
-            TooManyRequests,
-            "ALL_ACCOUNTS_RESTING",
-            30.0,
-        ),
-        (excluded(Cause.DISABLED), Unavailable, "NO_ACCOUNT_READY", PERSON_WAIT),
-        (excluded(Cause.DISABLED, Cause.MODEL, Cause.METHOD), Unavailable, "NO_ACCOUNT_READY", PERSON_WAIT),
-        (excluded(Cause.PLUGIN), Unavailable, "NO_ACCOUNT_READY", PERSON_WAIT),
-        (excluded(Cause.PLUGIN, Cause.RESTING, waits=(None, 5.0)), TooManyRequests, "ALL_ACCOUNTS_RESTING", 5.0),
-    ],
-)
-def test_the_error_says_what_would_have_to_change(
-    exclusions: list[Exclusion], kind: type[Exception], reason: str, wait: float | None
-) -> None:
-    """501 another kind, 404 another model, 429 some time, 503 a person; the wait is the earliest that helps."""
-    error = nothing_left("m", GENERATE, "v1beta", exclusions)
-    assert type(error) is kind
-    assert (error.error_reason, error.retry_after) == (reason, wait)
-    assert "secret" not in error.message
-    if error.status in (429, 503):
-        assert b"Retry-After" in dict(error.headers())
-
-
-def test_the_error_tells_how_many_accounts_have_which_reason() -> None:
-    """Enough to know where to look, and no account's name."""
-    error = nothing_left(
-        "m", GENERATE, "v1beta", excluded(Cause.RESTING, Cause.RESTING, Cause.BUSY, waits=(7.25, 9.0, 8.0))
-    )
-    assert error.message == (
-        "No account can serve models/m now (2 resting, 1 at its max_concurrency). Please retry in 7.250s."
-    )
-
-
-def test_a_missing_model_is_told_in_googles_words() -> None:
-    """SDKs match on them."""
-    error = nothing_left("m", GENERATE, "v1", excluded(Cause.MODEL))
-    assert error.message.startswith(
-        "models/m is not found for API version v1, or is not supported for generateContent."
-    )
-
-
-def test_the_earliest_recovery_is_the_shortest_wait_that_is_known() -> None:
-    """None where none is."""
-    assert earliest(excluded(Cause.RESTING, Cause.DISABLED, Cause.BUSY, waits=(9.0, None, 3.0))) == 3.0
-    assert earliest(excluded(Cause.DISABLED)) is None
-    assert earliest([]) is None

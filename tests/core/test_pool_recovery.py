@@ -9,8 +9,11 @@ import pytest
 from agm.core.breaker import MODELS, OPEN_SECONDS, Endpoints, Trouble
 from agm.core.candidates import Candidates
 from agm.core.classify import MAX_COOLDOWN, Fault, Verdict
-from agm.core.pool import BUSY_WAIT, FORGET, MAX_NOTE_AGE, Cause, Lease, Pool, nothing_left
+from agm.core.exclusions import Cause, nothing_left
+from agm.core.lease import Lease
+from agm.core.pool import MAX_NOTE_AGE, Pool
 from agm.core.request import Account
+from agm.core.rests import BUSY_WAIT, FORGET
 
 GENERATE = "generateContent"
 LIMITED = Verdict(Fault.RATE, "R", 10.0)

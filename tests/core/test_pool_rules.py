@@ -11,9 +11,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from agm.core.breaker import Trouble
 from agm.core.classify import Fault, Verdict
+from agm.core.exclusions import Cause
+from agm.core.lease import Lease
 from agm.core.models import Patterns
-from agm.core.pool import Cause, Lease, Pool, Ticket
+from agm.core.pool import Pool
 from agm.core.request import Account
+from agm.core.waiting import Ticket
 
 MODELS = ("m", "n")
 METHODS = ("generateContent", "embedContent")
@@ -188,7 +191,7 @@ class PoolMachine(RuleBasedStateMachine):
     def no_lease_is_lost_or_given_twice(self) -> None:
         assert len(set(map(id, self.out))) == len(self.out)
         for account in self.pool.accounts:
-            held = [x for x in self.out if x.account.name == account.name and x._member is self.member(account)]
+            held = [x for x in self.out if x.account.name == account.name and x.member is self.member(account)]
             assert self.pool.load(account) == len(held)
 
     @invariant()
@@ -218,7 +221,7 @@ class PoolMachine(RuleBasedStateMachine):
         for patient in self.patient:
             patient.ticket.leave()
         assert not any(self.pool.loads().values())
-        assert not self.pool._lines
+        assert not self.pool._lines.by_model
 
 
 PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
