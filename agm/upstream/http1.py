@@ -490,8 +490,11 @@ class Connection(Protocol):
             self._raw.append((name, value.rstrip(b" \t")))  # RFC 9110, section 5.5: it is no part of the value
 
     def on_headers_complete(self) -> None:
-        if self._parser.get_status_code() >= 200:
+        status = self._parser.get_status_code()
+        if status >= 200:
             self._head_done = True
+        elif status < 100:  # it may have a body, which would become a part of the next answer's
+            raise ValueError("there is no such status")
         else:  # 100 Continue and the like: the answer proper follows
             self._raw, self._phrase = [], b""
 

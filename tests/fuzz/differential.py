@@ -249,6 +249,9 @@ ANSWERS = [
     b"HTTP/1.1 204 No Content\r\n\r\n",
     b"HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: x\r\n\r\n" + _OK + b"Content-Length: 0\r\n\r\n",
     _OK + b"Content-Length: " + b"0" * 30 + b"2\r\n\r\n{}",
+    _OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 30 + b"2\r\n{}\r\n0\r\n\r\n",
+    _OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nTransfer-Encoding: x\r\n\r\n",
+    b"HTTP/1.1 000 No\r\nContent-Length: 2\r\n\r\n{}" + _OK + b"Content-Length: 2\r\n\r\n[]",
     b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
     b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length: 2\r\n\r\n{}",
     b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
@@ -330,6 +333,10 @@ STRICTER_THAN_H11 = "only h11 takes it"
 #: What the gateway takes of an upstream although h11 does not, and how it is known.
 LOOSER: Mapping[str, Rule] = {
     "empty lines before the answer": _finds(rb"\A[\r\n]|\r\n\r\n[\r\n]+HTTP"),
+    "a trailer with the name of a framing field, which goes no further": _finds(
+        rb"\n0+[^\n]*\r\n.*(?:content-length|transfer-encoding):"
+    ),
+    "a chunk's size with many zeros before it": _finds(rb"\n0{20}"),
     "a length with many zeros before it": _finds(rb"content-length:[ \t]*0{10}"),
     "a transfer coding of an interim answer": _finds(rb"HTTP/1\.1 1[0-9]{2} .*transfer-encoding:.*HTTP/1\.[01] "),
     "a control character in the reason phrase, which goes no further": _finds(

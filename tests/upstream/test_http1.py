@@ -39,6 +39,7 @@ from agm.upstream.http1 import (
     EncodedAnswer,
     Http1Agent,
     NoAnswer,
+    NotHttp,
     TruncatedAnswer,
     split_url,
 )
@@ -212,6 +213,7 @@ async def test_white_space_behind_a_value_and_zeros_before_a_length_say_nothing(
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", BrokenAnswer),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", BrokenAnswer),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1x\r\n\r\n", BrokenAnswer),
+        (b"HTTP/1.1 099 No\r\nContent-Length: 2\r\n\r\n{}" + OK, NotHttp),
         (b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", BrokenAnswer),
         (b"HTTP/1.1 200 OK\r\nA: " + b"x" * (MAX_HEAD + 1), BrokenAnswer),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok", EncodedAnswer),
