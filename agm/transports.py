@@ -12,18 +12,24 @@ from typing import Any
 from twisted.internet import tcp, unix
 
 #: Transports that are a socket and nothing more; all others, TLS among them, are written to as ever.
-_SOCKETS = (tcp.Client, tcp.Server, unix.Client, unix.Server)
+_SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
 
 
 def send(transport: Any, data: bytes) -> None:
-    """Write; now, if nothing that was written before still waits."""
+    """
+    Write; now, if nothing that was written before still waits.
+
+    A pull producer is asked for more when the transport has written: for its sake everything goes that way.
+    """
     if (
-        isinstance(transport, _SOCKETS)
+        type(transport) in _SOCKETS
         and transport.connected
         and not transport.TLS
         and not transport.disconnecting
+        and not transport._aborting
         and not transport._tempDataBuffer
         and transport.offset == len(transport.dataBuffer)
+        and (transport.producer is None or transport.streamingProducer)
     ):
         try:
             sent = transport.socket.send(data)

@@ -241,9 +241,13 @@ class GatewayRequestOnWire(Request):
     def processingFailed(self, reason: Failure) -> None:
         """A resource raised: log it, and tell the client no more than that."""
         log.failure("{request_id}: the request failed", failure=reason, request_id=self.id)
+        if self.channel is None:  # it has answered, or the client has left
+            return
         if self.startedWriting:
             self.channel.abort()
         else:
+            self._encoder = None  # it and the headers were meant for another answer
+            self.__dict__.pop("responseHeaders", None)
             self.send_error(GatewayError("The gateway failed to serve this request; its log says why."))
 
     def connectionLost(self, reason: Failure) -> None:
