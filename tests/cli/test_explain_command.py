@@ -227,7 +227,7 @@ async def test_every_part_of_a_question_reaches_the_gateway(
         "framing": "array",
     }
     assert found["client_key"] == "laptop"
-    assert found["upstream"]["headers"]["x-server-timeout"] == "30"
+    assert found["upstream"]["headers"]["X-Server-Timeout"] == "30"
     assert found["upstream"]["body"] == {"contents": [{"parts": [{"text": "é"}]}]}
 
 

@@ -104,11 +104,11 @@ def test_the_agm_command_knows_its_version(installed: Path, tmp_path: Path) -> N
 
 
 def test_nothing_that_is_needed_is_missing(installed: Path, tmp_path: Path) -> None:
-    """Every module can be imported but those for tests, which say that they need pytest."""
+    """Every module can be imported but those of an extra: the one for tests, and the one for traces."""
     every = (
         "import importlib, pkgutil, agm\n"
         "for found in pkgutil.walk_packages(agm.__path__, 'agm.'):\n"
-        "    if found.name not in ('agm.testing', 'agm.__main__'):\n"
+        "    if found.name not in ('agm.testing', 'agm.otel', 'agm.__main__'):\n"
         "        importlib.import_module(found.name)\n"
     )
     run_outside(installed / "python", "-c", every, cwd=tmp_path)
