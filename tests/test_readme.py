@@ -8,8 +8,6 @@ a ``sh`` block that runs twistd says which gateway the blocks after it talk to.
 
 from __future__ import annotations
 
-import configparser
-import json
 import os
 import re
 import shlex
@@ -21,43 +19,49 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
+import pages
 import pytest
+from pages import ROOT, write_possessions
 from processes import BIN, PATIENCE, Twistd, environment, get, run, until
 
-from agm import config
-
-ROOT = Path(__file__).parents[1]
 NODE = ROOT / "tests" / "clients" / "node"
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 #: The address in the README, for which the address of a gateway on a free port is put.
 ADDRESS = "http://127.0.0.1:8045"
 
 
 @attrs.frozen
 class Block:
-    """A fenced block: its language, its text, the line that it starts at, and the text block right after it."""
+    """A block of the README, and the last command before it that runs twistd."""
 
-    language: str
-    text: str
-    line: int
-    output: str | None
-    #: The last command before it that runs twistd.
+    block: pages.Block
     gateway: str
+
+    @property
+    def language(self) -> str:
+        return self.block.language
+
+    @property
+    def text(self) -> str:
+        return self.block.text
+
+    @property
+    def line(self) -> int:
+        return self.block.line
+
+    @property
+    def output(self) -> str | None:
+        return self.block.output
 
 
 def read_blocks() -> list[Block]:
     """The blocks of the README."""
-    fences = list(re.finditer(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
-    blocks: list[Block] = []
+    found: list[Block] = []
     gateway = ""
-    for number, fence in enumerate(fences):
-        after = fences[number + 1] if number + 1 < len(fences) else None
-        follows = after is not None and after[1] == "text" and not TEXT[fence.end() : after.start()].strip()
-        output = after[2] if after is not None and follows else None
-        if fence[1] == "sh" and "twistd" in fence[2]:
-            gateway = fence[2].strip()
-        blocks.append(Block(fence[1], fence[2], TEXT.count("\n", 0, fence.start()) + 1, output, gateway))
-    return blocks
+    for block in pages.blocks(ROOT / "README.md"):
+        if block.language == "sh" and "twistd" in block.text:
+            gateway = block.text.strip()
+        found.append(Block(block, gateway))
+    return found
 
 
 BLOCKS = read_blocks()
@@ -70,19 +74,6 @@ def blocks(language: str) -> pytest.MarkDecorator:
     )
 
 
-def commands(block: Block) -> list[tuple[str, str]]:
-    """The commands of a console block, each with its output."""
-    found: list[tuple[list[str], list[str]]] = []
-    for line in block.text.splitlines():
-        if line.startswith("$ "):
-            found.append(([line[2:]], []))
-        elif not found[-1][1] and found[-1][0][-1].endswith("\\"):
-            found[-1][0].append(line)
-        else:
-            found[-1][1].append(line)
-    return [("\n".join(command), "".join(f"{line}\n" for line in output)) for command, output in found]
-
-
 class Reader:
     """Somebody who follows the README: a home, a folder, and the gateways that were started so far."""
 
@@ -91,26 +82,10 @@ class Reader:
         self.folder = folder / "somewhere"
         self.folder.mkdir(parents=True)
         for block in BLOCKS:
-            name = re.match(r"# (\w+\.py)\n", block.text)
-            if block.language == "python" and name is not None:
-                (self.folder / name[1]).write_text(block.text)
-        self._write_credentials()
+            if block.block.file is not None:
+                (self.folder / block.block.file).write_text(block.text)
+        write_possessions(self.folder)
         self._gateways: dict[str, Twistd] = {}
-
-    def _write_credentials(self) -> None:
-        """Files that a person has, and a reader of the README does not see."""
-        (self.folder / "gemini.key").write_text("a-key-of-no-use\n")
-        login = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
-        robot = {
-            "type": "service_account",
-            "project_id": "my-project",
-            "client_email": "robot@my-project.iam.gserviceaccount.com",
-            "private_key": "k",
-            "token_uri": "https://oauth2.googleapis.com/token",
-        }
-        for name, content in (("team.json", login), ("service-account.json", robot)):
-            (self.folder / name).write_text(json.dumps(content))
-            (self.folder / name).chmod(0o600)
 
     @property
     def env(self) -> dict[str, str]:
@@ -165,14 +140,14 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 @blocks("console")
 def test_each_command_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
-    said = commands(block)
+    said = block.block.commands
     printed = [(command, reader.run("bash", "-c", command, block=block)) for command, _ in said]
     assert printed == said
 
 
 @blocks("python")
 def test_each_python_program_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
-    if block.text.startswith("# "):
+    if block.block.file is not None:
         assert len(block.text.splitlines()) <= 10
         return
     assert reader.run(sys.executable, "-W", "ignore", "-c", block.text, block=block) == block.output
@@ -191,20 +166,8 @@ def test_each_javascript_program_prints_what_the_readme_says(reader: Reader, blo
     assert reader.run("node", str(program), block=block) == block.output
 
 
-@blocks("toml")
-def test_each_configuration_can_be_used(block: Block, tmp_path: Path) -> None:
-    read = config.parse(block.text, path=tmp_path / "agm.toml", environ={"GEMINI_API_KEY": "k"})
-    assert [account.kind for account in read.accounts] == ["api-key", "vertex", "code-assist"]
-
-
-@blocks("ini")
-def test_the_unit_starts_the_gateway_and_waits_longer_than_the_drain(block: Block) -> None:
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]  # names of systemd have capitals
-    unit.read_string(block.text)
-    service = unit["Service"]
-    assert shlex.split(service["ExecStart"])[1:] == ["-n", "--pidfile=", "agm"]
-    assert int(service["TimeoutStopSec"]) > config.default().timeouts.drain
+def test_nothing_is_left_out() -> None:
+    assert [block.line for block in BLOCKS if block.block.not_run or block.block.not_compared] == []
 
 
 def test_each_shell_block_is_a_gateway_that_starts_the_test_command_or_another_program() -> None:
@@ -246,8 +209,3 @@ def test_the_first_command_sets_up_and_runs_the_demo_from_nothing(tmp_path: Path
         if shell.poll() is None:
             os.killpg(shell.pid, signal.SIGKILL)
             shell.wait()
-
-
-def test_every_file_that_is_linked_is_there() -> None:
-    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("http")}
-    assert [link for link in sorted(links - {""}) if not (ROOT / link).exists()] == []
