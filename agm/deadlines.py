@@ -3,7 +3,9 @@ Many timers that hardly ever fire, at the cost of a set's: one for each request,
 
 The reactor's own timers are kept in a heap, where setting and cancelling cost several microseconds and cancelled ones
 stay for a while.  Here those that are due in the same half second share one of the reactor's; they may be late by that
-much, and are never early.  What is due soon is given to the reactor at once, to be exact.
+much, and are never early.  What is due soon is given to the reactor at once, to be exact.  What is due much later waits
+in a few large groups, and is sorted when its time is near: a group for each half second of the next hour would be
+thousands, all but a few of them empty.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 GRAIN = 0.5
 #: Deadlines of less than this are exact.
 EXACT = 10.0
+#: Deadlines of more than this are grouped by so many grains, and looked at again before they are due.
+FAR = 60.0
+COARSE = 32
 
 
 class Deadline:
@@ -43,6 +48,8 @@ class Deadline:
         self._call = None
         if self._slot is not None:
             self._slot.discard(self)
+            if not self._slot:
+                self._slot.clear()  # an empty set keeps the room for what it has held
             self._slot = None
         elif self._delayed is not None:
             self._delayed.cancel()
@@ -103,11 +110,14 @@ class Deadlines:
         if seconds < EXACT:
             deadline._delayed = self.clock.callLater(seconds, deadline._fire)
         else:
-            deadline._at = self.clock.seconds() + seconds
-            self._file(deadline)
+            now = self.clock.seconds()
+            deadline._at = now + seconds
+            self._file(deadline, now)
 
-    def _file(self, deadline: Deadline) -> None:
+    def _file(self, deadline: Deadline, now: float) -> None:
         number = int(deadline._at / GRAIN) + 1
+        if deadline._at - now > FAR:
+            number -= number % COARSE
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = set()
@@ -134,7 +144,7 @@ class Deadlines:
             if deadline._call is None:  # one before it has cancelled it
                 continue
             if deadline._at > now:
-                self._file(deadline)
+                self._file(deadline, now)
             else:
                 deadline._fire()
         if self._order and self._timer is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,20 @@ def test_a_deadline_moves_both_ways(seconds: float, other: float) -> None:
     assert not deadline.pending
     clock.advance(100)
     assert len(fired) == 1
+
+
+def test_many_that_were_cancelled_take_no_room_until_they_would_have_been_due() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    for _ in range(3600):
+        for deadline in [
+            deadlines.after(seconds, lambda: pytest.fail("it was called")) for seconds in (300, 3600) * 50
+        ]:
+            deadline.cancel()
+        clock.advance(1)
+    slots = deadlines._slots.values()
+    assert sum(map(sys.getsizeof, slots)) < 250_000
+    assert len(clock.getDelayedCalls()) == 1
 
 
 def test_nothing_of_them_stays_with_the_clock_once_they_are_stopped() -> None:
