@@ -196,7 +196,7 @@ def measured(case: Callable[[int], object]) -> tuple[int, float, float]:
         before, seconds = seconds, min(_timed(case, size) for _ in range(2))
         if before > LONG_ENOUGH:
             break
-    growth = seconds / before if before > LONG_ENOUGH / 10 else 1.0
+    growth = seconds / before if before > LONG_ENOUGH / 2 else 1.0
     if growth > MOST:  # a bound that was just passed is a step, not a slope
         growth = min(growth, _timed(case, 2 * size) / seconds)
     return size, seconds, growth
