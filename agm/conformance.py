@@ -626,7 +626,7 @@ def _site(config: Config) -> Any:
     from agm.plugins import Hooks
     from agm.tap import make_site
     from agm.upstream.client import UpstreamClient
-    from agm.upstream.credentials import Refresher
+    from agm.upstream.refresher import Refresher
     from agm.web.access import Access
 
     client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect)

@@ -42,7 +42,8 @@ from agm.state import PoolState
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
-from agm.upstream.credentials import Credential, Refresher
+from agm.upstream.credentials import Credential
+from agm.upstream.refresher import Refresher
 from agm.upstream.reports import ModelReports
 
 #: Unknown keys that are remembered to have been presented before.

@@ -50,7 +50,8 @@ from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed, Hooks, make_plugin_manager
 from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed
-from agm.upstream.credentials import CredentialError, Refresher
+from agm.upstream.credentials import CredentialError
+from agm.upstream.refresher import Refresher
 
 #: When a recording begins that does not say it: seconds since the epoch, 2026-01-15 at noon.
 NOON = 1_768_478_400.0

@@ -73,7 +73,7 @@ def overheard(credential: Credential, meet: Meet) -> Credential:
     A credential whose secrets `meet` is called with, before anything is sent with them.
 
     The built-in kinds cost nothing for it: a key is told now, and a token by the
-    :class:`~agm.upstream.credentials.Refresher` when it is new.
+    :class:`~agm.upstream.refresher.Refresher` when it is new.
     """
     if isinstance(credential, Refreshed):
         return credential

@@ -41,7 +41,7 @@ from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
 from agm.reload import ConfigWatch, keeping
 from agm.requestlog import RequestLog
 from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import Refresher
+from agm.upstream.refresher import Refresher
 from agm.web.access import Access, is_loopback
 from agm.web.admin import AdminRoot
 from agm.web.dashboard import Dashboard, Home

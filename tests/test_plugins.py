@@ -821,7 +821,7 @@ async def test_replacing_a_builtin_plugin_needs_no_change_elsewhere(
         manager.unregister(name=name)
     from agm.gateway import Gateway
     from agm.upstream.client import UpstreamClient
-    from agm.upstream.credentials import Refresher
+    from agm.upstream.refresher import Refresher
 
     client = UpstreamClient(reactor, connect_timeout=5)
     made = Gateway(reactor, config, Hooks(manager, reactor), client, Refresher(reactor, client.treq()), "off")

@@ -10,7 +10,8 @@ import attrs
 from agm.config import AccountConfig
 from agm.core.models import Patterns
 from agm.core.request import Account
-from agm.upstream.credentials import ApiKey, Credential, Refresher, StaticToken
+from agm.upstream.credentials import ApiKey, Credential, StaticToken
+from agm.upstream.refresher import Refresher
 
 
 @attrs.frozen(eq=False)
@@ -54,7 +55,8 @@ def account_source(entry: AccountConfig) -> AccountSource:
     credentials = entry.credentials
     assert credentials is not None, "the configuration has checked that each account has a credential"
     # google-auth takes time and memory, which only gateways with such an account are to spend
-    from agm.upstream.google import GoogleCredential, load_google
+    from agm.upstream.google import GoogleCredential
+    from agm.upstream.google_default import load_google
 
     return AccountSource(
         account,

@@ -1,6 +1,6 @@
 """
 Credentials that google-auth knows how to get: its classes speak to token endpoints, in the threads of a
-:class:`~agm.upstream.credentials.Refresher`, one refresh at a time for each credential.
+:class:`~agm.upstream.refresher.Refresher`, one refresh at a time for each credential.
 
 Nothing here blocks the reactor, and no secret gets into an error, a log or a repr.
 """
@@ -8,41 +8,31 @@ Nothing here blocks the reactor, and no secret gets into an error, a log or a re
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 import attrs
-import msgspec
 from google.auth import (
-    aws,
-    environment_vars,
     external_account,
-    external_account_authorized_user,
-    identity_pool,
     impersonated_credentials,
-    pluggable,
 )
 from google.auth.credentials import Credentials as GoogleCredentials
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.auth.transport import Request
-from google.oauth2 import credentials as authorized_user
 from google.oauth2 import service_account
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from agm.core.network import Network
-from agm.upstream.credentials import CredentialError, Headers, Refreshed, Refresher, header_value, is_header_value
+from agm.upstream.credentials import CredentialError, Headers, Refreshed, header_value, is_header_value
 from agm.upstream.google_transport import TokenAnswer
+from agm.upstream.refresher import Refresher
 
 log = Logger()
 
-CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
 #: Seconds before its end from which on a token is renewed, as google-auth has it.
 REFRESH_AHEAD = 225.0
 #: Seconds for which a failure that has little chance to go away by itself is taken for the answer to every request.
@@ -51,8 +41,6 @@ FAILURE_MEMORY = 10.0
 HICCUP_MEMORY = 2.0
 #: Seconds between two refreshes ahead of expiry, and for which a new token is used whatever its expiry says.
 PACE = 10.0
-#: Bytes of a credentials file that are read at most.
-MAX_FILE = 1024 * 1024
 
 
 @attrs.frozen(eq=False)
@@ -281,11 +269,12 @@ def _date(value: str) -> datetime | None:
 
 
 def _naive(moment: datetime) -> datetime:
-    """In UTC, without saying so: google-auth's way."""
+    """The same for any moment."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-def _utcnow() -> datetime:
+def utcnow() -> datetime:
+    """The time in UTC, without saying so: google-auth's way."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -308,7 +297,7 @@ def _lifetime(google: GoogleCredentials, exchange: _Watched | None) -> float | N
         isinstance(google, external_account.Credentials) and google.service_account_email is not None
     )
     start = exchange.date if absolute and exchange is not None else None
-    return float((_naive(google.expiry) - (start or _utcnow())).total_seconds())
+    return float((_naive(google.expiry) - (start or utcnow())).total_seconds())
 
 
 # -- Why a refresh failed ----------------------------------------------------------------------------
@@ -368,243 +357,3 @@ def _cure(code: str, google: GoogleCredentials) -> str:
             " and grant the role roles/iam.serviceAccountTokenCreator on it"
         )
     return f"the token endpoint refused the credential ({code}); check it, or make a new one"
-
-
-# -- Loading -----------------------------------------------------------------------------------------
-
-
-def load_google(credentials: str, *, scopes: Sequence[str] = (CLOUD_PLATFORM,)) -> GoogleCredentials:
-    """
-    The credentials that a file holds, or the computer's application default credentials.
-
-    It may block, and is to be called in a thread.
-
-    :param credentials: ``adc``, or the path of a file as Google's tools write it.
-    :param scopes: what a service account asks for; a person's credential has the scopes that the person agreed to.
-    :raises CredentialError: if there is no such thing, or it means nothing; its reason names the cure.
-    """
-    return _default(scopes) if credentials == "adc" else _from_file(Path(credentials), scopes, {})
-
-
-def _default(scopes: Sequence[str]) -> GoogleCredentials:
-    # The order is Google's.  Its own function for it would ask gcloud and a web service for the name of a project.
-    override = {}
-    if quota_project := os.environ.get(environment_vars.GOOGLE_CLOUD_QUOTA_PROJECT):
-        override["quota_project_id"] = quota_project
-    if named := os.environ.get(environment_vars.CREDENTIALS):
-        return _from_file(Path(named), scopes, override)
-    gcloud = _gcloud_folder() / "application_default_credentials.json"
-    if gcloud.is_file():
-        return _from_file(gcloud, scopes, override)
-    return _MetadataCredentials(scopes, quota_project)
-
-
-def _gcloud_folder() -> Path:
-    if configured := os.environ.get(environment_vars.CLOUD_SDK_CONFIG_DIR):
-        return Path(configured)
-    return Path("~/.config/gcloud").expanduser()
-
-
-def _from_file(path: Path, scopes: Sequence[str], override: Mapping[str, str]) -> GoogleCredentials:
-    what = f"the credentials file {path.name!r}"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CredentialError(f"{what} does not exist", permanent=True) from None
-    except (PermissionError, IsADirectoryError, ValueError) as e:
-        raise CredentialError(f"{what} cannot be read ({type(e).__name__})", permanent=True) from None
-    except OSError as e:
-        raise CredentialError(f"{what} cannot be read: {e.strerror}") from None
-    try:
-        info = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        info = None
-    if info is None:
-        raise CredentialError(f"{what} is not a JSON object", permanent=True)
-    return _from_info({**info, **override}, what, scopes)
-
-
-def _from_info(info: Mapping[str, Any], what: str, scopes: Sequence[str]) -> GoogleCredentials:
-    kind = info.get("type")
-    known = _TYPES.get(kind) if isinstance(kind, str) else None
-    if known is None:
-        raise CredentialError(f"{what} {_not_a_credential(info)}", permanent=True)
-    build, needed = known
-    missing = [name for name in needed if not info.get(name)]
-    if missing:
-        raise CredentialError(f"{what} is of type {kind}, but lacks {_listed(missing)}", permanent=True)
-    for name in _URLS:
-        if info.get(name) and not _is_confidential(info[name]):
-            raise CredentialError(
-                f"{what} has a {name} that would send secrets in the clear; it must be an https URL"
-                " (plain http is for loopback hosts only)",
-                permanent=True,
-            )
-    try:
-        return build(info, scopes)
-    except CredentialError as e:
-        raise CredentialError(f"{what} {e.reason}", permanent=e.permanent) from None
-    except Exception as e:
-        # the parsers' own messages may quote what they could not parse
-        failure = type(e).__name__
-    raise CredentialError(f"{what} is not a valid file of type {kind} ({failure})", permanent=True)
-
-
-def _not_a_credential(info: Mapping[str, Any]) -> str:
-    if "type" in info:
-        return f"is of a type that is not supported; supported are {_listed(sorted(_TYPES))}"
-    if "refresh_token" in info or "access_token" in info:
-        missing = [name for name in ("type", "client_id", "client_secret", "refresh_token") if name not in info]
-        return (
-            f"lacks {_listed(missing)}: it looks like the token store of a command line tool (oauth_creds.json)."
-            ' Add "type": "authorized_user" and the client_id and client_secret of the OAuth client that the tool'
-            " signed in with, or sign in anew with: gcloud auth application-default login"
-        )
-    if "installed" in info or "web" in info:
-        return (
-            "describes an OAuth client, not somebody's credential; sign in with it:"
-            " gcloud auth application-default login --client-id-file=FILE"
-        )
-    return 'lacks "type"; make one with: gcloud auth application-default login'
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
-
-
-#: Where secrets are sent to.
-_URLS = ("token_uri", "token_url", "service_account_impersonation_url")
-
-
-def _is_confidential(url: object) -> bool:
-    try:
-        split = urlsplit(url) if isinstance(url, str) else None
-        host = split.hostname if split is not None else None
-    except ValueError:
-        return False
-    if split is None or not host:
-        return False
-    loopback = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
-    return split.scheme == "https" or (split.scheme == "http" and loopback)
-
-
-def _authorized_user(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
-    # google-auth's own constructor from a file overrides the token_uri, and its copies forget the expiry
-    parsed = authorized_user.Credentials.from_authorized_user_info(info)
-    return authorized_user.Credentials(
-        token=parsed.token,
-        expiry=parsed.expiry,
-        refresh_token=parsed.refresh_token,
-        token_uri=info.get("token_uri") or parsed.token_uri,
-        client_id=parsed.client_id,
-        client_secret=parsed.client_secret,
-        scopes=parsed.scopes,
-        quota_project_id=parsed.quota_project_id,
-        rapt_token=parsed.rapt_token,
-        universe_domain=parsed.universe_domain,
-        account=parsed.account,
-    )
-
-
-def _service_account(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
-    return service_account.Credentials.from_service_account_info(
-        info, scopes=list(scopes), quota_project_id=info.get("quota_project_id")
-    )
-
-
-def _external_account(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
-    source = info["credential_source"]
-    if "certificate" in source:
-        raise CredentialError("is bound to a client certificate, which is not supported", permanent=True)
-    build: type[external_account.Credentials] = identity_pool.Credentials
-    if info["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request":  # noqa: S105  # a type, no token
-        build = aws.Credentials
-    elif "executable" in source:
-        build = pluggable.Credentials
-    return build.from_info(info, scopes=list(scopes))
-
-
-def _external_account_authorized_user(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
-    return external_account_authorized_user.Credentials.from_info(info)
-
-
-def _impersonated(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
-    source = info["source_credentials"]
-    if source.get("type") == "impersonated_service_account":
-        raise CredentialError(
-            "has a source of its own type; name the service accounts between as delegates", permanent=True
-        )
-    url = info["service_account_impersonation_url"]
-    principal = re.search(r"/([^/:]+):generateAccessToken$", url)
-    if principal is None:
-        raise CredentialError("names no service account in its service_account_impersonation_url", permanent=True)
-    return impersonated_credentials.Credentials(
-        source_credentials=_from_info(source, "has a source that", scopes),
-        target_principal=principal[1],
-        target_scopes=list(scopes),
-        delegates=info.get("delegates"),
-        quota_project_id=info.get("quota_project_id"),
-        # the URL as it stands: it may be a regional one
-        iam_endpoint_override=url,
-    )
-
-
-#: By type: what makes the credentials, and the keys that it cannot do without.
-_TYPES: Mapping[str, tuple[Callable[[Mapping[str, Any], Sequence[str]], GoogleCredentials], Sequence[str]]] = {
-    "authorized_user": (_authorized_user, ("refresh_token", "client_id", "client_secret")),
-    "service_account": (_service_account, ("client_email", "private_key", "token_uri")),
-    "external_account": (
-        _external_account,
-        ("audience", "subject_token_type", "token_url", "credential_source"),
-    ),
-    "external_account_authorized_user": (_external_account_authorized_user, ()),
-    "impersonated_service_account": (
-        _impersonated,
-        ("source_credentials", "service_account_impersonation_url"),
-    ),
-}
-
-
-class _MetadataCredentials(GoogleCredentials):
-    """
-    The service account of the machine, from its metadata server.
-
-    google-auth's own class for it needs another HTTP library.
-    """
-
-    def __init__(self, scopes: Sequence[str], quota_project: str | None) -> None:
-        super().__init__()
-        self._scopes = scopes
-        self._quota_project_id = quota_project
-        self._answered = False
-
-    def refresh(self, request: Request) -> None:
-        """Ask for a token."""
-        host = os.environ.get(environment_vars.GCE_METADATA_HOST)
-        path = "computeMetadata/v1/instance/service-accounts/default/token"
-        try:
-            answer = request(
-                f"http://{host or 'metadata.google.internal'}/{path}?scopes={','.join(self._scopes)}",
-                headers={"Metadata-Flavor": "Google"},
-                timeout=3,
-            )
-        except TransportError:
-            answer = None
-        # A captive portal answers anything, but does not say that it is Google.
-        if answer is None or answer.headers.get("metadata-flavor") != "Google":
-            if host or self._answered:
-                raise CredentialError("the metadata server does not answer")
-            raise CredentialError(
-                "there are no application default credentials: make them with"
-                " gcloud auth application-default login, or name a file in GOOGLE_APPLICATION_CREDENTIALS",
-                permanent=True,
-            )
-        self._answered = True
-        if answer.status == 404:
-            raise CredentialError("the machine has no service account; give it one", permanent=True)
-        if answer.status != 200:
-            raise CredentialError(f"the metadata server answered with status {answer.status}")
-        token = json.loads(answer.data)
-        self.token = token["access_token"]
-        self.expiry = _utcnow() + timedelta(seconds=int(token["expires_in"]))

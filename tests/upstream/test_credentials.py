@@ -8,200 +8,49 @@ on loopback that counts.  Time is a number that a test sets.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from google.auth import aws, pluggable
 from google.auth.credentials import AnonymousCredentials
 from google.auth.credentials import Credentials as GoogleCredentials
-from google.auth.exceptions import DefaultCredentialsError, TransportError
+from google.auth.exceptions import DefaultCredentialsError
+from google_credentials import (
+    HOUR,
+    Make,
+    Time,
+    Write,
+    a_service_account,
+    a_user,
+    an_external_account,
+    an_impersonation,
+    asking,
+    loaded,
+    refusal,
+    token,
+)
 from support import eventually, reactor, settle
-from token_server import CANARY, Asked, TokenServer, api_error, oauth_error
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from token_server import CANARY, TokenServer, api_error, oauth_error
+from twisted.internet.defer import CancelledError, gatherResults
 from twisted.logger import formatEvent, globalLogPublisher
-from twisted.web.http_headers import Headers as WireHeaders
 
-from agm.upstream import google as module
+from agm.upstream import google, google_default, google_files
 from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import ApiKey, Credential, CredentialError, Headers, Refresher, StaticToken
+from agm.upstream.credentials import ApiKey, Credential, CredentialError, Headers, StaticToken
 from agm.upstream.google import (
-    CLOUD_PLATFORM,
     FAILURE_MEMORY,
     HICCUP_MEMORY,
     PACE,
     REFRESH_AHEAD,
     GoogleCredential,
-    load_google,
 )
-from agm.upstream.google_transport import HeaderValues, TokenAnswer
-
-HOUR = 3600.0
-
-
-class Time:
-    """A clock that stands still until a test sets it; its zero is its own."""
-
-    def __init__(self) -> None:
-        self.seconds = 5_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def now() -> Time:
-    """The credentials' clock."""
-    return Time()
-
-
-@pytest_twisted.async_yield_fixture
-async def server() -> AsyncIterator[TokenServer]:
-    """A token endpoint."""
-    running = TokenServer()
-    yield running
-    await running.stop()
-
-
-@pytest_twisted.async_yield_fixture
-async def refresher() -> AsyncIterator[Refresher]:
-    """Threads and the transport, as the gateway puts them together."""
-    client = UpstreamClient(reactor, connect_timeout=5)
-    running = Refresher(reactor, client.treq())
-    running.start()
-    yield running
-    await running.stop()
-    await client.close()
-
-
-@pytest.fixture(scope="module")
-def private_key() -> str:
-    """The key of a service account."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode("ascii")
-
-
-Write = Callable[..., str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes the keys of a credentials file, and gives its path."""
-
-    def write(name: str = "credentials.json", **info: object) -> str:
-        path = tmp_path / name
-        path.write_text(json.dumps({key: value for key, value in info.items() if value is not None}))
-        return str(path)
-
-    return write
-
-
-def a_user(url: str, **more: object) -> dict[str, object]:
-    """An ``authorized_user``; the canary is in its secrets."""
-    return {
-        "type": "authorized_user",
-        "client_id": "client",
-        "client_secret": f"client-{CANARY}",
-        "refresh_token": f"refresh-{CANARY}",
-        "token_uri": url + "/token",
-        **more,
-    }
-
-
-def a_service_account(url: str, private_key: str, **more: object) -> dict[str, object]:
-    """A ``service_account``."""
-    return {
-        "type": "service_account",
-        "project_id": "a-project",
-        "client_email": "robot@a-project.iam.gserviceaccount.com",
-        "private_key": private_key,
-        "token_uri": url + "/token",
-        **more,
-    }
-
-
-def an_external_account(url: str, subject_token: Path, **more: object) -> dict[str, object]:
-    """An ``external_account`` whose subject token is in a file."""
-    return {
-        "type": "external_account",
-        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
-        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
-        "token_url": url + "/sts",
-        "credential_source": {"file": str(subject_token)},
-        **more,
-    }
-
-
-def an_impersonation(url: str, source: object, **more: object) -> dict[str, object]:
-    """An ``impersonated_service_account``."""
-    return {
-        "type": "impersonated_service_account",
-        "source_credentials": source,
-        "service_account_impersonation_url": url + "/v1/projects/-/serviceAccounts/robot@b.c:generateAccessToken",
-        **more,
-    }
-
-
-Make = Callable[..., GoogleCredential]
-
-
-@pytest.fixture
-def make(write: Write, refresher: Refresher, now: Time) -> Make:
-    """Makes the credential of a file that holds the given keys."""
-
-    def make(**info: object) -> GoogleCredential:
-        path = write(**info)
-        return GoogleCredential(lambda: load_google(path), refresher=refresher, now=now)
-
-    return make
-
-
-@pytest.fixture
-def user(make: Make, server: TokenServer) -> GoogleCredential:
-    """A person's credential."""
-    return make(**a_user(server.url))
-
-
-def asking(credential: Credential) -> Deferred[Headers]:
-    """A request's way to the headers, under way."""
-    return Deferred.fromCoroutine(credential.headers())
-
-
-def token(headers: Headers) -> str:
-    """The token in headers that hold nothing else, without what is the same in all of them."""
-    ((name, value),) = headers
-    assert name == b"authorization"
-    return value.decode("ascii").removeprefix(f"Bearer ya29.{CANARY}-")
-
-
-async def refusal(credential: Credential) -> CredentialError:
-    """The error in place of headers."""
-    with pytest.raises(CredentialError) as caught:
-        await credential.headers()
-    return caught.value
-
-
-def loaded(credentials: str = "adc", **options: Any) -> Any:
-    """The credentials, of whatever class."""
-    return load_google(credentials, **options)
-
-
-def load_refusal(path: str) -> CredentialError:
-    """The error in place of credentials."""
-    with pytest.raises(CredentialError) as caught:
-        load_google(path)
-    return caught.value
+from agm.upstream.google_default import CLOUD_PLATFORM, load_google
+from agm.upstream.refresher import Refresher
 
 
 @pytest.fixture
@@ -1072,10 +921,14 @@ async def test_nothing_shows_a_secret(
     assert CANARY not in "".join(logged)
 
 
+#: Where a file may be in a variable.
+LOADERS = frozenset((google.__file__, google_default.__file__, google_files.__file__))
+
+
 def frames_of(error: BaseException) -> Iterator[str]:
     """The local variables of every frame that an error holds, as a debugger or an error reporter shows them."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_filename == module.__file__:
+        if frame.f_code.co_filename in LOADERS:
             yield from map(repr, frame.f_locals.values())
 
 
@@ -1090,398 +943,3 @@ async def test_the_frames_of_an_error_hold_no_file(make: Make, server: TokenServ
     shown = "".join(frames_of(error))
     assert CANARY not in shown
     assert "PRIVATE KEY" not in shown
-
-
-# -- Loading a file ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("info", "reason"),
-    [
-        (
-            {"access_token": CANARY, "refresh_token": CANARY, "scope": "a", "token_type": "Bearer", "expiry_date": 1},
-            "lacks type, client_id and client_secret: it looks like the token store of a command line tool"
-            ' (oauth_creds.json). Add "type": "authorized_user" and the client_id and client_secret of the OAuth client'
-            " that the tool signed in with, or sign in anew with: gcloud auth application-default login",
-        ),
-        (
-            {"installed": {"client_id": "a", "client_secret": CANARY}},
-            "describes an OAuth client, not somebody's credential; sign in with it:"
-            " gcloud auth application-default login --client-id-file=FILE",
-        ),
-        ({}, 'lacks "type"; make one with: gcloud auth application-default login'),
-        (
-            {"type": "gdch_service_account"},
-            "is of a type that is not supported; supported are authorized_user, external_account,"
-            " external_account_authorized_user, impersonated_service_account and service_account",
-        ),
-        ({"type": [CANARY]}, "is of a type that is not supported; supported are"),
-        (
-            {"type": "authorized_user", "client_id": "a"},
-            "is of type authorized_user, but lacks refresh_token and client_secret",
-        ),
-        ({"type": "external_account"}, "is of type external_account, but lacks audience, subject_token_type,"),
-        (a_user("http://a.example"), "has a token_uri that would send secrets in the clear; it must be an https URL"),
-        (a_user("ftp://127.0.0.1"), "has a token_uri that would send secrets in the clear"),
-        (a_user("http://["), "has a token_uri that would send secrets in the clear"),
-        (a_user("http://127.0.0.1.a.example"), "has a token_uri that would send secrets in the clear"),
-        (a_user("", token_uri=[1]), "has a token_uri that would send secrets in the clear"),
-        (a_user("", token_uri="token"), "has a token_uri that would send secrets in the clear"),
-        (a_user("https://a", expiry=CANARY), "is not a valid file of type authorized_user (ValueError)"),
-        (
-            {"type": "external_account_authorized_user", "client_id": CANARY},
-            "is not a valid file of type external_account_authorized_user (InvalidOperation)",
-        ),
-        (
-            an_external_account("https://a", Path("b"), credential_source={"certificate": {}}),
-            "is bound to a client certificate, which is not supported",
-        ),
-        (an_impersonation("https://a", CANARY), "is not a valid file of type impersonated_service_account ("),
-        (
-            an_impersonation("https://a", a_user("http://b.example")),
-            "has a source that has a token_uri that would send secrets in the clear",
-        ),
-        (
-            an_impersonation("https://a", {"type": "impersonated_service_account"}),
-            "has a source of its own type; name the service accounts between as delegates",
-        ),
-        (
-            an_impersonation("https://a", a_user("https://b"), service_account_impersonation_url="https://c/d"),
-            "names no service account in its service_account_impersonation_url",
-        ),
-    ],
-)
-def test_a_file_that_is_no_credential(write: Write, info: dict[str, object], reason: str) -> None:
-    """The reason names the file, what is wrong with it, and the cure; never what is in it."""
-    error = load_refusal(write("team.json", **info))
-    assert error.permanent
-    assert error.reason.startswith("the credentials file 'team.json' " + reason)
-    assert CANARY not in error.reason
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b'"a"', b"{", b"\xff", b"[" * 10_000, b" " * (1024 * 1024 + 1)])
-def test_a_file_that_is_no_json_object(tmp_path: Path, content: bytes) -> None:
-    """Nor is one that is too long."""
-    (tmp_path / "a.json").write_bytes(content)
-    error = load_refusal(str(tmp_path / "a.json"))
-    assert (error.reason, error.permanent) == ("the credentials file 'a.json' is not a JSON object", True)
-
-
-def test_a_file_from_another_editor(tmp_path: Path) -> None:
-    """A byte order mark is no reason to refuse it."""
-    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(a_user("https://a")).encode())
-    assert load_google(str(tmp_path / "a.json")).token is None
-
-
-def test_a_path_that_is_no_file(tmp_path: Path) -> None:
-    """Each is for a person to look at."""
-    (tmp_path / "file").touch()
-    assert load_refusal(str(tmp_path / "none")).reason == "the credentials file 'none' does not exist"
-    assert load_refusal(str(tmp_path / "file" / "a")).reason == "the credentials file 'a' does not exist"
-    assert load_refusal(str(tmp_path)).reason.endswith("cannot be read (IsADirectoryError)")
-    assert load_refusal("a\0b").reason.endswith("cannot be read (ValueError)")
-
-
-def test_a_disk_that_fails_may_recover(tmp_path: Path) -> None:
-    """A name that is too long stands for whatever else the system says."""
-    error = load_refusal(str(tmp_path / ("a" * 300)))
-    assert error.reason.endswith("cannot be read: File name too long")
-    assert not error.permanent
-
-
-def test_external_accounts_come_in_three_kinds(write: Write) -> None:
-    """A subject token from AWS and one from a program have classes of their own."""
-    aws_source = {
-        "environment_id": "aws1",
-        "regional_cred_verification_url": "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity",
-    }
-    of_aws = an_external_account(
-        "https://a",
-        Path("b"),
-        subject_token_type="urn:ietf:params:aws:token-type:aws4_request",
-        credential_source=aws_source,
-    )
-    assert isinstance(load_google(write(**of_aws)), aws.Credentials)
-    of_program = an_external_account("https://a", Path("b"), credential_source={"executable": {"command": "c"}})
-    assert isinstance(load_google(write(**of_program)), pluggable.Credentials)
-
-
-def test_scopes_are_what_is_asked_for(write: Write, private_key: str) -> None:
-    """A service account takes them; a person's credential keeps its own."""
-    path = write(**a_service_account("https://a", private_key))
-    assert loaded(path, scopes=("s",)).scopes == ["s"]
-    assert loaded(path).scopes == [CLOUD_PLATFORM]
-    assert loaded(write(**a_user("https://a", scopes="p q")), scopes=("s",)).scopes == ["p", "q"]
-
-
-# -- Application default credentials -----------------------------------------------------------------
-
-
-@pytest.fixture
-def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """An environment without credentials, whose home is empty."""
-    for name in (
-        "GOOGLE_APPLICATION_CREDENTIALS",
-        "GOOGLE_CLOUD_QUOTA_PROJECT",
-        "CLOUDSDK_CONFIG",
-        "GCE_METADATA_HOST",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return monkeypatch
-
-
-def test_adc_in_the_order_of_google(bare_environment: pytest.MonkeyPatch, write: Write, tmp_path: Path) -> None:
-    """The variable, then gcloud's folder where the variable for it says, then gcloud's usual folder."""
-    usual = tmp_path / "home" / ".config" / "gcloud"
-    usual.mkdir(parents=True)
-    write("home/.config/gcloud/application_default_credentials.json", **a_user("https://a", client_id="usual"))
-    assert loaded().client_id == "usual"
-    (tmp_path / "moved").mkdir()
-    write("moved/application_default_credentials.json", **a_user("https://a", client_id="moved"))
-    bare_environment.setenv("CLOUDSDK_CONFIG", str(tmp_path / "moved"))
-    assert loaded().client_id == "moved"
-    bare_environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", write(**a_user("https://a", client_id="named")))
-    assert loaded().client_id == "named"
-
-
-def test_adc_names_the_file_that_is_missing(bare_environment: pytest.MonkeyPatch) -> None:
-    """A variable that is set is meant: nothing else is tried."""
-    bare_environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/a.json")
-    assert load_refusal("adc").reason == "the credentials file 'a.json' does not exist"
-
-
-def test_adc_takes_the_quota_project_of_the_environment(
-    bare_environment: pytest.MonkeyPatch, write: Write, private_key: str
-) -> None:
-    """As Google's libraries do; a file that the configuration names keeps its own."""
-    path = write(**a_service_account("https://a", private_key))
-    bare_environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", path)
-    bare_environment.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")
-    assert loaded().quota_project_id == "payer"
-    assert loaded(path).quota_project_id is None
-
-
-@pytest_twisted.ensureDeferred
-async def test_adc_of_a_machine(
-    bare_environment: pytest.MonkeyPatch, refresher: Refresher, server: TokenServer, now: Time
-) -> None:
-    """Without a file the metadata server is asked, in Google's way."""
-    bare_environment.setenv("GCE_METADATA_HOST", server.host)
-    bare_environment.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")
-    credential = GoogleCredential(loaded, refresher=refresher, now=now)
-    assert await credential.headers() == (
-        (b"authorization", f"Bearer ya29.{CANARY}-1".encode()),
-        (b"x-goog-user-project", b"payer"),
-    )
-    (asked,) = server.asked
-    assert isinstance(asked, Asked)
-    assert asked.path == "/computeMetadata/v1/instance/service-accounts/default/token"
-    assert asked.query == f"scopes={CLOUD_PLATFORM}".encode()
-    assert asked.headers["metadata-flavor"] == ["Google"]
-    now.seconds += HOUR - REFRESH_AHEAD - 1
-    await credential.headers()
-    assert server.count == 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason", "permanent"),
-    [
-        ((404, b"none"), "the machine has no service account; give it one", True),
-        ((500, b"oops"), "the metadata server answered with status 500", False),
-        ((200, b"<html>"), "the token endpoint answered without a usable token", False),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_a_metadata_server_without_a_token(
-    bare_environment: pytest.MonkeyPatch,
-    refresher: Refresher,
-    server: TokenServer,
-    answer: tuple[int, bytes],
-    reason: str,
-    permanent: bool,
-) -> None:
-    """A machine may have no service account."""
-    bare_environment.setenv("GCE_METADATA_HOST", server.host)
-    server.script.append(answer)
-    error = await refusal(GoogleCredential(loaded, refresher=refresher))
-    assert (error.reason, error.permanent) == (reason, permanent)
-
-
-class Metadata:
-    """A transport that answers as `says` has it; nothing that is not Google."""
-
-    def __init__(self, *says: TokenAnswer | None) -> None:
-        self._says = list(says)
-
-    def __call__(self, url: str, **options: Any) -> TokenAnswer:
-        assert url.startswith("http://metadata.google.internal/")
-        answer = self._says.pop(0)
-        if answer is None:
-            raise TransportError("the name of the token endpoint cannot be resolved")
-        return answer
-
-
-def answered(body: bytes, **headers: str) -> TokenAnswer:
-    """An answer with status 200."""
-    return TokenAnswer(200, HeaderValues(WireHeaders({name: [value] for name, value in headers.items()})), body)
-
-
-@pytest.mark.parametrize("says", [None, answered(b"Please log in")], ids=["nobody", "a portal"])
-def test_adc_that_are_nowhere(bare_environment: pytest.MonkeyPatch, says: TokenAnswer | None) -> None:
-    """The cure is named, whether nobody answers in the metadata server's name, or somebody who is not Google."""
-    with pytest.raises(CredentialError) as caught:
-        loaded().refresh(Metadata(says))
-    assert caught.value.permanent
-    assert caught.value.reason == (
-        "there are no application default credentials: make them with"
-        " gcloud auth application-default login, or name a file in GOOGLE_APPLICATION_CREDENTIALS"
-    )
-
-
-def test_a_metadata_server_that_answered_once_will_again(bare_environment: pytest.MonkeyPatch) -> None:
-    """Its silence is then no reason to give up on the machine."""
-    flavor = WireHeaders({"Metadata-Flavor": ["Google"]})
-    first = TokenAnswer(200, HeaderValues(flavor), b'{"access_token": "a", "expires_in": 5}')
-    transport = Metadata(first, None)
-    credentials = loaded()
-    credentials.refresh(transport)
-    with pytest.raises(CredentialError) as caught:
-        credentials.refresh(transport)
-    assert (caught.value.reason, caught.value.permanent) == ("the metadata server does not answer", False)
-
-
-# -- The end -----------------------------------------------------------------------------------------
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_stop_ends_every_wait(make: Make, server: TokenServer, refresher: Refresher) -> None:
-    """A refresh is under way: who waits for it gets an error, the threads end, and the connection is closed."""
-    credential = make(**a_user(server.url))
-    await credential.headers()
-    credential.mark_rejected()
-    server.held = True
-    waiting = asking(credential)
-    await eventually(lambda: server.count == 2)
-    threads = [thread for thread in threading.enumerate() if "credentials" in thread.name]
-    assert threads
-    await refresher.stop()
-    with pytest.raises(CredentialError, match="the gateway is stopping") as caught:
-        await waiting
-    assert not caught.value.permanent
-    assert not any(thread.is_alive() for thread in threads)
-    await eventually(lambda: server.left == 1)
-
-
-@pytest_twisted.ensureDeferred
-async def test_after_a_stop_nothing_is_started(
-    user: GoogleCredential, server: TokenServer, refresher: Refresher
-) -> None:
-    """Nobody is left waiting for threads that are not there; a stop may be repeated, a start revives everything."""
-    await refresher.stop()
-    await refresher.stop()
-    error = await refusal(user)
-    assert (error.reason, error.permanent) == ("the gateway is stopping", False)
-    assert server.count == 0
-    refresher.start()
-    refresher.start()
-    assert token(await user.headers()) == "1"
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_stop_waits_only_a_moment_for_a_thread_that_blocks(refresher: Refresher) -> None:
-    """A loader that hangs holds up nobody; what it says when it comes back goes nowhere."""
-    go, done = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        go.wait(30)
-        done.set()
-
-    waiting = Deferred.fromCoroutine(refresher.run(hang))
-    await refresher.stop()
-    with pytest.raises(CredentialError):
-        await waiting
-    assert not done.is_set()
-    go.set()
-    await eventually(done.is_set)
-
-
-@pytest_twisted.ensureDeferred
-async def test_giving_up_on_a_call_leaves_it_alone(refresher: Refresher) -> None:
-    """Its result is dropped."""
-    go, done = threading.Event(), threading.Event()
-
-    def slow() -> None:
-        go.wait(30)
-        done.set()
-
-    waiting = Deferred.fromCoroutine(refresher.run(slow))
-    waiting.cancel()
-    with pytest.raises(CancelledError):
-        await waiting
-    go.set()
-    await eventually(done.is_set)
-    assert await refresher.run(lambda: 3) == 3
-
-
-@pytest_twisted.ensureDeferred
-async def test_what_a_call_raises_is_raised(refresher: Refresher) -> None:
-    """In the one who waits for it."""
-    with pytest.raises(ZeroDivisionError):
-        await refresher.run(lambda: 1 // 0)
-
-
-ENDLESS = """
-import sys
-from pathlib import Path
-from threading import Event
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol
-from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import Refresher
-from agm.upstream.google import GoogleCredential, load_google
-from google.oauth2.credentials import Credentials
-
-port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
-uri = f"http://127.0.0.1:{port.getHost().port}/token"
-refresher = Refresher(reactor, UpstreamClient(reactor, connect_timeout=5).treq())
-
-def silent_endpoint():
-    return Credentials(None, refresh_token="r", token_uri=uri, client_id="c", client_secret="s")
-
-def blocking_loader():
-    Event().wait()
-
-def failed(failure):
-    print("the wait ended:", failure.getErrorMessage())
-
-def begin():
-    refresher.start()
-    credential = GoogleCredential(globals()[sys.argv[1]], refresher=refresher)
-    Deferred.fromCoroutine(credential.headers()).addErrback(failed)
-    reactor.callLater(0.3, globals()[sys.argv[2]])
-
-def stop():
-    reactor.stop()
-
-def crash():
-    reactor.crash()
-
-reactor.callWhenRunning(begin)
-reactor.run()
-print("the reactor stopped")
-"""
-
-
-@pytest.mark.parametrize(
-    ("blocked", "end"), [("silent_endpoint", "stop"), ("blocking_loader", "stop"), ("blocking_loader", "crash")]
-)
-def test_a_process_ends_whatever_its_threads_wait_for(blocked: str, end: str) -> None:
-    """Nobody called stop: the reactor's own end is enough, and not even that has to be an orderly one."""
-    ran = subprocess.run(
-        [sys.executable, "-c", ENDLESS, blocked, end], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "the reactor stopped" in ran.stdout
-    assert ("the wait ended: the gateway is stopping" in ran.stdout) is (end == "stop")

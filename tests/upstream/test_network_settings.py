@@ -25,7 +25,7 @@ from agm.secrecy import secrets_of
 from agm.testing import GatewayFactory, parse_config
 from agm.upstream.accounts import account_source
 from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import Refresher
+from agm.upstream.refresher import Refresher
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'
