@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from misbehaving import Shape
 from support import Wire, eventually
 from twisted.internet.error import ConnectionDone
+
+if TYPE_CHECKING:
+    from misbehaving import Shape
 
 
 @attrs.frozen

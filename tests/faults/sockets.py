@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from contextlib import suppress
 
 from seen import Seen
@@ -22,13 +23,16 @@ class Client:
         self.ended = self.broken = False
         self._socket = socket.create_connection((host, int(port)), PATIENCE)
 
-    def post(self, target: str, body: bytes = PROMPT) -> None:
-        """Send a request with a JSON body."""
-        self.send(
-            f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
+    def post(self, target: str, body: bytes = PROMPT, *headers: str, version: str = "1.1") -> None:
+        """Send a request with a JSON body, and further headers."""
+        lines = [
+            f"POST {target} HTTP/{version}",
+            "Host: 127.0.0.1",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            *headers,
+        ]
+        self.send("\r\n".join([*lines, "", ""]).encode() + body)
 
     def get(self, target: str) -> None:
         """Send a GET."""
@@ -84,7 +88,12 @@ class Client:
         return bool(data)
 
     def close(self) -> None:
-        """Close it."""
+        """Close it: by a FIN, if everything that came has been read."""
+        self._socket.close()
+
+    def reset(self) -> None:
+        """Close it by a reset."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
 
