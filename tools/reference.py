@@ -1,5 +1,5 @@
 """
-Keeps the tables of ``docs/configuration.md`` to what ``agm/config.py`` says: ``python tools/reference.py``.
+Keeps the tables of ``docs/configuration.md`` to what ``agm/config`` says: ``python tools/reference.py``.
 
 Which keys there are, their order, what they take and their defaults come from the code.  What a key means is written in
 the page, and nowhere else; a new key gets a row with its name and its meaning there, and the rest is filled in here.
@@ -16,12 +16,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from agm import config
+from agm.config import Config
+from agm.config.clientkeys import read_moment
+from agm.config.reading import KEY, Key
+from agm.config.values import read_log_size, read_size
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 #: What the type of a field does not tell: a size may be written with a unit, a moment is a date of TOML's.
-_BY_READER = {config._size: "integer or size", config._log_size: "integer or size", config._moment: "date or time"}
+_BY_READER = {read_size: "integer or size", read_log_size: "integer or size", read_moment: "date or time"}
 #: Defaults that are no one value.
 _NO_ONE_VALUE = {"accounts[].endpoints": "by kind"}
 _ROW = re.compile(r"\| `(?P<name>\w+)` \|(?P<takes>[^|]*)\|(?P<default>[^|]*)\| (?P<meaning>.+) \|")
@@ -42,10 +45,10 @@ class Setting:
     default: str
 
 
-def settings(of: type = config.Config, at: str = "", table: str = "") -> Iterator[Setting]:
+def settings(of: type = Config, at: str = "", table: str = "") -> Iterator[Setting]:
     """Every key that a file may hold, in the order of the code."""
     for field in attrs.fields(of):
-        key: config._Key | None = field.metadata.get(config._KEY)
+        key: Key | None = field.metadata.get(KEY)
         if key is None:
             continue
         path = at + field.name
@@ -56,7 +59,7 @@ def settings(of: type = config.Config, at: str = "", table: str = "") -> Iterato
             yield from settings(key.inside, f"{path}{'[]' if key.several else ''}.", heading)
 
 
-def _takes(field: attrs.Attribute[Any], key: config._Key) -> str:
+def _takes(field: attrs.Attribute[Any], key: Key) -> str:
     if key.read in _BY_READER:
         return _BY_READER[key.read]
     kind: Any = field.type
@@ -72,7 +75,7 @@ def _takes(field: attrs.Attribute[Any], key: config._Key) -> str:
     return {bool: "boolean", int: "integer", float: "number"}.get(kind, "string")
 
 
-def _default(path: str, field: attrs.Attribute[Any], key: config._Key) -> str:
+def _default(path: str, field: attrs.Attribute[Any], key: Key) -> str:
     if key.required:
         return "required"
     if field.default is None:

@@ -1,0 +1,224 @@
+"""
+``[[accounts]]``: the upstream accounts, with what each kind needs to be let in.
+"""
+
+# ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from agm.config.addresses import read_endpoint
+from agm.config.files import read_path
+from agm.config.network import read_authorities, read_proxy
+from agm.config.reading import Place, Reader, RefusedError, array_of, setting, values_of
+from agm.config.secret import (
+    Secret,
+    check_one_source,
+    read_secret,
+    read_variable,
+    secret_from_environment,
+    secret_from_file,
+)
+from agm.config.values import one_of, read_boolean, read_fraction, read_text, whole_number
+from agm.config.words import show
+from agm.core.network import Authorities, Network, ProxySetting
+
+AccountKind = Literal["api-key", "vertex", "code-assist"]
+
+
+def default_endpoints(kind: AccountKind, location: str = "global") -> tuple[str, ...]:
+    """The base URLs of an account that names none: Google's own, for Vertex AI those of the location."""
+    if kind == "api-key":
+        return ("https://generativelanguage.googleapis.com",)
+    if kind == "code-assist":
+        return ("https://cloudcode-pa.googleapis.com",)
+    if location == "global":
+        return ("https://aiplatform.googleapis.com",)
+    if location in ("us", "eu"):
+        return (f"https://aiplatform.{location}.rep.googleapis.com",)
+    return (f"https://{location}-aiplatform.googleapis.com",)
+
+
+@attrs.frozen(kw_only=True)
+class AccountConfig:
+    """
+    One upstream account, its secrets resolved.
+
+    ``credentials`` is ``"adc"`` or the absolute path of a google-auth file; ``endpoints`` are base URLs
+    without a slash at the end, tried in order; ``models`` are patterns; ``max_concurrency`` is ``None`` for
+    no limit; ``reserve`` is a fraction; ``proxy`` and ``ca_file`` of ``None`` are those of ``[upstream]``.  An account
+    that is not ``enabled`` may lack its secret.
+    """
+
+    name: str
+    kind: AccountKind
+    api_key: Secret | None = None
+    credentials: str | None = None
+    access_token: Secret | None = None
+    project: str | None = None
+    location: str = "global"
+    endpoints: tuple[str, ...] = attrs.field()
+    models: tuple[str, ...] = ("*",)
+    priority: int = 0
+    max_concurrency: int | None = None
+    reserve: float = 0.0
+    proxy: ProxySetting | None = None
+    ca_file: Authorities | None = None
+    enabled: bool = True
+
+    @endpoints.default
+    def _endpoints_of_kind(self) -> tuple[str, ...]:
+        return default_endpoints(self.kind, self.location)
+
+    @property
+    def network(self) -> Network | None:
+        """How the account's upstream is reached; None as all others."""
+        return None if self.proxy is None and self.ca_file is None else Network(self.proxy, self.ca_file)
+
+
+def _read_name(value: object, place: Place) -> str:
+    text = read_text(value, place)
+    if not re.fullmatch("[A-Za-z0-9._-]+", text):
+        raise RefusedError(f"{show(text)} is not a name of letters, digits, '.', '_' and '-'")
+    return text
+
+
+def read_credentials(value: object, place: Place) -> str:
+    """``adc``, or the absolute path of a google-auth file."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        raise RefusedError('expected "adc" or the path of a file, not what is in the file')
+    return "adc" if value == "adc" else str(read_path(value, place))
+
+
+def _read_project(value: object, place: Place) -> str:
+    text = read_text(value, place)
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", text):
+        raise RefusedError(f"{show(text)} is not a project id or number")
+    return text
+
+
+def _read_location(value: object, place: Place) -> str:
+    text = read_text(value, place)
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", text):
+        raise RefusedError(f"{show(text)} is not a location like 'global' or 'us-central1'")
+    return text
+
+
+_API_KEY = ("api_key", "api_key_env", "api_key_file")
+
+
+_TOKEN = ("credentials", "access_token", "access_token_env")
+
+
+@attrs.frozen(kw_only=True)
+class AccountTable:
+    """``[[accounts]]`` as written."""
+
+    name: str = setting(_read_name, "", required="each account needs a name of its own")
+    kind: AccountKind = setting(
+        one_of("api-key", "vertex", "code-assist"),
+        "api-key",
+        required="write api-key, vertex or code-assist",
+    )
+    api_key: Secret | None = setting(read_secret)
+    api_key_env: str | None = setting(read_variable)
+    api_key_file: Path | None = setting(read_path)
+    credentials: str | None = setting(read_credentials)
+    access_token: Secret | None = setting(read_secret)
+    access_token_env: str | None = setting(read_variable)
+    project: str | None = setting(_read_project)
+    location: str = setting(_read_location, "global")
+    endpoints: tuple[str, ...] | None = setting(
+        array_of(read_endpoint, least=1, empty="names no endpoint; leave it out for Google's own")
+    )
+    models: tuple[str, ...] = setting(
+        array_of(read_text, least=1, empty="would serve no model; leave it out for all, or write enabled = false"),
+        ("*",),
+    )
+    priority: int = setting(whole_number(-1_000_000, 1_000_000), 0)
+    max_concurrency: int | None = setting(whole_number(1, 1_000_000, "; leave it out for no limit"))
+    reserve: float = setting(read_fraction, 0.0)
+    proxy: ProxySetting | None = setting(read_proxy)
+    ca_file: Authorities | None = setting(read_authorities)
+    enabled: bool = setting(read_boolean, True)
+
+
+def read_account(value: object, place: Place) -> AccountConfig:
+    values = values_of(AccountTable, value, place)
+    written = AccountTable(**values)
+    assert isinstance(value, dict), "no other value gets beyond the lines above"
+    if "kind" in values:
+        _check_sources(written.kind, value, place)
+    if written.name and (holder := (place / "name").claim("account", written.name)):
+        (place / "name").problem(f"{show(written.name)} is {holder} already; give each account its own name")
+    api_key = written.api_key
+    access_token = written.access_token
+    # A disabled account may be disabled for the very reason that its secret is not there.
+    if written.enabled:
+        api_key = api_key or _elsewhere(
+            place,
+            ("api_key_env", written.api_key_env, secret_from_environment),
+            ("api_key_file", written.api_key_file, secret_from_file),
+        )
+        access_token = access_token or _elsewhere(
+            place, ("access_token_env", written.access_token_env, secret_from_environment)
+        )
+    return AccountConfig(
+        name=written.name,
+        kind=written.kind,
+        api_key=api_key,
+        credentials=written.credentials,
+        access_token=access_token,
+        project=written.project,
+        location=written.location,
+        endpoints=written.endpoints or default_endpoints(written.kind, written.location),
+        models=written.models,
+        priority=written.priority,
+        max_concurrency=written.max_concurrency,
+        reserve=written.reserve,
+        proxy=written.proxy,
+        ca_file=written.ca_file,
+        enabled=written.enabled,
+    )
+
+
+def _elsewhere(place: Place, *sources: tuple[str, object, Reader[Secret]]) -> Secret | None:
+    """The secret from the first source that is given, fetched by its reader."""
+    for name, source, read in sources:
+        if source is not None:
+            return next(iter((place / name).take(read, source)), None)
+    return None
+
+
+def _check_sources(kind: AccountKind, table: Mapping[str, object], place: Place) -> None:
+    """Whether the account has what its kind needs to be let in, and nothing that its kind has no use for."""
+    api_keys = [name for name in _API_KEY if name in table]
+    beside = [name for name in (*_TOKEN, "project") if name in table]
+    if kind == "api-key":
+        check_one_source(place, table, "an api-key account", _API_KEY)
+        for name in beside:
+            (place / name).problem(f"an api-key account takes no {name}; remove it, or write another kind")
+    elif kind == "vertex" and api_keys:
+        check_one_source(place, table, "a vertex account in express mode", _API_KEY)
+        for name in beside:
+            (place / name).problem(
+                f"a vertex account with an API key (express mode) takes no {name}; remove it or {api_keys[0]}"
+            )
+    elif kind == "vertex":
+        check_one_source(place, table, "a vertex account", _TOKEN, " (or an API key alone, for express mode)")
+        if "project" not in table:
+            (place / "project").problem("is missing: a vertex account needs it, except with an API key (express mode)")
+    else:
+        for name in api_keys:
+            (place / name).problem(
+                "a code-assist account is let in by OAuth tokens only, never by an API key;"
+                ' give credentials or access_token, or write kind = "api-key"'
+            )
+        if not api_keys:
+            check_one_source(place, table, "a code-assist account", _TOKEN)
+    if kind != "vertex" and "location" in table:
+        (place / "location").warn(f"only a vertex account has a location; it changes nothing for {kind}")

@@ -1,0 +1,168 @@
+"""
+Readers of what names a place in a network: hosts, origins, base URLs, listeners.
+
+What a URL may hold of a secret is in no message.
+"""
+
+import difflib
+import ipaddress
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from agm.config.reading import (
+    Place,
+    RefusedError,
+)
+from agm.config.values import read_string, read_text
+from agm.config.words import show
+
+_HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.ASCII)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return None if "%" in host else ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_host(host: str) -> bool:
+    """Whether ``host``, in lower case and without brackets, is an address or a name as DNS has them."""
+    return _address(host) is not None or (len(host) <= 253 and _HOST_NAME.fullmatch(host) is not None)
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    # Not `is_loopback` for IPv6: Pythons differ over the mapped IPv4 addresses.
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_loopback
+    return host == "localhost" or address == ipaddress.IPv6Address("::1")
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _netloc(split: SplitResult) -> str:
+    """Host and port of a URL as it goes on the wire: lower case, brackets kept, the default port left out."""
+    host = split.hostname or ""
+    port = "" if split.port in (None, _DEFAULT_PORTS.get(split.scheme)) else f":{split.port}"
+    return f"[{host}]{port}" if ":" in host else f"{host}{port}"
+
+
+def _split(text: str, expected: str) -> SplitResult:
+    """The parts of a URL, with a host that is one; else refuse with what was ``expected``."""
+    shown = show(_without_secrets(text))
+    # urlsplit drops tabs and line breaks in silence, so that what was checked is not what is used.
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        raise RefusedError(f"{shown} holds characters that no URL has; {expected}")
+    try:
+        split = urlsplit(text)
+        if split.port == 0:
+            raise ValueError("port 0")
+    except ValueError:
+        raise RefusedError(f"{shown} cannot be read as a URL; {expected}") from None
+    if not split.scheme or not split.netloc:
+        raise RefusedError(f"{shown} is not a whole URL; {expected}")
+    host = split.hostname or ""
+    # Brackets are for IPv6 alone; the form "[v1.name]" of RFC 3986 names nothing that exists.
+    bracketed = split.netloc.startswith("[")
+    if "@" not in split.netloc and (not _is_host(host) or bracketed != (":" in host)):
+        raise RefusedError(f"{shown} names no host; {expected}")
+    return split
+
+
+def _without_secrets(url: str) -> str:
+    """A URL as a message may show it: a query may hold a key, the part before ``@`` a password."""
+    bare = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", r"\1…@", url, flags=re.DOTALL)
+    return re.sub(r"[?#].*", "", bare, flags=re.DOTALL)
+
+
+def read_endpoint(value: object, place: Place) -> str:
+    """The base URL of an upstream, without a slash at its end."""
+    text = read_string(value, place)
+    split = _split(text, "write it like 'https://generativelanguage.googleapis.com'")
+    shown = show(_without_secrets(text))
+    if split.scheme not in ("http", "https"):
+        raise RefusedError(f"{shown} is neither http nor https")
+    if "@" in split.netloc:
+        raise RefusedError(f"{shown} holds a user name or password; credentials have keys of their own")
+    if "?" in text or "#" in text:
+        raise RefusedError(f"{shown} has a query or a fragment; write the base URL alone")
+    if split.scheme == "http" and not _is_loopback(split.hostname or ""):
+        raise RefusedError(
+            f"{shown} would send credentials over the network in the clear; write https"
+            " (plain http is for loopback hosts only)"
+        )
+    path = split.path.rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", path) or {".", ".."} & set(path.split("/")):
+        raise RefusedError(f"{shown} has a path that cannot be used as a prefix")
+    if re.search(r"/v[0-9]+[a-z0-9]*(:\w*)?$", path):
+        place.warn(f"{shown} ends in an API version, which the gateway adds itself")
+    return f"{split.scheme}://{_netloc(split)}{path}"
+
+
+def read_origin(value: object, place: Place) -> str:
+    """A web origin as browsers send it."""
+    text = read_string(value, place)
+    if text == "*":
+        raise RefusedError("'*' would let every web page use your accounts; list the origins that may")
+    if text == "null":
+        raise RefusedError("'null' is the origin of every sandboxed page and local file; list the origins that may")
+    expected = "write scheme://host or scheme://host:port, like 'http://localhost:3000'"
+    split = _split(text, expected)
+    origin = f"{split.scheme}://{_netloc(split)}"
+    if "@" in split.netloc:
+        raise RefusedError(f"{show(_without_secrets(text))} holds a user name; {expected}")
+    if split.path or "?" in text or "#" in text:
+        raise RefusedError(f"{show(_without_secrets(text))} goes on after its host; write {origin!r}")
+    return origin
+
+
+def read_host(value: object, place: Place) -> str:
+    """A bare host name or address, as the Host header of a request names it."""
+    text = read_text(value, place)
+    host = text.lower().removesuffix(".")
+    if _is_host(host):
+        address = _address(host)
+        return host if address is None else str(address)
+    if "*" in text:
+        raise RefusedError(f"{show(text)} is a pattern, and a pattern would undo the check; list each host")
+    if not text.isascii():
+        raise RefusedError(f"{show(text)} is not ASCII; write the name as browsers send it, starting with 'xn--'")
+    try:
+        bare = urlsplit(host if "//" in host else f"//{host}").hostname or ""
+    except ValueError:
+        bare = ""
+    cure = f"; write {bare!r}" if _is_host(bare) else ""
+    raise RefusedError(f"{show(_without_secrets(text))} is not a bare host name: no scheme, port or path{cure}")
+
+
+_LISTENERS = ("tcp", "tcp6", "ssl", "unix", "systemd", "haproxy", "stdio")
+
+
+def read_listener(value: object, place: Place) -> str:
+    """A Twisted server endpoint.  Only its look is checked here: endpoint types can come from plugins."""
+    text = read_text(value, place)
+    kind, colon, rest = text.partition(":")
+    if kind in _LISTENERS and (colon or kind == "stdio"):
+        return text
+    example = "write it like 'tcp:8045:interface=127.0.0.1'"
+    if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", kind) or rest.isdecimal() or rest.startswith("//"):
+        raise RefusedError(f"{show(text)} is not a Twisted server endpoint; {example}")
+    if nearest := difflib.get_close_matches(kind.lower(), _LISTENERS, n=1, cutoff=0.65):
+        raise RefusedError(f"{show(text)} is no type of server endpoint; did you mean '{nearest[0]}:{rest}'?")
+    return text
+
+
+def read_collector(value: object, place: Place) -> str:
+    """The base URL of an OTLP receiver, without a slash at its end."""
+    text = read_string(value, place)
+    split = _split(text, "write it like 'http://127.0.0.1:4318'")
+    shown = show(_without_secrets(text))
+    if split.scheme not in ("http", "https"):
+        raise RefusedError(f"{shown} is neither http nor https; traces are sent by OTLP over HTTP, usually port 4318")
+    if "@" in split.netloc or "?" in text or "#" in text:
+        raise RefusedError(f"{shown} has a user, a query or a fragment; headers belong in OTEL_EXPORTER_OTLP_HEADERS")
+    if split.path.rstrip("/").endswith("/v1/traces"):
+        raise RefusedError(f"{shown} ends in /v1/traces, which is added; write the base URL alone")
+    return f"{split.scheme}://{_netloc(split)}{split.path.rstrip('/')}"

@@ -1,0 +1,141 @@
+"""
+``[auth]`` and ``[[auth.keys]]``: who may use the gateway, and how much of it.
+
+A key is kept as its digest only.
+"""
+
+# ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
+
+import datetime
+from typing import Literal
+
+import attrs
+
+from agm.config.reading import (
+    Place,
+    RefusedError,
+    array_of,
+    array_of_tables,
+    setting,
+    values_of,
+)
+from agm.config.secret import (
+    Secret,
+    check_one_source,
+    digest_of,
+    read_digest,
+    read_secret,
+    read_variable,
+    secret_from_environment,
+)
+from agm.config.values import (
+    one_of,
+    read_boolean,
+    read_text,
+    whole_number,
+)
+from agm.config.words import show
+
+AuthMode = Literal["off", "strict", "all_except_health", "auto"]
+
+
+@attrs.frozen(kw_only=True)
+class ClientKeyConfig:
+    """
+    A key that clients show to the gateway, known by its digest only.
+
+    ``digest`` is the SHA-256 of the key in lower-case hexadecimal; ``models`` are patterns, none meaning
+    every model; ``requests_per_minute`` and the like are ``None`` for no limit; ``expires`` is in seconds
+    since the epoch; ``admin`` may ask the gateway about itself from anywhere.
+    """
+
+    name: str
+    digest: str = attrs.field(repr=False)
+    models: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    admin: bool = False
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    expires: float | None = None
+
+
+def read_moment(value: object, place: Place) -> float:
+    """
+    A TOML date or date and time, as seconds since the epoch.
+
+    A date is its end, so that the day itself still counts; what names no offset is UTC.
+    """
+    if not isinstance(value, datetime.date):
+        cure = "; write it without quotes" if isinstance(value, str) else ""
+        raise RefusedError(
+            f"expected a date like 2027-01-31 or a time like 2027-01-31T18:00:00Z, not {show(value)}{cure}"
+        )
+    try:
+        if not isinstance(value, datetime.datetime):
+            value = datetime.datetime.combine(value + datetime.timedelta(days=1), datetime.time())
+        return (value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)).timestamp()
+    except OverflowError:
+        raise RefusedError(
+            f"{show(value)} is beyond the calendar; leave it out for a key that does not expire"
+        ) from None
+
+
+@attrs.frozen(kw_only=True)
+class _ClientKeyTable:
+    """``[[auth.keys]]`` as written."""
+
+    name: str = setting(read_text, "", required="each client key needs a name of its own")
+    key: Secret | None = setting(read_secret)
+    key_env: str | None = setting(read_variable)
+    key_sha256: str | None = setting(read_digest)
+    models: tuple[str, ...] = setting(array_of(read_text), ())
+    requests_per_minute: int | None = setting(whole_number(1, 10**9, "; leave it out for no limit"))
+    requests_per_day: int | None = setting(whole_number(1, 10**12, "; leave it out for no limit"))
+    tokens_per_minute: int | None = setting(whole_number(1, 10**12, "; leave it out for no limit"))
+    tokens_per_day: int | None = setting(whole_number(1, 10**15, "; leave it out for no limit"))
+    expires: float | None = setting(read_moment)
+    admin: bool = setting(read_boolean, False)
+
+
+def read_client_key(value: object, place: Place) -> ClientKeyConfig:
+    written = _ClientKeyTable(**values_of(_ClientKeyTable, value, place))
+    assert isinstance(value, dict), "no other value gets beyond the line above"
+    check_one_source(place, value, "a client key", ("key", "key_env", "key_sha256"))
+    digest = written.key_sha256 or ""
+    if written.key is not None:
+        digest = digest_of(written.key)
+    elif written.key_env is not None:
+        for secret in (place / "key_env").take(secret_from_environment, written.key_env):
+            digest = digest_of(secret)
+    if written.name and (holder := (place / "name").claim("client key", written.name)):
+        (place / "name").problem(f"{show(written.name)} is {holder} already; give each key its own name")
+    if digest and (holder := place.claim("digest", digest)):
+        place.problem(f"is the same key as {holder}, which leaves open whose limits hold")
+    return ClientKeyConfig(
+        name=written.name,
+        digest=digest,
+        models=written.models,
+        requests_per_minute=written.requests_per_minute,
+        admin=written.admin,
+        requests_per_day=written.requests_per_day,
+        tokens_per_minute=written.tokens_per_minute,
+        tokens_per_day=written.tokens_per_day,
+        expires=written.expires,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class AuthConfig:
+    """Who may use the gateway.  ``mode_written`` says whether the file chose the mode itself."""
+
+    mode: AuthMode = setting(one_of("off", "strict", "all_except_health", "auto"), "auto")
+    keys: tuple[ClientKeyConfig, ...] = setting(
+        array_of_tables(read_client_key), (), inside=_ClientKeyTable, several=True
+    )
+    mode_written: bool = False
+
+
+def read_auth(value: object, place: Place) -> AuthConfig:
+    values = values_of(AuthConfig, value, place)
+    return AuthConfig(**values, mode_written="mode" in values)

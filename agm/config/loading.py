@@ -1,0 +1,157 @@
+"""
+A whole file: its tables together, where it is looked for, and how it is read.
+"""
+
+# ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
+
+import contextlib
+import os
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import platformdirs
+
+from agm.config.accounts import AccountConfig, AccountTable, read_account
+from agm.config.clientkeys import AuthConfig, read_auth
+from agm.config.files import open_to_others, why_unreadable
+from agm.config.network import UpstreamConfig, check_environment
+from agm.config.problems import ConfigError, Problem
+from agm.config.reading import (
+    Place,
+    Reading,
+    array_of_tables,
+    keys_below,
+    setting,
+    table_of,
+    values_of,
+)
+from agm.config.tables import (
+    GatewayConfig,
+    LimitsConfig,
+    LogConfig,
+    MetricsConfig,
+    MetricsTable,
+    ModelsConfig,
+    OtelConfig,
+    PluginsConfig,
+    PoolConfig,
+    RequestLogConfig,
+    TimeoutsConfig,
+    read_metrics,
+    read_plugins,
+)
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """
+    Everything that the file says, checked, with defaults for what it leaves out.
+
+    ``path`` is the file, absolute, or ``None``; ``warnings`` are lines on what works but should be changed.
+    """
+
+    path: Path | None = None
+    gateway: GatewayConfig = setting(table_of(GatewayConfig), GatewayConfig(), inside=GatewayConfig)
+    timeouts: TimeoutsConfig = setting(table_of(TimeoutsConfig), TimeoutsConfig(), inside=TimeoutsConfig)
+    limits: LimitsConfig = setting(table_of(LimitsConfig), LimitsConfig(), inside=LimitsConfig)
+    upstream: UpstreamConfig = setting(table_of(UpstreamConfig), UpstreamConfig(), inside=UpstreamConfig)
+    auth: AuthConfig = setting(read_auth, AuthConfig(), inside=AuthConfig)
+    models: ModelsConfig = setting(table_of(ModelsConfig), ModelsConfig(), inside=ModelsConfig)
+    pool: PoolConfig = setting(table_of(PoolConfig), PoolConfig(), inside=PoolConfig)
+    accounts: tuple[AccountConfig, ...] = setting(array_of_tables(read_account), (), inside=AccountTable, several=True)
+    log: LogConfig = setting(table_of(LogConfig), LogConfig(), inside=LogConfig)
+    metrics: MetricsConfig = setting(read_metrics, MetricsConfig(), inside=MetricsTable)
+    otel: OtelConfig = setting(table_of(OtelConfig), OtelConfig(), inside=OtelConfig)
+    request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
+    plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
+    warnings: tuple[str, ...] = ()
+
+
+def known_keys(table: type = Config, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that a file may hold, as ``accounts[].name``, with its default (``None`` for none)."""
+    return keys_below(table, at)
+
+
+def parse(text: str, *, path: Path | None = None, environ: Mapping[str, str]) -> Config:
+    """
+    The configuration that ``text`` holds.
+
+    ``path`` is the file it came from: it is named in problems, and relative paths start at its folder.
+    ``environ`` is where ``*_env`` keys are looked up.  Raises :class:`ConfigError` with every problem.
+    """
+    return _config(text, Reading(Config, path, environ))
+
+
+def _config(text: str, reading: Reading) -> Config:
+    try:
+        tables = tomllib.loads(text.removeprefix("\ufeff"))
+    except RecursionError:
+        raise ConfigError([Problem(reading.file, "", "is not TOML that can be read: nested too deeply")]) from None
+    except ValueError as error:
+        raise ConfigError([Problem(reading.file, "", f"is not TOML: {error}")]) from None
+    values = values_of(Config, tables, Place(reading))
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    check_environment(values, reading)
+    path = None if reading.file is None else reading.file.absolute()
+    return Config(path=path, warnings=tuple(reading.warnings), **values)
+
+
+def load(path: Path, *, environ: Mapping[str, str]) -> Config:
+    """The configuration in the file at ``path``.  Raises :class:`ConfigError`, for an unreadable file too."""
+    reading = Reading(Config, path, environ)
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")]) from None
+    except (OSError, ValueError) as failure:
+        raise ConfigError([Problem(path, "", f"cannot be read: {why_unreadable(failure)}")]) from None
+    config = _config(text, reading)
+    warnings = []
+    if reading.literal_secrets and mode & 0o066:
+        verb = "read" if mode & 0o044 else "change"
+        cure = f"chmod 600 {shlex.quote(str(path))}"
+        warnings.append(f"{path}: holds secrets, and others than its owner can {verb} it; {cure}")
+    for index, account in enumerate(config.accounts):
+        if account.credentials not in (None, "adc"):
+            file_of = Path(str(account.credentials))
+            with contextlib.suppress(OSError, ValueError):  # whoever uses the account says what is wrong with it
+                if warning := open_to_others(file_of, file_of.stat().st_mode):
+                    warnings.append(str(Problem(path, f"accounts[{index}].credentials", warning)))
+    return attrs.evolve(config, warnings=(*config.warnings, *warnings))
+
+
+def default_path() -> Path:
+    """Where the file is looked for when nobody names one."""
+    return platformdirs.user_config_path("agm") / "agm.toml"
+
+
+def find(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
+    """
+    The file to load, absolute: ``explicit``, else ``$AGM_CONFIG``, else the person's own, or ``None``.
+
+    A file that was named must be there; one that nobody named need not.  Raises :class:`ConfigError`.
+    """
+    for named, by in ((explicit, "--config"), (environ.get("AGM_CONFIG"), "AGM_CONFIG")):
+        if named:
+            path = Path(named)
+            try:
+                path.stat()
+            except (OSError, ValueError) as failure:
+                problem = Problem(path, "", f"cannot be read: {why_unreadable(failure)} ({by} names it)")
+                raise ConfigError([problem]) from None
+            return path.absolute()
+    path = default_path()
+    # Not Path.exists, which raises where a folder on the way may not be entered.
+    return path if os.path.exists(path) else None
+
+
+def default() -> Config:
+    """The configuration of a person who has written none."""
+    return Config()
