@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agm.cli import make_parser
+from agm.cli.completion import commands
 
 PAGE = Path(__file__).parents[1] / "docs" / "agm.1"
 
@@ -60,16 +61,6 @@ def escaped(text: str) -> str:
     """Text as roff takes it for text."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"(?m)^(?=[.'])", r"\\&", text)
-
-
-def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parsers of the commands that a person can run, in the order of ``--help``."""
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not below:
-        yield parser
-    for action in below:
-        for each in action.choices.values():
-            yield from commands(each)
 
 
 def written(action: argparse.Action) -> str:

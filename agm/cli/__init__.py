@@ -2,7 +2,8 @@
 The ``agm`` command: the person's tool beside the gateway, one subcommand a module of this package.
 
 A subcommand's module has ``add_parser(subparsers)``, which adds its arguments and names what to run with
-``set_defaults(run=run)``, and ``run(args) -> int``, which does it and returns the exit status.  All modules
+``set_defaults(run=run)``, and ``run(args) -> int``, which does it and returns the exit status, or raises
+:class:`~agm.cli.files.Refused` or :class:`~agm.config.ConfigError`, which are shown, for status 1.  All modules
 are imported for every command, so whatever takes long to import (Twisted, the upstream's client,
 google-auth, rich) is imported inside ``run``.  Nothing here serves requests: that is ``twistd agm``.
 """
@@ -36,6 +37,7 @@ from agm.cli import (
     usage,
 )
 from agm.cli.discreet import Discreet
+from agm.cli.files import Refused
 from agm.config import ConfigError
 
 __all__ = ["main", "make_parser"]
@@ -103,10 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """
     Run one ``agm`` command and return its exit status.
 
-    ``argv`` are the arguments after the program's name, ``sys.argv``'s if left out.  A configuration that
-    cannot be used is one line a problem on standard error, and status 1; arguments that cannot be
-    understood are argparse's, and status 2.  A reader who has seen enough, as ``head`` has, ends it quietly, and so
-    does Ctrl-C.  Nothing on standard error looks like a secret, not even in the traceback of what should not happen.
+    ``argv`` are the arguments after the program's name, ``sys.argv``'s if left out.  What a command refuses is
+    said on standard error, of a configuration that cannot be used a line a problem, and is status 1; arguments
+    that cannot be understood are argparse's, and status 2.  A reader who has seen enough, as ``head`` has, ends
+    it quietly, and so does Ctrl-C.  Nothing on standard error looks like a secret, not even in the traceback of
+    what should not happen.
     """
     with contextlib.redirect_stderr(Discreet(sys.stderr)):
         try:
@@ -124,7 +127,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         status = int(args.run(args))
         sys.stdout.flush()
-    except ConfigError as error:
+    except (ConfigError, Refused) as error:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:

@@ -164,11 +164,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the subcommand says; 0, or 1 with the reason on standard error."""
-    try:
-        return int(args.does(args))
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+    return int(args.does(args))
 
 
 # -- add ---------------------------------------------------------------------------------------------

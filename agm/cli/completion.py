@@ -13,7 +13,7 @@ from typing import Any
 from agm.cli import files
 from agm.config import ConfigError, find
 
-__all__ = ["add_parser", "complete", "run"]
+__all__ = ["add_parser", "commands", "complete", "run"]
 
 #: Commands whose NAME is that of a table of the configuration, and which.
 _NAMES = {
@@ -59,21 +59,21 @@ def complete(parser: argparse.ArgumentParser) -> None:
     """Answer the shell that asks, and end the process."""
     import argcomplete
 
-    for command in _leaves(parser):
+    for command in commands(parser):
         for action in command._actions:
             if action.dest == "name" and not action.option_strings and command.prog in _NAMES:
                 action.completer = _names(_NAMES[command.prog])  # type: ignore[attr-defined]  # argcomplete's way
     argcomplete.autocomplete(parser)
 
 
-def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parsers that have no subcommands."""
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of the commands that a person can run, those without subcommands, in the order of ``--help``."""
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not below:
         yield parser
     for action in below:
         for each in action.choices.values():
-            yield from _leaves(each)
+            yield from commands(each)
 
 
 def _names(at: tuple[str, ...]) -> Callable[..., Iterable[str]]:

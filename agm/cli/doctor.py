@@ -7,14 +7,12 @@ The checks are those of :mod:`agm.doctor`.  They change nothing, each has a time
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agm.cli.files import Refused
 from agm.cli.running import client_key, printable
 
 if TYPE_CHECKING:
@@ -63,11 +61,7 @@ def run(args: argparse.Namespace) -> int:
             found.append(finding)
             tell(finding)
 
-    try:
-        _look(args, take)
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+    _look(args, take)
     wrong = sum(finding.level == "error" for finding in found)
     if args.json:
         document = {"ok": not wrong, "findings": [attrs.asdict(finding) for finding in found]}

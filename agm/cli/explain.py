@@ -72,13 +72,9 @@ def run(args: argparse.Namespace) -> int:
     if args.alt is not None and args.method != "streamGenerateContent":
         args.usage_error("--alt is about a stream; give --stream, too")
     args.offline = args.offline or bool(args.plugin)
-    try:
-        question = _question(args)
-        running = find_running(args, "explained as after a fresh start: nobody rests, no conversation is remembered")
-        found = _offline(args, question) if running is None else running.ask("/_agm/explain", question)
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+    question = _question(args)
+    running = find_running(args, "explained as after a fresh start: nobody rests, no conversation is remembered")
+    found = _offline(args, question) if running is None else running.ask("/_agm/explain", question)
     print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else readable(found))
     return 1 if "error" in found else 0
 

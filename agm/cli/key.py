@@ -89,11 +89,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Do what the subcommand says; 0, or 1 with the reason on standard error."""
-    try:
-        return int(args.does(args))
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+    return int(args.does(args))
 
 
 def _create(args: argparse.Namespace) -> int:

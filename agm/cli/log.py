@@ -98,15 +98,11 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--csv is for a list, and not beside --json")
     if args.follow and (args.id is not None or args.bodies or args.what is not None):
         args.usage_error("--follow is for a list")
-    try:
-        if args.what is not None:
-            return _switch(args)
-        if args.follow:
-            _follow(args)
-        return _show(args)
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+    if args.what is not None:
+        return _switch(args)
+    if args.follow:
+        _follow(args)
+    return _show(args)
 
 
 # -- What is meant -----------------------------------------------------------------------------------

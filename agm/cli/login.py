@@ -77,11 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         return _run(args)
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
     except SignInFailed as failed:
         print(f"not signed in: {failed.reason}", file=sys.stderr)
-    return 1
+        return 1
 
 
 @attrs.frozen

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 from agm.cli.account import columns
-from agm.cli.files import Refused
 from agm.cli.running import Running, add_options, find_running, printable
 from agm.config import default, find, load
 
@@ -37,12 +36,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """List them; 0, or 1 with the reason why not."""
-    try:
-        running = find_running(args, "as configured, without what the accounts report")
-        models = list(_configured(args) if running is None else _listed(running))
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+    running = find_running(args, "as configured, without what the accounts report")
+    models = list(_configured(args) if running is None else _listed(running))
     if args.json:
         print(json.dumps(models, indent=2, ensure_ascii=False))
     elif not models:

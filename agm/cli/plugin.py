@@ -40,13 +40,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Write the project; 0, or 1 with the reason why not."""
-    try:
-        _check(args.name)
-        folder = Path(args.dir).expanduser() / f"agm-{args.name}"
-        _write(folder, project(args.name))
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+    _check(args.name)
+    folder = Path(args.dir).expanduser() / f"agm-{args.name}"
+    _write(folder, project(args.name))
     module = _module(args.name)
     print(f"wrote {folder}")
     print(

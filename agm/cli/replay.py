@@ -57,9 +57,6 @@ def run(args: argparse.Namespace) -> int:
         own = args.config is None and recording.head.config is not None
         path = None if own else find(args.config, os.environ)
         replayed = Replay(recording, config_for(recording, path, [_change(it) for it in args.set])).run()
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
     except RecordingError as e:
         print(f"{args.file}: {printable(str(e))}", file=sys.stderr)
         return 1

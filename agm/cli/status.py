@@ -10,7 +10,6 @@ import sys
 
 from agm import __version__
 from agm.cli.account import columns
-from agm.cli.files import Refused
 from agm.cli.overview import Overview
 from agm.cli.running import add_options, find_running, printable
 
@@ -37,14 +36,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Show it; 0, or 1 where no gateway runs or answers."""
-    try:
-        running = find_running(args, NOBODY)
-        if running is None:
-            return 1
-        found = running.ask("/_agm/status")
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
+    running = find_running(args, NOBODY)
+    if running is None:
         return 1
+    found = running.ask("/_agm/status")
     try:
         print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else text(Overview(found, running.address)))
     except (KeyError, TypeError, IndexError):

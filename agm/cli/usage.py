@@ -54,17 +54,13 @@ def run(args: argparse.Namespace) -> int:
     """Sum up; 0, or 1 with the reason why not."""
     from agm import logfile
 
+    connection = open_log(path_of(args))
     try:
-        connection = open_log(path_of(args))
-        try:
-            found = logfile.totals(connection, args.by, filter_of(args))
-        except sqlite3.Error as e:
-            raise Refused(f"the request log cannot be read: {e}") from None
-        finally:
-            connection.close()
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 1
+        found = logfile.totals(connection, args.by, filter_of(args))
+    except sqlite3.Error as e:
+        raise Refused(f"the request log cannot be read: {e}") from None
+    finally:
+        connection.close()
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     elif not found:

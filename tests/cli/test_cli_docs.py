@@ -5,22 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 from agm.cli import make_parser
+from agm.cli.completion import commands
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
-
-
-def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parsers that have no subcommands."""
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not below:
-        yield parser
-    for action in below:
-        for each in action.choices.values():
-            yield from commands(each)
 
 
 def all_commands() -> list[argparse.ArgumentParser]:
