@@ -21,12 +21,10 @@ from agm.config.reading import (
 )
 from agm.config.secret import (
     Secret,
-    check_one_source,
-    digest_of,
+    one_digest,
     read_digest,
     read_secret,
     read_variable,
-    secret_from_environment,
 )
 from agm.config.values import (
     one_of,
@@ -101,13 +99,7 @@ class _ClientKeyTable:
 def read_client_key(value: object, place: Place) -> ClientKeyConfig:
     written = _ClientKeyTable(**values_of(_ClientKeyTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
-    check_one_source(place, value, "a client key", ("key", "key_env", "key_sha256"))
-    digest = written.key_sha256 or ""
-    if written.key is not None:
-        digest = digest_of(written.key)
-    elif written.key_env is not None:
-        for secret in (place / "key_env").take(secret_from_environment, written.key_env):
-            digest = digest_of(secret)
+    digest = one_digest(place, value, "a client key", "key", written) or ""
     if written.name and (holder := (place / "name").claim("client key", written.name)):
         (place / "name").problem(f"{show(written.name)} is {holder} already; give each key its own name")
     if digest and (holder := place.claim("digest", digest)):

@@ -83,7 +83,7 @@ def read_digest(value: object, place: Place) -> str:
     return value.strip().lower()
 
 
-def digest_of(secret: Secret) -> str:
+def _digest_of(secret: Secret) -> str:
     return hashlib.sha256(secret.reveal().encode("ascii")).hexdigest()
 
 
@@ -132,3 +132,21 @@ def check_one_source(
         found = " and ".join(given) if given else "none"
         verb = "is" if len(given) < 2 else "are"
         place.problem(f"{what} needs exactly one of {', '.join(names)}; {found} {verb} given{note}")
+
+
+def one_digest(place: Place, table: Mapping[str, object], what: str, name: str, written: object) -> str | None:
+    """
+    The digest of a secret that ``table`` must give in one of three ways: itself as ``name``, in the variable
+    ``name_env``, or as its digest ``name_sha256``.  ``written`` has what the readers made of the three.
+    """
+    names = (name, f"{name}_env", f"{name}_sha256")
+    check_one_source(place, table, what, names)
+    secret: Secret | None = getattr(written, name)
+    variable: str | None = getattr(written, f"{name}_env")
+    digest: str | None = getattr(written, f"{name}_sha256")
+    if secret is not None:
+        return _digest_of(secret)
+    if variable is not None:
+        for found in (place / f"{name}_env").take(secret_from_environment, variable):
+            return _digest_of(found)
+    return digest

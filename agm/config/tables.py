@@ -17,12 +17,10 @@ from agm.config.files import read_path
 from agm.config.reading import Place, RefusedError, array_of, keys_of, setting, values_of
 from agm.config.secret import (
     Secret,
-    check_one_source,
-    digest_of,
+    one_digest,
     read_digest,
     read_secret,
     read_variable,
-    secret_from_environment,
 )
 from agm.config.values import (
     one_of,
@@ -189,14 +187,9 @@ class MetricsTable:
 def read_metrics(value: object, place: Place) -> MetricsConfig:
     written = MetricsTable(**values_of(MetricsTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
+    digest = None
     if any(name in value for name in _METRICS_TOKEN):
-        check_one_source(place, value, "the token", _METRICS_TOKEN)
-    digest = written.token_sha256
-    if written.token is not None:
-        digest = digest_of(written.token)
-    elif written.token_env is not None:
-        for secret in (place / "token_env").take(secret_from_environment, written.token_env):
-            digest = digest_of(secret)
+        digest = one_digest(place, value, "the token", "token", written)
     return MetricsConfig(
         enabled=written.enabled, accounts=written.accounts, client_keys=written.client_keys, digest=digest
     )
