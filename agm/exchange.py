@@ -386,7 +386,7 @@ class Attempts:
                 wrapped.method,
                 route.url + wrapped.path,
                 (*wrapped.headers, *credential),
-                wrapped.body,
+                wrapped.content,
                 timeout=gateway.config.timeouts.first_byte,
                 network=account.network,
             )

@@ -43,6 +43,7 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
+from agm.core.spliced import Spliced
 from agm.hookspecs import ClientKeySource
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def _can_be_sent(request: UpstreamRequest) -> bool:
     return (
         isinstance(request.path, str)
         and _SENDABLE.fullmatch(request.path) is not None
-        and isinstance(request.body, bytes)
+        and isinstance(request.content, bytes | Spliced)
         and all(isinstance(name, bytes) and isinstance(value, bytes) for name, value in request.headers)
     )
 

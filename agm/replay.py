@@ -42,6 +42,7 @@ from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.network import Network
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.rests import Remembered
+from agm.core.spliced import Spliced
 from agm.core.target import METHODS, parse_call, quote_model
 from agm.core.usage import Usage
 from agm.deadlines import Deadlines
@@ -297,13 +298,13 @@ class RecordedUpstream(UpstreamClient):
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | IBodyProducer | None,
+        body: bytes | Spliced | IBodyProducer | None,
         *,
         timeout: float,
         network: Network | None = None,
     ) -> UpstreamAnswer:
         """The answer that the recording has for this attempt, after its latency."""
-        call = _Call.of(url, body if isinstance(body, bytes) else b"")
+        call = _Call.of(url, bytes(body) if isinstance(body, bytes | Spliced) else b"")
         if call.method not in METHODS:  # a question about a project or a quota
             return self._answered(200, b'{"cloudaicompanionProject":"replayed","currentTier":{"id":"standard-tier"}}')
         account = next(value.decode("utf-8") for name, value in headers if name == _WHOSE)

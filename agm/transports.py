@@ -15,7 +15,7 @@ from twisted.internet import tcp, unix
 _SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
 
 
-def send(transport: Any, data: bytes) -> None:
+def send(transport: Any, data: bytes | memoryview) -> None:
     """
     Write; now, if nothing that was written before still waits.
 
@@ -38,7 +38,7 @@ def send(transport: Any, data: bytes) -> None:
         if sent == len(data):
             return
         data = data[sent:]
-    transport.write(data)
+    transport.write(bytes(data))  # TLS takes nothing else
 
 
 def unsent(transport: Any) -> int:

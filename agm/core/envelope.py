@@ -14,8 +14,12 @@ from typing import Literal
 import msgspec
 
 from agm.core.errors import NOT_JSON, InvalidRequest
+from agm.core.spliced import Spliced
 
 RequestType = Literal["agent", "image_gen"]
+
+#: A body of more bytes than this is left where it is when it is wrapped, and sent from there.
+LARGE = 64 * 1024
 
 _DOCUMENT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -64,24 +68,36 @@ def request_type(model: str) -> RequestType:
 
 
 def wrap(
-    body: bytes, *, project: str | None, model: str, request_id: str, user_agent: str, session_id: str | None
-) -> bytes:
+    body: bytes,
+    *,
+    project: str | None,
+    model: str,
+    request_id: str,
+    user_agent: str,
+    session_id: str | None,
+    plain: bool = False,
+) -> bytes | Spliced:
     """
     The envelope of ``generateContent`` and ``streamGenerateContent`` around `body`.
 
     `body` stands in it byte for byte, but for two things that the service asks for: ``sessionId`` is put first unless
-    the client sent one, and a redundant ``model`` field beside ``contents`` is left out (the service refuses it).
+    the client sent one, and a redundant ``model`` field beside ``contents`` is left out (the service refuses it).  A
+    large one is not copied for that: see :data:`LARGE`.
 
+    :param plain: that :func:`agm.core.fingerprint.look` found it so; then it is not parsed again.
     :raises InvalidRequest: if `body` is not a JSON object.
     """
-    fields = parse_object(body)
-    if "model" in fields:
-        del fields["model"]
-        body = _join(fields)
-    if session_id is not None and not fields.keys() & {"sessionId", "session_id"}:
+    own_session, empty = False, False
+    if not plain:
+        fields = parse_object(body)
+        if "model" in fields:
+            del fields["model"]
+            body = _join(fields)
+        own_session, empty = not fields.keys().isdisjoint(("sessionId", "session_id")), not fields
+    start, session = 0, b""
+    if session_id is not None and not own_session:
         start = body.index(b"{") + 1
-        comma = b"," if fields else b""
-        body = b'{"sessionId":' + msgspec.json.encode(session_id) + comma + body[start:]
+        session = b'{"sessionId":' + msgspec.json.encode(session_id) + (b"" if empty else b",")
     head = {
         "project": project,
         "model": model,
@@ -91,7 +107,10 @@ def wrap(
     }
     if project is None:
         del head["project"]
-    return msgspec.json.encode(head)[:-1] + b',"request":' + body + b"}"
+    before = msgspec.json.encode(head)[:-1] + b',"request":' + session
+    if len(body) > LARGE:
+        return Spliced(before, memoryview(body)[start:], b"}")
+    return before + body[start:] + b"}"
 
 
 def wrap_count(body: bytes, *, model: str) -> bytes:
@@ -237,7 +256,8 @@ def one_line(document: bytes) -> bytes:
 
 
 def _present(fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
-    return {name: value for name, value in fields.items() if bytes(value) != b"null"}
+    # not its bytes, unless they are few: that would be a copy of an image
+    return {name: value for name, value in fields.items() if memoryview(value).nbytes != 4 or bytes(value) != b"null"}
 
 
 def _join(fields: dict[str, msgspec.Raw]) -> bytes:

@@ -8,10 +8,18 @@ Nothing of the text can be read back from a fingerprint.
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import msgspec
 
 from agm.core.errors import NOT_JSON
+
+#: Bytes of a turn that all count.  Of more than these count its length, its two edges, where people's words are, and so
+#: many samples between: twenty megabytes would take as long to hash as to send.
+WHOLE = 256 * 1024
+EDGE = 64 * 1024
+SAMPLES = 64
+SAMPLE = 1024
 
 
 class _Turn(msgspec.Struct):
@@ -21,22 +29,58 @@ class _Turn(msgspec.Struct):
 
 class _Conversation(msgspec.Struct):
     contents: list[_Turn] | _Turn = []
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    sessionId: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    session_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _CONVERSATION = msgspec.json.Decoder(_Conversation)
 
 
+class Look(NamedTuple):
+    """
+    What one pass over a body tells: the conversation's fingerprint, and whether the body is `plain`.
+
+    A plain one is a JSON object with a user turn, and with nothing that the ``v1internal`` envelope has to do anything
+    about: no ``model``, and no session of its own.
+    """
+
+    fingerprint: str | None
+    plain: bool
+
+
 def fingerprint(body: bytes) -> str | None:
+    """As :func:`look`, the fingerprint alone."""
+    return look(body).fingerprint
+
+
+def look(body: bytes) -> Look:
     """
     32 hexadecimal digits for the conversation in `body`, a Gemini request; None where it has no user turn.
 
-    The parts of the first turn with role ``user``, or with no role, count as they were sent, byte for byte.
+    The parts of the first turn with role ``user``, or with no role, count as they were sent, byte for byte; of those
+    beyond :data:`WHOLE` bytes, which hold an image or the like, their length and samples.
     """
     try:
-        contents = _CONVERSATION.decode(body).contents
+        read = _CONVERSATION.decode(body)
     except NOT_JSON:
-        return None
+        return Look(None, plain=False)
+    contents = read.contents
     for turn in contents if isinstance(contents, list) else [contents]:
         if turn.role in (None, "", "user") and turn.parts is not msgspec.UNSET:
-            return hashlib.blake2b(bytes(turn.parts), digest_size=16).hexdigest()
-    return None
+            return Look(
+                _digest(memoryview(turn.parts)), read.model is read.sessionId is read.session_id is msgspec.UNSET
+            )
+    return Look(None, plain=False)
+
+
+def _digest(parts: memoryview) -> str:
+    size = parts.nbytes
+    if size <= WHOLE:
+        return hashlib.blake2b(parts, digest_size=16).hexdigest()
+    found = hashlib.blake2b(b"%d:" % size, digest_size=16)
+    found.update(parts[:EDGE])
+    for at in range(EDGE, size - EDGE, (size - 2 * EDGE) // SAMPLES):
+        found.update(parts[at : at + SAMPLE])
+    found.update(parts[-EDGE:])
+    return found.hexdigest()

@@ -17,9 +17,10 @@ from agm.core.answers import Framing
 from agm.core.classify import Verdict
 from agm.core.envelope import unreadable
 from agm.core.errors import NOT_JSON
-from agm.core.fingerprint import fingerprint
+from agm.core.fingerprint import Look, look
 from agm.core.models import Patterns
 from agm.core.network import Network
+from agm.core.spliced import Spliced
 from agm.core.usage import Usage
 
 Kind = Literal["api-key", "vertex", "code-assist"]
@@ -35,13 +36,13 @@ class Body:
     :attr:`parses` counts how often it was parsed, so that a test can tell that nobody did for nothing.
     """
 
-    __slots__ = ("_document", "_fingerprint", "parses", "raw")
+    __slots__ = ("_document", "_look", "parses", "raw")
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         self.parses = 0
         self._document: dict[str, Any] | None = None
-        self._fingerprint: str | None = None
+        self._look: Look | None = None
 
     def __repr__(self) -> str:
         return f"<Body of {len(self.raw)} bytes>"  # never its text
@@ -63,10 +64,18 @@ class Body:
     @property
     def fingerprint(self) -> str | None:
         """32 hexadecimal digits that stay the same through a conversation; None without a user turn."""
-        if self._fingerprint is None:
+        return self._looked().fingerprint
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a JSON object with a user turn that has neither a ``model`` nor a session of its own."""
+        return self._looked().plain
+
+    def _looked(self) -> Look:
+        if self._look is None:
             self.parses += 1
-            self._fingerprint = fingerprint(self.raw) or ""
-        return self._fingerprint or None
+            self._look = look(self.raw)
+        return self._look
 
 
 @attrs.frozen(eq=False)
@@ -150,10 +159,16 @@ class UpstreamRequest:
 
     path: str
     headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    #: The body as it is sent: a large one that was wrapped is not joined for that.
+    content: bytes | Spliced = attrs.field(alias="body", eq=bytes, repr=False)
     framing: Framing
     wrapped: bool = False
     method: str = "POST"
+
+    @property
+    def body(self) -> bytes:
+        """The body, whole."""
+        return bytes(self.content) if isinstance(self.content, Spliced) else self.content
 
 
 @attrs.frozen

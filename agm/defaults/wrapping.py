@@ -96,6 +96,7 @@ def _code_assist(request: GatewayRequest, account: Account, body: bytes) -> Upst
             request_id=str(uuid.uuid4()),
             user_agent=USER_AGENT,
             session_id=request.body.fingerprint,
+            plain=body is request.body.raw and request.body.plain,
         ),
         framing=Framing.SSE if stream else Framing.UNARY,
         wrapped=True,

@@ -23,6 +23,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHT
 from zope.interface import implementer
 
 from agm.core.network import EnvironmentProxies, Network
+from agm.core.spliced import Spliced
 from agm.deadlines import Deadlines
 from agm.upstream.body import Collector, UpstreamBody
 from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent, NoHandshake, NotHttp, Origin, TruncatedAnswer
@@ -42,15 +43,15 @@ class UpstreamFailed(Exception):
 
 @implementer(IBodyProducer)
 class WholeBody:
-    """A body that is in memory; the agent writes it together with the head."""
+    """A body that is in memory; an agent that knows it takes it as it is."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | Spliced) -> None:
         self.whole = body
         self.length = len(body)
 
     def startProducing(self, consumer: Any) -> Deferred[None]:
         """For agents that do not know it: written in one go, the transport's own buffer does the rest."""
-        consumer.write(self.whole)
+        consumer.write(bytes(self.whole))
         return succeed(None)
 
     def stopProducing(self) -> None:
@@ -87,7 +88,7 @@ class PlainClient(HTTPClient):
         url: str,
         *,
         headers: Headers | None = None,
-        data: bytes | IBodyProducer | None = None,
+        data: bytes | Spliced | IBodyProducer | None = None,
         allow_redirects: bool = False,
         unbuffered: bool = True,
         reactor: Any = None,
@@ -103,7 +104,7 @@ class PlainClient(HTTPClient):
         """
         if allow_redirects or not unbuffered:
             raise ValueError("this client follows no redirect and keeps no body")
-        producer = WholeBody(data) if isinstance(data, bytes) else data
+        producer = WholeBody(data) if isinstance(data, bytes | Spliced) else data
         agent = self.agent_of(network)
         return agent.request(method.encode("ascii"), url.encode("ascii"), headers, producer)
 
@@ -255,7 +256,7 @@ class UpstreamClient:
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | IBodyProducer | None,
+        body: bytes | Spliced | IBodyProducer | None,
         *,
         timeout: float,
         network: Network | None = None,

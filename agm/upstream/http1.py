@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +41,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHT
 from zope.interface import implementer
 
 from agm.core.network import Proxy
+from agm.core.spliced import Spliced
 from agm.transports import send
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
@@ -54,6 +55,8 @@ MAX_IDLE = 256
 IDLE_SECONDS = 50.0
 #: A body of up to this many bytes is written together with its head.
 ONE_WRITE = 64 * 1024
+#: Bytes of a larger one that a transport is given at once.
+SLICE = 256 * 1024
 
 #: The codings of an answer that can be read as they are.
 _PLAIN_CODINGS = ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked"))
@@ -251,20 +254,29 @@ class _Upload:
 
 
 @implementer(IPushProducer)
-class _Backlog:
-    """Watches whether a body that was written in one go still waits in the transport's own buffer."""
+class _Sending:
+    """A large body on its way: a slice at a time, as the transport takes them, so that none is copied as a whole."""
 
-    waiting = False
+    #: Whether some of it is still here, or in the transport's own buffer.
+    waiting = True
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, pieces: Iterable[bytes | memoryview]) -> None:
         self._transport = transport
+        self._slices = (memoryview(it)[at : at + SLICE] for it in pieces for at in range(0, len(it), SLICE))
+        self._paused = False
 
     def pauseProducing(self) -> None:
-        self.waiting = True
+        self._paused = True
 
     def resumeProducing(self) -> None:
-        self.waiting = False
-        self._transport.unregisterProducer()
+        self._paused = False
+        while self.waiting and not self._paused:
+            piece = next(self._slices, None)
+            if piece is None:
+                self.waiting = False
+                self._transport.unregisterProducer()
+            else:
+                send(self._transport, piece)
 
     def stopProducing(self) -> None:
         self.waiting = False
@@ -291,7 +303,7 @@ class Connection(Protocol):
         self._answer: Answer | None = None
         self._upload: Deferred[Any] | None = None
         self._producer: Any = None
-        self._backlog: _Backlog | None = None
+        self._sending: _Sending | None = None
         self._head_bytes = 0
         self._trailer_bytes = 0
         self._raw: list[tuple[bytes, bytes]] = []
@@ -329,7 +341,7 @@ class Connection(Protocol):
 
     # A request
 
-    def request(self, head: bytes, body: bytes | None, producer: IBodyProducer | None) -> Deferred[Answer]:
+    def request(self, head: bytes, body: bytes | Spliced | None, producer: IBodyProducer | None) -> Deferred[Answer]:
         """
         Send a request; fires with the head of the answer.  Cancelling closes the connection.
 
@@ -344,13 +356,12 @@ class Connection(Protocol):
         self._asked = asked
         if body is not None:
             if len(body) <= ONE_WRITE:
-                send(self.transport, head + body)
+                send(self.transport, head + bytes(body))
             else:
-                self._backlog = _Backlog(self.transport)
-                self.transport.registerProducer(self._backlog, True)
-                self.transport.writeSequence([head, body])
-                if not self._backlog.waiting:
-                    self.transport.unregisterProducer()
+                pieces = body.pieces if isinstance(body, Spliced) else (body,)
+                self._sending = _Sending(self.transport, (head, *pieces))
+                self.transport.registerProducer(self._sending, True)
+                self._sending.resumeProducing()
         else:
             self.transport.write(head)
             if producer is not None:
@@ -446,7 +457,7 @@ class Connection(Protocol):
             self._upload = None
             self._producer.stopProducing()
             self.abort()
-        elif self._backlog is not None and self._backlog.waiting:  # the same: nothing can follow what is not read
+        elif self._sending is not None and self._sending.waiting:  # the same: nothing can follow what is not read
             self.abort()
         elif self._keep_alive and not self.lost:
             self.transport.resumeProducing()  # its reader may have paused it
@@ -705,13 +716,18 @@ class Http1Agent:
         return d
 
     def _stale(
-        self, failure: Failure, origin: Origin, head: bytes, body: bytes | None, producer: IBodyProducer | None
+        self,
+        failure: Failure,
+        origin: Origin,
+        head: bytes,
+        body: bytes | Spliced | None,
+        producer: IBodyProducer | None,
     ) -> Any:
         failure.trap(StaleConnection)
         return self._on_a_new_one(origin, head, body, producer)
 
     def _on_a_new_one(
-        self, origin: Origin, head: bytes, body: bytes | None, producer: IBodyProducer | None
+        self, origin: Origin, head: bytes, body: bytes | Spliced | None, producer: IBodyProducer | None
     ) -> Deferred[Any]:
         d: Deferred[Any] = self._connections.connect(origin)
         return d.addCallback(lambda connection: connection.request(head, body, producer))

@@ -116,7 +116,8 @@ class GatewayRequestOnWire(Request):
         self.path = head.target.partition(b"?")[0]
         self.clientproto = head.version
         self.notifications = []
-        self._pieces: list[bytes] = []
+        self._body = b""
+        self._growing: BytesIO | None = None
 
     # What the client sent
 
@@ -166,9 +167,7 @@ class GatewayRequestOnWire(Request):
     @property
     def body(self) -> bytes:
         """The body, whole."""
-        if len(self._pieces) > 1:
-            self._pieces = [b"".join(self._pieces)]
-        return self._pieces[0] if self._pieces else b""
+        return self._body if self._growing is None else self._growing.getvalue()
 
     @cached_property
     def content(self) -> Any:  # type: ignore[override]  # an attribute there
@@ -188,7 +187,15 @@ class GatewayRequestOnWire(Request):
             return
         self._received += len(data)
         self.check_length(self._received)
-        self._pieces.append(data)
+        if self._growing is not None:
+            self._growing.write(data)
+        elif not self._body:
+            self._body = data
+        else:
+            # not a list of pieces: to join them takes the room of a second body, and this gives its own away
+            self._growing = BytesIO()
+            self._growing.write(self._body)
+            self._growing.write(data)
 
     def check_length(self, length: int) -> None:
         """:raises BodyTooLarge: if a body of this many bytes is not taken."""
@@ -254,7 +261,7 @@ class GatewayRequestOnWire(Request):
         """The client has left."""
         self._disconnected = True
         self.channel = None
-        self._pieces = []
+        self._body, self._growing = b"", None
         waiting, self.notifications = self.notifications, []
         if self.on_gone is not None:
             self.on_gone()
@@ -390,7 +397,7 @@ class GatewayRequestOnWire(Request):
             self.unregisterProducer()
         channel, self.channel = self.channel, None
         channel.site.log(self)
-        self._pieces = []
+        self._body, self._growing = b"", None
         waiting, self.notifications = self.notifications, []
         channel.answered(self)
         for d in waiting:

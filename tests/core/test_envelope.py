@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agm.core.envelope import (
+    LARGE,
     NotAnEnvelope,
     UpstreamError,
     error_code,
@@ -25,6 +26,8 @@ from agm.core.envelope import (
     wrap_count,
 )
 from agm.core.errors import InvalidRequest
+from agm.core.fingerprint import look
+from agm.core.spliced import Spliced
 from core.cuts import unhurried
 
 DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -39,7 +42,7 @@ def wrapped(body: bytes, **changes: Any) -> bytes:
         "user_agent": "agm/1",
         "session_id": None,
     }
-    return wrap(body, **(settings | changes))
+    return bytes(wrap(body, **(settings | changes)))
 
 
 def value_of(document: bytes, name: str) -> bytes:
@@ -346,3 +349,37 @@ def test_what_is_neither_answer_nor_error_is_told_apart(document: bytes) -> None
 def test_the_code_of_an_error_is_an_http_status_or_500(document: bytes, code: int) -> None:
     """Whatever else the document holds."""
     assert error_code(document) == code
+
+
+# -- Large bodies, and those that have been read ----------------------------------------------------
+
+
+def test_a_large_body_is_wrapped_without_a_copy_of_it() -> None:
+    """What is sent is the client's own bytes, where they are; joined they are what a small body becomes."""
+    body = b' {"contents":[{"parts":[{"text":"%s"}]}]}' % (b"x" * LARGE)
+    found = wrap(body, project="p", model="m", request_id="r", user_agent="agm/1", session_id="s")
+    assert isinstance(found, Spliced)
+    assert [piece.obj for piece in found.pieces if isinstance(piece, memoryview)] == [body]
+    small = wrapped(b' {"contents":[{"parts":[{"text":""}]}]}', session_id="s")
+    assert bytes(found) == small.replace(b'"text":""', b'"text":"%s"' % (b"x" * LARGE))
+    assert len(found) == len(bytes(found))
+
+
+@unhurried
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "contents": st.sampled_from([[{"parts": [1]}], {"role": "user", "parts": []}, [], 5]),
+            "model": st.sampled_from([None, "m"]),
+            "sessionId": st.sampled_from([None, "own"]),
+            "session_id": st.just("own"),
+            "tools": st.just([]),
+        },
+    ),
+    st.sampled_from([None, "s"]),
+)
+def test_a_body_that_was_found_plain_is_wrapped_as_if_it_were_read_again(fields: object, session: str | None) -> None:
+    """One that is not plain has something in it that wrapping has to see to."""
+    body = json.dumps(fields).encode()
+    assert wrapped(body, session_id=session, plain=look(body).plain) == wrapped(body, session_id=session)

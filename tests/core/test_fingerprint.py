@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core.fingerprint import fingerprint
+from agm.core.fingerprint import EDGE, WHOLE, fingerprint, look
 from core.cuts import unhurried
 
 FIRST = '{"role":"user","parts":[{"text":"hello"}]}'
@@ -77,3 +77,38 @@ def test_every_request_of_a_conversation_has_its_fingerprint(texts: list[str]) -
 def test_a_body_without_a_user_turn_has_no_fingerprint(body: bytes) -> None:
     """Nothing raises, whatever was sent."""
     assert fingerprint(body) is None
+
+
+@pytest.mark.parametrize("at", [0, EDGE - 100, -EDGE // 2, -1])
+def test_a_large_turn_is_told_from_another_by_its_edges_and_its_length(at: int) -> None:
+    """Words stand before or after an image."""
+    text = bytearray(b"x" * (3 * WHOLE))
+    one = fingerprint(b'{"contents":[{"parts":[{"text":"%b"}]}]}' % text)
+    longer = fingerprint(b'{"contents":[{"parts":[{"text":"%b"}]}]}' % (text + b"x"))
+    text[at] = ord("y")
+    other = fingerprint(b'{"contents":[{"parts":[{"text":"%b"}]}]}' % text)
+    later = fingerprint(b'{"contents":[{"parts":[{"text":"%b"}]},{"role":"model","parts":[]}]}' % text)
+    assert other == later
+    assert len({one, longer, other}) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "plain"),
+    [
+        ("", True),
+        (',"tools":[]', True),
+        (',"model":null', False),
+        (',"m\\u006fdel":"m"', False),
+        (',"sessionId":"s"', False),
+        (',"session_id":"s"', False),
+    ],
+)
+def test_a_body_is_plain_if_the_envelope_has_nothing_to_see_to(more: str, plain: bool) -> None:
+    """A model or a session of the client's own must be seen, however its name is written."""
+    assert look(f'{{"contents":[{FIRST}]{more}}}'.encode()) == (PLAIN, plain)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"contents":[]}', b'{"contents":[{"parts":[1]}]} x'])
+def test_a_body_without_a_turn_or_that_is_not_json_is_not_plain(body: bytes) -> None:
+    """It must be read again before it is put into an envelope."""
+    assert look(body) == (None, False)

@@ -9,6 +9,7 @@ from agm.core.answers import Framing
 from agm.core.errors import InvalidRequest
 from agm.core.fingerprint import fingerprint
 from agm.core.request import Account, Body, GatewayRequest, UpstreamRequest
+from agm.core.spliced import Spliced
 
 RAW = b'{"contents": [{"parts": [{"text": "a secret"}]}]}'
 
@@ -85,6 +86,17 @@ def test_values_cannot_be_changed_by_a_plugin() -> None:
         account.name = "b"  # type: ignore[misc]
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         UpstreamRequest("/", (), b"", Framing.SSE).body = b"x"  # type: ignore[misc]
+
+
+def test_a_body_in_pieces_is_whole_to_whoever_looks() -> None:
+    """Plugins see bytes; only what sends it need not join it."""
+    spliced = UpstreamRequest("/", (), Spliced(b"{", memoryview(b'"a":1'), b"}"), Framing.UNARY)
+    plain = UpstreamRequest("/", (), b'{"a":1}', Framing.UNARY)
+    assert spliced.body == plain.body == b'{"a":1}'
+    assert spliced == plain
+    assert attrs.evolve(spliced, body=b"other").body == b"other"
+    assert attrs.evolve(spliced, path="/x").body == plain.body
+    assert "a" not in repr(spliced.content)
 
 
 def test_an_account_may_serve_every_model_unless_told() -> None:

@@ -29,6 +29,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 from zope.interface.verify import verifyClass
 
+from agm.core.spliced import Spliced
 from agm.upstream import http1
 from agm.upstream.client import PlainClient, WholeBody
 from agm.upstream.http1 import (
@@ -171,12 +172,41 @@ async def test_one_connection_serves_one_request_after_the_other(agent: Http1Age
     assert len(server.connections) == 1
 
 
-@pytest.mark.parametrize("size", [10, http1.ONE_WRITE * 4])
+@pytest.mark.parametrize("size", [10, http1.ONE_WRITE * 4, http1.SLICE * 20 + 1])
+@pytest.mark.parametrize("spliced", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_bodies_of_every_size_are_sent_whole(agent: Http1Agent, server: ScriptedUpstream, size: int) -> None:
+async def test_bodies_of_every_size_are_sent_whole(
+    agent: Http1Agent, server: ScriptedUpstream, size: int, spliced: bool
+) -> None:
+    """Also those that are in pieces; and the next request goes over the same connection."""
+    text = b"".join(b"%d," % n for n in range(size))[:size]
+    body = WholeBody(Spliced(b"{", memoryview(text), b"}") if spliced else b"{" + text + b"}")
+    for number in (1, 2):
+        asking = agent.request(b"PUT", server.url.encode(), None, body)
+        wire = await server.connection()
+        await eventually(lambda: wire.received.count(b"}") == number)  # noqa: B023  # it is waited for here
+        assert wire.received.endswith(b"\r\n\r\n{" + text + b"}")
+        wire.send(OK)
+        await whole(await asking)
+    assert len(server.connections) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transport_never_holds_a_copy_of_a_large_body(
+    connections: Connections, agent: Http1Agent, server: ScriptedUpstream
+) -> None:
+    """It is given slices as it takes them: an upstream that reads nothing costs one body, and not two."""
+    size = 40 * 1024**2
     asking = agent.request(b"PUT", server.url.encode(), None, WholeBody(b"x" * size))
-    wire = await server.connection()
-    assert wire.received.endswith(b"\r\n\r\n" + b"x" * size)
+    await eventually(lambda: server.connections)
+    wire = server.connections[0]
+    wire.keep = False
+    wire.transport.pauseProducing()
+    sending: Any = next(iter(connections._made)).transport
+    await eventually(lambda: sending.producer is not None and sending.producer._paused)
+    assert 0 < len(sending.dataBuffer) - sending.offset + sending._tempDataLen <= 2 * http1.SLICE
+    wire.transport.resumeProducing()
+    await eventually(lambda: wire.count > size)
     wire.send(OK)
     await whole(await asking)
 
@@ -533,8 +563,10 @@ def certificate(name: str, folder: Path, **validity: datetime.timedelta) -> Priv
     return PrivateCertificate.loadPEM(pem)
 
 
-async def over_tls(served: PrivateCertificate, trusted: Certificate, timeout: float = 5) -> bytes:
-    """What a server with this certificate answers to a client that trusts that one."""
+async def over_tls(
+    served: PrivateCertificate, trusted: Certificate, timeout: float = 5, body: bytes | Spliced | None = None
+) -> bytes:
+    """What a server with this certificate answers to a client that trusts that one: ``hello``, or what it was sent."""
 
     class Hello(Resource):
         isLeaf = True
@@ -542,12 +574,19 @@ async def over_tls(served: PrivateCertificate, trusted: Certificate, timeout: fl
         def render_GET(self, request: Any) -> bytes:
             return b"hello"
 
+        def render_POST(self, request: Any) -> bytes:
+            sent: bytes = request.content.read()
+            return sent
+
     site = Site(Hello())
     port = reactor.listenSSL(0, site, served.options(), interface="127.0.0.1")
     policy = BrowserLikePolicyForHTTPS(trustRoot=trustRootFromCertificates([trusted]))
     connections = Connections(reactor, policy, timeout)
     try:
-        return await whole(await get(Http1Agent(connections), f"https://localhost:{port.getHost().port}/"))
+        agent, url = Http1Agent(connections), f"https://localhost:{port.getHost().port}/"
+        if body is not None:
+            return await whole(await agent.request(b"POST", url.encode(), None, WholeBody(body)))
+        return await whole(await get(agent, url))
     finally:
         connections.close()
         await port.stopListening()
@@ -558,6 +597,15 @@ async def over_tls(served: PrivateCertificate, trusted: Certificate, timeout: fl
 async def test_a_verified_server_is_talked_to(tmp_path: Path) -> None:
     good = certificate("localhost", tmp_path)
     assert await over_tls(good, Certificate(good.original)) == b"hello"
+
+
+@pytest.mark.parametrize("spliced", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_large_body_goes_over_tls_whole(tmp_path: Path, spliced: bool) -> None:
+    """There a slice is copied; it comes out the same."""
+    good, text = certificate("localhost", tmp_path), b"0123456789" * http1.SLICE
+    body = Spliced(text[:5], memoryview(text)[5:]) if spliced else text
+    assert await over_tls(good, Certificate(good.original), body=body) == text
 
 
 @pytest.mark.parametrize("wrong", ["name", "expired", "unknown"])
