@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from twisted.logger import LogLevel, globalLogPublisher
+import pytest_twisted
+from support import ScriptedUpstream, failures_logged
+from twisted.logger import formatEvent, globalLogPublisher
 
 pytest_plugins = ["agm.testing", "canary"]
 
@@ -22,15 +24,28 @@ def _cheap_collections() -> None:
 @pytest.fixture(autouse=True)
 def logged_failures(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
     """Fail a test in whose time a failure was logged, unless it is marked ``expects_logged_failures``."""
-    seen: list[dict[str, Any]] = []
+    with failures_logged() as seen:
+        yield seen
+    if request.node.get_closest_marker("expects_logged_failures") is None:
+        assert not seen, [event.get("log_failure") or event for event in seen]
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged meanwhile, as text."""
+    seen: list[str] = []
 
     def watch(event: dict[str, Any]) -> None:
-        if event.get("log_level") is LogLevel.critical or event.get("log_failure") is not None:
-            seen.append(event)
+        seen.append(formatEvent(event))
 
     globalLogPublisher.addObserver(watch)
     yield seen
-    gc.collect()  # an error in a Deferred that nobody waits for is logged when the Deferred goes
     globalLogPublisher.removeObserver(watch)
-    if request.node.get_closest_marker("expects_logged_failures") is None:
-        assert not seen, [event.get("log_failure") or event for event in seen]
+
+
+@pytest_twisted.async_yield_fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    """An upstream whose every byte a test writes."""
+    scripted = ScriptedUpstream()
+    yield scripted
+    await scripted.stop()

@@ -6,8 +6,10 @@ Both are plain sockets on loopback in the reactor of the test, so that a test re
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -15,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
+from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -157,9 +160,14 @@ SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Enco
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-def dechunk(data: bytes) -> tuple[bytes, bool]:
+def dechunk(answer: bytes) -> tuple[bytes, bool]:
     """The body of a chunked answer as far as it came, and whether its last chunk did."""
-    body, rest = b"", data.partition(b"\r\n\r\n")[2]
+    return dechunk_body(answer.partition(b"\r\n\r\n")[2])
+
+
+def dechunk_body(rest: bytes) -> tuple[bytes, bool]:
+    """The same of what came behind the answer's head."""
+    body = b""
     while True:
         size, found, rest = rest.partition(b"\r\n")
         if not found:
@@ -169,6 +177,27 @@ def dechunk(data: bytes) -> tuple[bytes, bool]:
             return body, True
         body += rest[:length]
         rest = rest[length + 2 :]
+
+
+def account(upstream: ScriptedUpstream | AnsweringUpstream, kind: str = "api-key", name: str = "a") -> str:
+    """The configuration of an account that an upstream serves."""
+    credential = 'api_key = "k"' if kind == "api-key" else 'access_token = "t"\nproject = "p"'
+    return f'[[accounts]]\nname = "{name}"\nkind = "{kind}"\n{credential}\nendpoints = ["{upstream.url}"]\n'
+
+
+@contextmanager
+def failures_logged() -> Iterator[list[dict[str, Any]]]:
+    """The events of failures that are logged meanwhile, those of Deferreds that nobody waits for among them."""
+    seen: list[dict[str, Any]] = []
+
+    def watch(event: dict[str, Any]) -> None:
+        if event.get("log_level") is LogLevel.critical or event.get("log_failure") is not None:
+            seen.append(event)
+
+    globalLogPublisher.addObserver(watch)
+    yield seen
+    gc.collect()  # an error in a Deferred that nobody waits for is logged when the Deferred goes
+    globalLogPublisher.removeObserver(watch)
 
 
 def deferred_call(d: Deferred[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +137,6 @@ async def test_failures_are_counted_by_whose_they_are_and_why(
     assert b'{"error"' in await client.closed()
     found = await scrape(running)
     assert found.value("agm_errors_total", source="upstream", reason="BROKEN_OFF") == 1
-
-
-@pytest.fixture
-def upstream() -> Iterator[ScriptedUpstream]:
-    made = ScriptedUpstream()
-    yield made
-    pytest_twisted.blockon(_stopped(made))
-
-
-def _stopped(made: ScriptedUpstream) -> Any:
-    from twisted.internet.defer import Deferred
-
-    return Deferred.fromCoroutine(made.stop())
 
 
 def account(upstream: ScriptedUpstream, extra: str = "") -> str:

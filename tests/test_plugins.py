@@ -14,10 +14,9 @@ import pluggy
 import pytest
 import pytest_twisted
 import treq
-from support import AnsweringUpstream, Asked, eventually, google_error, reactor, settle
+from support import AnsweringUpstream, Asked, account, eventually, google_error, reactor, settle
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import formatEvent, globalLogPublisher
 from twisted.web.client import Agent
 
 from agm import hookimpl
@@ -68,11 +67,6 @@ async def upstream() -> AsyncIterator[AnsweringUpstream]:
     await answering.stop()
 
 
-def account(upstream: AnsweringUpstream, kind: str = "api-key", name: str = "a") -> str:
-    credential = 'api_key = "k"' if kind == "api-key" else 'access_token = "t"\nproject = "p"'
-    return f'[[accounts]]\nname = "{name}"\nkind = "{kind}"\n{credential}\nendpoints = ["{upstream.url}"]\n'
-
-
 async def ask(
     running: RunningGateway, target: str = "/v1beta/models/m:generateContent", **kw: Any
 ) -> tuple[int, bytes]:
@@ -81,18 +75,6 @@ async def ask(
     headers = {"Content-Type": "application/json", "Connection": "close", **kw.pop("headers", {})}
     found = await client.post(running.url + target, data=kw.pop("data", body), headers=headers)
     return found.code, await found.content()
-
-
-@pytest.fixture
-def lines() -> Any:
-    seen: list[str] = []
-
-    def watch(event: Any) -> None:
-        seen.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(watch)
-    yield seen
-    globalLogPublisher.removeObserver(watch)
 
 
 # Every hook, on every route

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
 from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, chunk, connect, dechunk, eventually, get, post, reactor
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
 
 from agm import config as configuration
 from agm.reload import LOOK_EVERY, ConfigWatch, keeping, needs_restart
@@ -20,33 +17,11 @@ from agm.testing import GatewayFactory, parse_config
 UNARY = "/v1beta/models/m:generateContent"
 
 
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
-
-
 def accounts(upstream: ScriptedUpstream, *names: str, extra: str = "") -> str:
     return extra + "".join(
         f'[[accounts]]\nname = "{n}"\nkind = "api-key"\napi_key = "key-{n}"\nendpoints = ["{upstream.url}"]\n'
         for n in names
     )
-
-
-@pytest.fixture
-def lines() -> Any:
-    """What is logged meanwhile, formatted."""
-    from twisted.logger import formatEvent
-
-    seen: list[str] = []
-
-    def watch(event: Any) -> None:
-        seen.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(watch)
-    yield seen
-    globalLogPublisher.removeObserver(watch)
 
 
 async def answer(port: int, upstream: ScriptedUpstream, number: int) -> bytes:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from core.hands import Hands
+
 
 @pytest.fixture(autouse=True)
 def logged_failures() -> list[object]:
     """Nothing to see."""
     return []
+
+
+@pytest.fixture
+def hands() -> Hands:
+    """A clock that stands still until a test sets it."""
+    return Hands()

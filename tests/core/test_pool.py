@@ -15,26 +15,13 @@ from agm.core.pool import MAX_RESTS, REFUSED_MODELS, Pool
 from agm.core.request import Account
 from agm.core.rests import BUSY_WAIT
 from core.cuts import unhurried
+from core.hands import Hands
 
 GENERATE = "generateContent"
 
 
-class Hands:
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def account(name: str = "a", kind: Any = "api-key", **fields: Any) -> Account:
     return Account(name, kind, ("https://upstream",), **fields)
-
-
-@pytest.fixture
-def hands() -> Hands:
-    return Hands()
 
 
 def exclusion(pool: Pool, model: str = "m", method: str = GENERATE) -> Exclusion | None:

@@ -14,27 +14,14 @@ from agm.core.lease import Lease
 from agm.core.pool import MAX_NOTE_AGE, Pool
 from agm.core.request import Account
 from agm.core.rests import BUSY_WAIT, FORGET
+from core.hands import Hands
 
 GENERATE = "generateContent"
 LIMITED = Verdict(Fault.RATE, "R", 10.0)
 
 
-class Hands:
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def account(name: str = "a", *endpoints: str, **fields: Any) -> Account:
     return Account(name, "api-key", endpoints or ("https://upstream",), **fields)
-
-
-@pytest.fixture
-def hands() -> Hands:
-    return Hands()
 
 
 def cause(pool: Pool, model: str = "m") -> Cause | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import attrs
 import pytest
 import pytest_twisted
+from support import failures_logged
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import maybeDeferred
-from twisted.logger import LogLevel, globalLogPublisher
 
 from agm.emulator.site import make_site
 from agm.emulator.state import State
@@ -55,16 +54,8 @@ async def running() -> AsyncIterator[Listening]:
 @pytest.fixture(scope="module")
 def failures_of_module() -> Iterator[list[dict[str, Any]]]:
     """The failures that are logged while a module's tests run; what a test does not take out fails the last of them."""
-    seen: list[dict[str, Any]] = []
-
-    def watch(event: dict[str, Any]) -> None:
-        if event.get("log_level") is LogLevel.critical or event.get("log_failure") is not None:
-            seen.append(event)
-
-    globalLogPublisher.addObserver(watch)
-    yield seen
-    gc.collect()  # an error in a Deferred that nobody waits for is logged when the Deferred goes
-    globalLogPublisher.removeObserver(watch)
+    with failures_logged() as seen:
+        yield seen
     assert not seen, [event.get("log_failure") or event for event in seen]
 
 

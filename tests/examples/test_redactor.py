@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import pytest_twisted
 import redactor
-from twisted.logger import formatEvent, globalLogPublisher
 
 from agm.testing import GatewayFactory, RunningEmulator
 
 ADDRESS = "ada@example.org"
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What is logged."""
-    seen: list[str] = []
-
-    def watch(event: Any) -> None:
-        seen.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(watch)
-    yield seen
-    globalLogPublisher.removeObserver(watch)
 
 
 @pytest.mark.parametrize("kind", ["api-key", "code-assist"])

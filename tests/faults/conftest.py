@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_twisted
 from misbehaving import KINDS, TARGETS, Clients, Shape
-from support import ScriptedUpstream, Wire, connect, eventually, reactor
+from support import Wire, connect, eventually, reactor
 
 from agm.testing import RunningGateway
 
@@ -41,14 +41,6 @@ async def clients() -> AsyncIterator[Clients]:
         if wire.lost is None:
             wire.transport.abortConnection()
     await eventually(lambda: all(wire.lost is not None for wire in made), "closed clients")
-
-
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    """An upstream whose every byte a test writes."""
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
 
 
 @pytest.fixture(params=[(kind, framing) for kind in KINDS for framing in TARGETS], ids="-".join)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from support import Wire, eventually
+from support import Wire, dechunk_body, eventually
 from twisted.internet.error import ConnectionDone
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Seen:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         status = int(first.split(" ")[1])
         if headers.get("transfer-encoding") == "chunked":
-            return cls(status, headers, *_dechunked(rest))
+            return cls(status, headers, *dechunk_body(rest))
         if "content-length" in headers:
             length = int(headers["content-length"])
             return cls(status, headers, rest[:length], len(rest) >= length)
@@ -49,19 +49,6 @@ class Seen:
         """The documents of all events that are there in whole."""
         blocks = self.body.split(b"\r\n\r\n")[:-1]
         return [json.loads(block.removeprefix(b"data: ")) for block in blocks]
-
-
-def _dechunked(rest: bytes) -> tuple[bytes, bool]:
-    body = b""
-    while True:
-        size, found, rest = rest.partition(b"\r\n")
-        if not found:
-            return body, False
-        length = int(size, 16)
-        if length == 0:
-            return body, True
-        body += rest[:length]
-        rest = rest[length + 2 :]
 
 
 async def outcome(wire: Wire, shape: Shape) -> str:

@@ -1,10 +1,11 @@
-"""Fixtures for Google's credentials: a token endpoint that counts, the threads of a gateway, and a clock."""
+"""A token endpoint that counts, the threads of a gateway, a clock, credentials of these, and what a test starts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -81,3 +82,17 @@ def make(write: Write, refresher: Refresher, now: Time) -> Make:
 def user(make: Make, server: TokenServer) -> GoogleCredential:
     """A person's credential."""
     return make(**a_user(server.url))
+
+
+@pytest_twisted.async_yield_fixture
+async def start() -> AsyncIterator[Callable[[Any], Any]]:
+    """Starts what is to be stopped after the test."""
+    started: list[Any] = []
+
+    def begin(it: Any) -> Any:
+        started.append(it)
+        return it
+
+    yield begin
+    for it in reversed(started):
+        await it.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,20 +156,6 @@ def test_a_reload_takes_up_both() -> None:
 
 
 # Through a gateway
-
-
-@pytest_twisted.async_yield_fixture
-async def start() -> AsyncIterator[Callable[[Any], Any]]:
-    """Starts what is to be stopped after the test."""
-    started: list[Any] = []
-
-    def begin(it: Any) -> Any:
-        started.append(it)
-        return it
-
-    yield begin
-    for it in reversed(started):
-        await it.stop()
 
 
 class GoodSecureUpstream(SecureUpstream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,20 +27,6 @@ HOST = "upstream.example"
 PASSWORD = "canary-of-a-password"
 
 Starts = Callable[..., Any]
-
-
-@pytest_twisted.async_yield_fixture
-async def start() -> AsyncIterator[Starts]:
-    """Starts what is to be stopped after the test."""
-    started: list[Any] = []
-
-    def begin(it: Any) -> Any:
-        started.append(it)
-        return it
-
-    yield begin
-    for it in reversed(started):
-        await it.stop()
 
 
 def through(proxy: ConnectProxy | str, timeout: float = 5) -> UpstreamClient:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest_twisted
-from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, chunk, connect, eventually, get, post
+from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, account, chunk, connect, eventually, get, post
 from twisted.web.resource import EncodingResourceWrapper, Resource
 from twisted.web.server import GzipEncoderFactory
 
@@ -19,17 +18,6 @@ from agm.web.site import SPARE_CONNECTIONS
 
 UNARY = "/v1beta/models/m:generateContent"
 STREAM = "/v1beta/models/m:streamGenerateContent?alt=sse"
-
-
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
-
-
-def account(upstream: ScriptedUpstream) -> str:
-    return f'[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nendpoints = ["{upstream.url}"]\n'
 
 
 async def refusal(client: Wire, status: int, word: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -43,13 +42,6 @@ class Editor:
     @hookimpl
     def agm_transform_event(self, event: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in event.items() if name != "usageMetadata"}
-
-
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
 
 
 def account(url: str, kind: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -35,13 +34,6 @@ def event(kind: str, text: str) -> bytes:
 def passed(text: str) -> bytes:
     """The same event as the client gets it."""
     return event("api-key", text)
-
-
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
 
 
 @pytest.fixture(params=KINDS)

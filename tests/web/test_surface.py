@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, ScriptedUpstream, Wire, connect, eventually, get, post, settle
+from support import JSON_HEAD, ScriptedUpstream, Wire, account, connect, eventually, get, post, settle
 
 from agm.core.clientkeys import digest
 from agm.testing import GatewayFactory, RunningGateway
 
 UNARY = "/v1beta/models/m:generateContent"
-
-
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
-
-
-def account(upstream: ScriptedUpstream) -> str:
-    return f'[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\nendpoints = ["{upstream.url}"]\n'
 
 
 class Answer:

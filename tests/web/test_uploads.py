@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,13 +18,6 @@ START = {
     "X-Goog-Upload-Header-Content-Type": "text/plain",
 }
 SEND = "X-Goog-Upload-Command: upload, finalize\r\nX-Goog-Upload-Offset: 0"
-
-
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
 
 
 def account(url: str) -> str:
