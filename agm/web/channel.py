@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.http1 import Head, Malformed, RequestReader
-from agm.transports import send, unsent
+from agm.transports import hang_up, send, unsent, untaken
 from agm.upstream.upload import StreamedBody
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, new_request_id, phrase
 
@@ -30,9 +30,11 @@ LINGER_SECONDS = 5.0
 LINGER_BYTES = 64 * 1024 * 1024
 #: Bytes of later requests that are kept while one is answered.
 MAX_AHEAD = 8 * 1024
+#: With more bytes of its answers waiting than this, a client gets no further one before it has read.
+MAX_UNSENT = 64 * 1024
 #: A body that comes faster than this, in bytes a second, has more time than ``[timeouts] request_read``.
 SLOWEST_BODY = 16 * 1024
-#: How often it is looked whether an answer has gone out, before its connection is reset.
+#: How often it is looked whether an answer has gone out, where something has to wait for that.
 FLUSH_SECONDS = 0.1
 
 log = Logger()
@@ -62,6 +64,7 @@ class GatewayChannel(Protocol):
 
     :param crowded: there are too many: only health is told.
     :ivar request: the request that comes in or is answered; None between two.
+    :ivar refused: nothing more is read; what still comes is thrown away, so that the client gets to read its answer.
     """
 
     transport: Any
@@ -73,18 +76,23 @@ class GatewayChannel(Protocol):
         self.refused = False
         self.secure = False
         self._reader = RequestReader(site.limits.header_bytes, site.limits.header_lines)
-        #: The request has been handed to its resource, and has come in whole.
+        #: The request has been handed to its resource, and has come in whole.  While both hold no other is begun.
         self._answering = False
         self._complete = False
+        #: No byte of the next request has come since the deadline was set.
+        self._resting = True
         self._keep_alive = True
         self._reading = False
         self._closing = False
         self._lost = False
         self._thrown_away = 0
-        self._unsent = 0
-        self._began = 0.0
+        self._untaken = 0
+        #: Bytes of the body that count as lent, and those that have come since the deadline was set.
         self._body_bytes = 0
+        self._body_bytes_seen = 0
         self._deadline: float | None = None
+        #: Looks whether the client has read so much that its next request can begin.
+        self._held: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
 
     # The connection's life
@@ -102,22 +110,25 @@ class GatewayChannel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is closed, by either side."""
         self._lost = True
-        self.site.forget(self)
         self._deadline = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._held):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._held = None
         request, self.request = self.request, None
-        if request is not None:
-            self.site.give_back(self._take_body_bytes())
-            request.connectionLost(reason)
+        try:
+            if request is not None:
+                self.site.give_back(self._take_body_bytes())
+                request.connectionLost(reason)
+        finally:
+            self.site.forget(self)  # last: with the last connection the gateway stops, and this request has ended
 
     def close(self) -> None:
         """Close, after what was written has gone out; a client that takes nothing of it for too long is cut."""
         if not self._closing and not self._lost:
             self._closing = True
-            self.transport.loseConnection()
-            self._unsent = unsent(self.transport)
+            hang_up(self.transport)
+            self._untaken = untaken(self.transport)
             self._expect_within(self.site.stall_timeout)
 
     loseConnection = close
@@ -175,14 +186,12 @@ class GatewayChannel(Protocol):
             return self._deadline + self._body_bytes_seen / SLOWEST_BODY
         return self._deadline
 
-    _body_bytes_seen = 0
-
     def _late(self) -> None:
-        waiting, answered = unsent(self.transport), self._closing or self.request is None
-        if answered and not self.refused and 0 < waiting < self._unsent:  # it takes its answer, slowly
-            self._unsent = waiting
-            self._expect_within(self.site.stall_timeout)
-        elif self._closing or self.refused or (answered and waiting):
+        waiting = (self._closing or self.request is None) and unsent(self.transport) > 0
+        if waiting and (left := untaken(self.transport)) < self._untaken:  # it takes its answer, slowly
+            self._untaken = left
+            self._expect_within(LINGER_SECONDS if self.refused else self.site.stall_timeout)
+        elif self._closing or self.refused or waiting:
             self.abort()
         elif self.request is None and self._reader.between:
             self.close()
@@ -204,8 +213,11 @@ class GatewayChannel(Protocol):
             self._advance()
         elif self._keep_alive and self._reader.buffered + len(data) <= MAX_AHEAD:
             self._reader.feed(data)
+            if self._held is not None:
+                self._held.reset(0)
         else:  # read on, or nobody would notice that the client leaves; what is lost was never begun
             self._keep_alive = False
+            self._thrown_away += len(data)
 
     def _advance(self) -> None:
         """Read as far as the bytes go, but not beyond a request that is not answered yet."""
@@ -216,7 +228,8 @@ class GatewayChannel(Protocol):
             while not self.refused and not self._closing and not (self._answering and self._complete):
                 event = self._reader.next()
                 if event is None:
-                    if self._deadline is None:
+                    if self._resting and not (self.request is None and self._reader.between):
+                        self._resting = False
                         self._expect_within(self.site.read_timeout)
                     return
                 if isinstance(event, bytes):
@@ -321,12 +334,40 @@ class GatewayChannel(Protocol):
                 request.streamed.stopProducing()
             self._linger()
         elif not self._keep_alive:
-            self.close()
+            self._end()
+        else:
+            self._resting = True
+            waiting = unsent(self.transport)
+            if waiting:
+                self._untaken = untaken(self.transport)
+                self._expect_within(self.site.stall_timeout)
+            else:
+                self._expect_within(self.site.read_timeout)
+            if waiting > MAX_UNSENT:
+                self._held = self.site.reactor.callLater(FLUSH_SECONDS, self._go_on)
+            else:
+                self._answering = self._complete = False
+                self._advance()
+
+    def _go_on(self) -> None:
+        """Begin the next request if the client has read what was answered before."""
+        self._held = None
+        if self._closing:
+            return
+        if unsent(self.transport) > MAX_UNSENT:
+            self._held = self.site.reactor.callLater(FLUSH_SECONDS, self._go_on)
+        elif not self._keep_alive:
+            self._end()
         else:
             self._answering = self._complete = False
-            self._unsent = unsent(self.transport)
-            self._expect_within(self.site.stall_timeout if self._unsent else self.site.read_timeout)
             self._advance()
+
+    def _end(self) -> None:
+        """Close after an answer; a client that has sent more than was taken would lose its end if that were at once."""
+        if self._reader.buffered or self._thrown_away:
+            self._linger()
+        else:
+            self.close()
 
     def refuse(self, error: GatewayError) -> None:
         """Answer before the request is complete, read nothing more of it, and close so that the answer is seen."""
@@ -344,8 +385,9 @@ class GatewayChannel(Protocol):
                 b"Content-Length: %d" % len(body),
                 b"Connection: close",
                 *(name + b": " + value for name, value in error.headers()),
+                b"\r\n" if request is not None and request.method == b"HEAD" else b"\r\n" + body,
             ]
-            self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+            self.transport.write(b"\r\n".join(lines))
         log.info("{request_id}: refused with {status}", request_id=request_id, status=error.status)
         self.site.gateway.tally.refused(error.error_reason)
         self._linger()
@@ -356,8 +398,11 @@ class GatewayChannel(Protocol):
     def _linger(self) -> None:
         """Throw away what still comes, for a while, so that the client gets to read its answer."""
         self.refused = True
-        if hasattr(self.transport, "loseWriteConnection"):
+        if self.secure:  # it says that nothing follows, and reads on until the client says so, too
+            self.transport.loseConnection()
+        elif hasattr(self.transport, "loseWriteConnection"):
             self.transport.loseWriteConnection()
+        self._untaken = untaken(self.transport)
         self._expect_within(LINGER_SECONDS)
 
     def break_off(self, request: GatewayRequestOnWire) -> None:
@@ -372,15 +417,15 @@ class GatewayChannel(Protocol):
             self.close()
             return
         reactor = self.site.reactor
-        left, until = unsent(self.transport), reactor.seconds() + self.site.stall_timeout
+        left, until = untaken(self.transport), reactor.seconds() + self.site.stall_timeout
 
         def look() -> None:
             nonlocal left, until
-            waiting = unsent(self.transport)
-            if waiting < left:
-                left, until = waiting, reactor.seconds() + self.site.stall_timeout
             if self._lost:
                 return
+            waiting = untaken(self.transport)
+            if waiting < left:
+                left, until = waiting, reactor.seconds() + self.site.stall_timeout
             if waiting and reactor.seconds() < until:
                 reactor.callLater(FLUSH_SECONDS, look)
             else:

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from agm.core.answers import Framing, StreamFailure, error_event
-from agm.transports import unsent
+from agm.transports import untaken
 from agm.upstream.client import UpstreamBody
 from agm.web.request import GatewayRequestOnWire
 
@@ -52,7 +52,7 @@ class Relay:
         self._stall = stall
         self._stalled: IDelayedCall | None = None
         self._gone = False
-        self._unsent = 0
+        self._untaken = 0
         self._done: Deferred[Outcome] = Deferred()
         self.sent = 0
 
@@ -119,7 +119,7 @@ class Relay:
 
     def _arm(self) -> None:
         if self._stalled is None:
-            self._unsent = unsent(self._request.transport)
+            self._untaken = untaken(self._request.transport)
             self._stalled = self._clock.callLater(self._stall, self._client_stalled)
 
     def _disarm(self) -> None:
@@ -130,7 +130,7 @@ class Relay:
     def _client_stalled(self) -> None:
         self._stalled = None
         transport = self._request.transport
-        if 0 < unsent(transport) < self._unsent:  # it takes a large piece, slowly
+        if untaken(transport) < self._untaken:  # it takes a large piece, slowly
             self._arm()
             return
         self._body.abort(f"the client took nothing for {self._stall:g} seconds")

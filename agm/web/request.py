@@ -118,6 +118,10 @@ class GatewayRequestOnWire(Request):
         self.notifications = []
         self._body = b""
         self._growing: BytesIO | None = None
+        if not self.uri.startswith(b"/"):
+            absolute = _ABSOLUTE.match(self.uri)
+            if absolute is not None:
+                self._take_absolute(absolute[1], self.uri[absolute.end() :])
 
     # What the client sent
 
@@ -207,18 +211,14 @@ class GatewayRequestOnWire(Request):
     def process(self) -> None:
         """Find the resource, and let that answer."""
         self.site = self.channel.site
-        if not self.uri.startswith(b"/"):
-            absolute = _ABSOLUTE.match(self.uri)
-            if absolute is not None:
-                self._take_absolute(absolute[1], self.uri[absolute.end() :])
-            elif self.uri == b"*":
-                self._handleStar()
-                return
-            else:  # not RFC 9112's authority-form either: nothing is tunnelled here
-                self.send_error(
-                    InvalidRequest("The request's target is neither a path nor a URL.", reason="TARGET_INVALID")
-                )
-                return
+        if self.uri == b"*":
+            self._handleStar()
+            return
+        if not self.uri.startswith(b"/"):  # not RFC 9112's authority-form either: nothing is tunnelled here
+            self.send_error(
+                InvalidRequest("The request's target is neither a path nor a URL.", reason="TARGET_INVALID")
+            )
+            return
         try:
             resource = self.site.getResourceFor(self)
             if hasattr(resource, "getEncoder"):  # twisted.web's EncodingResourceWrapper, around a plugin's page
@@ -339,6 +339,7 @@ class GatewayRequestOnWire(Request):
             else:
                 self.channel.close_after()
         if not self.channel.stays_open:
+            self.channel.close_after()  # also if the rest of the request's body comes in the meantime
             lines.append(b"Connection: close\r\n")
         lines.append(b"\r\n")
         if data and not bodiless:
