@@ -251,9 +251,12 @@ class ListenerService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
+        if getattr(port, "factory", None) is not self._site:
+            self._site.wrapped = True
         address = port.getHost()
-        log.info("listening on {address}", address=_shown(address))
-        self._site.gateway.live.listening.append(_shown(address))
+        shown = _shown(address, "https" if self._description.startswith("ssl:") else "http")
+        log.info("listening on {address}", address=shown)
+        self._site.gateway.live.listening.append(shown)
         self.bound.callback(None)
 
     def stopService(self) -> Deferred[None] | None:
@@ -270,12 +273,12 @@ def _why(failure: Failure) -> object:
     return getattr(reason, "strerror", None) or reason
 
 
-def _shown(address: Any) -> str:
+def _shown(address: Any, scheme: str) -> str:
     host = getattr(address, "host", None)
     if host is None:
         name = getattr(address, "name", address)
         return f"unix:{os.fsdecode(name)}" if isinstance(name, bytes | str) else str(name)
-    return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
+    return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"
 
 
 class GatewayService(MultiService):

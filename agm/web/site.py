@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Protocol
 from twisted.logger import Logger, LogLevel
 from twisted.web.resource import IResource
 from twisted.web.server import Site
@@ -20,6 +21,7 @@ from twisted.web.server import Site
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
 from agm.core.target import plain_call
+from agm.transports import hang_up
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
 
@@ -46,6 +48,14 @@ NOTICE_SECONDS = 1.0
 log = Logger()
 
 
+class _TurnedAway(Protocol):
+    """Closes a connection for which there is no room: where a factory wraps the site, None would leave it open."""
+
+    def connectionMade(self) -> None:
+        """Close it."""
+        hang_up(self.transport)
+
+
 class GatewaySite(Site):
     """
     The site: a tree of resources, and the bounds of a request.
@@ -54,6 +64,7 @@ class GatewaySite(Site):
     :param max_body: of one request, in bytes.
     :param connections: how many are served at once; ``[limits] connections``, or what the process has descriptors for.
     :ivar draining: the gateway stops; health says so, and no other request begins.
+    :ivar wrapped: whether a listener's factory wraps this one, as for TLS.
     """
 
     displayTracebacks = False
@@ -82,6 +93,7 @@ class GatewaySite(Site):
         #: The open connections of clients.
         self.channels: set[GatewayChannel] = set()
         self.draining = False
+        self.wrapped = False
         #: Bytes of requests' bodies that are held.
         self.lent = 0
         self._noticing: Deferred[None] | None = None
@@ -205,7 +217,7 @@ class GatewaySite(Site):
             self._crowded_until = self.reactor.seconds() + 60.0
             log.warn("more than [limits] connections, {most}, are open: new ones are refused", most=self.connections)
         if beyond >= SPARE_CONNECTIONS:
-            return None
+            return _TurnedAway() if self.wrapped else None
         return GatewayChannel(self, crowded=beyond >= 0)
 
     def acceptableProtocols(self) -> list[bytes]:
