@@ -1,6 +1,4 @@
-"""
-``[[accounts]]``: the upstream accounts, with what each kind needs to be let in.
-"""
+"""``[[accounts]]``: the upstream accounts, with what each kind needs to be let in."""
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
 
@@ -148,6 +146,7 @@ class AccountTable:
 
 
 def read_account(value: object, place: Place) -> AccountConfig:
+    """A table of ``[[accounts]]``."""
     values = values_of(AccountTable, value, place)
     written = AccountTable(**values)
     assert isinstance(value, dict), "no other value gets beyond the lines above"

@@ -9,10 +9,7 @@ import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
-from agm.config.reading import (
-    Place,
-    RefusedError,
-)
+from agm.config.reading import Place, RefusedError
 from agm.config.values import read_string, read_text
 from agm.config.words import show
 

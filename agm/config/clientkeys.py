@@ -11,27 +11,9 @@ from typing import Literal
 
 import attrs
 
-from agm.config.reading import (
-    Place,
-    RefusedError,
-    array_of,
-    array_of_tables,
-    setting,
-    values_of,
-)
-from agm.config.secret import (
-    Secret,
-    one_digest,
-    read_digest,
-    read_secret,
-    read_variable,
-)
-from agm.config.values import (
-    one_of,
-    read_boolean,
-    read_text,
-    whole_number,
-)
+from agm.config.reading import Place, RefusedError, array_of, array_of_tables, setting, values_of
+from agm.config.secret import Secret, one_digest, read_digest, read_secret, read_variable
+from agm.config.values import one_of, read_boolean, read_text, whole_number
 from agm.config.words import show
 
 AuthMode = Literal["off", "strict", "all_except_health", "auto"]
@@ -97,6 +79,7 @@ class _ClientKeyTable:
 
 
 def read_client_key(value: object, place: Place) -> ClientKeyConfig:
+    """A table of ``[[auth.keys]]``."""
     written = _ClientKeyTable(**values_of(_ClientKeyTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
     digest = one_digest(place, value, "a client key", "key", written) or ""
@@ -129,5 +112,6 @@ class AuthConfig:
 
 
 def read_auth(value: object, place: Place) -> AuthConfig:
+    """The table ``[auth]``."""
     values = values_of(AuthConfig, value, place)
     return AuthConfig(**values, mode_written="mode" in values)

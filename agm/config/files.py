@@ -1,14 +1,9 @@
-"""
-Paths of files, and what is said about one that cannot be read or that others than its owner can.
-"""
+"""Paths of files, and what is said about one that cannot be read or that others than its owner can."""
 
 import shlex
 from pathlib import Path
 
-from agm.config.reading import (
-    Place,
-    RefusedError,
-)
+from agm.config.reading import Place, RefusedError
 from agm.config.values import read_text
 from agm.config.words import show
 

@@ -1,6 +1,4 @@
-"""
-A whole file: its tables together, where it is looked for, and how it is read.
-"""
+"""A whole file: its tables together, where it is looked for, and how it is read."""
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
 
@@ -20,15 +18,7 @@ from agm.config.clientkeys import AuthConfig, read_auth
 from agm.config.files import open_to_others, why_unreadable
 from agm.config.network import UpstreamConfig, check_environment
 from agm.config.problems import ConfigError, Problem
-from agm.config.reading import (
-    Place,
-    Reading,
-    array_of_tables,
-    keys_below,
-    setting,
-    table_of,
-    values_of,
-)
+from agm.config.reading import Place, Reading, array_of_tables, keys_below, setting, table_of, values_of
 from agm.config.tables import (
     GatewayConfig,
     LimitsConfig,

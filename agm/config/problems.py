@@ -1,6 +1,4 @@
-"""
-What is wrong with a configuration, for a person to read.
-"""
+"""What is wrong with a configuration, for a person to read."""
 
 from collections.abc import Iterable
 from pathlib import Path

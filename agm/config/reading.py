@@ -53,9 +53,11 @@ class Place:
         return Place(self.reading, f"{self.key}[{index}]")
 
     def problem(self, message: str) -> None:
+        """Note that something here is wrong."""
         self.reading.problems.append(Problem(self.reading.file, self.key, message))
 
     def warn(self, message: str) -> None:
+        """Note that something here works, but should be changed."""
         self.reading.warnings.append(str(Problem(self.reading.file, self.key, message)))
 
     def claim(self, sort: str, name: str) -> str | None:
@@ -85,6 +87,7 @@ class Key:
     several: bool  # an array of such tables
 
 
+#: Where an attrs field's metadata has its :class:`Key`.
 KEY = "agm.config"
 
 
@@ -96,7 +99,12 @@ def setting(
     inside: type | None = None,
     several: bool = False,
 ) -> Any:
-    """A field that is a key of the file: ``read`` turns its TOML value into the field's, or refuses it."""
+    """
+    A field that is a key of the file: ``read`` turns its TOML value into the field's, or refuses it.
+
+    The page for people is made from the field's type as well, so that a module with settings has its annotations
+    evaluated: no ``from __future__ import annotations`` there.
+    """
     return attrs.field(default=default, metadata={KEY: Key(read, required, inside, several)})
 
 
@@ -119,6 +127,7 @@ def array_of(read: Reader[T], *, least: int = 0, empty: str = "") -> Reader[tupl
 
 
 def keys_of(table: type) -> dict[str, Key]:
+    """The keys of a table by name."""
     fields: Sequence[attrs.Attribute[Any]] = attrs.fields(table)
     return {field.name: field.metadata[KEY] for field in fields if KEY in field.metadata}
 

@@ -1,6 +1,4 @@
-"""
-Secrets: written in the file, in another file or in the environment; none of them is shown.
-"""
+"""Secrets: written in the file, in another file or in the environment; none of them is shown."""
 
 import hashlib
 import os
@@ -9,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agm.config.files import open_to_others, why_unreadable
-from agm.config.reading import (
-    Place,
-    RefusedError,
-)
+from agm.config.reading import Place, RefusedError
 
 
 class Secret:

@@ -15,13 +15,7 @@ import attrs
 from agm.config.addresses import read_collector, read_host, read_listener, read_origin
 from agm.config.files import read_path
 from agm.config.reading import Place, RefusedError, array_of, keys_of, setting, values_of
-from agm.config.secret import (
-    Secret,
-    one_digest,
-    read_digest,
-    read_secret,
-    read_variable,
-)
+from agm.config.secret import Secret, one_digest, read_digest, read_secret, read_variable
 from agm.config.values import (
     one_of,
     read_boolean,
@@ -35,7 +29,6 @@ from agm.config.values import (
 from agm.config.words import quote, shorten, show, sort_of
 
 Strategy = Literal["sticky", "round-robin", "least-loaded", "priority"]
-
 
 DEFAULT_MODELS = (
     "gemini-2.5-pro",
@@ -185,6 +178,7 @@ class MetricsTable:
 
 
 def read_metrics(value: object, place: Place) -> MetricsConfig:
+    """The table ``[metrics]``."""
     written = MetricsTable(**values_of(MetricsTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
     digest = None
@@ -250,6 +244,7 @@ class PluginsConfig:
 
 
 def read_plugins(value: object, place: Place) -> PluginsConfig:
+    """The table ``[plugins]``; what is no key of it is a plugin's."""
     own = keys_of(PluginsConfig)
     tables = {}
     if isinstance(value, dict):

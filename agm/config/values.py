@@ -1,6 +1,4 @@
-"""
-Readers of single values: strings, numbers, sizes, choices.
-"""
+"""Readers of single values: strings, numbers, sizes, choices."""
 
 import re
 from typing import Any
@@ -10,6 +8,7 @@ from agm.config.words import nearest_of, show
 
 
 def read_string(value: object, place: Place) -> str:
+    """Any string."""
     if not isinstance(value, str):
         raise RefusedError(f"expected a string, not {show(value)}")
     return value
@@ -28,12 +27,15 @@ def read_text(value: object, place: Place) -> str:
 
 
 def read_boolean(value: object, place: Place) -> bool:
+    """True or false."""
     if not isinstance(value, bool):
         raise RefusedError(f"expected true or false, not {show(value)}")
     return value
 
 
 def one_of(*choices: str) -> Reader[Any]:
+    """One of a few words."""
+
     def read(value: object, place: Place) -> str:
         if value in choices and isinstance(value, str):
             return value
@@ -62,6 +64,8 @@ _LONGEST = 1_000_000
 
 
 def seconds(*, zero: bool = False) -> Reader[float]:
+    """A number of seconds that a timer can have; ``zero`` says whether 0 is one."""
+
     def read(value: object, place: Place) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RefusedError(f"expected a number of seconds, not {show(value)}")
@@ -74,6 +78,7 @@ def seconds(*, zero: bool = False) -> Reader[float]:
 
 
 def read_fraction(value: object, place: Place) -> float:
+    """A number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RefusedError(f"expected a number from 0 to 1, not {show(value)}")
     if not 0 <= value <= 1:

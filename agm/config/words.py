@@ -1,6 +1,4 @@
-"""
-Words for the values and keys of a file, as messages show them.
-"""
+"""Words for the values and keys of a file, as messages show them."""
 
 import datetime
 import difflib
@@ -9,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 
 def shorten(text: str, limit: int = 80) -> str:
+    """At most so many characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -32,6 +31,7 @@ def show(value: object) -> str:
 
 
 def sort_of(value: object) -> str:
+    """What kind of value of TOML's it is."""
     for sort, words in _SORTS.items():
         if isinstance(value, sort):
             return words
