@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
+
+from platformdirs import user_cache_path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -30,17 +32,64 @@ UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 STREAM = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that come from it and live."""
+    found = [pid]
+    for it in found:
+        with suppress(OSError):  # it has ended meanwhile
+            found += map(int, Path(f"/proc/{it}/task/{it}/children").read_text(encoding="ascii").split())
+    return found
+
+
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used so far, its threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU time that a process and its children have used so far, their threads included."""
+    ticks = 0
+    for it in family(pid):
+        with suppress(OSError):
+            fields = Path(f"/proc/{it}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def rss_kib(pid: int) -> int:
     """Resident memory of a process."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+    return _status(pid, "VmRSS")
+
+
+def peak_kib(pid: int) -> int:
+    """The most resident memory that a process has had since its start, or since :func:`forget_peak`."""
+    return _status(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
+    """Have the kernel forget how much memory a process had at most."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def _status(pid: int, field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
     assert found is not None, "Linux tells the resident memory of every process"
     return int(found[1])
+
+
+def cache() -> Path:
+    """The folder of what is built and installed for the benchmarks."""
+    path = user_cache_path("agm", appauthor=False) / "bench"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def as_installed(variables: Mapping[str, str]) -> dict[str, str]:
+    """
+    An environment in which Python keeps what it has compiled.
+
+    An agm that pip has installed is compiled; one in a checkout is not where a person has switched that off, and then
+    each start would compile it anew, which takes seconds, and memory that stays.
+    """
+    if not sys.dont_write_bytecode:
+        return dict(variables)
+    kept = {name: value for name, value in variables.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(cache() / "pyc")}
 
 
 @contextmanager
@@ -63,7 +112,7 @@ def gateway(configuration: str, *arguments: str, env: dict[str, str] | None = No
         path = Path(folder) / "agm.toml"
         path.write_text(configuration, encoding="utf-8")
         path.chmod(0o600)
-        variables = {**environment(Path(folder)), **(env or {})}
+        variables = as_installed({**environment(Path(folder)), **(env or {})})
         with running(
             Path(folder) / "run", "agm", "--port", "0", "--config", str(path), *arguments, env=variables
         ) as it:
@@ -92,7 +141,7 @@ def load(url: str, target: str, requests: int, connections: int = 16) -> None:
                 for _ in range(count):
                     s.sendall(request)
                     received = b""
-                    while not _whole(received):
+                    while not is_whole(received):
                         data = s.recv(65536)
                         assert data, f"closed after {received[:200]!r}"
                         received += data
@@ -109,7 +158,8 @@ def load(url: str, target: str, requests: int, connections: int = 16) -> None:
         raise SystemExit(f"a request failed: {failures[0]}")
 
 
-def _whole(answer: bytes) -> bool:
+def is_whole(answer: bytes) -> bool:
+    """Whether an answer has come to its end, by its length or its last chunk."""
     head, found, body = answer.partition(b"\r\n\r\n")
     if not found:
         return False

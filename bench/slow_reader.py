@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import attrs
 from harness import PROMPT, STREAM, UNARY, account, gateway, load, rss_kib
 from processes import Twistd, environment, running
 
@@ -76,15 +77,19 @@ def peak(twistd: Twistd, target: str, reader: str, seconds: float) -> tuple[int,
     return most, taken / 1024**2
 
 
-def main() -> int:
-    """Measure every combination, and print a row for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mib", type=int, default=500, help="size of an answer")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long a client has its answer open")
-    parser.add_argument("--limit", type=float, default=8.0, help="MiB that memory may grow by")
-    options = parser.parse_args()
-    worst = 0.0
-    print(f"{'account':12} {'answer':8} {'client reads':13} {'grew, MiB':>10} {'taken, MiB':>11}")
+@attrs.frozen
+class Row:
+    """What one combination cost: MiB that memory grew by, and MiB of the answer that were taken."""
+
+    kind: str
+    form: str
+    reader: str
+    grew: float
+    taken: float
+
+
+def measure(mib: int, seconds: float) -> Iterator[Row]:
+    """Every combination, one after the other."""
     with ExitStack() as stack:
         url = stack.enter_context(emulator())
         for kind in KINDS:
@@ -96,10 +101,22 @@ def main() -> int:
                 if (kind, form) == ("code-assist", "unary"):
                     continue
                 for reader in READERS:
-                    most, taken = peak(twistd, target.format(mib=options.mib), reader, options.seconds)
-                    grew = (most - base) / 1024
-                    worst = max(worst, grew)
-                    print(f"{kind:12} {form:8} {reader:13} {grew:10.1f} {taken:11.1f}", flush=True)
+                    most, taken = peak(twistd, target.format(mib=mib), reader, seconds)
+                    yield Row(kind, form, reader, (most - base) / 1024, taken)
+
+
+def main() -> int:
+    """Measure every combination, and print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mib", type=int, default=500, help="size of an answer")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long a client has its answer open")
+    parser.add_argument("--limit", type=float, default=8.0, help="MiB that memory may grow by")
+    options = parser.parse_args()
+    worst = 0.0
+    print(f"{'account':12} {'answer':8} {'client reads':13} {'grew, MiB':>10} {'taken, MiB':>11}")
+    for row in measure(options.mib, options.seconds):
+        worst = max(worst, row.grew)
+        print(f"{row.kind:12} {row.form:8} {row.reader:13} {row.grew:10.1f} {row.taken:11.1f}", flush=True)
     print(f"at most {worst:.1f} MiB; the limit is {options.limit:g} MiB")
     return worst > options.limit
 
