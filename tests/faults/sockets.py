@@ -46,25 +46,25 @@ class Client:
     def until(self, part: bytes) -> None:
         """Read until something has come."""
         while part not in self.received:
-            assert self._read(), f"{part!r} did not come; {self.received[-500:]!r} did"
+            assert self.read(), f"{part!r} did not come; {self.received[-500:]!r} did"
 
     def finish(self) -> Seen | None:
         """Read to the end of an answer, or of the connection; None if no answer came."""
         while (seen := self.seen) is None or not seen.complete:
-            if not self._read():
+            if not self.read():
                 break
         return self.seen
 
     def drain(self) -> None:
         """Read to the end of the connection."""
-        while self._read():
+        while self.read():
             pass
 
     def look(self) -> bool:
         """Take what is there now; whether the connection is still open."""
         self._socket.setblocking(False)
         try:
-            while self._read():
+            while self.read():
                 pass
             return False
         except BlockingIOError:
@@ -77,7 +77,8 @@ class Client:
         """The answer as far as it came."""
         return Seen.parse(self.received, ended=self.ended)
 
-    def _read(self) -> bool:
+    def read(self) -> bool:
+        """Read what comes next; False at the end of the connection."""
         try:
             data = self._socket.recv(65536)
         except ConnectionError:
