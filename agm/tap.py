@@ -55,6 +55,10 @@ if TYPE_CHECKING:
 
 log = Logger()
 
+#: How many connections may wait to be taken, where the endpoint says nothing of its ``backlog``.  Twisted's 50 are few:
+#: of a burst of 200 connections half would be tried again by their clients, after a second.
+BACKLOG = 1024
+
 DEMO_ACCOUNTS = ("demo-1", "demo-2", "demo-3")
 
 
@@ -251,6 +255,9 @@ class ListenerService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
+        bound = getattr(port, "socket", None)
+        if bound is not None and not re.search(r"^systemd:|:backlog=", self._description):
+            bound.listen(BACKLOG)
         if getattr(port, "factory", None) is not self._site:
             self._site.wrapped = True
         address = port.getHost()

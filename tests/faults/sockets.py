@@ -15,13 +15,14 @@ PROMPT = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}
 
 
 class Client:
-    """One connection to ``http://host:port``; everything that came is in `received`."""
+    """One connection to ``http://host:port``, made within `patience` seconds; everything that came is in `received`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: float = PATIENCE) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
         self.received = b""
         self.ended = self.broken = False
-        self._socket = socket.create_connection((host, int(port)), PATIENCE)
+        self._socket = socket.create_connection((host, int(port)), patience)
+        self._socket.settimeout(PATIENCE)
 
     def post(self, target: str, body: bytes = PROMPT, *headers: str, version: str = "1.1") -> None:
         """Send a request with a JSON body, and further headers."""
