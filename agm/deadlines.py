@@ -14,6 +14,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 #: Seconds by which a deadline may be late.
 GRAIN = 0.5
@@ -22,6 +23,8 @@ EXACT = 10.0
 #: Deadlines of more than this are grouped by so many grains, and looked at again before they are due.
 FAR = 60.0
 COARSE = 32
+
+log = Logger()
 
 
 class Deadline:
@@ -146,6 +149,9 @@ class Deadlines:
             if deadline._at > now:
                 self._file(deadline, now)
             else:
-                deadline._fire()
+                try:
+                    deadline._fire()
+                except Exception:  # the others are due all the same
+                    log.failure("what was to be done at a deadline failed")
         if self._order and self._timer is None:
             self._wait()

@@ -103,3 +103,17 @@ def test_thousands_that_are_set_and_cancelled_leave_nothing_but_their_half_secon
     assert sum(map(len, deadlines._slots.values())) == 0
     clock.advance(3601)
     assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.expects_logged_failures
+def test_what_fails_at_its_time_does_not_cost_the_others_theirs(logged_failures: list[dict[str, object]]) -> None:
+    """Neither those of the same moment nor those to come."""
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    fired: list[int] = []
+    for number in range(3):
+        deadlines.after(60, lambda: 1 // 0)
+        deadlines.after(60 + 30 * number, lambda number=number: fired.append(number))  # type: ignore[misc]
+    clock.pump([1] * 130)
+    assert fired == [0, 1, 2]
+    assert len(logged_failures) == 3

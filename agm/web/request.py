@@ -290,7 +290,9 @@ class GatewayRequestOnWire(Request):
         self.send(error.status, error.headers(), error.body())
 
     def send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer with a complete document; JSON, unless the headers say otherwise."""
+        """Answer with a complete document; JSON, unless the headers say otherwise.  Nothing if the client has left."""
+        if self._disconnected:
+            return
         own = list(headers)
         if not any(name == b"Content-Type" for name, _ in own) and not self.answers_with(b"content-type"):
             own.append(JSON_TYPE)

@@ -362,6 +362,7 @@ class Gemini(ApiResource):
         underway = gateway.live.begin(preparation)
         try:
             attempts = underway.attempts = await preparation.run()
+            _check_there(wire)
             opened = await attempts.open()
             first_byte = gateway.reactor.seconds() - began
             if isinstance(opened, FinalAnswer):
@@ -372,32 +373,36 @@ class Gemini(ApiResource):
                     underway.answer, underway.answer_size = opened.body[: gateway.kept_answers], sent
                 wire.send(opened.status, list(opened.headers), opened.body)
                 return
-            outcome, account, watch = "aborted", opened.account.name, opened.body.watch
-            wire.prepare(opened.answer.status, self._head(wire, opened))
-            if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
-                whole = opened.body.take()
-                outcome, sent = "ok", len(whole)
-                opened.close()
-                wire.write(whole)
-                wire.finish()
-                return
-            stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
-            relay = Relay(wire, opened.body, opened.framing, gateway.reactor, stall, redact)
-            gateway.live.relaying(underway, relay)
-            relaying = relay.run()
+            account, watch = opened.account.name, opened.body.watch
             try:
-                outcome = await relaying
-            except CancelledError:
-                if wire.channel is None:
-                    relay.client_gone()
-                    raise
-                relay.give_up(
-                    "the gateway is stopping"
-                    if wire.interrupted
-                    else f"the answer took longer than {gateway.config.timeouts.total:g} seconds in all"
-                )
+                _check_there(wire)
+                outcome = "aborted"
+                wire.prepare(opened.answer.status, self._head(wire, opened))
+                if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
+                    whole = opened.body.take()
+                    outcome, sent = "ok", len(whole)
+                    opened.close()
+                    wire.write(whole)
+                    wire.finish()
+                    return
+                stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
+                relay = Relay(wire, opened.body, opened.framing, gateway.reactor, stall, redact)
+                gateway.live.relaying(underway, relay)
+                relaying = relay.run()
+                try:
+                    outcome = await relaying
+                except CancelledError:
+                    if wire.channel is None:
+                        relay.client_gone()
+                        raise
+                    relay.give_up(
+                        "the gateway is stopping"
+                        if wire.interrupted
+                        else f"the answer took longer than {gateway.config.timeouts.total:g} seconds in all"
+                    )
+                finally:
+                    sent = relay.sent
             finally:
-                sent = relay.sent
                 opened.close()
         except (GatewayError, HookFailed) as e:
             outcome = "error"
@@ -442,6 +447,16 @@ class Gemini(ApiResource):
         if self.gateway.config.gateway.show_account:
             headers.append((b"X-Agm-Account", opened.account.name.encode("ascii", "replace")))
         return headers
+
+
+def _check_there(wire: GatewayRequestOnWire) -> None:
+    """
+    Go on only if there is a client.  Who left was told to whoever was waited for, who may have kept it: a plugin, e.g.
+
+    :raises CancelledError: if there is none.
+    """
+    if wire.channel is None:
+        raise CancelledError
 
 
 def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:

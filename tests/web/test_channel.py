@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, ScriptedUpstream, Wire, connect, eventually, get, post, settle
-from twisted.internet.defer import Deferred
+from support import JSON_HEAD, ScriptedUpstream, Wire, account, connect, eventually, get, post, settle
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
@@ -21,18 +21,6 @@ from agm.web.channel import MAX_AHEAD, MAX_UNSENT, GatewayChannel
 
 UNARY = "/v1beta/models/m:generateContent"
 MIB = 1024 * 1024
-
-
-@pytest_twisted.async_yield_fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    scripted = ScriptedUpstream()
-    yield scripted
-    await scripted.stop()
-
-
-def account(upstream: ScriptedUpstream, kind: str = "api-key") -> str:
-    credential = 'api_key = "k"' if kind == "api-key" else 'access_token = "t"\nproject = "p"'
-    return f'[[accounts]]\nname = "a"\nkind = "{kind}"\n{credential}\nendpoints = ["{upstream.url}"]\n'
 
 
 def upload(running: RunningGateway, upstream: ScriptedUpstream, *, absolute: bool = False, length: int) -> bytes:
@@ -71,6 +59,17 @@ class Pages:
     @hookimpl
     def agm_resources(self) -> dict[str, Any]:
         return {"big": Big()}
+
+
+class Observer:
+    """A plugin that keeps what is recorded of requests."""
+
+    def __init__(self, ended: list[RequestRecord]) -> None:
+        self._ended = ended
+
+    @hookimpl
+    def agm_request_finished(self, record: RequestRecord) -> None:
+        self._ended.append(record)
 
 
 # What is sent early
@@ -248,13 +247,7 @@ async def test_with_the_last_connection_its_request_has_ended(
 ) -> None:
     """The gateway stops when the last connection has gone, and what it stops must have got all records by then."""
     ended: list[RequestRecord] = []
-
-    class Observer:
-        @hookimpl
-        def agm_request_finished(self, record: RequestRecord) -> None:
-            ended.append(record)
-
-    running = await gateway(account(upstream), plugins=[Observer()])
+    running = await gateway(account(upstream), plugins=[Observer(ended)])
     client = await connect(running.port)
     client.send(post(UNARY, b"{}"))
     await upstream.connection()
@@ -269,6 +262,50 @@ async def test_with_the_last_connection_its_request_has_ended(
     client.transport.abortConnection()
     await waiting
     assert seen == [1]
+
+
+# Who leaves
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_is_made_for_who_has_left_is_dropped(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    """Without a word in the log: what is waited for here does not know for whom."""
+    running = await gateway(account(upstream))
+    client = await connect(running.port)
+    client.send(get("/v1beta/models"))
+    await eventually(lambda: upstream.connections and upstream.connections[0].received, "the account to be asked")
+    await leave(client, running)
+
+
+class Stubborn:
+    """A plugin that waits, and does not heed that nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.waiting: Deferred[None] = Deferred()
+
+    @hookimpl
+    async def agm_transform_request(self, body: dict[str, Any]) -> dict[str, Any]:
+        with suppress(CancelledError):
+            await self.waiting
+        return body
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_asked_for_who_has_left_although_a_plugin_goes_on(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    ended: list[RequestRecord] = []
+    running = await gateway(account(upstream), plugins=[Stubborn(), Observer(ended)])
+    client = await connect(running.port)
+    client.send(post(UNARY, b"{}"))
+    channel = await channel_of(running)
+    await eventually(lambda: channel.request is not None, "the request")
+    await leave(client, running)
+    assert [record.outcome for record in ended] == ["cancelled"]
+    assert not upstream.connections
+    assert not any(running.gateway.pool.loads().values())
 
 
 # Forms of requests
