@@ -79,9 +79,9 @@ def measure(options: Namespace) -> list[Figure]:
     for kind in KINDS:
         beside = {"agm": cpu[kind], RELAY: cpu[RELAY], "compiled": cpu["compiled"]}
         name = f"request of {options.mib} MiB, {kind}"
-        found.append(compare(name, "ms CPU", beside, against=RELAY, goal=1.5))
+        found.append(compare(f"{name}: CPU", "ms", beside, against=RELAY, goal=1.5))
         beside = {"agm": held[kind], RELAY: held[RELAY], "compiled": held["compiled"]}
-        found.append(compare(name, "copies", beside, against=None, goal=2.0))
+        found.append(compare(f"{name}: memory", "copies", beside, against=None, goal=2.0))
     return found
 
 
