@@ -42,7 +42,7 @@ from zope.interface import implementer
 
 from agm.core.network import Proxy
 from agm.core.spliced import Spliced
-from agm.transports import send
+from agm.transports import hang_up, send
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
 #: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.
@@ -463,7 +463,7 @@ class Connection(Protocol):
             self.transport.resumeProducing()  # its reader may have paused it
             self._release(self)
         else:
-            self.transport.loseConnection()
+            hang_up(self.transport)
         answer.ended(_DONE)
 
     def _fail(self, reason: Failure) -> None:
@@ -630,13 +630,13 @@ class Connections:
 
     def _put(self, origin: Origin, connection: Connection) -> None:
         if self._closed:
-            connection.transport.loseConnection()
+            hang_up(connection.transport)
             return
         idle = self._idle.setdefault(origin, deque())
         connection.idle_since = self._reactor.seconds()
         idle.append(connection)
         if len(idle) > MAX_IDLE:
-            idle.popleft().transport.loseConnection()
+            hang_up(idle.popleft().transport)
         if self._sweep is None:
             self._sweep = self._reactor.callLater(IDLE_SECONDS / 2, self._swept)
 
@@ -647,7 +647,7 @@ class Connections:
             while idle and (idle[0].lost or idle[0].idle_since <= oldest):
                 connection = idle.popleft()
                 if not connection.lost:
-                    connection.transport.loseConnection()
+                    hang_up(connection.transport)
             if not idle:
                 del self._idle[origin]
         if self._idle:

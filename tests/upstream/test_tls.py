@@ -64,6 +64,22 @@ async def test_a_server_of_the_authority_that_was_added_is_talked_to(upstream: S
     await asking.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_end_of_a_connection_does_not_wait_for_the_servers_word(upstream: Starts) -> None:
+    """One that never says that nothing follows would keep a descriptor for ever."""
+    server = upstream(OURS.server("localhost"))
+    asking = client()
+    answering = Deferred.fromCoroutine(ask(asking, server.url))
+    wire = await server.connection()
+    wire.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    wire.transport.pauseProducing()
+    assert await (await answering).read(10) == b"ok"
+    await eventually(lambda: not asking.connections(), "the connection closed")
+    wire.transport.resumeProducing()
+    await wire.closed()
+    await asking.close()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
