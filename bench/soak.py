@@ -36,7 +36,7 @@ from seen import Seen  # found through the line above
 from sockets import PROMPT, Client, ask
 
 #: Exchanges of all that are made before memory counts.
-WARM_UP = 0.2
+WARM_UP = 0.25
 MAX_BODY = 1024 * 1024
 CONFIG = f'[gateway]\nmax_body = {MAX_BODY}\n[pool]\nmax_wait = 0\nstrategy = "least-loaded"\n'
 
@@ -299,6 +299,7 @@ def run(exchanges: int, *, clients: int = 8, seed: int = 1, show: bool = False) 
         for part in range(10):
             rush(url, rest // 10 + (part < rest % 10), clients, seed + 3 + part, tally)
             if show:
+                held(url)
                 print(
                     f"{warm + rest * (part + 1) // 10:8} exchanges: {(rss_kib(pid) - memory) / 1024:+.1f} MiB",
                     flush=True,

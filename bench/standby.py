@@ -126,6 +126,8 @@ class Standby:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        # asyncio may call connection_lost twice where a write fails while a read does, and then complains of itself
+        self._loop.set_exception_handler(lambda loop, context: None)
         listening = self._loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=4096)
         server = self._loop.run_until_complete(listening)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
