@@ -338,7 +338,7 @@ LOOSER: Mapping[str, Rule] = {
     ),
     "a chunk's size with many zeros before it": _finds(rb"\n0{20}"),
     "a length with many zeros before it": _finds(rb"content-length:[ \t]*0{10}"),
-    "a transfer coding of an interim answer": _finds(rb"HTTP/1\.1 1[0-9]{2} .*transfer-encoding:.*HTTP/1\.[01] "),
+    "a transfer coding of an interim answer": _finds(rb"HTTP/1\.1 1[0-9]{2}\s.*transfer-encoding:.*HTTP/1\.[01] "),
     "a control character in the reason phrase, which goes no further": _finds(
         rb"HTTP/1\.[0-9] [0-9]{3}[^\r\n]*[\x00\x0b\x0c]"
     ),
