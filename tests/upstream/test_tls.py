@@ -152,9 +152,10 @@ async def test_a_changed_default_leaves_no_connection_behind(upstream: Starts) -
     server = upstream(OURS.server("localhost"))
     asking = client()
     answering = Deferred.fromCoroutine(ask(asking, server.url))
+    first = await server.connection(0)  # now it is clear whose it is: handshakes may overtake each other
     under_way = Deferred.fromCoroutine(ask(asking, server.url))
-    (await server.connection(0)).send(OK)
     second = await server.connection(1)
+    first.send(OK)
     assert await (await answering).read(10) == b"ok"
     asking.default_to(Network("none"))
     with pytest.raises(UpstreamFailed):
