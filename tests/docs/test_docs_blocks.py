@@ -184,10 +184,17 @@ class Reader:
         if re.match(r"(?:\w+=\S* )*twistd -n ", command):
             self.start(command)
             return
-        printed = self.run("bash", "-c", command, typed="a-key-of-no-use\n")
         deadline = time.monotonic() + PATIENCE
-        while shown and not agrees(shown, printed) and _LOOK.match(command) and time.monotonic() < deadline:
-            printed = self.run("bash", "-c", command)  # what was asked for may be known a moment later
+        while True:
+            again = _LOOK.match(command) is not None and time.monotonic() < deadline
+            try:
+                printed = self.run("bash", "-c", command, typed="a-key-of-no-use\n")
+            except AssertionError:  # nothing is there yet, not even a file
+                if not again:
+                    raise
+                continue
+            if not again or not shown or agrees(shown, printed):
+                break  # else what was asked for may be known a moment later
         assert not shown or agrees(shown, printed), f"{where}: $ {command}\n{printed}"
 
     def leave(self) -> None:
