@@ -96,7 +96,7 @@ def as_installed(variables: Mapping[str, str]) -> dict[str, str]:
 def upstream(*, events: int = 20) -> Iterator[str]:
     """The address of a fast upstream: every answer is ready-made, streams have `events` events."""
     with subprocess.Popen(
-        [sys.executable, HERE / "upstream.py", str(events)], stdout=subprocess.PIPE, text=True
+        [sys.executable, HERE / "canned.py", str(events)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
