@@ -40,14 +40,6 @@ from agm.upstream.google_transport import MAX_ANSWER, TokenAnswer, TreqRequest
 
 
 @pytest_twisted.async_yield_fixture
-async def server() -> AsyncIterator[TokenServer]:
-    """A token endpoint."""
-    running = TokenServer()
-    yield running
-    await running.stop()
-
-
-@pytest_twisted.async_yield_fixture
 async def raw() -> AsyncIterator[ScriptedUpstream]:
     """An endpoint whose every byte the test writes."""
     running = ScriptedUpstream()
