@@ -15,6 +15,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ _CREATE = (
 
 #: The columns of a row, in the order of the values that :func:`insert` takes; ``id`` is given by SQLite.
 COLUMNS = tuple(re.findall(r"^        (\w+) (?:TEXT|REAL|INTEGER)(?! PRIMARY)", _CREATE[0], re.MULTILINE))
-_INSERT = f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # ours
+_ROW = f"({', '.join('?' * len(COLUMNS))})"
+_INSERT = f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES {_ROW}"  # noqa: S608  # ours
+#: Rows of one statement, and that statement.  What runs in another thread meets the reactor's once for each of these:
+#: the lock of the interpreter goes back and forth with every statement.
+AT_ONCE = 32
+_INSERT_MANY = ", ".join([_INSERT, *[_ROW] * (AT_ONCE - 1)])
 _INSERT_BODIES = "INSERT OR REPLACE INTO bodies VALUES (?, ?, ?, ?, ?, ?)"
 #: Columns in which people look for tokens.
 TOKENS = ("prompt_tokens", "output_tokens", "cached_tokens", "thought_tokens", "tool_tokens", "total_tokens")
@@ -214,8 +220,11 @@ def insert(
     :param rows: values in the order of :data:`COLUMNS`.
     :param bodies: of each the request's id, its start, its body and that one's size, the answer's body and its size.
     """
+    single = len(rows) % AT_ONCE
     with connection:
-        connection.executemany(_INSERT, rows)
+        connection.executemany(_INSERT, rows[:single])
+        for at in range(single, len(rows), AT_ONCE):
+            connection.execute(_INSERT_MANY, list(chain.from_iterable(rows[at : at + AT_ONCE])))
         if bodies:
             connection.executemany(_INSERT_BODIES, bodies)
 

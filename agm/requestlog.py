@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import attrs
@@ -37,8 +37,6 @@ DELAY = 0.5
 #: Requests that are written at once, and those that wait to be at most.
 BATCH = 500
 QUEUE = 10_000
-#: Rows that are made before the reactor's thread may go on.
-AT_ONCE = 16
 #: Bytes of bodies that wait to be written at most.
 QUEUED_BODIES = 32 * 2**20
 #: Seconds after which a log that could not be written is tried again.
@@ -49,6 +47,14 @@ PRUNE_EVERY = 600.0
 MOST_BODIES = 24 * 3600.0
 
 log = Logger()
+
+
+class _Entry(NamedTuple):
+    """A request that waits to be written: its row as it stands, and what another one would be made of."""
+
+    row: tuple[object, ...]
+    finished: Finished
+    bodies: _Bodies | None
 
 
 @attrs.frozen
@@ -144,7 +150,7 @@ class RequestLog:
         self._wall = wall
         self._redact = redact
         self._pool: _Pool | None = None
-        self._queue: deque[tuple[Finished, _Bodies | None]] = deque()
+        self._queue: deque[_Entry] = deque()
         self._timer: IDelayedCall | None = None
         self._writing: Deferred[None] | None = None
         self._queued_bodies = 0
@@ -187,7 +193,7 @@ class RequestLog:
         bodies = None
         if self._until is not None:
             bodies = self._bodies(underway, record)
-        self._queue.append((finished, bodies))
+        self._queue.append(_Entry(row_of(finished), finished, bodies))
         if self._timer is None and self._writing is None:
             self._timer = self._reactor.callLater(DELAY, self._due)
         elif len(self._queue) == BATCH and self._writing is None and self.failing is None:
@@ -203,12 +209,12 @@ class RequestLog:
         self._queued_bodies += len(bodies)
         return bodies
 
-    def _lose(self, entries: Sequence[tuple[Finished, _Bodies | None]]) -> None:
+    def _lose(self, entries: Sequence[_Entry]) -> None:
         self.dropped += len(entries)
         self._release(entries)
 
-    def _release(self, entries: Sequence[tuple[Finished, _Bodies | None]]) -> None:
-        self._queued_bodies -= sum(len(bodies) for _, bodies in entries if bodies is not None)
+    def _release(self, entries: Sequence[_Entry]) -> None:
+        self._queued_bodies -= sum(len(entry.bodies) for entry in entries if entry.bodies is not None)
 
     # What a person says
 
@@ -299,13 +305,10 @@ class RequestLog:
         def write(_: object) -> None:
             connection = pool.connection
             assert connection is not None, "the pool has connected"
-            rows = []
-            for finished, _ in batch:
-                rows.append(row_of(finished, self._redact))
-                if not len(rows) % AT_ONCE:
-                    time.sleep(0)  # the reactor goes first
-            kept = [_body_row(finished, bodies, self._redact) for finished, bodies in batch if bodies is not None]
-            logfile.insert(connection, rows, kept)
+            kept = [
+                _body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None
+            ]
+            logfile.insert(connection, _plain_rows(batch, self._redact), kept)
             if due or logfile.size(connection) > settings.max_size:
                 logfile.prune(
                     connection,
@@ -321,7 +324,7 @@ class RequestLog:
         writing.addCallbacks(self._wrote, self._failed, callbackArgs=(batch,), errbackArgs=(batch, pool))
         return writing.addBoth(self._again)
 
-    def _wrote(self, _: object, batch: Sequence[tuple[Finished, _Bodies | None]]) -> None:
+    def _wrote(self, _: object, batch: Sequence[_Entry]) -> None:
         self.written += len(batch)
         self._release(batch)
         if self.failing is not None:
@@ -334,7 +337,7 @@ class RequestLog:
             )
             self._said_dropped = self.dropped
 
-    def _failed(self, failure: Failure, batch: list[tuple[Finished, _Bodies | None]], pool: _Pool) -> None:
+    def _failed(self, failure: Failure, batch: list[_Entry], pool: _Pool) -> None:
         error = failure.value
         if not isinstance(error, OSError | sqlite3.Error | Unusable):
             # nothing is wrong with the file: these requests cannot be rows, and never will be
@@ -372,35 +375,56 @@ def _why(error: BaseException, path: Path) -> str:
 # -- Rows --------------------------------------------------------------------------------------------
 
 
-def row_of(one: Finished, redact: Callable[[str], str]) -> tuple[object, ...]:
+_NO_TOKENS = (None,) * 6
+
+
+def _plain_rows(batch: Sequence[_Entry], redact: Callable[[str], str]) -> list[tuple[object, ...]]:
+    """The rows of a batch without secrets.  As good as never there is one, so all texts are looked through together."""
+    texts: set[str] = set()
+    for entry in batch:
+        texts.update(_texts(entry.finished))
+    joined = "\x1f".join(texts)
+    if redact(joined) == joined:
+        return [entry.row for entry in batch]
+    return [row_of(entry.finished, redact) for entry in batch]
+
+
+def _texts(one: Finished) -> Iterator[str]:
+    """What of a row others have written."""
+    yield one.client
+    yield one.asked
+    yield one.served
+    if one.message:
+        yield one.message
+    for attempt in one.attempts:
+        if attempt.message:
+            yield attempt.message
+
+
+def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, ...]:
     """A request as a row: values in the order of :data:`agm.logfile.COLUMNS`."""
     usage, last = one.usage, one.attempts[-1].verdict if one.attempts else None
-    texts = (one.client, one.asked, one.served, one.message or "", *[each.message for each in one.attempts])
-    joined = "\x1f".join(texts)
-    if redact(joined) != joined:  # as good as never
-        texts = tuple(map(redact, texts))
-    client, asked, served, message, *messages = texts
     tokens = (
-        (None,) * 6
+        _NO_TOKENS
         if usage is None
         else (usage.prompt, usage.output, usage.cached, usage.thoughts, usage.tool, usage.total)
     )
-    timeline = [_attempt(each, one.at, told) for each, told in zip(one.attempts, messages, strict=True)]
+    timeline = [_attempt(attempt, one.at, redact(attempt.message)) for attempt in one.attempts]
     return (
         one.id,
         round(one.at, 3),
         one.client_key,
-        client,
+        redact(one.client),
         one.method,
         one.framing.value,
-        asked,
-        served,
+        redact(one.asked),
+        redact(one.served),
         one.account,
         len(one.attempts),
         one.status,
         one.outcome,
         one.reason or (last.reason if last is not None else None),
-        message or None,
+        redact(one.message) if one.message else None,
         None if one.outcome == "ok" else why_stopped(one),
         one.received,
         one.sent,
@@ -412,11 +436,16 @@ def row_of(one: Finished, redact: Callable[[str], str]) -> tuple[object, ...]:
     )
 
 
+@lru_cache(maxsize=256)
+def _host(endpoint: str) -> str:
+    return urlsplit(endpoint).netloc.rpartition("@")[2]
+
+
 def _attempt(record: AttemptRecord, began: float, message: str) -> dict[str, object]:
     """An attempt for the timeline, without what is not there; `account` comes first: the log is searched for it."""
     found: dict[str, object] = {
         "account": record.account,
-        "endpoint": urlsplit(record.endpoint).netloc.rpartition("@")[2],
+        "endpoint": _host(record.endpoint),
         "chosen": record.chosen,
         "after_ms": max(round((record.started - began) * 1000), 0),
         "ms": round(record.ended * 1000),

@@ -14,7 +14,7 @@ import pytest
 
 from agm import logfile
 from agm.config import parse
-from agm.logfile import COLUMNS, SCHEMA, Filter, Unusable
+from agm.logfile import AT_ONCE, COLUMNS, SCHEMA, Filter, Unusable
 
 #: A row like any other.
 PLAIN: dict[str, Any] = {
@@ -326,3 +326,20 @@ def test_the_file_has_a_place_of_its_own_for_each_configuration(
     assert logfile.path_of(parse("[request_log]\nenabled = false", path=own, environ={})) is None
     named = parse('[request_log]\npath = "log.db"', path=own, environ={})
     assert logfile.path_of(named) == own.parent / "log.db"
+
+
+@pytest.mark.parametrize("count", [1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE + 2])
+def test_rows_of_any_number_are_written_in_their_order(path: Path, count: int) -> None:
+    connection = writer(path)
+    logfile.insert(connection, [row(request=f"r{number}", bytes_in=number) for number in range(count)])
+    found = connection.execute("SELECT request, bytes_in, client_key, timeline FROM requests ORDER BY id").fetchall()
+    assert found == [(f"r{number}", number, "laptop", PLAIN["timeline"]) for number in range(count)]
+    connection.close()
+
+
+def test_of_rows_of_which_one_cannot_be_written_none_is(path: Path) -> None:
+    connection = writer(path)
+    with pytest.raises(sqlite3.IntegrityError):
+        logfile.insert(connection, [*[row()] * (2 * AT_ONCE), row(), row(method=None), *[row()] * (AT_ONCE - 2)])
+    assert connection.execute("SELECT count(*) FROM requests").fetchone() == (0,)
+    connection.close()
