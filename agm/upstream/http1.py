@@ -199,13 +199,13 @@ class Answer:
         """Read nothing more from the upstream."""
         self._paused = True
         if self._connection is not None:
-            self._connection.transport.pauseProducing()
+            self._connection.pause()
 
     def resumeProducing(self) -> None:
         """Read from the upstream again."""
         self._paused = False
         if self._connection is not None:
-            self._connection.transport.resumeProducing()
+            self._connection.resume()
 
     def stopProducing(self) -> None:
         """Want nothing more."""
@@ -311,6 +311,8 @@ class Connection(Protocol):
         self._body: list[bytes] = []
         self._head_done = self._done = False
         self._keep_alive = False
+        #: Whether nothing more is to be read, and whether what has been read is being looked at.
+        self._paused = self._reading = False
 
     # The connection's life
 
@@ -338,6 +340,18 @@ class Connection(Protocol):
         """Close at once."""
         if not self.lost:
             self.transport.abortConnection()
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        self._paused = True
+        if not self._reading:
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._paused = False
+        if not self._reading:
+            self.transport.resumeProducing()
 
     # A request
 
@@ -385,7 +399,16 @@ class Connection(Protocol):
         self._upload.addBoth(produced)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of the answer."""
+        """Bytes of the answer.  Whether to go on reading is clear when all that they bring about is done."""
+        self._reading = True
+        try:
+            self._received(data)
+        finally:
+            self._reading = False
+            if self._paused and not self.lost:
+                self.transport.pauseProducing()
+
+    def _received(self, data: bytes) -> None:
         if self._asked is None and self._answer is None:  # nobody asked
             self.abort()
             return
@@ -394,11 +417,9 @@ class Connection(Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError) as e:
+            self._keep_alive = False  # if the answer is complete, what follows it belongs to nobody
             self._deliver()
-            if self._done:  # the answer is complete; what follows it belongs to nobody
-                self._keep_alive = False
-                self._finish()
-            else:
+            if not self._done:
                 begun = self._parser.get_status_code() >= 100
                 self._fail(Failure((BrokenAnswer if begun else NotHttp)(f"the answer is not HTTP: {e}")))
             self.abort()
@@ -421,8 +442,6 @@ class Connection(Protocol):
         else:
             self._trailer_bytes = 0
         self._deliver()
-        if self._done:
-            self._finish()
 
     def _refuse_head(self) -> None:
         self._fail(
@@ -440,12 +459,20 @@ class Connection(Protocol):
                 self.abort()
                 return
             self._asked, self._answer = None, answer
+            self._hand_over()  # what has come with the head is there before anybody hears of it
             asked.callback(answer)
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the answer what has come of its body, and its end."""
         if self._body and self._answer is not None:
             data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body = []
             if not self._answer.received(data) and not self._done and not self.lost:
-                self.transport.pauseProducing()
+                self.pause()
+        if self._done:
+            self._finish()
 
     def _finish(self) -> None:
         """The answer is complete: free the connection, then say so."""
@@ -460,7 +487,7 @@ class Connection(Protocol):
         elif self._sending is not None and self._sending.waiting:  # the same: nothing can follow what is not read
             self.abort()
         elif self._keep_alive and not self.lost:
-            self.transport.resumeProducing()  # its reader may have paused it
+            self.resume()  # its reader may have paused it
             self._release(self)
         else:
             hang_up(self.transport)

@@ -51,6 +51,7 @@ def phrase(status: int) -> bytes:
         return b"Unknown"
 
 
+_LAST_CHUNK = b"0\r\n\r\n"
 _STATUS_LINES = {int(s): b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode("ascii")) for s in HTTPStatus}
 
 
@@ -100,6 +101,7 @@ class GatewayRequestOnWire(Request):
     #: Whether the end of the answer can be told from the end of the connection; from the first write on.
     framed = False
     _bodiless = False
+    _ended = False
     _prepared: list[tuple[bytes, bytes]] | None = None
     _received = 0
 
@@ -315,12 +317,17 @@ class GatewayRequestOnWire(Request):
         self.code = status
         self._prepared = headers
 
+    def send_prepared(self, body: bytes) -> None:
+        """The whole answer that :meth:`prepare` has begun, in one write."""
+        self._start(self._prepared or (), body, last=True)
+        self.finish()
+
     def answers_with(self, name: bytes) -> bool:
         """Whether a header has been put into `responseHeaders`."""
         own = self.__dict__.get("responseHeaders")
         return own is not None and own.hasHeader(name)
 
-    def _start(self, headers: Iterable[tuple[bytes, bytes]], data: bytes) -> None:
+    def _start(self, headers: Iterable[tuple[bytes, bytes]], data: bytes, *, last: bool = False) -> None:
         self.startedWriting = 1
         lines = [_STATUS_LINES.get(self.code) or b"HTTP/1.1 %d %b\r\n" % (self.code, self.code_message)]
         lines += (b"Server: ", SERVER, b"\r\nX-Agm-Request-Id: ", self.id.encode("ascii"), _Date.now())
@@ -347,6 +354,9 @@ class GatewayRequestOnWire(Request):
         if data and not bodiless:
             self.sentLength += len(data)
             lines += (b"%x\r\n" % len(data), data, b"\r\n") if self.chunked else (data,)
+        if last and self.chunked:
+            lines.append(_LAST_CHUNK)
+            self._ended = True
         self._bodiless = bodiless
         self.framed = bool(framed or self.chunked)
         self.channel.write(b"".join(lines))
@@ -392,8 +402,8 @@ class GatewayRequestOnWire(Request):
             self.write(encoder.finish())
         if not self.startedWriting:
             self.write(b"")
-        if self.chunked:
-            self.channel.write(b"0\r\n\r\n")
+        if self.chunked and not self._ended:
+            self.channel.write(_LAST_CHUNK)
         self.finished = 1
         if self.producer:
             log.error("{request_id}: a producer was not unregistered", request_id=self.id)

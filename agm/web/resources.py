@@ -382,8 +382,7 @@ class Gemini(ApiResource):
                     whole = opened.body.take()
                     outcome, sent = "ok", len(whole)
                     opened.close()
-                    wire.write(whole)
-                    wire.finish()
+                    wire.send_prepared(whole)
                     return
                 stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
                 relay = Relay(wire, opened.body, opened.framing, gateway.reactor, stall, redact)
@@ -442,7 +441,7 @@ class Gemini(ApiResource):
             headers.append((b"Content-Type", content_type))
         if opened.plain and opened.answer.length is not None:
             headers.append((b"Content-Length", b"%d" % opened.answer.length))
-        elif opened.body.ended and not opened.body.failed:
+        elif opened.framing is Framing.UNARY and opened.body.ended and not opened.body.failed:
             headers.append((b"Content-Length", b"%d" % opened.body.held))
         if self.gateway.config.gateway.show_account:
             headers.append((b"X-Agm-Account", opened.account.name.encode("ascii", "replace")))

@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate, trustRootFromCertificates
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS, ResponseDone
 from twisted.web.http import PotentialDataLoss
@@ -36,6 +37,7 @@ from agm.upstream.http1 import (
     MAX_HEAD,
     Answer,
     BrokenAnswer,
+    Connection,
     Connections,
     EncodedAnswer,
     Http1Agent,
@@ -322,6 +324,66 @@ async def test_a_body_waits_paused_until_somebody_takes_it(agent: Http1Agent, se
     wire.send(b"0\r\n\r\n")
     await eventually(lambda: got.end is not None)
     assert sum(map(len, got.pieces)) == 5 + 200 * 65_536
+
+
+class Scripted(StringTransport):
+    """A connection whose bytes the test hands over itself, and that counts how often reading is stopped and begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.turns.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.turns.append("resume")
+
+
+def asked_on(transport: Scripted) -> tuple[Connection, list[Connection], Deferred[Answer]]:
+    free: list[Connection] = []
+    connection = Connection(free.append)
+    connection.makeConnection(transport)
+    return connection, free, connection.request(b"GET / HTTP/1.1\r\n\r\n", b"", None)
+
+
+def test_an_answer_that_comes_in_one_read_is_all_there_when_it_is_told_of() -> None:
+    """Whoever gets it need not wait again; its connection is free already, and was never paused."""
+    transport, body = Scripted(), Body()
+    connection, free, asking = asked_on(transport)
+    seen: list[object] = []
+
+    def look(answer: Answer) -> None:
+        answer.deliverBody(body)
+        seen.extend([b"".join(body.pieces), body.end is not None, list(free)])
+
+    asking.addCallback(look)
+    connection.dataReceived(OK)
+    assert seen == [b"ok", True, [connection]]
+    assert "pause" not in transport.turns
+
+
+def test_reading_stops_and_begins_no_more_than_once_for_a_read() -> None:
+    """Each time costs a call to the kernel."""
+    transport = Scripted()
+    connection, _, asking = asked_on(transport)
+
+    class Fickle(Body):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            self.transport.pauseProducing()
+            self.transport.resumeProducing()
+            if len(self.pieces) == 2:
+                self.transport.pauseProducing()
+
+    body = Fickle()
+    asking.addCallback(lambda answer: answer.deliverBody(body))
+    connection.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none")
+    assert transport.turns == []
+    connection.dataReceived(b"two")
+    assert transport.turns == ["pause"]
+    body.transport.resumeProducing()
+    assert transport.turns == ["pause", "resume"]
 
 
 @pytest_twisted.ensureDeferred
