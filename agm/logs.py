@@ -14,19 +14,22 @@ import signal
 import sys
 import syslog
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
-from zope.interface import provider
+from twisted.python.threadable import isInIOThread
+from zope.interface import implementer, provider
 
 from agm.core.redact import Redactor
 
-__all__ = ["FORMATS", "LEVELS", "json_lines", "observer", "syslog_observer", "text_lines"]
+__all__ = ["FORMATS", "LEVELS", "FileObserver", "json_lines", "observer", "syslog_observer", "text_lines"]
 
 FORMATS: Final = ("text", "json")
 #: From the least to the most important.
@@ -36,6 +39,9 @@ Lines = Callable[[LogEvent], str | None]
 Redact = Callable[[str], str]
 
 _RANKS: Mapping[Any, int] = {LogLevel.levelWithName(name): rank for rank, name in enumerate(LEVELS)}
+_INFO: Final = LEVELS.index("info")
+#: Seconds for which a line may wait for others.
+HOLD: Final = 0.05
 _PRIORITIES: Mapping[Any, int] = {
     LogLevel.debug: syslog.LOG_DEBUG,
     LogLevel.info: syslog.LOG_INFO,
@@ -199,7 +205,57 @@ def observer(reactor: Any, redactor: Redactor, form: str, level: str, twistd: Ma
     if twistd.get("syslog"):
         syslog.openlog(twistd.get("prefix") or "agm")
         return syslog_observer(redactor, form, level, syslog.syslog)
-    return FileLogObserver(_file(reactor, twistd), _at_least(level, lines))
+    return FileObserver(reactor, _file(reactor, twistd), _at_least(level, lines))
+
+
+@implementer(ILogObserver)
+class FileObserver:
+    """
+    Writes lines to a file, those of a moment together: a call to the kernel for each would cost as much as all the rest
+    of a line.
+
+    What is a warning or worse is written at once, with all that came before it, and so is everything while no reactor
+    runs: at the start, and at the end.
+    """
+
+    def __init__(self, reactor: Any, file: Any, lines: Lines) -> None:
+        self._reactor = reactor
+        self._file = file
+        self._lines = lines
+        self._held: deque[str] = deque()
+        self._timer: IDelayedCall | None = None
+        reactor.addSystemEventTrigger("after", "shutdown", self.flush)
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write an event, now or soon; in any thread."""
+        line = self._lines(event)
+        if line:
+            self._held.append(line)
+            if _RANKS.get(event.get("log_level"), _INFO) > _INFO or not self._is_due():
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        lines: list[str] = []
+        while self._held:  # others may be adding to it
+            lines.append(self._held.popleft())
+        try:
+            self._file.write("".join(lines))
+            self._file.flush()
+        except (OSError, ValueError):  # a full disk, a closed pipe: there is nowhere to say so
+            pass
+
+    def _is_due(self) -> bool:
+        """Whether what is held will be written soon."""
+        if not self._reactor.running or not isInIOThread():
+            return False
+        if self._timer is None:
+            self._timer = self._reactor.callLater(HOLD, self._time)
+        return True
+
+    def _time(self) -> None:
+        self._timer = None
+        self.flush()
 
 
 def _file(reactor: Any, twistd: Mapping[str, Any]) -> Any:

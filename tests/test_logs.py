@@ -11,13 +11,16 @@ import sys
 import syslog
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import attrs
 import pytest
 from processes import environment, get, running
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, formatEventAsClassicLogText
 from twisted.python.failure import Failure
+from twisted.python.threadable import registerAsIOThread
 
 from agm import logs
 from agm.core.redact import MARK, Redactor
@@ -36,6 +39,23 @@ class Logged:
 Make = Callable[..., Logged]
 
 
+class Turns(Clock):
+    """A reactor as far as a log needs one; it does not run yet."""
+
+    running = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_the_end: list[Callable[[], object]] = []
+
+    def callFromThread(self, call: Callable[[], object]) -> None:
+        call()
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: Callable[[], object]) -> None:
+        assert (phase, event) == ("after", "shutdown")
+        self.at_the_end.append(call)
+
+
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Make:
     """A function that gives a logger in front of an observer that writes to the standard output of a terminal."""
@@ -45,7 +65,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         monkeypatch.setattr(sys, "stdout", out)
         redactor = Redactor()
         redactor.learn(SECRET)
-        publisher = LogPublisher(logs.observer(None, redactor, form, level, {"nodaemon": True}))
+        publisher = LogPublisher(logs.observer(Turns(), redactor, form, level, {"nodaemon": True}))
         return Logged(Logger("agm.test", observer=publisher), lambda: out.getvalue().splitlines())
 
     return with_form
@@ -193,13 +213,6 @@ def usr1() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
-class Turns:
-    """A reactor as far as a signal needs one."""
-
-    def callFromThread(self, call: Callable[[], object]) -> None:
-        call()
-
-
 @pytest.mark.usefixtures("usr1")
 def test_a_log_file_is_twistds_and_is_rotated_on_sigusr1(tmp_path: Path) -> None:
     file = tmp_path / "twistd.log"
@@ -212,9 +225,48 @@ def test_a_log_file_is_twistds_and_is_rotated_on_sigusr1(tmp_path: Path) -> None
     assert (tmp_path / "twistd.log.1").read_text().endswith("one\n")
 
 
+def test_lines_of_a_moment_are_written_together_but_none_waits_behind_a_warning(tmp_path: Path) -> None:
+    file, reactor = tmp_path / "twistd.log", Turns()
+    observer: Any = logs.observer(reactor, Redactor(), "text", "info", {"logfile": str(file)})
+    log = Logger("agm.test", observer=observer)
+
+    def written_words() -> list[str]:
+        return [line.rpartition(" ")[2] for line in file.read_text().splitlines()]
+
+    log.info("start")
+    assert written_words() == ["start"]
+    registerAsIOThread()
+    reactor.running = True
+    log.info("one")
+    log.info("two")
+    assert written_words() == ["start"]
+    reactor.advance(logs.HOLD)
+    assert written_words() == ["start", "one", "two"]
+    log.info("three")
+    log.warn("four")
+    assert written_words()[3:] == ["three", "four"]
+    log.info("five")
+    reactor.running = False
+    reactor.at_the_end[0]()
+    log.info("six")
+    assert written_words()[5:] == ["five", "six"]
+
+
+def test_what_another_thread_logs_is_written_at_once(tmp_path: Path) -> None:
+    file, reactor = tmp_path / "twistd.log", Turns()
+    observer: Any = logs.observer(reactor, Redactor(), "text", "info", {"logfile": str(file)})
+    registerAsIOThread()
+    reactor.running = True
+    thread = Thread(target=Logger("agm.test", observer=observer).info, args=("from afar",))
+    thread.start()
+    thread.join()
+    assert file.read_text().endswith("from afar\n")
+    assert reactor.getDelayedCalls() == []
+
+
 def test_a_daemon_has_no_standard_output() -> None:
     with pytest.raises(SystemExit, match="no standard output"):
-        logs.observer(None, Redactor(), "text", "info", {"logfile": "-"})
+        logs.observer(Turns(), Redactor(), "text", "info", {"logfile": "-"})
 
 
 @pytest.mark.parametrize("form", logs.FORMATS)
