@@ -2,16 +2,15 @@
 Many timers that hardly ever fire, at the cost of a set's: one for each request, stream and connection.
 
 The reactor's own timers are kept in a heap, where setting and cancelling cost several microseconds and cancelled ones
-stay for a while.  Here those that are due in the same half second share one of the reactor's; they may be late by that
-much, and are never early.  What is due soon is given to the reactor at once, to be exact.  What is due much later waits
-in a few large groups, and is sorted when its time is near: a group for each half second of the next hour would be
-thousands, all but a few of them empty.
+stay for a while.  Here they are put into a set, which is looked through as a whole when the first of them is due: a
+request's deadline is minutes away, and it is cancelled long before that.  They may be late by half a second, because it
+is not looked more often, and are never early.  What is due soon is given to the reactor at once, to be exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from math import inf
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -20,9 +19,6 @@ from twisted.logger import Logger
 GRAIN = 0.5
 #: Deadlines of less than this are exact.
 EXACT = 10.0
-#: Deadlines of more than this are grouped by so many grains, and looked at again before they are due.
-FAR = 60.0
-COARSE = 32
 
 log = Logger()
 
@@ -30,13 +26,12 @@ log = Logger()
 class Deadline:
     """What :meth:`Deadlines.after` returns: something that will be called, unless it is cancelled."""
 
-    __slots__ = ("_at", "_call", "_deadlines", "_delayed", "_slot")
+    __slots__ = ("_at", "_call", "_deadlines", "_delayed")
 
-    def __init__(self, deadlines: Deadlines, call: Callable[[], object]) -> None:
+    def __init__(self, deadlines: Deadlines, at: float, call: Callable[[], object]) -> None:
         self._deadlines = deadlines
+        self._at = at
         self._call: Callable[[], object] | None = call
-        self._at = 0.0
-        self._slot: set[Deadline] | None = None
         self._delayed: IDelayedCall | None = None
 
     @property
@@ -49,12 +44,9 @@ class Deadline:
         if self._call is None:
             return
         self._call = None
-        if self._slot is not None:
-            self._slot.discard(self)
-            if not self._slot:
-                self._slot.clear()  # an empty set keeps the room for what it has held
-            self._slot = None
-        elif self._delayed is not None:
+        if self._delayed is None:
+            self._deadlines.waiting.discard(self)
+        else:
             self._delayed.cancel()
             self._delayed = None
 
@@ -64,18 +56,13 @@ class Deadline:
             return
         if self._delayed is not None:
             self._delayed.reset(seconds)
-            return
-        at = self._deadlines.clock.seconds() + seconds
-        if at >= self._at:
-            self._at = at  # it is looked at when the former time has come
         else:
-            call = self._call
-            self.cancel()
-            self._call = call
-            self._deadlines.put(self, seconds)
+            self._at = self._deadlines.clock.seconds() + seconds
+            self._deadlines.look_by(self._at)
 
-    def _fire(self) -> None:
-        self._delayed = self._slot = None
+    def fire(self) -> None:
+        """It is due."""
+        self._delayed = None
         call, self._call = self._call, None
         if call is not None:
             call()
@@ -86,18 +73,27 @@ class Deadlines:
     The deadlines of one reactor.
 
     :param clock: the reactor, or a clock in its place.
+    :ivar waiting: those that are not the reactor's.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
-        self._slots: dict[int, set[Deadline]] = {}
-        self._order: list[int] = []
+        self.waiting: set[Deadline] = set()
         self._timer: IDelayedCall | None = None
+        #: When they are looked through next, and when they may be: half a second after the last time.
+        self._next = inf
+        self._not_before = -inf
 
     def after(self, seconds: float, call: Callable[[], object]) -> Deadline:
         """Have `call` called in so many seconds."""
-        deadline = Deadline(self, call)
-        self.put(deadline, seconds)
+        at = self.clock.seconds() + seconds
+        deadline = Deadline(self, at, call)
+        if seconds < EXACT:
+            deadline._delayed = self.clock.callLater(seconds, deadline.fire)
+        else:
+            self.waiting.add(deadline)
+            if at < self._next:
+                self.look_by(at)
         return deadline
 
     def stop(self) -> None:
@@ -105,53 +101,30 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._slots.clear()
-        self._order.clear()
+        self.waiting.clear()
+        self._next = inf
 
-    def put(self, deadline: Deadline, seconds: float) -> None:
-        """Set the time of a deadline that has none."""
-        if seconds < EXACT:
-            deadline._delayed = self.clock.callLater(seconds, deadline._fire)
-        else:
-            now = self.clock.seconds()
-            deadline._at = now + seconds
-            self._file(deadline, now)
-
-    def _file(self, deadline: Deadline, now: float) -> None:
-        number = int(deadline._at / GRAIN) + 1
-        if deadline._at - now > FAR:
-            number -= number % COARSE
-        slot = self._slots.get(number)
-        if slot is None:
-            slot = self._slots[number] = set()
-            heappush(self._order, number)
-            if self._timer is None or number == self._order[0]:
-                self._wait()
-        deadline._slot = slot
-        slot.add(deadline)
-
-    def _wait(self) -> None:
+    def look_by(self, at: float) -> None:
+        """Look through them no later than half a second after this time, in seconds of the clock."""
+        at = max(at, self._not_before)
+        if at >= self._next:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.clock.callLater(max(self._order[0] * GRAIN - self.clock.seconds(), 0.0), self._look)
+        self._next = at
+        self._timer = self.clock.callLater(max(at - self.clock.seconds(), 0.0), self._look)
 
     def _look(self) -> None:
         self._timer = None
+        self._next = inf
         now = self.clock.seconds()
-        due: list[Deadline] = []
-        while self._order and self._order[0] * GRAIN <= now:
-            due += self._slots.pop(heappop(self._order))
-        for deadline in due:
-            deadline._slot = None
-        for deadline in due:
-            if deadline._call is None:  # one before it has cancelled it
-                continue
-            if deadline._at > now:
-                self._file(deadline, now)
-            else:
-                try:
-                    deadline._fire()
-                except Exception:  # the others are due all the same
-                    log.failure("what was to be done at a deadline failed")
-        if self._order and self._timer is None:
-            self._wait()
+        self._not_before = now + GRAIN
+        due = [deadline for deadline in self.waiting if deadline._at <= now]
+        self.waiting.difference_update(due)
+        for deadline in due:  # one of them may cancel another
+            try:
+                deadline.fire()
+            except Exception:  # the others are due all the same
+                log.failure("what was to be done at a deadline failed")
+        if self.waiting:
+            self.look_by(min(deadline._at for deadline in self.waiting))

@@ -68,9 +68,8 @@ def test_many_that_were_cancelled_take_no_room_until_they_would_have_been_due() 
         ]:
             deadline.cancel()
         clock.advance(1)
-    slots = deadlines._slots.values()
-    assert sum(map(sys.getsizeof, slots)) < 250_000
-    assert len(clock.getDelayedCalls()) == 1
+    assert sys.getsizeof(deadlines.waiting) < 250_000
+    assert len(clock.getDelayedCalls()) <= 1
 
 
 def test_nothing_of_them_stays_with_the_clock_once_they_are_stopped() -> None:
@@ -93,14 +92,14 @@ def test_one_deadline_may_cancel_another_of_the_same_moment() -> None:
     assert len(fired) == 1
 
 
-def test_thousands_that_are_set_and_cancelled_leave_nothing_but_their_half_seconds() -> None:
+def test_thousands_that_are_set_and_cancelled_leave_nothing_but_one_look() -> None:
     """A request's deadline is an hour away, and there are many requests in an hour."""
     clock = Clock()
     deadlines = Deadlines(clock)
     for _ in range(10_000):
         deadlines.after(3600, lambda: None).cancel()
     assert len(clock.getDelayedCalls()) == 1
-    assert sum(map(len, deadlines._slots.values())) == 0
+    assert not deadlines.waiting
     clock.advance(3601)
     assert clock.getDelayedCalls() == []
 
@@ -117,3 +116,17 @@ def test_what_fails_at_its_time_does_not_cost_the_others_theirs(logged_failures:
     clock.pump([1] * 130)
     assert fired == [0, 1, 2]
     assert len(logged_failures) == 3
+
+
+def test_they_are_looked_through_twice_a_second_at_most_and_hardly_ever_while_none_is_due() -> None:
+    """Each look is at all of them."""
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    looks: list[float] = []
+    look = deadlines._look
+    deadlines._look = lambda: (looks.append(clock.seconds()), look())[1]  # type: ignore[method-assign]
+    for number in range(1000):
+        deadlines.after(60 + number / 1000, lambda: None)
+    clock.pump([0.01] * 6200)
+    assert 1 <= len(looks) <= 3
+    assert not deadlines.waiting

@@ -80,7 +80,8 @@ class UpstreamBody(Protocol):
         self._abort = abort
 
     def connectionMade(self) -> None:
-        self._start_timer()
+        if not self.transport.complete:
+            self._start_timer()
 
     def dataReceived(self, data: bytes) -> None:
         if self.ended:
@@ -129,8 +130,8 @@ class UpstreamBody(Protocol):
 
     def take(self) -> bytes:
         """What came before there was a sink."""
-        held, self._held = b"".join(self._held), []
-        return held
+        held, self._held = self._held, []
+        return held[0] if len(held) == 1 else b"".join(held)
 
     def flow_to(self, sink: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
         """From now on hand everything to `sink`, and call `on_end` once at the end, complete or not."""
