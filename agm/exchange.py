@@ -98,21 +98,20 @@ class OpenAnswer:
         self.body.abort("the answer is no longer wanted")
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class _Route:
     """Where an attempt goes, and why: a leased account and the number of its endpoint."""
 
     lease: Lease
-    endpoint: int
+    account: Account
+    url: str
     reason: str
 
-    @property
-    def account(self) -> Account:
-        return self.lease.account
-
-    @property
-    def url(self) -> str:
-        return self.account.endpoints[self.endpoint]
+    @classmethod
+    def of(cls, lease: Lease, endpoint: int, reason: str) -> _Route:
+        """The route to an endpoint of a lease's account, by its number."""
+        account = lease.account
+        return cls(lease, account, account.endpoints[endpoint], reason)
 
 
 @attrs.frozen
@@ -149,12 +148,12 @@ class Attempts:
     mapped: ModelChoice
     records: list[AttemptRecord] = attrs.Factory(list)
     #: Accounts that this request does not ask again, though others may.
-    _given_up: set[str] = attrs.Factory(set)
-    _refreshed: set[str] = attrs.Factory(set)
+    _given_up: frozenset[str] = frozenset()
+    _refreshed: frozenset[str] = frozenset()
     #: What was last shown for each account: others may have been given something newer by the time it is refused.
     _presented: dict[str, Sequence[tuple[bytes, bytes]]] = attrs.Factory(dict)
-    _waited: set[str] = attrs.Factory(set)
-    _without_user_project: set[str] = attrs.Factory(set)
+    _waited: frozenset[str] = frozenset()
+    _without_user_project: frozenset[str] = frozenset()
     _capacity: int = 0
     #: Seconds that this request has spent in the line for an account.
     _lined_up: float = 0.0
@@ -237,13 +236,13 @@ class Attempts:
             return None
         choice = self.select(accounts)
         lease = self.gateway.pool.lease(choice.account, self.request.model)
-        return self._along(lease, choice.reason) or _Route(lease, 0, choice.reason)
+        return self._along(lease, choice.reason) or _Route.of(lease, 0, choice.reason)
 
     @staticmethod
     def _along(lease: Lease, reason: str) -> _Route | None:
         """The next endpoint of an account that is leased already; None if there is no other."""
         endpoint = lease.next_endpoint()
-        return None if endpoint is None else _Route(lease, endpoint, reason)
+        return None if endpoint is None else _Route.of(lease, endpoint, reason)
 
     async def _first(self) -> _Route:
         """The first route, after a wait if it must be; raises if there is none."""
@@ -260,13 +259,13 @@ class Attempts:
         account, verdict = route.account, failure.verdict
         match verdict.fault:
             case Fault.CREDENTIAL if account.name not in self._refreshed and account.name in self.gateway.credentials:
-                self._refreshed.add(account.name)
+                self._refreshed |= {account.name}
                 self.gateway.credentials[account.name].mark_rejected(self._presented.get(account.name))
                 return attrs.evolve(route, reason="again, with a fresh credential")
             case Fault.RATE if (
                 verdict.delay is not None and verdict.delay <= SHORT_DELAY and account.name not in self._waited
             ):
-                self._waited.add(account.name)
+                self._waited |= {account.name}
                 await self._pause(verdict.delay)
                 return attrs.evolve(route, reason="again, after the short wait that was asked for")
             case Fault.FORBIDDEN | Fault.NO_MODEL if again := self._otherwise(account, failure):
@@ -282,7 +281,7 @@ class Attempts:
                 route.lease.release()
                 return None
         if verdict.fault is not Fault.QUOTA and not (verdict.fault is Fault.RATE and _long(verdict)):
-            self._given_up.add(account.name)  # the others are resting now, and may be asked when that is over
+            self._given_up |= {account.name}  # the others are resting now, and may be asked when that is over
         other = self._take()
         if other is None and failure.trouble is not None and failure.status is not None:
             # nobody else is there, and the upstream says that it did not answer this one
@@ -299,7 +298,7 @@ class Attempts:
         if account.kind != "code-assist" or failure.verdict.reason == "VALIDATION_REQUIRED":
             return None
         if failure.status == 403 and failure.user_project:
-            self._without_user_project.add(account.name)
+            self._without_user_project |= {account.name}
             return "again, without x-goog-user-project"
         if failure.status in (403, 404) and self.gateway.code_assist.forget_project(account):
             return "again, after asking for its project anew"

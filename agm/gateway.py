@@ -94,6 +94,8 @@ class Gateway:
     _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
     #: Sources of client keys, each with the name of the plugin that it is of.
     _keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
+    #: Those of them that can know any.
+    _asked_for_keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
     #: Keys that were presented and are not known, by their hash in this process.
     _strangers: set[int] = attrs.field(init=False, factory=set)
     #: How many calls of each client key are under way, where that is limited.
@@ -175,6 +177,7 @@ class Gateway:
         sources = _by_name(known)
         keys = self.hooks.client_key_sources(config)
         self.config, self._keys, self._catalog = config, keys, None
+        self._asked_for_keys = [pair for pair in keys if not isinstance(pair[1], KeyRing) or len(pair[1])]
         self.client.default_to(config.upstream.network)
         self._serve_from(sources)
         if self.auth_mode != "off" and not any(len(source) for _, source in keys):
@@ -234,9 +237,8 @@ class Gateway:
         :raises Unauthenticated: if one is asked for and none of them is known, or those that are known have expired.
         """
         expired: Unauthenticated | None = None
-        sources = [pair for pair in self._keys if not isinstance(pair[1], KeyRing) or len(pair[1])]
         for key in presented:
-            for plugin, source in sources:
+            for plugin, source in self._asked_for_keys:
                 found = await self._looked_up(plugin, source, key, request_id)
                 if found is not None:
                     self.redactor.meet(key)
@@ -309,17 +311,20 @@ class Gateway:
             reason="CLIENT_KEY_EXPIRED",
         )
 
+    @property
+    def limits_streams(self) -> bool:
+        """Whether each client key may have only so many calls answered at once."""
+        return self.config.limits.streams_per_key is not None
+
     @contextmanager
-    def stream_of(self, key: ClientKey | None) -> Iterator[None]:
+    def stream_of(self, key: ClientKey) -> Iterator[None]:
         """
-        One of the calls that a client key may have answered at once.
+        One of the calls that a client key may have answered at once, where that is limited.
 
         :raises TooManyRequests: if it has ``[limits] streams_per_key`` already.
         """
         most = self.config.limits.streams_per_key
-        if key is None or most is None:
-            yield
-            return
+        assert most is not None, "limits_streams says so"
         if self._streams[key.name] >= most:
             raise TooManyRequests(
                 f"This client key has [limits] streams_per_key, {most}, calls under way. Retry when one has ended.",

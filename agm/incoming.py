@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agm.gateway import Gateway
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Incoming:
     """A call as it came in: its parsed target, and the rest of it without credentials.  See :class:`GatewayRequest`."""
 

@@ -388,6 +388,8 @@ class _Response:
 
     def __init__(self, clock: Clock, status: int, body: bytes, lasts: float, cut: bool) -> None:
         self.headers = Headers()
+        self.first: Mapping[bytes, bytes] = {}
+        self.complete = False
         self.length = UNKNOWN_LENGTH
         self._clock = clock
         self._parts = [body] if status != 200 or not body else [body[: len(body) // 2 if cut else None], b""]
@@ -395,9 +397,6 @@ class _Response:
         self._reason: Exception = ConnectionLost() if cut else ResponseDone()
         self._protocol: Any = None
         self._ending: IDelayedCall | None = None
-
-    def header(self, name: bytes) -> bytes | None:
-        return None
 
     def deliverBody(self, protocol: Any) -> None:
         self._protocol = protocol

@@ -232,7 +232,7 @@ class PlainEvents:
     def _split(self, data: bytes) -> tuple[bytes, bytes]:
         """What of `data` can pass, and what starts like an error.  What may yet start like one is held."""
         before = self._tail[-1:]  # tells whether `data` starts a line
-        if b'"error"' in data:
+        if data.find(b'"error"') >= 0:
             start = _ERROR_START.search(before + data)
             if start:
                 cut = start.start() - 1
@@ -340,7 +340,7 @@ class PlainArray:
         if not self._closed:
             self._closed = self._brackets.feed(chunk) is not None
         window = self._window + chunk
-        if b'"error"' in window and (error := _ARRAY_ERROR_ELEMENT.search(window)):
+        if window.find(b'"error"') >= 0 and (error := _ARRAY_ERROR_ELEMENT.search(window)):
             self.failure = StreamFailure.of(502, "The upstream ended the answer with an error.")
             good = max(error.start() - len(self._window), 0)
             chunk = chunk[:good] + self._redact(chunk[good:])

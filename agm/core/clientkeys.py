@@ -88,17 +88,23 @@ class KeyRing:
         return hashlib.blake2b(digest_.encode("ascii"), key=self._pepper, digest_size=16).digest()
 
 
-def presented_keys(
-    *, authorization: str | None, x_api_key: str | None, x_goog_api_key: str | None, query_key: str | None
-) -> Sequence[str]:
+def presented_keys(headers: Mapping[bytes, bytes], query_key: str | None = None) -> Sequence[str]:
     """
     The keys that a request carries, without repeats, in the order in which the places are tried:
     ``Authorization: Bearer``, ``x-api-key``, ``x-goog-api-key``, ``?key=``.
+
+    :param headers: the first value of each header, by its name in lower case.
     """
     found: list[str] = []
-    if authorization is not None:
-        scheme, _, token = authorization.strip().partition(" ")
+    if b"authorization" in headers:
+        scheme, _, token = headers[b"authorization"].decode("latin-1").strip().partition(" ")
         if scheme.lower() == "bearer":
             found.append(token.strip())
-    found += [key.strip() for key in (x_api_key, x_goog_api_key, query_key) if key is not None]
-    return tuple(dict.fromkeys(key for key in found if key))
+    for name in (b"x-api-key", b"x-goog-api-key"):
+        if name in headers:
+            found.append(headers[name].decode("latin-1").strip())
+    if query_key is not None:
+        found.append(query_key.strip())
+    if len(found) == 1 and found[0]:
+        return found
+    return list(dict.fromkeys(filter(None, found)))

@@ -21,6 +21,9 @@ RequestType = Literal["agent", "image_gen"]
 #: A body of more bytes than this is left where it is when it is wrapped, and sent from there.
 LARGE = 64 * 1024
 
+#: As numbers: to look for bytes, Python first makes an error of their not being one.
+_LF, _CR = b"\n\r"
+
 _DOCUMENT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -250,7 +253,7 @@ def one_line(document: bytes) -> bytes:
 
     Inside a JSON string a line break is always escaped, so those that are left are white space between tokens.
     """
-    if b"\n" not in document and b"\r" not in document:
+    if _LF not in document and _CR not in document:
         return document
     return document.replace(b"\r\n", b" ").replace(b"\n", b" ").replace(b"\r", b" ")
 

@@ -78,7 +78,7 @@ class Body:
         return self._look
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class GatewayRequest:
     """
     A client's request, as far as it matters to a decision.
@@ -132,7 +132,7 @@ class Account:
     network: Network | None = None
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ModelChoice:
     """The upstream model that serves a request, and why."""
 
@@ -140,7 +140,7 @@ class ModelChoice:
     reason: str
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class AccountChoice:
     """The account that serves an attempt, and why."""
 
@@ -148,7 +148,7 @@ class AccountChoice:
     reason: str
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class UpstreamRequest:
     """
     A request as it goes to an endpoint, but for the credential.
@@ -171,7 +171,7 @@ class UpstreamRequest:
         return bytes(self.content) if isinstance(self.content, Spliced) else self.content
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class AttemptRecord:
     """
     One try at an upstream, after it ended.
@@ -197,7 +197,7 @@ class AttemptRecord:
     probe: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class RequestRecord:
     """
     One request, after it ended: `outcome` is ``ok``, ``error``, ``aborted`` (after the first byte) or ``cancelled``

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import attrs
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Usage:
     """
     Tokens of one request, as the upstream counted them; 0 for what it did not tell.
@@ -47,6 +46,16 @@ _COLON = re.compile(r"\s*:\s*(?=\{)")
 _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 #: What Vertex AI tells of a text that was embedded by ``predict``; the sum over all texts is the prompt.
 _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
+
+#: What Google calls each field of a :class:`Usage`.
+_COUNTS = (
+    "promptTokenCount",
+    "candidatesTokenCount",
+    "cachedContentTokenCount",
+    "thoughtsTokenCount",
+    "toolUsePromptTokenCount",
+    "totalTokenCount",
+)
 
 _JSON = json.JSONDecoder()
 #: No count is as large as this; JSON's numbers have no end.
@@ -166,17 +175,12 @@ def _usage(text: str) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    prompt, output = _count(found, "promptTokenCount"), _count(found, "candidatesTokenCount")
-    thoughts, tool = _count(found, "thoughtsTokenCount"), _count(found, "toolUsePromptTokenCount")
-    total = _count(found, "totalTokenCount") or prompt + output + thoughts + tool
+    counts = map(found.get, _COUNTS)
+    prompt, output, cached, thoughts, tool, total = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+    total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
         return None
-    return Usage(prompt, output, _count(found, "cachedContentTokenCount"), thoughts, tool, total)
-
-
-def _count(found: dict[str, Any], name: str) -> int:
-    value = found.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST else 0
+    return Usage(prompt, output, cached, thoughts, tool, total)
 
 
 def _last_reason(data: bytes, name: bytes, before: int, *, after: int = 0) -> str | None:

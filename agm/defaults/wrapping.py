@@ -9,7 +9,6 @@ Every path is built from its parts; of the client's query only Google's own syst
 
 from __future__ import annotations
 
-import uuid
 from urllib.parse import quote
 
 from agm import __version__, hookimpl
@@ -17,6 +16,7 @@ from agm.core import envelope
 from agm.core.answers import Framing
 from agm.core.request import Account, GatewayRequest, UpstreamRequest
 from agm.core.target import quote_model
+from agm.ids import new_uuid
 
 USER_AGENT = f"agm/{__version__}"
 
@@ -93,7 +93,7 @@ def _code_assist(request: GatewayRequest, account: Account, body: bytes) -> Upst
             body,
             project=account.project,
             model=model,
-            request_id=str(uuid.uuid4()),
+            request_id=new_uuid(),
             user_agent=USER_AGENT,
             session_id=request.body.fingerprint,
             plain=body is request.body.raw and request.body.plain,

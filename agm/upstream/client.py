@@ -7,7 +7,7 @@ accounts, nor on the way to a token endpoint.  :class:`PlainClient` is a treq cl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +26,16 @@ from agm.core.network import EnvironmentProxies, Network
 from agm.core.spliced import Spliced
 from agm.deadlines import Deadlines
 from agm.upstream.body import Collector, UpstreamBody
-from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent, NoHandshake, NotHttp, Origin, TruncatedAnswer
+from agm.upstream.http1 import (
+    BrokenAnswer,
+    Connections,
+    GivenHeaders,
+    Http1Agent,
+    NoHandshake,
+    NotHttp,
+    Origin,
+    TruncatedAnswer,
+)
 from agm.upstream.trust import policy_of, tls_reason
 from agm.upstream.tunnel import ProxyFailed
 
@@ -62,18 +71,6 @@ class WholeBody:
 
     def resumeProducing(self) -> None:
         """It is written already."""
-
-
-class GivenHeaders(Headers):
-    """Headers that are written as they are given: names in their usual case, and nobody looks any up."""
-
-    def __init__(self, lines: Sequence[tuple[bytes, bytes]]) -> None:
-        super().__init__()
-        self._lines = lines
-
-    def getAllRawHeaders(self) -> Iterator[tuple[bytes, Sequence[bytes]]]:
-        """All of them, in order."""
-        return ((name, (value,)) for name, value in self._lines)
 
 
 class PlainClient(HTTPClient):
@@ -113,7 +110,7 @@ class PlainClient(HTTPClient):
         return self._agent
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class UpstreamAnswer:
     """The head of an answer; its body waits until :meth:`deliver` or :meth:`read`."""
 
@@ -128,13 +125,14 @@ class UpstreamAnswer:
 
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in lower case."""
-        value = self._response.header(name.encode("ascii"))
+        value = self.first.get(name.encode("ascii"))
         return None if value is None else value.decode("latin-1")
 
-    def raw_header(self, name: bytes) -> bytes | None:
-        """The first value of a header; `name` in lower case."""
-        value: bytes | None = self._response.header(name)
-        return value
+    @property
+    def first(self) -> Mapping[bytes, bytes]:
+        """The first value of each header, by its name in lower case."""
+        first: Mapping[bytes, bytes] = self._response.first
+        return first
 
     @property
     def length(self) -> int | None:

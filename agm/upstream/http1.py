@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,7 +120,6 @@ class Answer:
         self.code = code
         self.phrase = phrase
         self._raw = raw
-        #: The first value of each header, by its name in lower case.
         self._first: dict[bytes, bytes] = {name.lower(): value for name, value in reversed(raw)}
         self._headers: Headers | None = None
         self._connection: Connection | None = connection
@@ -145,13 +144,21 @@ class Answer:
                 self._headers.addRawHeader(name, value)
         return self._headers
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header; `name` in lower case."""
-        return self._first.get(name)
+    @property
+    def first(self) -> Mapping[bytes, bytes]:
+        """The first value of each header, by its name in lower case."""
+        return self._first
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more comes."""
+        return self._ended is not None
 
     @property
     def encoded(self) -> bool:
         """Whether the body is not as it was meant to be read: it is compressed, or coded for the way but for chunks."""
+        if b"content-encoding" not in self._first and b"transfer-encoding" not in self._first:
+            return False
         return any(
             name in self._first and [value.lower() for key, value in self._raw if key.lower() == name] != [plain]
             for name, plain in _PLAIN_CODINGS
@@ -701,6 +708,18 @@ def _opening(method: bytes, uri: bytes) -> tuple[Origin, bytes]:
     return origin, b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity\r\n" % (method, target, host)
 
 
+class GivenHeaders(Headers):
+    """Headers that are written as they are given: names in their usual case, and nobody looks any up."""
+
+    def __init__(self, lines: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def getAllRawHeaders(self) -> Iterator[tuple[bytes, Sequence[bytes]]]:
+        """All of them, in order."""
+        return ((name, (value,)) for name, value in self.lines)
+
+
 @implementer(IAgent)
 class Http1Agent:
     """
@@ -720,9 +739,13 @@ class Http1Agent:
         origin, opening = _opening(method, uri)
         body = getattr(bodyProducer, "whole", None)
         lines = [opening]
-        for name, values in headers.getAllRawHeaders() if headers is not None else ():
-            if name.lower() not in _OURS:
-                lines += [b"%b: %b\r\n" % (name, value) for value in values]
+        if isinstance(headers, GivenHeaders):
+            pairs: Iterable[tuple[bytes, bytes]] = headers.lines
+        elif headers is not None:
+            pairs = [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+        else:
+            pairs = ()
+        lines += [b"%b: %b\r\n" % pair for pair in pairs if pair[0].lower() not in _OURS]
         if bodyProducer is not None:
             if bodyProducer.length is UNKNOWN_LENGTH:
                 lines.append(b"Transfer-Encoding: chunked\r\n")

@@ -18,9 +18,10 @@ from twisted.python.failure import Failure
 
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.http1 import Head, Malformed, RequestReader
+from agm.ids import new_request_id
 from agm.transports import hang_up, send, unsent, untaken
 from agm.upstream.upload import StreamedBody
-from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, new_request_id, phrase
+from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
 
 if TYPE_CHECKING:
     from agm.web.site import GatewaySite

@@ -35,9 +35,7 @@ class Scrape(ApiResource):
             return False
         if self._ring is None or self._ring[0] != digest:
             self._ring = (digest, KeyRing([ClientKey("metrics", digest)]))
-        shown = presented_keys(
-            authorization=wire.header(b"authorization"), x_api_key=None, x_goog_api_key=None, query_key=None
-        )
+        shown = presented_keys({name: wire.head.first[name] for name in (b"authorization",) if name in wire.head.first})
         return any(self._ring[1].lookup(token) is not None for token in shown)
 
     async def respond(self, visit: Visit) -> None:

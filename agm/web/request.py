@@ -8,7 +8,6 @@ write.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import warnings
@@ -28,6 +27,7 @@ from twisted.web.server import Request
 from agm import __version__
 from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
 from agm.core.http1 import Head
+from agm.ids import new_request_id
 from agm.upstream.upload import StreamedBody
 
 if TYPE_CHECKING:
@@ -53,11 +53,6 @@ def phrase(status: int) -> bytes:
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _STATUS_LINES = {int(s): b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode("ascii")) for s in HTTPStatus}
-
-
-def new_request_id() -> str:
-    """16 hexadecimal digits."""
-    return os.urandom(8).hex()
 
 
 class _Date:
@@ -153,7 +148,7 @@ class GatewayRequestOnWire(Request):
     @cached_property
     def postpath(self) -> list[bytes]:  # type: ignore[override]  # an attribute there
         """The segments of the path that have not been walked."""
-        return [unquote_to_bytes(part) if b"%" in part else part for part in self.path[1:].split(b"/")]
+        return [unquote_to_bytes(part) if part.find(b"%") >= 0 else part for part in self.path[1:].split(b"/")]
 
     @cached_property
     def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # an attribute there

@@ -79,7 +79,7 @@ _SSE_HEADERS = (
 )
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Visit:
     """A request to a resource: the wire's, its decoded query, and whose it is."""
 
@@ -162,26 +162,21 @@ class ApiResource(Resource):
 
     async def _visit(self, wire: GatewayRequestOnWire) -> None:
         self._check_host(wire)
-        origin = self.access.check_origin(wire.header(b"origin"), wire.header(b"host"))
+        given = wire.head.first
+        origin = None
+        if b"origin" in given:
+            origin = self.access.check_origin(wire.header(b"origin"), wire.header(b"host"))
         if origin is not None:
             wire.responseHeaders.setRawHeaders(b"Access-Control-Allow-Origin", [origin.encode("latin-1")])
             wire.responseHeaders.setRawHeaders(b"Access-Control-Expose-Headers", [b"x-agm-request-id, retry-after"])
             wire.responseHeaders.addRawHeader(b"Vary", b"Origin")
         method = wire.method.decode("ascii", "replace")
-        self.access.check_page(method, wire.head.first, let_in=origin is not None)
-        preflight = method == "OPTIONS" and b"access-control-request-method" in wire.head.first
+        self.access.check_page(method, given, let_in=origin is not None)
+        preflight = method == "OPTIONS" and b"access-control-request-method" in given
         query = _query(wire)
         key: ClientKey | None = None
         if not preflight and not self.is_open(wire, query):
-            key = await self.gateway.authenticate(
-                presented_keys(
-                    authorization=wire.header(b"authorization"),
-                    x_api_key=wire.header(b"x-api-key"),
-                    x_goog_api_key=wire.header(b"x-goog-api-key"),
-                    query_key=query.get("key"),
-                ),
-                wire.id,
-            )
+            key = await self.gateway.authenticate(presented_keys(given, query.get("key")), wire.id)
         allowed = [*self.methods_of(wire), "OPTIONS"]
         if method == "OPTIONS":
             self._options(wire, allowed, preflight=preflight)
@@ -316,7 +311,7 @@ class Gemini(ApiResource):
         if path.rpartition(b"/")[2] == b"models":
             return ("GET", "HEAD")
         name = path.rpartition(b"/")[2].lower()
-        called = b":" in name or b"%3a" in name or name == b"counttokens"
+        called = name.find(b":") >= 0 or name.find(b"%3a") >= 0 or name == b"counttokens"
         return ("POST",) if called else ("GET", "HEAD")
 
     async def respond(self, visit: Visit) -> None:
@@ -348,8 +343,12 @@ class Gemini(ApiResource):
             body=decoded_body(wire),
             received_at=gateway.wall(),
         )
-        with gateway.stream_of(visit.key):
-            await self._answer(wire, Preparation(gateway, incoming))
+        preparation = Preparation(gateway, incoming)
+        if visit.key is not None and gateway.limits_streams:
+            with gateway.stream_of(visit.key):
+                await self._answer(wire, preparation)
+        else:
+            await self._answer(wire, preparation)
 
     async def _answer(self, wire: GatewayRequestOnWire, preparation: Prepared) -> None:
         """Open an answer, relay it, and tell the observers how it ended."""
@@ -430,9 +429,9 @@ class Gemini(ApiResource):
 
     def _head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
         """The headers of an answer."""
-        passed = [(name, opened.answer.raw_header(lower)) for name, lower in _PASSED_HEADERS]
-        headers = [(name, value) for name, value in passed if value is not None]
-        content_type = opened.answer.raw_header(b"content-type")
+        given = opened.answer.first
+        headers = [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
+        content_type = given.get(b"content-type")
         if opened.framing is Framing.SSE:
             headers += _SSE_HEADERS
         elif opened.framing is Framing.ARRAY or content_type is None:
@@ -464,7 +463,7 @@ def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
 
     :raises InvalidRequest: for a form that the gateway does not speak.
     """
-    asked = [query[name] for name in ("alt", "$alt") if query.get(name)]
+    asked = [query[name] for name in ("alt", "$alt") if query.get(name)] if query else []
     forms = []
     for value in asked:
         match = _ALT.fullmatch(value)

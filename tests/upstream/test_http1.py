@@ -149,7 +149,7 @@ async def test_a_request_goes_out_as_it_was_given(agent: Http1Agent, server: Scr
     wire.send(OK)
     response = await asking
     assert (response.code, response.phrase, response.length) == (200, b"OK", 2)
-    assert response.header(b"content-length") == b"2"
+    assert response.first[b"content-length"] == b"2"
     assert await whole(response) == b"ok"
 
 
