@@ -1,20 +1,29 @@
 """
-Names of requests: random, and nothing that anybody could learn something from or that has to be kept from anybody.
+Names of requests: nothing that has to be kept from anybody, or that anybody gains by guessing.
 
-They come from a generator of this process's own, which is seeded by the system once: asking the system each time costs
-more than the rest of what a small request's head takes.
+What is random in them comes from a generator of this process's own, which is seeded by the system once: asking the
+system each time costs more than the rest of what a small request's head takes.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from random import Random
+from time import time
 
 _bits = Random().getrandbits  # noqa: S311  # nobody gains anything by guessing one
+#: Some of the bits of a request's name; where they begin tells the names of two processes apart.
+_next = count(_bits(22)).__next__
 
 
 def new_request_id() -> str:
-    """16 hexadecimal digits."""
-    return f"{_bits(64):016x}"
+    """
+    16 hexadecimal digits, greater than those of all requests before: the milliseconds since the epoch, and a number.
+
+    What comes later has its place behind all others in an index, where there is room: the request log writes a tenth of
+    what it would with names of any order.
+    """
+    return f"{int(time() * 1000) << 22 | _next() & 0x3FFFFF:016x}"
 
 
 def new_uuid() -> str:

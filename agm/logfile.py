@@ -15,6 +15,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,9 @@ _CREATE = (
 COLUMNS = tuple(re.findall(r"^        (\w+) (?:TEXT|REAL|INTEGER)(?! PRIMARY)", _CREATE[0], re.MULTILINE))
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
 _INSERT = f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES {_ROW}"  # noqa: S608  # ours
-#: Rows of one statement, and that statement.  What runs in another thread meets the reactor's once for each of these:
-#: the lock of the interpreter goes back and forth with every statement.
-AT_ONCE = 32
-_INSERT_MANY = ", ".join([_INSERT, *[_ROW] * (AT_ONCE - 1)])
+#: Rows of one statement at most: 2^9.  What runs in another thread waits for the interpreter's lock after every
+#: statement, and while somebody waits the reactor's thread pays for each call to the kernel that gives the lock away.
+AT_ONCE = 512
 _INSERT_BODIES = "INSERT OR REPLACE INTO bodies VALUES (?, ?, ?, ?, ?, ?)"
 #: Columns in which people look for tokens.
 TOKENS = ("prompt_tokens", "output_tokens", "cached_tokens", "thought_tokens", "tool_tokens", "total_tokens")
@@ -220,13 +220,20 @@ def insert(
     :param rows: values in the order of :data:`COLUMNS`.
     :param bodies: of each the request's id, its start, its body and that one's size, the answer's body and its size.
     """
-    single = len(rows) % AT_ONCE
+    at = 0
     with connection:
-        connection.executemany(_INSERT, rows[:single])
-        for at in range(single, len(rows), AT_ONCE):
-            connection.execute(_INSERT_MANY, list(chain.from_iterable(rows[at : at + AT_ONCE])))
+        while at < len(rows):
+            count = min(1 << (len(rows) - at).bit_length() - 1, AT_ONCE)  # few sizes, so that SQLite knows them again
+            connection.execute(_inserting(count), list(chain.from_iterable(rows[at : at + count])))
+            at += count
         if bodies:
             connection.executemany(_INSERT_BODIES, bodies)
+
+
+@cache
+def _inserting(count: int) -> str:
+    """The statement that adds so many rows."""
+    return ", ".join([_INSERT, *[_ROW] * (count - 1)])
 
 
 def prune(connection: sqlite3.Connection, *, oldest: float, oldest_body: float, max_size: int) -> int:
@@ -259,8 +266,11 @@ def prune(connection: sqlite3.Connection, *, oldest: float, oldest_body: float, 
 
 def size(connection: sqlite3.Connection) -> int:
     """How many bytes hold something."""
-    pages = _number(connection, "PRAGMA page_count") - _number(connection, "PRAGMA freelist_count")
-    return pages * _number(connection, "PRAGMA page_size")
+    return _number(
+        connection,
+        "SELECT (page_count - freelist_count) * page_size "
+        "FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+    )
 
 
 # -- Asking ------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from agm.logfile import Filter, Unusable
 #: Seconds from a request's end to its row.
 DELAY = 0.5
 #: Requests that are written at once, and those that wait to be at most.
-BATCH = 500
+BATCH = logfile.AT_ONCE
 QUEUE = 10_000
 #: Bytes of bodies that wait to be written at most.
 QUEUED_BODIES = 32 * 2**20
