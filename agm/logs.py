@@ -15,8 +15,9 @@ import sys
 import syslog
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Final
 
 import msgspec
@@ -35,8 +36,12 @@ FORMATS: Final = ("text", "json")
 #: From the least to the most important.
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 
-Lines = Callable[[LogEvent], str | None]
+#: Lines for events, of those that say something; of several at once, because what is looked for in each of them is
+#: looked for in all of them together first.
+Lines = Callable[[Sequence[LogEvent]], list[str]]
 Redact = Callable[[str], str]
+#: A field of an event all of whose fields are strings and numbers: it may be made a line later than it was logged.
+LATER: Final = "log_later"
 
 _RANKS: Mapping[Any, int] = {LogLevel.levelWithName(name): rank for rank, name in enumerate(LEVELS)}
 _INFO: Final = LEVELS.index("info")
@@ -94,18 +99,25 @@ def text_lines(redact: Redact) -> Lines:
     """Lines for people: local time, where it is from, and what it says; as Twisted writes them."""
     second, shown = 0, ""
 
-    def line(event: LogEvent) -> str | None:
+    def lines(events: Sequence[LogEvent]) -> list[str]:
         nonlocal second, shown
-        text = _text(event)
-        if not text:
-            return None
-        at = event.get("log_time", 0.0)
-        if int(at) != second or not shown:
-            second = int(at)
-            shown = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(at))
-        return f"{shown} [{_system(event)}] {_safe(redact(text))}\n"
+        made = []
+        for event, text in zip(events, _plain([_text(event) for event in events], redact), strict=True):
+            if text:
+                at = event.get("log_time", 0.0)
+                if int(at) != second or not shown:
+                    second = int(at)
+                    shown = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(at))
+                made.append(f"{shown} [{_system(event)}] {_safe(text)}\n")
+        return made
 
-    return line
+    return lines
+
+
+def _plain(texts: list[str], redact: Redact) -> list[str]:
+    """Texts without secrets.  As good as never one has any, so all of them are looked through together."""
+    joined = "\n".join(texts)
+    return texts if redact(joined) == joined else [redact(text) for text in texts]
 
 
 def _text(event: LogEvent) -> str:
@@ -133,12 +145,12 @@ def json_lines(redact: Redact) -> Lines:
     is about one; ``traceback``; and whatever fields of the event are strings, numbers or truth values.
     """
 
-    def line(event: LogEvent) -> str | None:
+    def document(event: LogEvent) -> dict[str, Any]:
         message, traceback = _message(event), _traceback(event)
         if not message and not traceback:
-            return None
+            return {}
         moment = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
-        document: dict[str, Any] = {
+        made: dict[str, Any] = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": _level(event),
             "logger": event.get("log_namespace", "-"),
@@ -146,21 +158,30 @@ def json_lines(redact: Redact) -> Lines:
         }
         for name, value in event.items():
             if type(value) in _PLAIN and not name.startswith("log_") and name not in _OWN:
-                document[name] = value
-        if document.get("request_id") == "-":
-            del document["request_id"]
+                made[name] = value
+        if made.get("request_id") == "-":
+            del made["request_id"]
         if traceback:
-            document["traceback"] = traceback
-        strings = "\n".join(value for value in document.values() if type(value) is str)
-        if redact(strings) != strings:
-            document = {
-                name: redact(value) if type(value) is str and name != "time" else value
-                for name, value in document.items()
-            }
-        encoded = _encoded(document)
-        return f"{encoded if encoded.isprintable() else encoded.translate(_JSON_CONTROLS)}\n"
+            made["traceback"] = traceback
+        return made
 
-    return line
+    def lines(events: Sequence[LogEvent]) -> list[str]:
+        documents = [made for made in map(document, events) if made]
+        strings = "\n".join(value for made in documents for value in made.values() if type(value) is str)
+        if redact(strings) != strings:
+            documents = [
+                {
+                    name: redact(value) if type(value) is str and name != "time" else value
+                    for name, value in made.items()
+                }
+                for made in documents
+            ]
+        return [
+            f"{encoded if encoded.isprintable() else encoded.translate(_JSON_CONTROLS)}\n"
+            for encoded in map(_encoded, documents)
+        ]
+
+    return lines
 
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -179,18 +200,6 @@ def _encoded(document: dict[str, Any]) -> str:
 # -- Where they go -----------------------------------------------------------------------------------
 
 
-def _at_least(level: str, lines: Lines) -> Lines:
-    """The lines of this level and above."""
-    least = LEVELS.index(level)
-    if least == 0:
-        return lines
-
-    def line(event: LogEvent) -> str | None:
-        return lines(event) if _RANKS.get(event.get("log_level"), 1) >= least else None
-
-    return line
-
-
 def observer(reactor: Any, redactor: Redactor, form: str, level: str, twistd: Mapping[str, Any]) -> ILogObserver:
     """
     What to log with.
@@ -205,7 +214,7 @@ def observer(reactor: Any, redactor: Redactor, form: str, level: str, twistd: Ma
     if twistd.get("syslog"):
         syslog.openlog(twistd.get("prefix") or "agm")
         return syslog_observer(redactor, form, level, syslog.syslog)
-    return FileObserver(reactor, _file(reactor, twistd), _at_least(level, lines))
+    return FileObserver(reactor, _file(reactor, twistd), lines, LEVELS.index(level))
 
 
 @implementer(ILogObserver)
@@ -218,27 +227,36 @@ class FileObserver:
     runs: at the start, and at the end.
     """
 
-    def __init__(self, reactor: Any, file: Any, lines: Lines) -> None:
+    def __init__(self, reactor: Any, file: Any, lines: Lines, least: int = 0) -> None:
         self._reactor = reactor
         self._file = file
         self._lines = lines
-        self._held: deque[str] = deque()
+        self._least = least
+        #: Lines, and events that are to become some.
+        self._held: deque[str | LogEvent] = deque()
         self._timer: IDelayedCall | None = None
         reactor.addSystemEventTrigger("after", "shutdown", self.flush)
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event, now or soon; in any thread."""
-        line = self._lines(event)
-        if line:
-            self._held.append(line)
-            if _RANKS.get(event.get("log_level"), _INFO) > _INFO or not self._is_due():
+        rank = _RANKS.get(event.get("log_level"), _INFO)
+        if rank >= self._least:
+            if LATER in event:
+                self._held.append(event)
+            else:
+                self._held.extend(self._lines([event]))
+            if rank > _INFO or not self._is_due():
                 self.flush()
 
     def flush(self) -> None:
         """Write what is held."""
-        lines: list[str] = []
+        held: list[str | LogEvent] = []
         while self._held:  # others may be adding to it
-            lines.append(self._held.popleft())
+            held.append(self._held.popleft())
+        lines: list[str] = []
+        for are_lines, group in groupby(held, lambda it: type(it) is str):
+            some: list[Any] = list(group)
+            lines += some if are_lines else self._lines(some)
         try:
             self._file.write("".join(lines))
             self._file.flush()
@@ -292,11 +310,11 @@ def syslog_observer(redactor: Redactor, form: str, level: str, send: Callable[[i
         if _RANKS.get(level, 1) < least:
             return
         if form == "json":
-            entry = as_json(event)
+            entry = "".join(as_json([event]))
         else:
             text = _text(event)
-            entry = f"[{_system(event)}] {_safe(redactor.text(text))}" if text else None
-        if entry is not None:
+            entry = f"[{_system(event)}] {_safe(redactor.text(text))}" if text else ""
+        if entry:
             priority = _PRIORITIES.get(level, syslog.LOG_INFO)
             for line in entry.rstrip("\n").split("\n"):
                 send(priority, line.replace("\0", ""))

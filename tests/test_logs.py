@@ -104,8 +104,8 @@ def test_a_line_of_json_has_the_time_the_level_the_logger_the_message_and_the_fi
 
 
 def test_the_time_of_json_is_utc_to_the_millisecond() -> None:
-    line = logs.json_lines(str)({"log_format": "x", "log_time": 1.5, "log_level": LogLevel.info})
-    assert json.loads(line or "")["time"] == "1970-01-01T00:00:01.500Z"
+    (line,) = logs.json_lines(str)([{"log_format": "x", "log_time": 1.5, "log_level": LogLevel.info}])
+    assert json.loads(line)["time"] == "1970-01-01T00:00:01.500Z"
 
 
 def test_what_is_not_about_a_request_has_no_request_id(make: Make) -> None:
@@ -252,6 +252,29 @@ def test_lines_of_a_moment_are_written_together_but_none_waits_behind_a_warning(
     assert written_words()[5:] == ["five", "six"]
 
 
+@pytest.mark.parametrize("form", logs.FORMATS)
+def test_events_that_are_made_lines_later_keep_their_place_and_no_secret(tmp_path: Path, form: str) -> None:
+    file, reactor, redactor = tmp_path / "twistd.log", Turns(), Redactor()
+    redactor.learn(SECRET)
+    log = Logger("agm.test", observer=logs.observer(reactor, redactor, form, "info", {"logfile": str(file)}))
+    registerAsIOThread()
+    reactor.running = True
+    for number, text in enumerate(["one", SECRET, "three"]):
+        log.info("{text} is number {number}", text=text, number=number, **{logs.LATER: True})
+        log.info("then {number}", number=number)
+    log.debug("{text}", text="unseen", **{logs.LATER: True})
+    assert file.read_text() == ""
+    reactor.advance(logs.HOLD)
+    said = ["one is number 0", "then 0", f"{MARK} is number 1", "then 1", "three is number 2", "then 2"]
+    if form == "json":
+        documents = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [it["message"] for it in documents] == said
+        assert documents[2]["text"] == MARK
+        assert not any(name.startswith("log_") for it in documents for name in it)
+    else:
+        assert [line.partition("] ")[2] for line in file.read_text().splitlines()] == said
+
+
 def test_what_another_thread_logs_is_written_at_once(tmp_path: Path) -> None:
     file, reactor = tmp_path / "twistd.log", Turns()
     observer: Any = logs.observer(reactor, Redactor(), "text", "info", {"logfile": str(file)})
@@ -381,9 +404,9 @@ def test_the_page_names_the_fields_and_shows_a_line_as_it_is() -> None:
         "log_namespace": "agm.web.site",
         **{name: shown[name] for name in ("request_id", "method", "path", "status", "sent")},
     }
-    assert logs.json_lines(str)(event) == f"{example}\n"
-    failed = logs.json_lines(str)({**event, "log_failure": Failure(ValueError("no"))})
-    assert set(json.loads(failed or "")) - {"method", "path", "status", "sent"} == set(fields)
+    assert logs.json_lines(str)([event]) == [f"{example}\n"]
+    (failed,) = logs.json_lines(str)([{**event, "log_failure": Failure(ValueError("no"))}])
+    assert set(json.loads(failed)) - {"method", "path", "status", "sent"} == set(fields)
     assert all(f"`{level}`" in PAGE for level in logs.LEVELS)
     (text,) = re.findall(r"```text\n(.*)\n```", PAGE)
-    assert text.partition(" ")[2] == (logs.text_lines(str)(event) or "").partition(" ")[2].rstrip("\n")
+    assert text.partition(" ")[2] == logs.text_lines(str)([event])[0].partition(" ")[2].rstrip("\n")

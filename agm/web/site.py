@@ -21,6 +21,7 @@ from twisted.web.server import Site
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
 from agm.core.target import plain_call
+from agm.logs import LATER
 from agm.transports import hang_up
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
@@ -240,6 +241,7 @@ class GatewaySite(Site):
                 "log_level": LogLevel.info,
                 "log_time": time.time(),
                 "log_format": "{request_id}: {method} {path} {status} {sent}",
+                LATER: True,
                 "request_id": request.id,
                 "method": request.method.decode("ascii", "backslashreplace"),
                 "path": request.path.decode("ascii", "backslashreplace")[:200],
