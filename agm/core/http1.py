@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final, final
+from typing import Any, Final, final
 
 #: Bytes of a chunk's line, extensions included.
 MAX_CHUNK_LINE = 256
@@ -28,6 +28,7 @@ _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,32}) ([\x21-\x7e]+) HTTP/([0-9
 _FIELDS = re.compile(rb"(?:" + _TOKEN + rb"+:[\t\x20-\x7e\x80-\xff]*\r\n)*")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\x00")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length:[\t ]*([0-9]+)[\t ]*\r\n", re.IGNORECASE)
 #: No white space before a semicolon, which RFC 9112, section 7.1.1, calls bad: only who tries two readers sends it.
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 #: RFC 9110, section 6.5.1: what frames or routes a message never stands behind it.
@@ -58,9 +59,11 @@ class Head:
     :ivar length: the body's, in bytes; None if it is chunked.
     :ivar keep_alive: whether another request may follow.
     :ivar expects: whether the client waits for ``100 Continue``.
+    :ivar found: what readers have found out about this head.  One that is alike but for the length of the body shares
+        it: what is put here must not depend on that length, nor hold the head.
     """
 
-    __slots__ = ("expects", "fields", "first", "keep_alive", "length", "method", "target", "version")
+    __slots__ = ("expects", "fields", "first", "found", "keep_alive", "length", "method", "target", "version")
 
     def __init__(self, method: bytes, target: bytes, version: bytes, fields: list[tuple[bytes, bytes]]) -> None:
         self.method = method
@@ -72,10 +75,40 @@ class Head:
         self.length: int | None = 0
         self.keep_alive = version == b"HTTP/1.1"
         self.expects = False
+        self.found: dict[object, Any] = {}
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """All values of a field; `name` in lower case."""
         return [value for key, value in self.fields if key == name]
+
+
+class _Known:
+    """A head that has come, to know the next one by: as a rule a client's requests differ in their length alone."""
+
+    __slots__ = ("_before", "_behind", "head")
+
+    def __init__(self, raw: bytes, head: Head) -> None:
+        self.head = head
+        length = _LENGTH_LINE.search(raw)
+        self._before, self._behind = (raw, b"") if length is None else (raw[: length.start(1)], raw[length.end(1) :])
+
+    def again(self, raw: bytes) -> Head | None:
+        """The head that these bytes are, if they differ from the former ones in the length of the body alone."""
+        before, behind, known = self._before, self._behind, self.head
+        if not behind:
+            return known if raw == before else None
+        if not raw.startswith(before) or not raw.endswith(behind):
+            return None
+        digits = raw[len(before) : -len(behind)]
+        if digits == known.first[b"content-length"]:
+            return known
+        if _DIGITS.fullmatch(digits) is None:
+            return None
+        fields = [(name, digits if name == b"content-length" else value) for name, value in known.fields]
+        head = Head(known.method, known.target, known.version, fields)
+        head.keep_alive, head.found = known.keep_alive, known.found
+        head.length = int(digits)
+        return head
 
 
 @final
@@ -107,6 +140,7 @@ class RequestReader:
         self._left = 0
         self._overhead = 0
         self._blank = 0
+        self._known: _Known | None = None
 
     @property
     def buffered(self) -> int:
@@ -170,14 +204,17 @@ class RequestReader:
         raw = bytes(buffer[: end + 2])
         self._buffer = buffer[end + 4 :]
         self._searched = self._blank = self._overhead = 0
-        head = self._parsed(raw)
-        length = _length(head)
-        if length is None:
+        head = None if self._known is None else self._known.again(raw)
+        if head is None:
+            head = self._parsed(raw)
+            head.length = _length(head)
+            # what a client waits for is looked at each time
+            self._known = None if b"expect" in head.first else _Known(raw, head)
+        if head.length is None:
             self._state = _SIZE
         else:
-            self._left = length
-            self._state = _BODY if length else _ENDED
-        head.length = length
+            self._left = head.length
+            self._state = _BODY if head.length else _ENDED
         return head
 
     def _parsed(self, raw: bytes) -> Head:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -20,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
+from agm.config import Config
 from agm.core import ownership, target
 from agm.core.answers import Framing
 from agm.core.clientkeys import ClientKey, presented_keys
@@ -92,6 +94,34 @@ class Visit:
         return self.wire.header(name.lower().encode("ascii"))
 
 
+@attrs.frozen(eq=False, slots=False)
+class _Asked:
+    """What a head tells a resource: nothing of it depends on the body, nor on what a reload may change."""
+
+    method: str
+    #: The methods of the path, and OPTIONS.
+    allowed: Sequence[str]
+    #: A browser asks whether a page may ask.
+    preflight: bool
+    query: Mapping[str, str]
+    #: Client keys, in the order in which they are tried.
+    keys: Sequence[str]
+
+
+@attrs.frozen(eq=False, slots=False)
+class _Call:
+    """What a head tells of a call, under a configuration."""
+
+    config: Config
+    #: The Content-Length, which `headers` hold.
+    length: bytes | None
+    path: str
+    call: target.ModelCall
+    framing: Framing
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
 def plain_headers(wire: GatewayRequestOnWire) -> dict[str, str]:
     """The first value of each header, by its name in lower case; none that may carry a credential."""
     return {
@@ -161,6 +191,26 @@ class ApiResource(Resource):
         return NOT_DONE_YET
 
     async def _visit(self, wire: GatewayRequestOnWire) -> None:
+        asked: _Asked | None = wire.head.found.get(self)
+        if asked is None:
+            asked = self._look(wire)
+        key: ClientKey | None = None
+        if not asked.preflight and not self.is_open(wire, asked.query):
+            key = await self.gateway.authenticate(asked.keys, wire.id)
+        if asked.method == "OPTIONS":
+            self._options(wire, asked.allowed, preflight=asked.preflight)
+        elif asked.method in asked.allowed:
+            await self.respond(Visit(wire, asked.query, key))
+        else:
+            takes = ", ".join(asked.allowed)
+            raise MethodNotAllowed(f"This path does not take {asked.method}; it takes {takes}.", allow=asked.allowed)
+
+    def _look(self, wire: GatewayRequestOnWire) -> _Asked:
+        """
+        Read what a head says, and check who sends it.
+
+        :raises GatewayError: if it may not be asked so.
+        """
         self._check_host(wire)
         given = wire.head.first
         origin = None
@@ -172,18 +222,17 @@ class ApiResource(Resource):
             wire.responseHeaders.addRawHeader(b"Vary", b"Origin")
         method = wire.method.decode("ascii", "replace")
         self.access.check_page(method, given, let_in=origin is not None)
-        preflight = method == "OPTIONS" and b"access-control-request-method" in given
         query = _query(wire)
-        key: ClientKey | None = None
-        if not preflight and not self.is_open(wire, query):
-            key = await self.gateway.authenticate(presented_keys(given, query.get("key")), wire.id)
-        allowed = [*self.methods_of(wire), "OPTIONS"]
-        if method == "OPTIONS":
-            self._options(wire, allowed, preflight=preflight)
-        elif method in allowed:
-            await self.respond(Visit(wire, query, key))
-        else:
-            raise MethodNotAllowed(f"This path does not take {method}; it takes {', '.join(allowed)}.", allow=allowed)
+        asked = _Asked(
+            method=method,
+            allowed=[*self.methods_of(wire), "OPTIONS"],
+            preflight=method == "OPTIONS" and b"access-control-request-method" in given,
+            query=MappingProxyType(query),
+            keys=presented_keys(given, query.get("key")),
+        )
+        if b"origin" not in given:  # the answers to pages have headers of their own
+            wire.head.found[self] = asked
+        return asked
 
     def _check_host(self, wire: GatewayRequestOnWire) -> None:
         """Whether the request is for this gateway; most are for the host of the one before."""
@@ -331,17 +380,29 @@ class Gemini(ApiResource):
     async def _call(self, visit: Visit) -> None:
         """One call, from the parsed target to the end of its answer."""
         gateway, wire = self.gateway, visit.wire
-        call = target.parse_call(wire.path)
+        asked: _Call | None = wire.head.found.get(_Call)
+        length = wire.head.first.get(b"content-length")
+        if asked is None or asked.config is not gateway.config or asked.length != length:
+            call = target.parse_call(wire.path)
+            asked = wire.head.found[_Call] = _Call(
+                config=gateway.config,
+                length=length,
+                path=wire.path.decode("ascii", "backslashreplace"),
+                call=call,
+                framing=framing_of(call.method, visit.query, gateway.config.gateway.stream_default),
+                query=MappingProxyType({k: v for k, v in visit.query.items() if k not in CREDENTIAL_PARAMETERS}),
+                headers=MappingProxyType(plain_headers(wire)),
+            )
         incoming = Incoming(
-            id=wire.id,
-            path=wire.path.decode("ascii", "backslashreplace"),
-            call=call,
-            framing=framing_of(call.method, visit.query, gateway.config.gateway.stream_default),
-            query={k: v for k, v in visit.query.items() if k not in CREDENTIAL_PARAMETERS},
-            headers=plain_headers(wire),
-            key=visit.key,
-            body=decoded_body(wire),
-            received_at=gateway.wall(),
+            wire.id,
+            asked.path,
+            asked.call,
+            asked.framing,
+            asked.query,
+            asked.headers,
+            visit.key,
+            decoded_body(wire),
+            gateway.wall(),
         )
         preparation = Preparation(gateway, incoming)
         if visit.key is not None and gateway.limits_streams:

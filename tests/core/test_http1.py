@@ -193,3 +193,72 @@ def test_a_large_body_passes_without_being_kept() -> None:
         assert reader.buffered == 0
     assert reader.next() is END
     assert reader.between
+
+
+# -- Heads that are alike ----------------------------------------------------------------------------
+
+
+def test_what_was_found_out_about_a_head_is_there_for_those_that_differ_in_the_length_alone() -> None:
+    reader = RequestReader(32768, 100)
+
+    def next_head(data: bytes) -> Head:
+        reader.feed(data)
+        head = reader.next()
+        assert isinstance(head, Head)
+        while reader.next() is not END:
+            pass
+        return head
+
+    first = next_head(POST + b"content-LENGTH: 2 \r\nX: y\r\n\r\nhi")
+    first.found["x"] = 1
+    other = next_head(POST + b"content-LENGTH: 11 \r\nX: y\r\n\r\nhello there")
+    assert (other.length, other.first[b"content-length"], other.found) == (11, b"11", {"x": 1})
+    assert (first.length, first.first[b"content-length"]) == (2, b"2")
+    assert other.fields == [(b"host", b"a"), (b"content-length", b"11"), (b"x", b"y")]
+    assert next_head(POST + b"content-LENGTH: 11 \r\nX: z\r\n\r\nhello there").found == {}
+    assert next_head(POST + b"X: z\r\n\r\n").found == {}
+
+
+LIKELY_HEADS = st.sampled_from(
+    [
+        POST + b"Content-Length: %b\r\n\r\n",
+        POST + b"Content-Length:%b\r\nX: y\r\n\r\n",
+        POST + b"X: y\r\nContent-Length: %b\r\n\r\n",
+        POST + b"Content-Length: 2\r\nX: %b\r\n\r\n",
+        POST + b"Content-Length: 2\r\nX-Content-Length: %b\r\n\r\n",
+        POST + b"Content-Length: 2\r\nContent-Length: %b\r\n\r\n",
+        POST + b"Expect: 100-continue\r\nContent-Length: %b\r\n\r\n",
+        POST + b"X: %b\r\n\r\n",
+        CHUNKED.replace(b"\r\n\r\n", b"\r\nX: %b\r\n\r\n"),
+        b"POST / HTTP/1.0\r\nContent-Length: %b\r\n\r\n",
+        b"POST /?%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\n",
+    ]
+)
+LIKELY_VALUES = st.sampled_from([b"0", b"2", b"02", b"1", b"+2", b"2 ", b"1,2", b"", b"2\r\nY: z", b"9" * 19, b"x"])
+
+
+@given(st.lists(st.tuples(LIKELY_HEADS, LIKELY_VALUES), min_size=2, max_size=6))
+def test_a_head_is_read_alike_whatever_came_before_it(heads: list[tuple[bytes, bytes]]) -> None:
+    """The former head saves work, and decides nothing."""
+    reader = RequestReader(32768, 100)
+    for template, value in heads:
+        fresh = RequestReader(32768, 100)
+        length: int | None = 0
+        seen: list[object] = []
+        for it in (reader, fresh):
+            it.feed(template % value)
+            try:
+                head = it.next()
+            except Malformed as e:
+                seen.append((e.status, str(e)))
+            else:
+                assert isinstance(head, Head)
+                length = head.length
+                seen.append([getattr(head, name) for name in Head.__slots__ if name != "found"])
+        assert seen[0] == seen[1]
+        if isinstance(seen[0], tuple) or (length or 0) > 100:
+            return
+        for it in (reader, fresh):
+            it.feed(b"0\r\n\r\n" if length is None else b"x" * length)
+            while it.next() is not END:
+                pass

@@ -495,6 +495,41 @@ async def test_pipelined_and_kept_alive_requests_are_answered_in_order(gateway: 
 
 
 @pytest_twisted.ensureDeferred
+async def test_each_request_of_a_connection_is_looked_at_for_itself(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    """What is known of the one before holds for one that is the same, and for no other."""
+    running = await gateway(
+        '[auth]\nmode = "strict"\n[[auth.keys]]\nname = "k"\nkey = "canary-key-1"\n' + account(upstream)
+    )
+    client = await connect(running.port)
+    key = "x-goog-api-key: canary-key-"
+    other = UNARY.replace("generateContent", "countTokens")
+    asked = [
+        (post(UNARY, b"{}", f"{key}1"), 200),
+        (post(UNARY, b'{"contents":[]}', f"{key}1"), 200),
+        (post(f"{UNARY}?$alt=json", b"{}", f"{key}1"), 200),
+        (post(other, b"{}", f"{key}1"), 200),
+        (post(UNARY, b"{}", f"{key}2"), 401),
+        (post(UNARY, b"{}", f"{key}1", "Origin: https://elsewhere.example"), 403),
+        (post(UNARY, b"{}", f"{key}1"), 200),
+        (post(UNARY, b"{}", f"{key}1", "Host: elsewhere.example"), 400),
+    ]
+    up: Wire | None = None
+    for number, (request, status) in enumerate(asked):
+        client.received = b""
+        client.send(request)
+        if status == 200:
+            up = up or await upstream.connection()
+            await up.until(b"\r\n\r\n" + request.partition(b"\r\n\r\n")[2])
+            sent, up.received = up.received, b""
+            assert sent.split(b" ")[1].decode() == request.split(b" ")[1].decode().replace("?$alt", "?%24alt")
+            up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+        answer = await read(client)
+        assert answer.status == status, number
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_account_is_named_only_where_the_configuration_says_so(
     gateway: GatewayFactory, upstream: ScriptedUpstream
 ) -> None:
