@@ -27,11 +27,9 @@ def new_request_id() -> str:
 
 
 def new_uuid() -> str:
-    """A random UUID: RFC 9562, version 4."""
-    digits = f"{_bits(128) & _FREE | _FIXED:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    """A UUID, as RFC 9562 lays out version 4: random for this process, and a number that begins anywhere."""
+    return f"{_prefix}{_number() & 0xFFFFFFFFFFFF:012x}"
 
 
-#: The bits that say which version a UUID is of, and all others.
-_FIXED = 4 << 76 | 2 << 62
-_FREE = (1 << 128) - 1 - (15 << 76 | 3 << 62)
+_prefix = f"{_bits(32):08x}-{_bits(16):04x}-4{_bits(12):03x}-{0x8000 | _bits(14):04x}-"
+_number = count(_bits(48)).__next__

@@ -9,6 +9,7 @@ that the service itself takes (``project``, ``model``, ``requestId``, ``requestT
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -101,19 +102,22 @@ def wrap(
     if session_id is not None and not own_session:
         start = body.index(b"{") + 1
         session = b'{"sessionId":' + msgspec.json.encode(session_id) + (b"" if empty else b",")
-    head = {
-        "project": project,
-        "model": model,
-        "requestId": request_id,
-        "requestType": request_type(model),
-        "userAgent": user_agent,
-    }
-    if project is None:
-        del head["project"]
-    before = msgspec.json.encode(head)[:-1] + b',"request":' + session
+    opening, closing = _around(project, model, user_agent)
+    before = opening + msgspec.json.encode(request_id) + closing + session
     if len(body) > LARGE:
         return Spliced(before, memoryview(body)[start:], b"}")
     return before + body[start:] + b"}"
+
+
+@lru_cache(maxsize=256)
+def _around(project: str | None, model: str, user_agent: str) -> tuple[bytes, bytes]:
+    """What comes before the name of a request in its envelope, and what comes behind it."""
+    head = {"model": model} if project is None else {"project": project, "model": model}
+    tail = {"requestType": request_type(model), "userAgent": user_agent}
+    return (
+        msgspec.json.encode(head)[:-1] + b',"requestId":',
+        b"," + msgspec.json.encode(tail)[1:-1] + b',"request":',
+    )
 
 
 def wrap_count(body: bytes, *, model: str) -> bytes:

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 import attrs
+import msgspec
+from msgspec.structs import astuple
 
 
 @attrs.frozen(slots=False)
@@ -42,6 +45,8 @@ _REASON = re.compile(rb'\s*:\s*(?:"([A-Z][A-Z0-9_]*)"|([0-9]+))')
 #: Numbers that mean the same in every API of Google's; the others do not.
 _NUMBERED = {"1": "STOP", "2": "MAX_TOKENS", "3": "SAFETY", "4": "RECITATION", "5": "OTHER"}
 _COLON = re.compile(r"\s*:\s*(?=\{)")
+#: The same with the object behind it, if that is one as Google writes it: with details that are flat, and no escapes.
+_COUNTED = re.compile(rb'\s*:\s*(\{(?:[^{}"]++|"[^"\\]*+"|\{(?:[^{}"]++|"[^"\\]*+")*+\})*+\})')
 #: A line end inside of an event's data.
 _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 #: What Vertex AI tells of a text that was embedded by ``predict``; the sum over all texts is the prompt.
@@ -57,6 +62,19 @@ _COUNTS = (
     "totalTokenCount",
 )
 
+
+class _Counts(msgspec.Struct):
+    """What `_COUNTS` has names for, where each is a number that can be one."""
+
+    promptTokenCount: int = 0
+    candidatesTokenCount: int = 0
+    cachedContentTokenCount: int = 0
+    thoughtsTokenCount: int = 0
+    toolUsePromptTokenCount: int = 0
+    totalTokenCount: int = 0
+
+
+_PLAIN_COUNTS = msgspec.json.Decoder(_Counts)
 _JSON = json.JSONDecoder()
 #: No count is as large as this; JSON's numbers have no end.
 _MOST = 2**53
@@ -158,6 +176,18 @@ def _last_usage(data: bytes) -> Usage | None:
     """The last one that can be read: a later one may have been cut off."""
     end = len(data)
     while (at := data.rfind(_USAGE, 0, end)) >= 0:
+        counted = _COUNTED.match(data, at + len(_USAGE), at + SPAN)
+        if counted is not None:
+            try:
+                found = _PLAIN_COUNTS.decode(counted[1])
+            except msgspec.MsgspecError:  # it is read as far as it can be
+                pass
+            else:
+                usage = _made(astuple(found))
+                if usage is not None:
+                    return usage
+                end = at
+                continue
         text = data[at + len(_USAGE) : at + SPAN].decode("utf-8", "replace")
         usage = _usage(text) or _usage(_CONTINUED.sub("\n", text))
         if usage is not None:
@@ -175,7 +205,10 @@ def _usage(text: str) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    counts = map(found.get, _COUNTS)
+    return _made(map(found.get, _COUNTS))
+
+
+def _made(counts: Iterable[object]) -> Usage | None:
     prompt, output, cached, thoughts, tool, total = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only

@@ -267,7 +267,7 @@ class UpstreamClient:
         :raises UpstreamFailed: if none came.  Cancelling closes the connection.
         """
         answering: Deferred[Any] = self._http.request(
-            method, url, headers=GivenHeaders(headers), data=body, network=network
+            method, url, headers=GivenHeaders(tuple(headers)), data=body, network=network
         )
         deadline = self.deadlines.after(timeout, answering.cancel)
         try:

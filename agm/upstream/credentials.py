@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol, TypeGuard
 
 import attrs
@@ -61,7 +62,7 @@ class Credential(Protocol):
         """The project that the credential itself names, if any is known."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class ApiKey:
     """An API key of the Gemini Developer API, or of Vertex AI in express mode."""
 
@@ -72,13 +73,17 @@ class ApiKey:
 
     async def headers(self) -> Headers:
         """``x-goog-api-key``."""
+        return self._headers
+
+    @cached_property
+    def _headers(self) -> Headers:
         return ((b"x-goog-api-key", header_value(self._key, "the API key")),)
 
     def mark_rejected(self, headers: Headers | None = None) -> None:
         """Nothing can be refreshed."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class StaticToken:
     """An access token from elsewhere: it is used as it is, for as long as the upstream takes it."""
 
@@ -89,6 +94,10 @@ class StaticToken:
 
     async def headers(self) -> Headers:
         """``authorization``."""
+        return self._headers
+
+    @cached_property
+    def _headers(self) -> Headers:
         return ((b"authorization", b"Bearer " + header_value(self._token, "the access token")),)
 
     def mark_rejected(self, headers: Headers | None = None) -> None:

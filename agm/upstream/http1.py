@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -708,16 +708,34 @@ def _opening(method: bytes, uri: bytes) -> tuple[Origin, bytes]:
     return origin, b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity\r\n" % (method, target, host)
 
 
-class GivenHeaders(Headers):
-    """Headers that are written as they are given: names in their usual case, and nobody looks any up."""
+@lru_cache(maxsize=64)
+def _header_lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """
+    Headers as they are written: the same for all requests with an account, until its credential is another one.
 
-    def __init__(self, lines: Sequence[tuple[bytes, bytes]]) -> None:
-        super().__init__()
+    :raises ValueError: if one of them would be more than a line.
+    """
+    lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0].lower() not in _OURS]
+    written = b"".join(lines)
+    if not written.count(b"\n") == written.count(b"\r") == len(lines):
+        raise ValueError("a header of a request to an upstream holds a line break")
+    return written
+
+
+class GivenHeaders(Headers):
+    """Headers that are written as they are given; by their names they are filed when somebody looks one up."""
+
+    def __init__(self, lines: tuple[tuple[bytes, bytes], ...]) -> None:
         self.lines = lines
 
-    def getAllRawHeaders(self) -> Iterator[tuple[bytes, Sequence[bytes]]]:
-        """All of them, in order."""
-        return ((name, (value,)) for name, value in self.lines)
+    def __getattr__(self, name: str) -> Any:
+        """What twisted.web's own keep from the start."""
+        if name != "_rawHeaders":
+            raise AttributeError(name)
+        super().__init__()
+        for header in self.lines:
+            self.addRawHeader(*header)
+        return self._rawHeaders
 
 
 @implementer(IAgent)
@@ -738,25 +756,21 @@ class Http1Agent:
         """As :class:`twisted.web.iweb.IAgent` says; `uri` must be absolute."""
         origin, opening = _opening(method, uri)
         body = getattr(bodyProducer, "whole", None)
-        lines = [opening]
         if isinstance(headers, GivenHeaders):
-            pairs: Iterable[tuple[bytes, bytes]] = headers.lines
+            lines = _header_lines(headers.lines)
         elif headers is not None:
-            pairs = [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+            lines = _header_lines(tuple((name, v) for name, values in headers.getAllRawHeaders() for v in values))
         else:
-            pairs = ()
-        lines += [b"%b: %b\r\n" % pair for pair in pairs if pair[0].lower() not in _OURS]
+            lines = b""
+        length = b""
         if bodyProducer is not None:
             if bodyProducer.length is UNKNOWN_LENGTH:
-                lines.append(b"Transfer-Encoding: chunked\r\n")
+                length = b"Transfer-Encoding: chunked\r\n"
             else:
-                lines.append(b"Content-Length: %d\r\n" % bodyProducer.length)
+                length = b"Content-Length: %d\r\n" % bodyProducer.length
         elif method in (b"POST", b"PUT", b"PATCH"):
-            lines.append(b"Content-Length: 0\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if not head.count(b"\n") == head.count(b"\r") == len(lines) + 2:  # the first element holds three lines
-            raise ValueError("a header of a request to an upstream holds a line break")
+            length = b"Content-Length: 0\r\n"
+        head = b"%b%b%b\r\n" % (opening, lines, length)
         kept = self._connections.take(origin)
         if kept is None:
             return self._on_a_new_one(origin, head, body, bodyProducer)
