@@ -18,14 +18,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
+from threading import get_ident
 from typing import Any, Final
 
 import msgspec
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python import threadable
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
-from twisted.python.threadable import isInIOThread
 from zope.interface import implementer, provider
 
 from agm.core.redact import Redactor
@@ -265,7 +266,7 @@ class FileObserver:
 
     def _is_due(self) -> bool:
         """Whether what is held will be written soon."""
-        if not self._reactor.running or not isInIOThread():
+        if not self._reactor.running or get_ident() != threadable.ioThread:
             return False
         if self._timer is None:
             self._timer = self._reactor.callLater(HOLD, self._time)

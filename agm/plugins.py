@@ -345,6 +345,8 @@ class Hooks:
     _map_model: Callable[..., object] = attrs.field(init=False)
     _filter_accounts: Callable[..., list[Any]] | None = attrs.field(init=False)
     _select_account: Callable[..., object] = attrs.field(init=False)
+    #: Whether nobody but agm itself has a hand in the choice.
+    _selects_itself: bool = attrs.field(init=False)
     _wrap_request: Callable[..., object] = attrs.field(init=False)
     _attempt_finished: Callable[..., list[Any]] | None = attrs.field(init=False)
     _request_finished: Callable[..., list[Any]] | None = attrs.field(init=False)
@@ -364,6 +366,9 @@ class Hooks:
         self._map_model = _first(calls.agm_map_model)
         self._filter_accounts = _all(calls.agm_filter_accounts)
         self._select_account = _first(calls.agm_select_account)
+        self._selects_itself = all(
+            self._is_ours(impl.plugin_name) for impl in calls.agm_select_account.get_hookimpls()
+        )
         self._wrap_request = _first(calls.agm_wrap_request)
         self._attempt_finished = _all(calls.agm_attempt_finished)
         self._request_finished = _all(calls.agm_request_finished)
@@ -432,7 +437,7 @@ class Hooks:
         if isinstance(choice, Account):
             choice = AccountChoice(choice, "a plugin's choice")
         if isinstance(choice, AccountChoice):
-            if choice.account in accounts:
+            if self._selects_itself or choice.account in accounts:
                 return choice
             self._log.error(
                 "{request_id}: a plugin selected account {account}, which is not a candidate; the first one is taken",

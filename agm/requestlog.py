@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 
 from agm import logfile
 from agm.config import RequestLogConfig
+from agm.core.answers import Framing
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.live import Finished, Underway, why_stopped
 from agm.logfile import Filter, Unusable
@@ -376,6 +377,7 @@ def _why(error: BaseException, path: Path) -> str:
 
 
 _NO_TOKENS = (None,) * 6
+_FRAMINGS = {framing: framing.value for framing in Framing}
 
 
 def _plain_rows(batch: Sequence[_Entry], redact: Callable[[str], str]) -> list[tuple[object, ...]]:
@@ -416,7 +418,7 @@ def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, .
         one.client_key,
         redact(one.client),
         one.method,
-        one.framing.value,
+        _FRAMINGS[one.framing],
         redact(one.asked),
         redact(one.served),
         one.account,

@@ -109,6 +109,11 @@ class Endpoints:
         self._pairs: OrderedDict[tuple[str, str], _Count] = OrderedDict()
 
     @property
+    def unsuspected(self) -> bool:
+        """Whether nothing at all is held against any endpoint, nor against a model there."""
+        return not self._breakers and not self._pairs
+
+    @property
     def all_well(self) -> bool:
         """Whether nothing is held against any endpoint as a whole."""
         return not self._breakers
@@ -148,8 +153,6 @@ class Endpoints:
         :param tried: numbers of endpoints that have been asked already.
         """
         if not self._breakers and not self._pairs:  # nothing is held against any of them
-            if urls and not tried:
-                return 0
             return next((i for i in range(len(urls)) if i not in tried), None)
         usable = [i for i, url in enumerate(urls) if i not in tried and self.shut_until(url, now) is None]
         well = (i for i in usable if not self._ails(urls[i], model, now))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from agm.core import kinds
-from agm.core.candidates import Ready, Roll
+from agm.core.candidates import Candidates, Ready, Roll
 from agm.core.request import Account
 from agm.core.rests import State
 
@@ -19,11 +19,12 @@ from agm.core.rests import State
 class Group:
     """The accounts that have a model and a method: who is ready, who is busy, and when the others will be ready."""
 
-    __slots__ = ("_heap", "_resting", "busy", "ready", "roll")
+    __slots__ = ("_candidates", "_heap", "_resting", "busy", "ready", "roll")
 
     def __init__(self, roll: Roll, states: Sequence[tuple[State, float]]) -> None:
         self.roll = roll
         self.ready = Ready(roll, (state is State.READY for state, _ in states))
+        self._candidates: Candidates | None = None
         self.busy = {place for place, (state, _) in enumerate(states) if state is State.BUSY}
         self._resting = {place: until for place, (state, until) in enumerate(states) if state is State.RESTING}
         self._heap = [(until, place) for place, until in self._resting.items()]
@@ -32,6 +33,7 @@ class Group:
     def put(self, place: int, state: State, until: float) -> None:
         """Say where the account at a place stands."""
         self.ready.put(place, state is State.READY)
+        self._candidates = None
         if state is State.BUSY:
             self.busy.add(place)
         else:
@@ -44,6 +46,13 @@ class Group:
             if len(self._heap) > 2 * len(self._resting) + 64:  # old entries of accounts that got well earlier
                 self._heap = [(time, at) for at, time in self._resting.items()]
                 heapify(self._heap)
+
+    @property
+    def candidates(self) -> Candidates:
+        """Those that are ready; the same object until somebody's state changes."""
+        if self._candidates is None:
+            self._candidates = Candidates(self.ready)
+        return self._candidates
 
     def next_recovery(self) -> tuple[float, int] | None:
         """When the next rest is over, and whose."""

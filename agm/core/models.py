@@ -67,6 +67,8 @@ class Aliases:
         rule = self._exact.get(model)
         if rule is not None:
             return rule
+        if not self._wild:
+            return None
         return next((rule for pattern, rule in self._wild if pattern.match(model)), None)
 
     @property

@@ -80,7 +80,8 @@ class Pool:
 
         :param without: names of accounts to leave out.
         """
-        return Candidates(self._group(model, method).ready, without=without)
+        group = self._group(model, method)
+        return Candidates(group.ready, without=without) if without else group.candidates
 
     def excluded(self, model: str, method: str) -> list[Exclusion]:
         """Why each of the other accounts is no candidate.  This looks at every account: it is for explanations."""
@@ -167,6 +168,7 @@ class Pool:
             known.account = account
             members[account.name] = known
         self._members = members
+        self._loads = Loads(members)
         self._sorts = {sort_of(member.account): member.account for member in members.values()}
         self._rolls.clear()
         self._endpoints.keep([url for member in members.values() for url in member.account.endpoints])
@@ -227,7 +229,7 @@ class Pool:
 
     def loads(self) -> Mapping[str, int]:
         """How many requests each account is serving, by name, whenever one looks."""
-        return Loads(self._members)
+        return self._loads
 
     # What happened
 
@@ -320,7 +322,11 @@ class Pool:
 
     def endpoint_for(self, lease: Lease) -> int | None:
         """What :meth:`Lease.next_endpoint <agm.core.lease.Lease.next_endpoint>` asks for."""
-        urls, now = lease.account.endpoints, self._now()
+        urls = lease.account.endpoints
+        if self._endpoints.unsuspected and not lease.tried and urls:
+            lease.tried.add(0)
+            return 0
+        now = self._now()
         self._unclaim(lease)
         number = self._endpoints.pick(urls, lease.model, now, lease.tried)
         if number is None:

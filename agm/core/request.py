@@ -64,17 +64,16 @@ class Body:
     @property
     def fingerprint(self) -> str | None:
         """32 hexadecimal digits that stay the same through a conversation; None without a user turn."""
-        return self._looked().fingerprint
+        return (self._look or self._looked()).fingerprint
 
     @property
     def plain(self) -> bool:
         """Whether it is a JSON object with a user turn that has neither a ``model`` nor a session of its own."""
-        return self._looked().plain
+        return (self._look or self._looked()).plain
 
     def _looked(self) -> Look:
-        if self._look is None:
-            self.parses += 1
-            self._look = look(self.raw)
+        self.parses += 1
+        self._look = look(self.raw)
         return self._look
 
 

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
+from agm.core.answers import Framing
 from agm.core.kinds import COLLECTIONS, METHODS
 from agm.core.request import RequestRecord
 
@@ -33,6 +34,7 @@ _METHODS = {
     name: name.partition(".")[0] if name.partition(".")[0] in COLLECTIONS else name
     for name in frozenset().union(*METHODS.values())
 }
+_FRAMINGS = {framing: framing.value for framing in Framing}
 _CODES = {int(status): str(int(status)) for status in HTTPStatus}
 
 
@@ -110,7 +112,7 @@ class Tally:
         """Count a request that has ended."""
         request, outcome = record.request, record.outcome
         method = _METHODS.get(request.method, OTHER)
-        framing = request.framing.value
+        framing = _FRAMINGS[request.framing]
         code = _CODES.get(record.status) or f"{record.status // 100 % 10}xx"
         key = (method, framing, code, outcome)
         self.requests[key] = self.requests.get(key, 0) + 1

@@ -27,6 +27,7 @@ _FORWARDED = tuple(
     (name.lower(), name.encode("ascii"))
     for name in ("X-Server-Timeout", "X-Vertex-AI-LLM-Request-Type", "X-Vertex-AI-LLM-Shared-Request-Type")
 )
+_FORWARDED_NAMES = frozenset(lower for lower, _ in _FORWARDED)
 _OWN_HEADERS = (
     (b"Content-Type", b"application/json"),
     (b"User-Agent", USER_AGENT.encode("ascii")),
@@ -120,5 +121,7 @@ def _query(request: GatewayRequest) -> str:
 
 def _headers(request: GatewayRequest) -> tuple[tuple[bytes, bytes], ...]:
     given = request.headers
+    if _FORWARDED_NAMES.isdisjoint(given):
+        return _OWN_HEADERS
     forwarded = [(name, given[lower].encode("latin-1")) for lower, name in _FORWARDED if lower in given]
     return (*_OWN_HEADERS, *forwarded)
