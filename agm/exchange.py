@@ -377,7 +377,7 @@ class Attempts:
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | _Failure | None = None
         try:
-            located = await gateway.code_assist.with_project(account)
+            located = account if account.project is not None else await gateway.code_assist.with_project(account)
             wrapped = self._wrapped(located)
             bare = account.name in self._without_user_project
             credential = gateway.code_assist.headers(account, await self._credential(account), without=bare)
@@ -485,13 +485,13 @@ class Attempts:
         flow = UpstreamBody(passing, self.gateway.deadlines, limits.idle, watch)
         answer.deliver(flow)
         timed_out = False
-
-        def expire() -> None:
-            nonlocal timed_out
-            timed_out = True
-            flow.abort("the first byte did not come in time")
-
         if not flow.has_bytes and not flow.ended:
+
+            def expire() -> None:
+                nonlocal timed_out
+                timed_out = True
+                flow.abort("the first byte did not come in time")
+
             timer = self.gateway.deadlines.after(timeout, expire)
             try:
                 await flow.first()

@@ -398,6 +398,9 @@ class _Response:
         self._protocol: Any = None
         self._ending: IDelayedCall | None = None
 
+    def take(self) -> bytes | None:
+        return None
+
     def deliverBody(self, protocol: Any) -> None:
         self._protocol = protocol
         protocol.makeConnection(self)

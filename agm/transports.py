@@ -58,6 +58,8 @@ def hang_up(transport: Any) -> None:
 
 def unsent(transport: Any) -> int:
     """How many bytes wait in a transport, or in the one below it, for the kernel to take them."""
+    if type(transport) in _SOCKETS:
+        return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
     lowest = _lowest(transport)
     waiting: int = len(getattr(lowest, "dataBuffer", b"")) - getattr(lowest, "offset", 0)
     waiting += getattr(lowest, "_tempDataLen", 0)

@@ -179,6 +179,28 @@ class RequestReader:
         self._state = _HEAD
         return END
 
+    def rest(self) -> bytes | None:
+        """
+        The body of the request whose head was read last, if all of it is here: the request is then complete.
+
+        :returns: None for one that has to be read with :meth:`next`, piece by piece.
+        """
+        if self._state == _BODY:
+            buffer, left = self._buffer, self._left
+            if len(buffer) == left:
+                self._buffer = b""
+                data = bytes(buffer)
+            elif len(buffer) > left:
+                data, self._buffer = bytes(buffer[:left]), buffer[left:]
+            else:
+                return None
+        elif self._state == _ENDED:
+            data = b""
+        else:
+            return None
+        self._state = _HEAD
+        return data
+
     def _head(self) -> Head | None:
         buffer = self._buffer
         if not buffer:

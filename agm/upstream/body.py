@@ -83,6 +83,20 @@ class UpstreamBody(Protocol):
         if not self.transport.complete:
             self._start_timer()
 
+    def take_in(self, data: bytes) -> None:
+        """The body is all here, and is complete."""
+        self.received = len(data)
+        if self.watch is not None:
+            self.watch.feed(data)
+        out = self._filter.feed(data) if data else b""
+        if out:
+            self._held.append(out)
+        if self._filter.failure is None:
+            out = self._filter.close()
+            if out:
+                self._held.append(out)
+        self.ended = True
+
     def dataReceived(self, data: bytes) -> None:
         if self.ended:
             return

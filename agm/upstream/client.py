@@ -141,6 +141,10 @@ class UpstreamAnswer:
 
     def deliver(self, body: UpstreamBody) -> None:
         """Let the body flow into `body`."""
+        whole: bytes | None = self._response.take()
+        if whole is not None:
+            body.take_in(whole)
+            return
         body.abort_with(self.abort)
         self._response.deliverBody(body)
 

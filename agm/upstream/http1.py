@@ -167,6 +167,13 @@ class Answer:
     def setPreviousResponse(self, response: Any) -> None:
         """Nothing comes before an answer here: no redirect is followed."""
 
+    def take(self) -> bytes | None:
+        """The body, if all of it is here and it is complete: it is then delivered to nobody else."""
+        if self._ended is not _DONE:
+            return None
+        waiting, self._waiting = self._waiting, []
+        return waiting[0] if len(waiting) == 1 else b"".join(waiting)
+
     def deliverBody(self, protocol: Any) -> None:
         """Hand the body to `protocol`, whose transport is this answer: it can be paused, resumed and aborted."""
         self._protocol = protocol

@@ -233,10 +233,10 @@ class GatewayChannel(Protocol):
                         self._resting = False
                         self._expect_within(self.site.read_timeout)
                     return
-                if isinstance(event, bytes):
-                    self._piece(event)
-                elif isinstance(event, Head):
+                if isinstance(event, Head):
                     self._begin(event)
+                elif isinstance(event, bytes):
+                    self._piece(event)
                 else:
                     self._whole()
         except Malformed as e:
@@ -258,8 +258,15 @@ class GatewayChannel(Protocol):
         if self.site.is_streamed(request):
             request.streamed = StreamedBody(head.length, self._pause_reading, self._resume_reading)
         elif head.length is not None:
-            request.check_length(head.length)
+            if head.length > self.site.max_body:
+                request.check_length(head.length)
             self._lend(head.length)
+            body = self._reader.rest()
+            if body is not None:  # as a rule it comes with its head
+                self._body_bytes_seen = len(body)
+                request.take_body(body)
+                self._whole()
+                return
         if head.expects and not self._reader.buffered:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if request.streamed is not None:
@@ -348,7 +355,8 @@ class GatewayChannel(Protocol):
                 self._held = self.site.reactor.callLater(FLUSH_SECONDS, self._go_on)
             else:
                 self._answering = self._complete = False
-                self._advance()
+                if self._reader.buffered:
+                    self._advance()
 
     def _go_on(self) -> None:
         """Begin the next request if the client has read what was answered before."""

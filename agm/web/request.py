@@ -198,6 +198,10 @@ class GatewayRequestOnWire(Request):
             self._growing.write(self._body)
             self._growing.write(data)
 
+    def take_body(self, data: bytes) -> None:
+        """The body has come, all at once, and is none too large."""
+        self._body = data
+
     def check_length(self, length: int) -> None:
         """:raises BodyTooLarge: if a body of this many bytes is not taken."""
         if self.streamed is None and length > self.limit:
@@ -218,6 +222,9 @@ class GatewayRequestOnWire(Request):
             return
         try:
             resource = self.site.getResourceFor(self)
+            if resource is self.site.calls:
+                resource.render(self)
+                return
             if hasattr(resource, "getEncoder"):  # twisted.web's EncodingResourceWrapper, around a plugin's page
                 self._encoder = resource.getEncoder(self)
             self.render(resource)
