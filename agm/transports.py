@@ -2,7 +2,12 @@
 Writing to a transport without waiting for the next turn of the reactor, knowing how much was not taken, and closing.
 
 Twisted's sockets put what is written aside, ask the reactor for a turn, and write then: two changes of the poll set and
-a turn for each answer.  Nearly always the socket would have taken the bytes at once.
+a turn for each answer.  Nearly always the socket would have taken the bytes at once: :func:`send` writes them so.
+
+Where a turn of the reactor brings several requests or answers, :func:`send_soon` is better yet.  Whoever gets bytes has
+to be woken, which costs the sender more than the call itself, and on a virtual machine much more; who is awake already
+need not be.  So what is written in a turn goes out at the end of that turn, one after the other: a later one finds the
+receiver of an earlier one at work.
 """
 
 from __future__ import annotations
@@ -10,12 +15,63 @@ from __future__ import annotations
 from fcntl import ioctl
 from sys import byteorder
 from termios import TIOCOUTQ
+from time import monotonic
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.logger import Logger
 
 #: Transports that are a socket and nothing more; all others, TLS among them, are written to as ever.
 _SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
+#: A piece of more bytes than this goes out at once, and so does what has come together for one transport.
+SMALL = 16 * 1024
+#: Seconds after which what waits goes out, though the turn be long.
+LONG_TURN = 0.002
+
+log = Logger()
+
+#: What goes out at the end of this turn, by transport, in the order in which it was written.
+_waiting: dict[Any, bytes] = {}
+_since = 0.0
+
+
+def send_soon(transport: Any, data: bytes) -> None:
+    """Write at the end of this turn of the reactor, as :func:`send` does."""
+    global _since
+    if len(data) > SMALL or not _can_take(transport):
+        send(transport, data)
+        return
+    before = _waiting.get(transport)
+    if before is not None:
+        _waiting[transport] = before + data
+        if len(before) > SMALL:
+            flush(transport)
+        return
+    if not _waiting:
+        _since = monotonic()
+        transport.reactor.callLater(0, _flush_all)
+    elif monotonic() - _since > LONG_TURN:
+        _flush_all()
+    _waiting[transport] = data
+
+
+def flush(transport: Any) -> None:
+    """Write what waits for the end of this turn."""
+    data = _waiting.pop(transport, None)
+    if data is not None:
+        _send(transport, data)
+
+
+def _flush_all() -> None:
+    global _since
+    while _waiting:
+        transport, data = next(iter(_waiting.items()))
+        del _waiting[transport]
+        try:
+            _send(transport, data)
+        except Exception:  # the others have nothing to do with it
+            log.failure("what was written to a connection could not be sent")
+    _since = monotonic()
 
 
 def send(transport: Any, data: bytes | memoryview) -> None:
@@ -24,7 +80,14 @@ def send(transport: Any, data: bytes | memoryview) -> None:
 
     A pull producer is asked for more when the transport has written: for its sake everything goes that way.
     """
-    if (
+    if _waiting:
+        flush(transport)
+    _send(transport, data)
+
+
+def _can_take(transport: Any) -> bool:
+    """Whether a socket has nothing to do but to take what is written to it."""
+    return (
         type(transport) in _SOCKETS
         and transport.connected
         and not transport.TLS
@@ -33,7 +96,11 @@ def send(transport: Any, data: bytes | memoryview) -> None:
         and not transport._tempDataBuffer
         and transport.offset == len(transport.dataBuffer)
         and (transport.producer is None or transport.streamingProducer)
-    ):
+    )
+
+
+def _send(transport: Any, data: bytes | memoryview) -> None:
+    if _can_take(transport):
         try:
             sent = transport.socket.send(data)
         except OSError:  # it takes nothing now, or never will again: the transport finds out
@@ -51,13 +118,17 @@ def hang_up(transport: Any) -> None:
     A TLS transport says that nothing follows, but does not wait for the other side to say so, too (RFC 8446, section
     6.1): a client that keeps an idle connection for later does not read from it.
     """
+    flush(transport)
     transport.loseConnection()
     if not getattr(transport, "_appSendBuffer", None):  # what TLS cannot encrypt yet keeps the socket open
         _lowest(transport).loseConnection()
 
 
 def unsent(transport: Any) -> int:
-    """How many bytes wait in a transport, or in the one below it, for the kernel to take them."""
+    """
+    How many bytes wait in a transport, or in the one below it, for the kernel to take them; not those that go out at
+    the end of this turn.
+    """
     if type(transport) in _SOCKETS:
         return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
     lowest = _lowest(transport)
@@ -73,6 +144,7 @@ def untaken(transport: Any) -> int:
     This is what shrinks as long as the other side reads, however slowly; the kernel takes more only once a good part of
     the megabytes that it holds has gone.
     """
+    flush(transport)
     waiting = unsent(transport)
     try:
         held = ioctl(_lowest(transport).fileno(), TIOCOUTQ, bytes(4))

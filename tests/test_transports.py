@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
 import pytest_twisted
 from support import Wire, connect, eventually, reactor
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from agm.transports import hang_up, send, unsent, untaken
+from agm.transports import LONG_TURN, SMALL, flush, hang_up, send, send_soon, unsent, untaken
 
 MIB = 1024 * 1024
 
@@ -159,9 +163,92 @@ async def test_the_other_side_gone_is_told_by_the_transport(pair: Pair) -> None:
     assert untaken(ours.transport) == unsent(ours.transport), "there is no socket to ask"
 
 
-def test_a_transport_that_is_no_socket_is_written_to_as_ever() -> None:
+# -- At the end of the turn --------------------------------------------------------------------------
+
+
+def arrived(wire: Wire) -> bytes:
+    """What the kernel has for the other side, which has not had its turn yet."""
+    sock: socket.socket = wire.transport.socket  # type: ignore[attr-defined]  # a TCP transport has one
+    try:
+        return sock.recv(1_000_000, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_written_in_a_turn_goes_out_at_its_end_as_one(pair: Pair) -> None:
+    send_soon(pair.transport, b"one,")
+    send_soon(pair.transport, b"two")
+    assert arrived(pair.theirs) == b""
+    assert not unsent(pair.transport)
+    await pair.theirs.until(b"one,two")
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_overtakes_what_waits_for_the_end_of_the_turn(pair: Pair) -> None:
+    send_soon(pair.transport, b"one,")
+    send(pair.transport, b"two,")
+    assert arrived(pair.theirs) == b"one,two,"
+    send_soon(pair.transport, b"three,")
+    send_soon(pair.transport, b"x" * (SMALL + 1))
+    assert arrived(pair.theirs).startswith(b"one,two,three,xxx")
+    send_soon(pair.transport, b"y")
+    assert untaken(pair.transport) >= 0
+    assert arrived(pair.theirs).endswith(b"y"), "who asks what is on its way has it sent first"
+    send_soon(pair.transport, b"last")
+    hang_up(pair.transport)
+    assert (await pair.theirs.closed()) == b"one,two,three," + b"x" * (SMALL + 1) + b"ylast"
+
+
+@pytest_twisted.ensureDeferred
+async def test_much_for_one_connection_does_not_wait(pair: Pair) -> None:
+    """Its producer has to be paused in time."""
+    for _ in range(3):
+        send_soon(pair.transport, b"x" * SMALL)
+    assert len(arrived(pair.theirs)) >= 2 * SMALL
+    flush(pair.transport)
+    await eventually(lambda: len(pair.theirs.received) == 3 * SMALL, "all of it")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_turn_holds_up_nothing_that_was_written_early(pair: Pair) -> None:
+    other = await connect(pair.port)
+    await eventually(lambda: len(pair.accepted) == 2, "another connection")
+    send_soon(pair.transport, b"early")
+    time.sleep(LONG_TURN * 2)  # noqa: ASYNC251  # the turn is held up by something else: that is meant
+    send_soon(pair.accepted[1].transport, b"late")
+    assert arrived(pair.theirs) == b"early"
+    await other.until(b"late")
+    other.transport.abortConnection()
+    await other.closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_waited_when_a_connection_was_aborted_is_never_sent(pair: Pair) -> None:
+    """A client that leaves in the turn of its request: the upstream must not get that."""
+    send_soon(pair.transport, b"too late")
+    pair.transport.abortConnection()
+    await pair.theirs.closed()
+    assert pair.theirs.received == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_gone_by_the_end_of_the_turn_keeps_nobody_elses_back(pair: Pair) -> None:
+    other = await connect(pair.port)
+    await eventually(lambda: len(pair.accepted) == 2, "another connection")
+    ours = pair.accepted[1]
+    send_soon(ours.transport, b"nobody reads this")
+    send_soon(pair.transport, b"but this")
+    ours.transport.connectionLost(Failure(ConnectionDone()))  # type: ignore[attr-defined]  # as the reactor would
+    await pair.theirs.until(b"but this")
+    await other.closed()
+    assert other.received == b""
+
+
+@pytest.mark.parametrize("write", [send, send_soon])
+def test_a_transport_that_is_no_socket_is_written_to_as_ever(write: Callable[[Any, bytes], None]) -> None:
     transport = StringTransport()
-    send(transport, b"hello")
+    write(transport, b"hello")
     assert transport.value() == b"hello"
     assert untaken(transport) == unsent(transport) == 0
     hang_up(transport)

@@ -42,7 +42,7 @@ from zope.interface import implementer
 
 from agm.core.network import Proxy
 from agm.core.spliced import Spliced
-from agm.transports import hang_up, send
+from agm.transports import hang_up, send, send_soon
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
 #: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.
@@ -384,14 +384,14 @@ class Connection(Protocol):
         self._asked = asked
         if body is not None:
             if len(body) <= ONE_WRITE:
-                send(self.transport, head + bytes(body))
+                send_soon(self.transport, head + bytes(body))
             else:
                 pieces = body.pieces if isinstance(body, Spliced) else (body,)
                 self._sending = _Sending(self.transport, (head, *pieces))
                 self.transport.registerProducer(self._sending, True)
                 self._sending.resumeProducing()
         else:
-            self.transport.write(head)
+            send(self.transport, head)
             if producer is not None:
                 self._start_upload(producer)
         return asked

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.http1 import Head, Malformed, RequestReader
 from agm.ids import new_request_id
-from agm.transports import hang_up, send, unsent, untaken
+from agm.transports import flush, hang_up, send, send_soon, unsent, untaken
 from agm.upstream.upload import StreamedBody
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
 
@@ -268,7 +268,7 @@ class GatewayChannel(Protocol):
                 self._whole()
                 return
         if head.expects and not self._reader.buffered:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            send(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
         if request.streamed is not None:
             self._answering = True
             request.process()
@@ -319,11 +319,11 @@ class GatewayChannel(Protocol):
 
     def write(self, data: bytes) -> None:
         """Bytes of the answer."""
-        send(self.transport, data)
+        send_soon(self.transport, data)
 
     def writeSequence(self, pieces: list[bytes]) -> None:
         """Bytes of the answer."""
-        send(self.transport, b"".join(pieces))
+        send_soon(self.transport, b"".join(pieces))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """The transport pauses and resumes it."""
@@ -396,7 +396,7 @@ class GatewayChannel(Protocol):
                 *(name + b": " + value for name, value in error.headers()),
                 b"\r\n" if request is not None and request.method == b"HEAD" else b"\r\n" + body,
             ]
-            self.transport.write(b"\r\n".join(lines))
+            send(self.transport, b"\r\n".join(lines))
         log.info("{request_id}: refused with {status}", request_id=request_id, status=error.status)
         self.site.gateway.tally.refused(error.error_reason)
         self._linger()
@@ -407,6 +407,7 @@ class GatewayChannel(Protocol):
     def _linger(self) -> None:
         """Throw away what still comes, for a while, so that the client gets to read its answer."""
         self.refused = True
+        flush(self.transport)
         if self.secure:  # it says that nothing follows, and reads on until the client says so, too
             self.transport.loseConnection()
         elif hasattr(self.transport, "loseWriteConnection"):
