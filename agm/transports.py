@@ -12,6 +12,8 @@ receiver of an earlier one at work.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fcntl import ioctl
 from sys import byteorder
 from termios import TIOCOUTQ
@@ -22,7 +24,7 @@ from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
 #: Transports that are a socket and nothing more; all others, TLS among them, are written to as ever.
-_SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
+SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
 #: A piece of more bytes than this goes out at once, and so does what has come together for one transport.
 SMALL = 16 * 1024
 #: Seconds after which what waits goes out, though the turn be long.
@@ -33,6 +35,8 @@ log = Logger()
 #: What goes out at the end of this turn, by transport, in the order in which it was written.
 _waiting: dict[Any, bytes] = {}
 _since = 0.0
+#: Whether somebody sees to it already.
+_in_turn = False
 
 
 def send_soon(transport: Any, data: bytes) -> None:
@@ -49,10 +53,23 @@ def send_soon(transport: Any, data: bytes) -> None:
         return
     if not _waiting:
         _since = monotonic()
-        transport.reactor.callLater(0, _flush_all)
+        if not _in_turn:
+            transport.reactor.callLater(0, _flush_all)
     elif monotonic() - _since > LONG_TURN:
         _flush_all()
     _waiting[transport] = data
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """While this lasts, sockets that are ready are handed out one after the other; what they write goes out then."""
+    global _in_turn
+    _in_turn = True
+    try:
+        yield
+    finally:
+        _in_turn = False
+        _flush_all()
 
 
 def flush(transport: Any) -> None:
@@ -88,7 +105,7 @@ def send(transport: Any, data: bytes | memoryview) -> None:
 def _can_take(transport: Any) -> bool:
     """Whether a socket has nothing to do but to take what is written to it."""
     return (
-        type(transport) in _SOCKETS
+        type(transport) in SOCKETS
         and transport.connected
         and not transport.TLS
         and not transport.disconnecting
@@ -121,7 +138,7 @@ def hang_up(transport: Any) -> None:
     flush(transport)
     transport.loseConnection()
     if not getattr(transport, "_appSendBuffer", None):  # what TLS cannot encrypt yet keeps the socket open
-        _lowest(transport).loseConnection()
+        lowest(transport).loseConnection()
 
 
 def unsent(transport: Any) -> int:
@@ -129,11 +146,11 @@ def unsent(transport: Any) -> int:
     How many bytes wait in a transport, or in the one below it, for the kernel to take them; not those that go out at
     the end of this turn.
     """
-    if type(transport) in _SOCKETS:
+    if type(transport) in SOCKETS:
         return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-    lowest = _lowest(transport)
-    waiting: int = len(getattr(lowest, "dataBuffer", b"")) - getattr(lowest, "offset", 0)
-    waiting += getattr(lowest, "_tempDataLen", 0)
+    below = lowest(transport)
+    waiting: int = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
+    waiting += getattr(below, "_tempDataLen", 0)
     return waiting
 
 
@@ -147,13 +164,13 @@ def untaken(transport: Any) -> int:
     flush(transport)
     waiting = unsent(transport)
     try:
-        held = ioctl(_lowest(transport).fileno(), TIOCOUTQ, bytes(4))
+        held = ioctl(lowest(transport).fileno(), TIOCOUTQ, bytes(4))
     except (AttributeError, OSError, ValueError):  # it is no socket, or closed
         return waiting
     return waiting + int.from_bytes(held, byteorder)
 
 
-def _lowest(transport: Any) -> Any:
+def lowest(transport: Any) -> Any:
     """The transport at the bottom: a socket's, as a rule."""
     while (below := getattr(transport, "transport", None)) is not None:
         transport = below

@@ -42,6 +42,7 @@ from zope.interface import implementer
 
 from agm.core.network import Proxy
 from agm.core.spliced import Spliced
+from agm.readiness import adopt
 from agm.transports import hang_up, send, send_soon
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
@@ -334,6 +335,7 @@ class Connection(Protocol):
         """Connected; ready unless TLS is still to be agreed on."""
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
+        adopt(self.transport)
         if ISSLTransport(self.transport, None) is None:
             self.ready.callback(self)
 
