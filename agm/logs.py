@@ -41,7 +41,8 @@ LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 #: looked for in all of them together first.
 Lines = Callable[[Sequence[LogEvent]], list[str]]
 Redact = Callable[[str], str]
-#: A field of an event all of whose fields are strings and numbers: it may be made a line later than it was logged.
+#: A field of an event all of whose fields are strings and numbers: it may be made a line later than it was logged.  Its
+#: value are the names of those that hold what others have written, and in which alone a secret could be.
 LATER: Final = "log_later"
 
 _RANKS: Mapping[Any, int] = {LogLevel.levelWithName(name): rank for rank, name in enumerate(LEVELS)}
@@ -103,7 +104,7 @@ def text_lines(redact: Redact) -> Lines:
     def lines(events: Sequence[LogEvent]) -> list[str]:
         nonlocal second, shown
         made = []
-        for event, text in zip(events, _plain([_text(event) for event in events], redact), strict=True):
+        for event, text in zip(events, _plain(events, [_text(event) for event in events], redact), strict=True):
             if text:
                 at = event.get("log_time", 0.0)
                 if int(at) != second or not shown:
@@ -115,13 +116,22 @@ def text_lines(redact: Redact) -> Lines:
     return lines
 
 
-def _plain(texts: list[str], redact: Redact) -> list[str]:
+def _plain(events: Sequence[LogEvent], texts: list[str], redact: Redact) -> list[str]:
     """Texts without secrets.  As good as never one has any, so all of them are looked through together."""
-    joined = "\n".join(texts)
+    looked_through: dict[str, None] = {}
+    for event, text in zip(events, texts, strict=True):
+        if LATER in event:
+            for name in event[LATER]:
+                looked_through[event[name]] = None
+        else:
+            looked_through[text] = None
+    joined = "\n".join(looked_through)
     return texts if redact(joined) == joined else [redact(text) for text in texts]
 
 
 def _text(event: LogEvent) -> str:
+    if LATER in event:
+        return str(event["log_format"].format_map(event))
     message, traceback = _message(event), _traceback(event)
     return f"{message}\n{traceback}" if traceback else message
 

@@ -434,8 +434,27 @@ def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, .
         None if one.first_byte is None else round(one.first_byte, 4),
         round(one.seconds, 4),
         one.finish_reason,
-        msgspec.json.encode(timeline).decode(),
+        _encode(timeline).decode(),
     )
+
+
+class _Tried(msgspec.Struct, omit_defaults=True):
+    """An attempt in the timeline, without what is not there; `account` comes first: the log is searched for it."""
+
+    account: str
+    endpoint: str
+    chosen: str
+    after_ms: int
+    ms: int
+    status: int | None = None
+    fault: str | None = None
+    reason: str | None = None
+    delay: float | None = None
+    message: str = ""
+    probe: bool = False
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 @lru_cache(maxsize=256)
@@ -443,27 +462,21 @@ def _host(endpoint: str) -> str:
     return urlsplit(endpoint).netloc.rpartition("@")[2]
 
 
-def _attempt(record: AttemptRecord, began: float, message: str) -> dict[str, object]:
-    """An attempt for the timeline, without what is not there; `account` comes first: the log is searched for it."""
-    found: dict[str, object] = {
-        "account": record.account,
-        "endpoint": _host(record.endpoint),
-        "chosen": record.chosen,
-        "after_ms": max(round((record.started - began) * 1000), 0),
-        "ms": round(record.ended * 1000),
-    }
-    if record.status is not None:
-        found["status"] = record.status
-    if record.verdict is not None:
-        found["fault"] = record.verdict.fault.value
-        found["reason"] = record.verdict.reason
-        if record.verdict.delay is not None:
-            found["delay"] = record.verdict.delay
-    if message:
-        found["message"] = message
-    if record.probe:
-        found["probe"] = True
-    return found
+def _attempt(record: AttemptRecord, began: float, message: str) -> _Tried:
+    verdict = record.verdict
+    return _Tried(
+        record.account,
+        _host(record.endpoint),
+        record.chosen,
+        max(round((record.started - began) * 1000), 0),
+        round(record.ended * 1000),
+        record.status,
+        None if verdict is None else verdict.fault.value,
+        None if verdict is None else verdict.reason,
+        None if verdict is None else verdict.delay,
+        message,
+        record.probe,
+    )
 
 
 def _body_row(one: Finished, bodies: _Bodies, redact: Callable[[str], str]) -> tuple[object, ...]:

@@ -260,9 +260,9 @@ def test_events_that_are_made_lines_later_keep_their_place_and_no_secret(tmp_pat
     registerAsIOThread()
     reactor.running = True
     for number, text in enumerate(["one", SECRET, "three"]):
-        log.info("{text} is number {number}", text=text, number=number, **{logs.LATER: True})
+        log.info("{text} is number {number}", text=text, number=number, **{logs.LATER: ("text",)})
         log.info("then {number}", number=number)
-    log.debug("{text}", text="unseen", **{logs.LATER: True})
+    log.debug("{text}", text="unseen", **{logs.LATER: ("text",)})
     assert file.read_text() == ""
     reactor.advance(logs.HOLD)
     said = ["one is number 0", "then 0", f"{MARK} is number 1", "then 1", "three is number 2", "then 2"]

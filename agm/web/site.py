@@ -47,6 +47,9 @@ CUT_SECONDS = 0.5
 NOTICE_SECONDS = 1.0
 
 log = Logger()
+#: Where the log says that the line of an answer is from: what it would be made of for each.
+_LOG_FOREIGN = ("method", "path")
+_LOG_SYSTEM = f"{log.namespace}#info"
 
 
 class _TurnedAway(Protocol):
@@ -240,8 +243,9 @@ class GatewaySite(Site):
                 "log_source": None,
                 "log_level": LogLevel.info,
                 "log_time": time.time(),
+                "log_system": _LOG_SYSTEM,
                 "log_format": "{request_id}: {method} {path} {status} {sent}",
-                LATER: True,
+                LATER: _LOG_FOREIGN,
                 "request_id": request.id,
                 "method": request.method.decode("ascii", "backslashreplace"),
                 "path": request.path.decode("ascii", "backslashreplace")[:200],
