@@ -91,11 +91,14 @@ class OpenAnswer:
     #: Whether the body passes byte for byte, so that the upstream's Content-Length holds.
     plain: bool
     _lease: Lease
+    _closed: bool = attrs.field(init=False, default=False)
 
     def close(self) -> None:
-        """Give the account back, and the connection if it is still in use."""
-        self._lease.release()
-        self.body.abort("the answer is no longer wanted")
+        """Give the account back, and the connection if it is still in use.  Only the first call counts."""
+        if not self._closed:
+            self._closed = True
+            self._lease.release()
+            self.body.abort("the answer is no longer wanted")
 
 
 @attrs.frozen(eq=False, slots=False)
