@@ -366,9 +366,7 @@ class Hooks:
         self._map_model = _first(calls.agm_map_model)
         self._filter_accounts = _all(calls.agm_filter_accounts)
         self._select_account = _first(calls.agm_select_account)
-        self._selects_itself = all(
-            self._is_ours(impl.plugin_name) for impl in calls.agm_select_account.get_hookimpls()
-        )
+        self._selects_itself = all(self._is_ours(impl.plugin_name) for impl in calls.agm_select_account.get_hookimpls())
         self._wrap_request = _first(calls.agm_wrap_request)
         self._attempt_finished = _all(calls.agm_attempt_finished)
         self._request_finished = _all(calls.agm_request_finished)

@@ -51,9 +51,8 @@ log = Logger()
 
 
 class _Entry(NamedTuple):
-    """A request that waits to be written: its row as it stands, and what another one would be made of."""
+    """A request that waits to be written, and what is kept of its bodies."""
 
-    row: tuple[object, ...]
     finished: Finished
     bodies: _Bodies | None
 
@@ -194,7 +193,7 @@ class RequestLog:
         bodies = None
         if self._until is not None:
             bodies = self._bodies(underway, record)
-        self._queue.append(_Entry(row_of(finished), finished, bodies))
+        self._queue.append(_Entry(finished, bodies))
         if self._timer is None and self._writing is None:
             self._timer = self._reactor.callLater(DELAY, self._due)
         elif len(self._queue) == BATCH and self._writing is None and self.failing is None:
@@ -302,6 +301,8 @@ class RequestLog:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
         settings, now = self._settings(), self._wall()
         due = self._reactor.seconds() - self._pruned > PRUNE_EVERY
+        # not in the thread: two take the interpreter from each other; and all at once, in half the time of one by one
+        rows = [row_of(entry.finished) for entry in batch]
 
         def write(_: object) -> None:
             connection = pool.connection
@@ -309,7 +310,7 @@ class RequestLog:
             kept = [
                 _body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None
             ]
-            logfile.insert(connection, _plain_rows(batch, self._redact), kept)
+            logfile.insert(connection, _plain_rows(rows, batch, self._redact), kept)
             if due or logfile.size(connection) > settings.max_size:
                 logfile.prune(
                     connection,
@@ -380,14 +381,16 @@ _NO_TOKENS = (None,) * 6
 _FRAMINGS = {framing: framing.value for framing in Framing}
 
 
-def _plain_rows(batch: Sequence[_Entry], redact: Callable[[str], str]) -> list[tuple[object, ...]]:
+def _plain_rows(
+    rows: list[tuple[object, ...]], batch: Sequence[_Entry], redact: Callable[[str], str]
+) -> list[tuple[object, ...]]:
     """The rows of a batch without secrets.  As good as never there is one, so all texts are looked through together."""
     texts: set[str] = set()
     for entry in batch:
         texts.update(_texts(entry.finished))
     joined = "\x1f".join(texts)
     if redact(joined) == joined:
-        return [entry.row for entry in batch]
+        return rows
     return [row_of(entry.finished, redact) for entry in batch]
 
 

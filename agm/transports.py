@@ -42,7 +42,11 @@ _in_turn = False
 def send_soon(transport: Any, data: bytes) -> None:
     """Write at the end of this turn of the reactor, as :func:`send` does."""
     global _since
-    if len(data) > SMALL or not _can_take(transport):
+    if (
+        len(data) > SMALL
+        or type(transport) not in SOCKETS
+        or (transport.producer is not None and not transport.streamingProducer)  # it is asked for more when this is out
+    ):
         send(transport, data)
         return
     before = _waiting.get(transport)
