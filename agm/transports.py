@@ -86,12 +86,11 @@ def flush(transport: Any) -> None:
 def _flush_all() -> None:
     global _since
     while _waiting:
-        transport, data = next(iter(_waiting.items()))
-        del _waiting[transport]
-        try:
-            _send(transport, data)
-        except Exception:  # the others have nothing to do with it
-            log.failure("what was written to a connection could not be sent")
+        for transport in list(_waiting):  # not the dict: to send something may have somebody write or flush
+            try:
+                flush(transport)
+            except Exception:  # the others have nothing to do with it
+                log.failure("what was written to a connection could not be sent")
     _since = monotonic()
 
 

@@ -72,7 +72,11 @@ class EventReader:
 
         :raises EventTooLarge: if an event grows beyond the reader's limit.
         """
-        if not self._started_anything and chunk[:6] == b"data: " and chunk[-4:] == b"\r\n\r\n":
+        if (
+            chunk[:6] == b"data: "
+            and chunk[-4:] == b"\r\n\r\n"
+            and not (self._rest or self._lines or self._skip_lf or self._bare is not None)  # nothing was left before
+        ):
             whole = self._whole_events(chunk)
             if whole is not None:
                 return whole
@@ -84,11 +88,6 @@ class EventReader:
             raise
         return events
 
-    @property
-    def _started_anything(self) -> bool:
-        """Whether something of an event, or of a line's end, was left by the chunks before."""
-        return bool(self._rest or self._lines or self._skip_lf or self._bare is not None)
-
     def _whole_events(self, chunk: bytes) -> list[bytes] | None:
         """
         The events of a chunk that is nothing but whole events of one line each, as Google sends them; None for all
@@ -97,7 +96,7 @@ class EventReader:
         if len(chunk) > self._max_event:
             return None
         events = chunk[6:-4].split(b"\r\n\r\ndata: ")
-        joined = b"".join(events)
+        joined = events[0] if len(events) == 1 else b"".join(events)
         if _LF in joined or _CR in joined:
             return None
         self._first_line = False
