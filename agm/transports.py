@@ -23,6 +23,8 @@ from typing import Any
 from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
+from agm.layout import lay_out
+
 #: Transports that are a socket and nothing more; all others, TLS among them, are written to as ever.
 SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
 #: A piece of more bytes than this goes out at once, and so does what has come together for one transport.
@@ -31,6 +33,11 @@ SMALL = 16 * 1024
 LONG_TURN = 0.002
 
 log = Logger()
+
+#: What a socket of either side comes to have.
+_BOTH = "reactor socket fileno protocol connected disconnecting logstr producer streamingProducer dataBuffer offset"
+lay_out(tcp.Server, *_BOTH.split(), "_tempDataBuffer", "_tempDataLen", "server", "client", "sessionno", "hostname")
+lay_out(tcp.Client, *_BOTH.split(), "_tempDataBuffer", "_tempDataLen", "connector", "addr", "realAddress", "doWrite")
 
 #: What goes out at the end of this turn, by transport, in the order in which it was written.
 _waiting: dict[Any, bytes] = {}
@@ -129,6 +136,31 @@ def _send(transport: Any, data: bytes | memoryview) -> None:
             return
         data = data[sent:]
     transport.write(bytes(data))  # TLS takes nothing else
+
+
+class _Settled:
+    """Stands for what has made a connection, once it is made: that would only be told of its end, and do nothing."""
+
+    def connectionLost(self, reason: Any) -> None:
+        """Nobody waits for it."""
+
+
+_SETTLED = _Settled()
+
+
+def belongs_to(transport: Any, protocol: Any) -> None:
+    """
+    A connection that was made through endpoints has come to `protocol`: have the socket talk to it, and nobody between.
+
+    Twisted's endpoints leave a protocol of their own there, which passes everything on, and keep what the connection
+    was made with: a call for each read, and a kilobyte and a half for each connection.
+    """
+    while (below := getattr(transport, "transport", None)) is not None:
+        protocol, transport = transport, below
+    if type(transport) is tcp.Client and transport.connected:
+        transport.protocol = protocol
+        transport.connector.factory = None  # the two hold each other
+        transport.connector = _SETTLED
 
 
 def hang_up(transport: Any) -> None:

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import httptools
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionClosed, ConnectionDone, TimeoutError
 from twisted.internet.interfaces import (
+    IAddress,
     IDelayedCall,
     IHandshakeListener,
     IPushProducer,
@@ -42,8 +43,9 @@ from zope.interface import implementer
 
 from agm.core.network import Proxy
 from agm.core.spliced import Spliced
+from agm.layout import lay_out
 from agm.readiness import adopt
-from agm.transports import hang_up, send, send_soon
+from agm.transports import belongs_to, hang_up, send, send_soon
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
 #: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.
@@ -303,14 +305,24 @@ class Connection(Protocol):
     One connection to an origin, for one request at a time.
 
     :param release: called when it may take another request.
+    :param origin: where it goes.
+    :param open_: holds it while it is open.
+    :ivar ready: fires when it can take a request; None after that.
     """
 
     transport: Any
 
-    def __init__(self, release: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        release: Callable[[Connection], None],
+        origin: Origin = (b"", b"", 0),
+        open_: set[Connection] | None = None,
+    ) -> None:
         self._release = release
+        self.origin = origin
+        self._open = open_
         self._parser: Any = None
-        self.ready: Deferred[Connection] = Deferred()
+        self.ready: Deferred[Connection] | None = Deferred()
         self.served = 0
         self.idle_since = 0.0
         self.lost = False
@@ -336,21 +348,27 @@ class Connection(Protocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         adopt(self.transport)
+        if self._open is not None:
+            self._open.add(self)
         if ISSLTransport(self.transport, None) is None:
-            self.ready.callback(self)
+            self.handshakeCompleted()
 
     def handshakeCompleted(self) -> None:
-        """TLS is agreed on, and the certificate verified."""
-        if not self.ready.called:
-            self.ready.callback(self)
+        """TLS is agreed on, and the certificate verified; or there is none."""
+        ready = self.ready
+        if ready is not None and not ready.called:
+            self.ready = None
+            ready.callback(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Closed, by either side."""
         self.lost = True
-        if not self.ready.called:
+        if self._open is not None:
+            self._open.discard(self)
+        if self.ready is None:
+            self._fail(reason)
+        elif not self.ready.called:
             self.ready.errback(Failure(NoHandshake()) if reason.check(ConnectionClosed) else reason)
-            return
-        self._fail(reason)
 
     def abort(self) -> None:
         """Close at once."""
@@ -561,7 +579,27 @@ class Connection(Protocol):
             self._keep_alive = self._parser.should_keep_alive()  # it forgets when this returns
 
 
+lay_out(
+    Connection,
+    *("transport", "connected", "_release", "_parser", "ready", "served", "idle_since", "lost", "_asked"),
+    *("origin", "_open"),
+    *("_answer", "_upload", "_producer", "_sending", "_head_bytes", "_trailer_bytes", "_raw", "_phrase", "_body"),
+    *("_head_done", "_done", "_keep_alive", "_paused", "_reading"),
+)
+
 _DONE: Failure = Failure(ResponseDone())
+
+
+class _FactoryOf(Factory):
+    """Gives a connection that is there already; which does not hold this in turn, as Twisted's own do."""
+
+    noisy = False
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def buildProtocol(self, addr: IAddress | None) -> Connection:
+        return self._connection
 
 
 class Connections:
@@ -589,17 +627,17 @@ class Connections:
         self._closed = False
         self._idle: dict[Origin, deque[Connection]] = {}
         self._sweep: IDelayedCall | None = None
-        self._made: WeakKeyDictionary[Connection, Origin] = WeakKeyDictionary()
+        self._open: set[Connection] = set()
 
     def count(self) -> dict[str, tuple[int, int]]:
         """How many connections there are to each host and port: in use, and idle.  This looks at all of them."""
         idle = {id(connection) for kept in self._idle.values() for connection in kept}
         found: dict[str, tuple[int, int]] = {}
-        for connection, (_, host, port) in self._made.items():
-            if not connection.lost and connection.transport is not None:
-                name = f"[{host.decode('ascii')}]:{port}" if b":" in host else f"{host.decode('ascii')}:{port}"
-                used, waiting = found.get(name, (0, 0))
-                found[name] = (used, waiting + 1) if id(connection) in idle else (used + 1, waiting)
+        for connection in self._open:
+            _, host, port = connection.origin
+            name = f"[{host.decode('ascii')}]:{port}" if b":" in host else f"{host.decode('ascii')}:{port}"
+            used, waiting = found.get(name, (0, 0))
+            found[name] = (used, waiting + 1) if id(connection) in idle else (used + 1, waiting)
         return found
 
     def take(self, origin: Origin) -> Connection | None:
@@ -617,8 +655,7 @@ class Connections:
             proxy = self._proxy_of(origin)
         except ValueError as e:
             return fail(ProxyFailed(str(e)))
-        connection = Connection(lambda it: self._put(origin, it))
-        self._made[connection] = origin
+        connection = Connection(self._put, origin, self._open)
         cancelled = timed_out = False
 
         def give_up() -> None:
@@ -648,21 +685,22 @@ class Connections:
                     outcome = Failure(TimeoutError())
                 result.errback(outcome)
             else:
-                result.callback(outcome)
+                belongs_to(connection.transport, connection)
+                result.callback(connection)
 
         result: Deferred[Connection] = Deferred(cancel)
-        factory = Factory.forProtocol(lambda: connection)
-        factory.noisy = False
+        factory = _FactoryOf(connection)
         timer = self._reactor.callLater(self.timeout, expire)
         attempt: Deferred[Any] = self._endpoint(origin, proxy).connect(factory)
-        attempt.addCallback(lambda _: connection.ready)
+        attempt.addCallback(lambda _: connection.ready or connection)
         attempt.addBoth(done)
         return result
 
     def _endpoint(self, origin: Origin, proxy: Proxy | None) -> IStreamClientEndpoint:
         scheme, host, port = origin
+        endpoint: IStreamClientEndpoint
         if proxy is None:
-            endpoint: IStreamClientEndpoint = HostnameEndpoint(self._reactor, host, port, timeout=self.timeout)
+            endpoint = self._direct_endpoint(host, port)
         else:
             to_proxy = (proxy.scheme.encode("ascii"), proxy.host.encode("ascii"), proxy.port)
             ask = connect_request(host.decode("ascii"), port, proxy)
@@ -671,11 +709,19 @@ class Connections:
             return endpoint
         return wrapClientTLS(self._policy.creatorForNetloc(host, port), endpoint)
 
-    def _put(self, origin: Origin, connection: Connection) -> None:
+    def _direct_endpoint(self, host: bytes, port: int) -> IStreamClientEndpoint:
+        literal = host.decode("latin-1")
+        if isIPAddress(literal):  # to resolve names makes a class for each, which stays until it is collected
+            return TCP4ClientEndpoint(self._reactor, literal, port, self.timeout)
+        if isIPv6Address(literal):
+            return TCP6ClientEndpoint(self._reactor, literal, port, self.timeout)
+        return HostnameEndpoint(self._reactor, host, port, timeout=self.timeout)
+
+    def _put(self, connection: Connection) -> None:
         if self._closed:
             hang_up(connection.transport)
             return
-        idle = self._idle.setdefault(origin, deque())
+        idle = self._idle.setdefault(connection.origin, deque())
         connection.idle_since = self._reactor.seconds()
         idle.append(connection)
         if len(idle) > MAX_IDLE:

@@ -28,6 +28,7 @@ from agm import __version__
 from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
 from agm.core.http1 import Head
 from agm.ids import new_request_id
+from agm.layout import lay_out
 from agm.upstream.upload import StreamedBody
 
 if TYPE_CHECKING:
@@ -359,6 +360,7 @@ class GatewayRequestOnWire(Request):
         if last and self.chunked:
             lines.append(_LAST_CHUNK)
             self._ended = True
+        self._prepared = None
         self._bodiless = bodiless
         self.framed = bool(framed or self.chunked)
         self.channel.write(b"".join(lines))
@@ -417,3 +419,11 @@ class GatewayRequestOnWire(Request):
         channel.answered(self)
         for d in waiting:
             d.callback(None)
+
+
+lay_out(
+    GatewayRequestOnWire,
+    *("channel", "transport", "client", "host", "head", "id", "method", "uri", "path", "clientproto", "notifications"),
+    *("_body", "_growing", "site", "interrupt", "on_gone", "code", "_prepared", "startedWriting", "chunked"),
+    *("sentLength", "_bodiless", "framed", "streamingProducer", "producer", "_ended", "finished", "_disconnected"),
+)

@@ -204,7 +204,7 @@ async def test_a_transport_never_holds_a_copy_of_a_large_body(
     wire = server.connections[0]
     wire.keep = False
     wire.transport.pauseProducing()
-    sending: Any = next(iter(connections._made)).transport
+    sending: Any = next(iter(connections._open)).transport
     await eventually(lambda: sending.producer is not None and sending.producer._paused)
     assert 0 < len(sending.dataBuffer) - sending.offset + sending._tempDataLen <= 2 * http1.SLICE
     wire.transport.resumeProducing()
@@ -396,6 +396,22 @@ async def test_one_read_of_several_chunks_is_one_piece(agent: Http1Agent, server
     wire.send(chunk(b"a") + chunk(b"b") + chunk(b"c") + b"0\r\n\r\n")
     await eventually(lambda: got.end is not None)
     assert got.pieces == [b"abc"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_socket_talks_to_the_connection_and_nothing_is_kept_of_how_it_was_made(
+    connections: Connections, agent: Http1Agent, server: ScriptedUpstream
+) -> None:
+    asking = get(agent, server.url)
+    wire = await server.connection()
+    (connection,) = connections._open
+    assert connection.transport.protocol is connection
+    assert connection.ready is None
+    wire.send(OK)
+    await whole(await asking)
+    wire.transport.loseConnection()
+    await eventually(lambda: not connections._open)
+    assert connection.lost
 
 
 @pytest.mark.parametrize("moment", ["connecting", "before the head", "in the body"])
