@@ -367,6 +367,8 @@ class Connection(Protocol):
             self._open.discard(self)
         if self.ready is None:
             self._fail(reason)
+            if not self._reading:
+                self._parser = None  # it holds this, with what both have read, until the next full collection
         elif not self.ready.called:
             self.ready.errback(Failure(NoHandshake()) if reason.check(ConnectionClosed) else reason)
 

@@ -266,6 +266,7 @@ class GatewayRequestOnWire(Request):
         """The client has left."""
         self._disconnected = True
         self.channel = None
+        self.producer = None  # it holds this request: what both hold would stay until the next full collection
         self._body, self._growing = b"", None
         waiting, self.notifications = self.notifications, []
         if self.on_gone is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from typing import Any
+from weakref import ref
 
 import pytest
 import pytest_twisted
@@ -246,6 +248,27 @@ async def test_a_client_that_leaves_ends_the_upstream_request(
     client.transport.abortConnection()
     await up.closed()
     await eventually(lambda: not any(running.gateway.pool.loads().values()), "the lease given back")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_a_stream_leaves_nothing_behind(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, kind: str
+) -> None:
+    """No circle of references: with its bytes it would stay until the next full collection, and those are rare."""
+    running, client, up = await asked(gateway, upstream, kind, STREAM)
+    up.send(SSE_HEAD + chunk(event(kind, "one")))
+    await eventually(lambda: client.count)
+    (channel,) = running.site.channels
+    left = [ref(channel.request), ref(channel.request.producer), ref(channel.request.producer._body)]
+    del channel
+    gc.collect()
+    gc.disable()
+    try:
+        client.transport.abortConnection()
+        await up.closed()
+        await eventually(lambda: not any(it() is not None for it in left), "the relay is gone")
+    finally:
+        gc.enable()
 
 
 @pytest_twisted.ensureDeferred
