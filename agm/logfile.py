@@ -15,6 +15,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -144,6 +145,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     :raises Unusable: if the file is something else.
     :raises sqlite3.Error: if it cannot be written.
     """
+    connection.isolation_level = None  # sqlite3 would wrap each statement that writes in two more
     version = _version(connection, path)
     connection.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
     if version == 0:
@@ -153,8 +155,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA secure_delete = ON")  # a body that is gone is gone
     connection.execute(f"PRAGMA journal_size_limit = {16 * 2**20}")
     if version == 0:
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with transaction(connection):
             if _version(connection, path) == 0:  # another process may have been quicker
                 for statement in _CREATE:
                     connection.execute(statement)
@@ -220,14 +221,25 @@ def insert(
     :param rows: values in the order of :data:`COLUMNS`.
     :param bodies: of each the request's id, its start, its body and that one's size, the answer's body and its size.
     """
+    if len(rows) == AT_ONCE and not bodies:  # one statement is a transaction by itself
+        connection.execute(_inserting(AT_ONCE), list(chain.from_iterable(rows)))
+        return
     at = 0
-    with connection:
+    with transaction(connection):
         while at < len(rows):
             count = min(1 << (len(rows) - at).bit_length() - 1, AT_ONCE)  # few sizes, so that SQLite knows them again
             connection.execute(_inserting(count), list(chain.from_iterable(rows[at : at + count])))
             at += count
         if bodies:
             connection.executemany(_INSERT_BODIES, bodies)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is done within happens as a whole or not at all."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
 
 
 @cache
@@ -244,11 +256,11 @@ def prune(connection: sqlite3.Connection, *, oldest: float, oldest_body: float, 
     :param oldest_body: bodies of requests that started earlier go.
     :param max_size: the bytes that the database may take up.
     """
-    with connection:
+    with transaction(connection):
         connection.execute("DELETE FROM bodies WHERE started < ?", (max(oldest, oldest_body),))
         gone = connection.execute("DELETE FROM requests WHERE started < ?", (oldest,)).rowcount
     while size(connection) > max_size:
-        with connection:
+        with transaction(connection):
             count = connection.execute(
                 "DELETE FROM bodies WHERE request IN (SELECT request FROM bodies ORDER BY started LIMIT 10)"
             ).rowcount

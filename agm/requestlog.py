@@ -38,6 +38,8 @@ DELAY = 0.5
 #: Requests that are written at once, and those that wait to be at most.
 BATCH = logfile.AT_ONCE
 QUEUE = 10_000
+#: While one full batch follows another, the size of the file is asked for every so many of them: some 3 MB.
+WEIGH_EVERY = 16
 #: Bytes of bodies that wait to be written at most.
 QUEUED_BODIES = 32 * 2**20
 #: Seconds after which a log that could not be written is tried again.
@@ -154,6 +156,7 @@ class RequestLog:
         self._timer: IDelayedCall | None = None
         self._writing: Deferred[None] | None = None
         self._queued_bodies = 0
+        self._full_batches = 0
         self._said_dropped = 0
         self._pruned = float("-inf")
         self._until: IDelayedCall | None = None
@@ -303,6 +306,8 @@ class RequestLog:
         due = self._reactor.seconds() - self._pruned > PRUNE_EVERY
         # not in the thread: two take the interpreter from each other; and all at once, in half the time of one by one
         rows = [row_of(entry.finished) for entry in batch]
+        self._full_batches = self._full_batches + 1 if len(batch) == BATCH else 0
+        weigh = self._full_batches % WEIGH_EVERY == 0
 
         def write(_: object) -> None:
             connection = pool.connection
@@ -311,7 +316,7 @@ class RequestLog:
                 _body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None
             ]
             logfile.insert(connection, _plain_rows(rows, batch, self._redact), kept)
-            if due or logfile.size(connection) > settings.max_size:
+            if due or ((weigh or kept) and logfile.size(connection) > settings.max_size):
                 logfile.prune(
                     connection,
                     oldest=now - settings.max_days * 86_400,
