@@ -8,7 +8,7 @@ request's Deferred so that a client that leaves cancels it, and turns whatever i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -158,8 +158,8 @@ class ApiResource(Resource):
         #: Values of ``Host`` that have been checked, and are the gateway's.
         self._good_hosts: set[bytes] = set()
 
-    async def respond(self, visit: Visit) -> None:
-        """Answer a request, or raise a :class:`GatewayError`."""
+    def respond(self, visit: Visit) -> Awaitable[None]:
+        """Answer a request, or raise a :class:`GatewayError`; as a rule an ``async def``."""
         raise NotImplementedError
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
@@ -363,10 +363,11 @@ class Gemini(ApiResource):
         called = name.find(b":") >= 0 or name.find(b"%3a") >= 0 or name == b"counttokens"
         return ("POST",) if called else ("GET", "HEAD")
 
-    async def respond(self, visit: Visit) -> None:
-        if visit.wire.method == b"POST":
-            await self._call(visit)
-            return
+    def respond(self, visit: Visit) -> Awaitable[None]:
+        return self._call(visit) if visit.wire.method == b"POST" else self._list(visit)
+
+    async def _list(self, visit: Visit) -> None:
+        """The list of models, or one of them."""
         asked = target.parse_collection(visit.wire.path)
         catalog = await self.gateway.fresh_catalog()
         if isinstance(asked, target.ModelList):
@@ -377,7 +378,7 @@ class Gemini(ApiResource):
             raise NotFound(f"models/{asked.model} is not found for API version {asked.version}.")
         send_json(visit.wire, found)
 
-    async def _call(self, visit: Visit) -> None:
+    def _call(self, visit: Visit) -> Awaitable[None]:
         """One call, from the parsed target to the end of its answer."""
         gateway, wire = self.gateway, visit.wire
         asked: _Call | None = wire.head.found.get(_Call)
@@ -406,9 +407,12 @@ class Gemini(ApiResource):
         )
         preparation = Preparation(gateway, incoming)
         if visit.key is not None and gateway.limits_streams:
-            with gateway.stream_of(visit.key):
-                await self._answer(wire, preparation)
-        else:
+            return self._answer_one_of(visit.key, wire, preparation)
+        return self._answer(wire, preparation)
+
+    async def _answer_one_of(self, key: ClientKey, wire: GatewayRequestOnWire, preparation: Prepared) -> None:
+        """As :meth:`_answer`, for a client key that may have only so many calls answered at once."""
+        with self.gateway.stream_of(key):
             await self._answer(wire, preparation)
 
     async def _answer(self, wire: GatewayRequestOnWire, preparation: Prepared) -> None:
