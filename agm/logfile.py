@@ -221,13 +221,16 @@ def insert(
     :param rows: values in the order of :data:`COLUMNS`.
     :param bodies: of each the request's id, its start, its body and that one's size, the answer's body and its size.
     """
-    if len(rows) == AT_ONCE and not bodies:  # one statement is a transaction by itself
+    # SQLite took 999 values before its version 3.32, and can be built to take fewer than it does now
+    room = min(connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(COLUMNS), AT_ONCE)
+    if len(rows) == room == AT_ONCE and not bodies:  # one statement is a transaction by itself
         connection.execute(_inserting(AT_ONCE), list(chain.from_iterable(rows)))
         return
     at = 0
     with transaction(connection):
         while at < len(rows):
-            count = min(1 << (len(rows) - at).bit_length() - 1, AT_ONCE)  # few sizes, so that SQLite knows them again
+            # few sizes, so that SQLite knows them again
+            count = 1 << min(len(rows) - at, room).bit_length() - 1
             connection.execute(_inserting(count), list(chain.from_iterable(rows[at : at + count])))
             at += count
         if bodies:

@@ -16,6 +16,7 @@ import syslog
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from threading import get_ident
@@ -262,8 +263,9 @@ class FileObserver:
     def flush(self) -> None:
         """Write what is held."""
         held: list[str | LogEvent] = []
-        while self._held:  # others may be adding to it
-            held.append(self._held.popleft())
+        with suppress(IndexError):  # other threads may be adding to it, and taking from it
+            while True:
+                held.append(self._held.popleft())
         lines: list[str] = []
         for are_lines, group in groupby(held, lambda it: type(it) is str):
             some: list[Any] = list(group)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import select
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReadDescriptor
@@ -22,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from agm.transports import SOCKETS, lowest, turn
+from agm.transports import SOCKETS, lowest, turn, unsent
 
 #: How many sockets are handed out before the reactor gets its turn.
 MOST = 256
@@ -43,12 +42,17 @@ def adopt(transport: Any) -> None:
     found = _sets.get(reactor)
     if found is None:
         found = _sets[reactor] = SocketSet(reactor)
+    writing = unsent(transport) > 0  # what was to be told to a proxy, for example
     transport.stopReading()
+    transport.stopWriting()
     transport.reactor = found
     transport.startReading()
+    if writing:
+        transport.startWriting()
 
 
-_sets: WeakKeyDictionary[Any, SocketSet] = WeakKeyDictionary()
+#: The set of each reactor; a process has one.
+_sets: dict[Any, SocketSet] = {}
 
 
 @implementer(IReadDescriptor)
@@ -100,9 +104,11 @@ class SocketSet:
 
     def _wait_no_more(self, member: Any, event: int) -> None:
         fd = member.fileno()
-        if self._members.get(fd) is not member:  # it is closed, or was never here
+        if fd == -1:  # it was closed behind everybody's back
             for fd in [fd for fd, it in self._members.items() if it is member]:
                 self._leave(fd)
+            return
+        if self._members.get(fd) is not member:
             return
         left = self._events[fd] & ~event
         if left == self._events[fd]:
@@ -113,9 +119,6 @@ class SocketSet:
         else:
             self._epoll.unregister(fd)
             self._leave(fd)
-
-    def _is_at(self, fd: int, member: Any) -> bool:
-        return self._members.get(fd) is member
 
     def _leave(self, fd: int) -> None:
         del self._members[fd], self._events[fd]
@@ -139,12 +142,18 @@ class SocketSet:
             for fd, event in self._epoll.poll(0, MOST):
                 member = members.get(fd)
                 if member is not None:  # another one has not closed it meanwhile
-                    self._ready(member, fd, event)
+                    try:
+                        self._ready(member, fd, event)
+                    except BaseException:  # no other connection has to do with it
+                        log.failure("the end of a connection failed")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor lets go of everything: so do the members."""
         for member in list(self._members.values()):
-            member.connectionLost(reason)
+            try:
+                member.connectionLost(reason)
+            except BaseException:
+                log.failure("the end of a connection failed")
 
     def _ready(self, member: Any, fd: int, event: int) -> None:
         why: Any = None
@@ -156,10 +165,10 @@ class SocketSet:
             try:
                 if event & _IN:
                     why = member.doRead()
-                if not why and event & _OUT and self._is_at(fd, member):
+                if not why and event & _OUT and fd in self._members:
                     reading = False
                     why = member.doWrite()
-            except Exception as e:
+            except BaseException as e:
                 log.failure("a connection failed")
                 why = e
         if not why:

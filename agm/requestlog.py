@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 import attrs
 import msgspec
 from twisted.enterprise import adbapi
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -305,7 +306,12 @@ class RequestLog:
         settings, now = self._settings(), self._wall()
         due = self._reactor.seconds() - self._pruned > PRUNE_EVERY
         # not in the thread: two take the interpreter from each other; and all at once, in half the time of one by one
-        rows = [row_of(entry.finished) for entry in batch]
+        try:
+            rows = [row_of(entry.finished) for entry in batch]
+        except Exception:
+            self._failed(Failure(), batch, pool)
+            self._again(None)
+            return succeed(None)
         self._full_batches = self._full_batches + 1 if len(batch) == BATCH else 0
         weigh = self._full_batches % WEIGH_EVERY == 0
 
@@ -316,13 +322,14 @@ class RequestLog:
                 _body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None
             ]
             logfile.insert(connection, _plain_rows(rows, batch, self._redact), kept)
-            if due or ((weigh or kept) and logfile.size(connection) > settings.max_size):
-                logfile.prune(
-                    connection,
-                    oldest=now - settings.max_days * 86_400,
-                    oldest_body=now - logfile.BODY_SECONDS,
-                    max_size=settings.max_size,
-                )
+            with suppress(OSError, sqlite3.Error):  # the rows are there; what is too much is so the next time as well
+                if due or ((weigh or kept) and logfile.size(connection) > settings.max_size):
+                    logfile.prune(
+                        connection,
+                        oldest=now - settings.max_days * 86_400,
+                        oldest_body=now - logfile.BODY_SECONDS,
+                        max_size=settings.max_size,
+                    )
 
         writing: Deferred[None] = pool.runWithConnection(write)
         self._writing = writing

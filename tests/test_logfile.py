@@ -337,6 +337,15 @@ def test_rows_of_any_number_are_written_in_their_order(path: Path, count: int) -
     connection.close()
 
 
+@pytest.mark.parametrize("values", [999, 50])
+def test_an_sqlite_that_takes_few_values_at_once_gets_smaller_statements(path: Path, values: int) -> None:
+    connection = writer(path)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, values)
+    logfile.insert(connection, [row(request=f"r{number}") for number in range(AT_ONCE)])
+    assert connection.execute("SELECT count(*) FROM requests").fetchone() == (AT_ONCE,)
+    connection.close()
+
+
 def test_of_rows_of_which_one_cannot_be_written_none_is(path: Path) -> None:
     connection = writer(path)
     with pytest.raises(sqlite3.IntegrityError):

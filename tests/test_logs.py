@@ -275,6 +275,27 @@ def test_events_that_are_made_lines_later_keep_their_place_and_no_secret(tmp_pat
         assert [line.partition("] ")[2] for line in file.read_text().splitlines()] == said
 
 
+def test_threads_that_log_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    file, reactor = tmp_path / "twistd.log", Turns()
+    log = Logger("agm.test", observer=logs.observer(reactor, Redactor(), "text", "info", {"logfile": str(file)}))
+
+    def say() -> None:
+        for number in range(2000):
+            log.info("{number}", number=number)
+
+    threads = [Thread(target=say) for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert len(file.read_text().splitlines()) == 8000
+
+
 def test_what_another_thread_logs_is_written_at_once(tmp_path: Path) -> None:
     file, reactor = tmp_path / "twistd.log", Turns()
     observer: Any = logs.observer(reactor, Redactor(), "text", "info", {"logfile": str(file)})

@@ -147,6 +147,40 @@ async def test_one_that_fails_takes_no_other_with_it(listening: Listening, logge
     assert len(logged_failures) == 1
 
 
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_one_whose_end_fails_takes_no_other_with_it(listening: Listening, logged_failures: list[Any]) -> None:
+    (bad, theirs), (good, others) = await listening.pair(), await listening.pair()
+
+    def fail(reason: Failure) -> None:
+        bad.lost = reason
+        raise ValueError("this end is no good")
+
+    bad.connectionLost = fail  # type: ignore[method-assign]
+    theirs.transport.loseConnection()
+    await bad.closed()
+    others.send(b"fine")
+    await good.until(b"fine")
+    assert len(logged_failures) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_to_be_sent_before_is_sent_and_then_nobody_waits_for_room(listening: Listening) -> None:
+    """A proxy that answers before it was asked: the question is still on its way when the connection is adopted."""
+    ours, theirs = await listening.pair()
+    plain: Any = theirs.transport
+    plain.write(b"early")
+    assert plain in reactor.getWriters()
+    adopt(plain)
+    await ours.until(b"early")
+    await settle()
+    assert plain not in reactor.getWriters()
+    (found,) = sets()
+    assert found._events[plain.fileno()] == select.EPOLLIN
+    theirs.transport.abortConnection()
+    await theirs.closed()
+
+
 @pytest_twisted.ensureDeferred
 async def test_when_the_reactor_lets_go_of_all_everybody_is_told(listening: Listening) -> None:
     ours, theirs = await listening.pair()

@@ -320,11 +320,14 @@ async def test_the_queue_has_a_bound_and_what_was_dropped_is_said(
 
 
 @pytest.mark.expects_logged_failures
+@pytest.mark.parametrize(
+    "odd", [{"status": "\ud800"}, {"attempts": (attrs.evolve(GOOD, chosen="\ud800"),)}], ids=["row", "timeline"]
+)
 @pytest_twisted.ensureDeferred
 async def test_what_cannot_be_a_row_does_not_stop_the_log(
-    setting: Setting, logged_failures: list[dict[str, Any]]
+    setting: Setting, odd: dict[str, Any], logged_failures: list[dict[str, Any]]
 ) -> None:
-    setting.note("r1", status="\ud800")
+    setting.note("r1", **odd)
     setting.clock.advance(requestlog.DELAY)
     await eventually(lambda: setting.log.dropped == 1, "the drop")
     setting.note("r2")

@@ -130,7 +130,8 @@ class _Pieces:
         self.size = size
         self._pepper = pepper
         self._cut = re.compile(f".{{{size}}}", re.DOTALL).findall
-        self._filed: dict[int, list[tuple[int, _Known]]] = {}
+        #: By the hash of a piece: the secrets that hold it, by where they do and their digests.
+        self._filed: dict[int, dict[tuple[int, bytes], _Known]] = {}
 
     def __len__(self) -> int:
         return len(self._filed)
@@ -146,19 +147,17 @@ class _Pieces:
     def add(self, secret: str) -> None:
         known = _Known(len(secret), self.digest(secret))
         for at, piece in self._places(secret):
-            self._filed.setdefault(piece, []).append((at, known))
+            self._filed.setdefault(piece, {})[at, known.digest] = known
 
-    def places(self, secret: str) -> list[int]:
-        """The pieces under which a secret is filed, to :meth:`forget` it by."""
-        return [piece for _, piece in self._places(secret)]
+    def places(self, secret: str) -> list[tuple[int, int]]:
+        """Where a secret is filed, to :meth:`forget` it by."""
+        return list(self._places(secret))
 
-    def forget(self, digest: bytes, pieces: Iterable[int]) -> None:
-        for piece in pieces:
-            left = [(at, known) for at, known in self._filed.get(piece, ()) if known.digest != digest]
-            if left:
-                self._filed[piece] = left
-            else:
-                self._filed.pop(piece, None)
+    def forget(self, digest: bytes, places: Iterable[tuple[int, int]]) -> None:
+        for at, piece in places:  # many secrets may have a piece in common
+            holding = self._filed.get(piece)
+            if holding is not None and holding.pop((at, digest), None) is not None and not holding:
+                del self._filed[piece]
 
     def found(self, text: str) -> Iterator[tuple[int, int]]:
         """Where secrets begin and end."""
@@ -166,7 +165,7 @@ class _Pieces:
         if filed.keys().isdisjoint(map(hash, self._cut(text))):  # of a hundred lines this is all for ninety-nine
             return
         for at in [at for at in range(0, len(text) - size + 1, size) if hash(text[at : at + size]) in filed]:
-            for offset, known in filed[hash(text[at : at + size])]:
+            for (offset, _), known in filed[hash(text[at : at + size])].items():
                 start = at - offset
                 end = start + known.length
                 if start >= 0 and end <= len(text) and self.digest(text[start:end]) == known.digest:
@@ -185,7 +184,7 @@ class Redactor:
         # by the length of the secret: twice the size less one is the least that a size can find
         self._sizes = (_Pieces(8, pepper), _Pieces(4, pepper))
         self._learned: set[bytes] = set()
-        self._passing: OrderedDict[bytes, list[tuple[_Pieces, bytes, list[int]]]] = OrderedDict()
+        self._passing: OrderedDict[bytes, list[tuple[_Pieces, bytes, list[tuple[int, int]]]]] = OrderedDict()
 
     def __len__(self) -> int:
         """How many secrets are known."""

@@ -9,6 +9,7 @@ answer's producer directly.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
@@ -352,6 +353,7 @@ class GatewayChannel(Protocol):
                 self._untaken = untaken(self.transport)
                 self._expect_within(self.site.stall_timeout)
             else:
+                self._untaken = sys.maxsize  # what the end of this turn may leave has all the time to be taken
                 self._expect_within(self.site.read_timeout)
             if waiting > MAX_UNSENT:
                 self._held = self.site.reactor.callLater(FLUSH_SECONDS, self._go_on)
