@@ -49,7 +49,7 @@ LATER: Final = "log_later"
 _RANKS: Mapping[Any, int] = {LogLevel.levelWithName(name): rank for rank, name in enumerate(LEVELS)}
 _INFO: Final = LEVELS.index("info")
 #: Seconds for which a line may wait for others.
-HOLD: Final = 0.05
+HOLD: Final = 0.2
 _PRIORITIES: Mapping[Any, int] = {
     LogLevel.debug: syslog.LOG_DEBUG,
     LogLevel.info: syslog.LOG_INFO,
