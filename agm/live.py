@@ -28,7 +28,7 @@ FINISHED = 200
 #: How many of the requests under way a document shows, the latest first.
 SHOWN_OPEN = 100
 #: Names of client keys and accounts whose use is counted; the one that was not used for the longest goes first.
-MAX_NAMES = 1000
+MAX_NAMES = 20_000
 #: A text of a client's is shown up to this many characters.
 MAX_TEXT = 200
 MAX_MESSAGE = 500
