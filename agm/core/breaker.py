@@ -152,7 +152,7 @@ class Endpoints:
 
         :param tried: numbers of endpoints that have been asked already.
         """
-        if not self._breakers and not self._pairs:  # nothing is held against any of them
+        if self.unsuspected:
             return next((i for i in range(len(urls)) if i not in tried), None)
         usable = [i for i, url in enumerate(urls) if i not in tried and self.shut_until(url, now) is None]
         well = (i for i in usable if not self._ails(urls[i], model, now))
@@ -180,7 +180,7 @@ class Endpoints:
 
     def answered(self, url: str, model: str, *, good: bool) -> bool:
         """An answer in Google's words came, a `good` one or an error; returns whether that has closed a breaker."""
-        if not self._breakers and not self._pairs:
+        if self.unsuspected:
             return False
         at = origin(url)
         if good and self._pairs:

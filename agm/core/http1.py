@@ -185,19 +185,9 @@ class RequestReader:
 
         :returns: None for one that has to be read with :meth:`next`, piece by piece.
         """
-        if self._state == _BODY:
-            buffer, left = self._buffer, self._left
-            if len(buffer) == left:
-                self._buffer = b""
-                data = bytes(buffer)
-            elif len(buffer) > left:
-                data, self._buffer = bytes(buffer[:left]), buffer[left:]
-            else:
-                return None
-        elif self._state == _ENDED:
-            data = b""
-        else:
+        if self._state != _BODY or len(self._buffer) < self._left:
             return None
+        data = self._body()
         self._state = _HEAD
         return data
 

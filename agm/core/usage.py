@@ -52,19 +52,9 @@ _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 #: What Vertex AI tells of a text that was embedded by ``predict``; the sum over all texts is the prompt.
 _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
 
-#: What Google calls each field of a :class:`Usage`.
-_COUNTS = (
-    "promptTokenCount",
-    "candidatesTokenCount",
-    "cachedContentTokenCount",
-    "thoughtsTokenCount",
-    "toolUsePromptTokenCount",
-    "totalTokenCount",
-)
-
 
 class _Counts(msgspec.Struct):
-    """What `_COUNTS` has names for, where each is a number that can be one."""
+    """The fields of a :class:`Usage`, in their order, as Google calls them."""
 
     promptTokenCount: int = 0
     candidatesTokenCount: int = 0
@@ -205,7 +195,7 @@ def _usage(text: str) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    return _made(map(found.get, _COUNTS))
+    return _made(map(found.get, _Counts.__struct_fields__))
 
 
 def _made(counts: Iterable[object]) -> Usage | None:

@@ -261,8 +261,7 @@ class GatewayChannel(Protocol):
         if self.site.is_streamed(request):
             request.streamed = StreamedBody(head.length, self._pause_reading, self._resume_reading)
         elif head.length is not None:
-            if head.length > self.site.max_body:
-                request.check_length(head.length)
+            request.check_length(head.length)
             self._lend(head.length)
             body = self._reader.rest()
             if body is not None:  # as a rule it comes with its head

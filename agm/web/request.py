@@ -149,7 +149,7 @@ class GatewayRequestOnWire(Request):
     @cached_property
     def postpath(self) -> list[bytes]:  # type: ignore[override]  # an attribute there
         """The segments of the path that have not been walked."""
-        return [unquote_to_bytes(part) if part.find(b"%") >= 0 else part for part in self.path[1:].split(b"/")]
+        return [unquote_to_bytes(part) if b"%" in part else part for part in self.path[1:].split(b"/")]
 
     @cached_property
     def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # an attribute there

@@ -360,7 +360,7 @@ class Gemini(ApiResource):
         if path.rpartition(b"/")[2] == b"models":
             return ("GET", "HEAD")
         name = path.rpartition(b"/")[2].lower()
-        called = name.find(b":") >= 0 or name.find(b"%3a") >= 0 or name == b"counttokens"
+        called = b":" in name or b"%3a" in name or name == b"counttokens"
         return ("POST",) if called else ("GET", "HEAD")
 
     def respond(self, visit: Visit) -> Awaitable[None]:
@@ -528,7 +528,7 @@ def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
 
     :raises InvalidRequest: for a form that the gateway does not speak.
     """
-    asked = [query[name] for name in ("alt", "$alt") if query.get(name)] if query else []
+    asked = [query[name] for name in ("alt", "$alt") if query.get(name)]
     forms = []
     for value in asked:
         match = _ALT.fullmatch(value)

@@ -47,8 +47,9 @@ CUT_SECONDS = 0.5
 NOTICE_SECONDS = 1.0
 
 log = Logger()
-#: Where the log says that the line of an answer is from: what it would be made of for each.
+#: What of an answer's line clients have written.
 _LOG_FOREIGN = ("method", "path")
+#: Where that line is from: what it would be made of for each.
 _LOG_SYSTEM = f"{log.namespace}#info"
 
 
