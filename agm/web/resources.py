@@ -59,8 +59,6 @@ CREDENTIAL_HEADERS = frozenset(
     }
 )
 CREDENTIAL_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
-#: Names of the gateway that are remembered as such.
-MAX_HOSTS = 100
 _ALT = re.compile(r"(sse|json)(?:;.*)?")
 #: Headers of an upstream's answer that mean something to a client; all others are about the hop.
 _PASSED_HEADERS = tuple(
@@ -155,8 +153,6 @@ class ApiResource(Resource):
         super().__init__()
         self.gateway = gateway
         self.access = access
-        #: Values of ``Host`` that have been checked, and are the gateway's.
-        self._good_hosts: set[bytes] = set()
 
     def respond(self, visit: Visit) -> Awaitable[None]:
         """Answer a request, or raise a :class:`GatewayError`; as a rule an ``async def``."""
@@ -235,15 +231,9 @@ class ApiResource(Resource):
         return asked
 
     def _check_host(self, wire: GatewayRequestOnWire) -> None:
-        """Whether the request is for this gateway; most are for the host of the one before."""
-        head, known = wire.head, self._good_hosts
-        host = head.first.get(b"host")
-        if host in known and len(head.first) == len(head.fields):  # it is the only one
-            return
-        values = [value.decode("latin-1") for value in head.values(b"host")]
+        """Whether the request is for this gateway."""
+        values = [value.decode("latin-1") for value in wire.head.values(b"host")]
         self.access.check_host(values, required=wire.clientproto == b"HTTP/1.1")
-        if host is not None and len(known) < MAX_HOSTS:
-            known.add(host)
 
     def _options(self, wire: GatewayRequestOnWire, allowed: Sequence[str], *, preflight: bool) -> None:
         names = ", ".join(allowed).encode("ascii")
