@@ -276,7 +276,7 @@ class _Check:
             for event in _EVENTS:
                 self._edited_event(event, request)
         for status, body, headers in _ERRORS:
-            self._classification(status, body, headers, accounts[0])
+            self._classification(status, body, headers, accounts[0], requests[0])
         self._observers(requests, accounts[0])
         if self._hooks["agm_resources"]:
             self._resources(config)
@@ -524,9 +524,11 @@ class _Check:
         except (TypeError, ValueError, RecursionError) as e:
             self.refuse(hook, f"returned what JSON cannot hold ({e})", "put in only what JSON has")
 
-    def _classification(self, status: int, body: bytes, headers: Mapping[str, str], account: Account) -> None:
+    def _classification(
+        self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
+    ) -> None:
         hook = "agm_classify_error"
-        given = {"status": status, "body": body, "headers": headers, "account": account}
+        given = {"status": status, "body": body, "headers": headers, "account": account, "request": request}
         for verdict in self.call(hook, given, f"the status {status} and the body {body[:40]!r}"):
             if verdict is None:
                 continue

@@ -27,13 +27,14 @@ from agm.core.answers import (
     Framing,
     PlainArray,
     PlainBody,
+    PlainDocument,
     PlainEvents,
     Transform,
     plain_event,
 )
 from agm.core.breaker import Trouble
 from agm.core.candidates import Candidates
-from agm.core.classify import SHORT_DELAY, Fault, Verdict
+from agm.core.classify import ABOUT_THE_REQUEST, SHORT_DELAY, Fault, Verdict
 from agm.core.errors import (
     BadUpstreamAnswer,
     GatewayError,
@@ -43,7 +44,9 @@ from agm.core.errors import (
     with_retry_info,
 )
 from agm.core.exclusions import Cause, Exclusion, earliest, nothing_left
+from agm.core.inflate import inflate
 from agm.core.lease import Lease
+from agm.core.remedies import remedy
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -102,7 +105,7 @@ class OpenAnswer:
 
 
 @attrs.frozen(eq=False, slots=False)
-class _Route:
+class Route:
     """Where an attempt goes, and why: a leased account and the number of its endpoint."""
 
     lease: Lease
@@ -111,14 +114,14 @@ class _Route:
     reason: str
 
     @classmethod
-    def of(cls, lease: Lease, endpoint: int, reason: str) -> _Route:
+    def of(cls, lease: Lease, endpoint: int, reason: str) -> Route:
         """The route to an endpoint of a lease's account, by its number."""
         account = lease.account
         return cls(lease, account, account.endpoints[endpoint], reason)
 
 
 @attrs.frozen
-class _Failure:
+class Failed:
     """An attempt that gave nothing: what it meant, and what the client would get if it was the last."""
 
     verdict: Verdict
@@ -168,8 +171,8 @@ class Attempts:
         :raises GatewayError: if no account can serve, or the last attempt brought no answer at all.
         """
         most = self.gateway.config.pool.max_attempts
-        route: _Route | None = await self._first()
-        last: _Failure | None = None
+        route: Route | None = await self._first()
+        last: Failed | None = None
         number = 0
         try:
             while route is not None:
@@ -179,8 +182,8 @@ class Attempts:
                     route = None  # its lease is the answer's now
                     return outcome
                 last = outcome
-                if last.final or last.verdict.fault is Fault.FINAL or number >= most:
-                    self._consequence(route, last.verdict)
+                if last.final or last.verdict.fault in ABOUT_THE_REQUEST or number >= most:
+                    self._consequence(route, last)
                     break
                 route = await self._next(route, last)
         finally:
@@ -203,19 +206,20 @@ class Attempts:
     def _eligible(self) -> tuple[Candidates, Mapping[str, str]]:
         """The accounts that may serve, and those that plugins have taken away, with their reasons."""
         request, pool = self.request, self.gateway.pool
-        accounts = pool.candidates(request.model, request.method, self._given_up)
+        accounts = pool.candidates(request.model, request.method, self._given_up, request.version)
         refused: Mapping[str, str] = {}
         if accounts:
             refused = self.gateway.hooks.filter_accounts(accounts, request)
             if refused:
-                accounts = pool.candidates(request.model, request.method, {*self._given_up, *refused})
+                without = {*self._given_up, *refused}
+                accounts = pool.candidates(request.model, request.method, without, request.version)
         return accounts, refused
 
     def _exclusions(self, refused: Mapping[str, str]) -> list[Exclusion]:
         request, pool = self.request, self.gateway.pool
-        exclusions = pool.excluded(request.model, request.method)
+        exclusions = pool.excluded(request.model, request.method, request.version)
         if refused:
-            ready = pool.candidates(request.model, request.method, self._given_up)
+            ready = pool.candidates(request.model, request.method, self._given_up, request.version)
             exclusions += [Exclusion(a, Cause.PLUGIN, refused[a.name]) for a in ready if a.name in refused]
         return exclusions
 
@@ -232,22 +236,22 @@ class Attempts:
         """One of `accounts`, which are not empty."""
         return self.gateway.hooks.select_account(accounts, self.request, self.gateway.pool.loads())
 
-    def _take(self) -> _Route | None:
+    def _take(self) -> Route | None:
         """Lease an account that may serve now; None if there is none."""
         accounts, _ = self._eligible()
         if not accounts:
             return None
-        choice = self.select(accounts)
-        lease = self.gateway.pool.lease(choice.account, self.request.model)
-        return self._along(lease, choice.reason) or _Route.of(lease, 0, choice.reason)
+        choice, request = self.select(accounts), self.request
+        lease = self.gateway.pool.lease(choice.account, request.model, request.method, request.version)
+        return self._along(lease, choice.reason) or Route.of(lease, 0, choice.reason)
 
     @staticmethod
-    def _along(lease: Lease, reason: str) -> _Route | None:
+    def _along(lease: Lease, reason: str) -> Route | None:
         """The next endpoint of an account that is leased already; None if there is no other."""
         endpoint = lease.next_endpoint()
-        return None if endpoint is None else _Route.of(lease, endpoint, reason)
+        return None if endpoint is None else Route.of(lease, endpoint, reason)
 
-    async def _first(self) -> _Route:
+    async def _first(self) -> Route:
         """The first route, after a wait if it must be; raises if there is none."""
         request, pool = self.request, self.gateway.pool
         pool.wake(request.model)  # those who have waited longer go first
@@ -257,7 +261,7 @@ class Attempts:
             raise nothing_left(request.model, request.method, request.version, exclusions)
         return route
 
-    async def _next(self, route: _Route, failure: _Failure) -> _Route | None:
+    async def _next(self, route: Route, failure: Failed) -> Route | None:
         """Where the next attempt goes after `failure`; draws the failure's consequence for the account."""
         account, verdict = route.account, failure.verdict
         match verdict.fault:
@@ -271,13 +275,13 @@ class Attempts:
                 self._waited |= {account.name}
                 await self._pause(verdict.delay)
                 return attrs.evolve(route, reason="again, after the short wait that was asked for")
-            case Fault.FORBIDDEN | Fault.NO_MODEL if again := self._otherwise(account, failure):
+            case fault if fault in _PERHAPS_THE_PROJECT and (again := self._otherwise(account, failure)):
                 return attrs.evolve(route, reason=again)
             case Fault.ENDPOINT if failure.trouble is not None:
                 other_endpoint = self._along(route.lease, "the next endpoint of the same account")
                 if other_endpoint is not None:
                     return other_endpoint
-        self._consequence(route, verdict)
+        self._consequence(route, failure)
         if verdict.fault is Fault.CAPACITY:
             self._capacity += 1
             if self._capacity > 1:
@@ -296,7 +300,7 @@ class Attempts:
         route.lease.release()
         return other or await self._line_up()
 
-    def _otherwise(self, account: Account, failure: _Failure) -> str | None:
+    def _otherwise(self, account: Account, failure: Failed) -> str | None:
         """Why a Code Assist account that refused may serve yet, with another project; None if it will not."""
         if account.kind != "code-assist" or failure.verdict.reason == "VALIDATION_REQUIRED":
             return None
@@ -307,13 +311,31 @@ class Attempts:
             return "again, after asking for its project anew"
         return None
 
-    def _consequence(self, route: _Route, verdict: Verdict) -> None:
-        self.gateway.pool.failed(route.account, self.request.model, verdict, route.lease)
+    def _consequence(self, route: Route, failure: Failed) -> None:
+        """Tell the pool what a failure means for the account; where it does not tell, the gateway may ask itself."""
+        pool, account, request, verdict = self.gateway.pool, route.account, self.request, failure.verdict
+        pool.failed(account, request.model, verdict, route.lease)
+        if verdict.fault in _TOLD:
+            log.warn(
+                "{request_id}: account {account} is {what}: {reason}. {message} Fix: {fix}.",
+                request_id=request.id,
+                account=account.name,
+                what=_TOLD[verdict.fault].format(model=request.model),
+                reason=verdict.reason,
+                message=verdict.message,
+                fix=remedy(account, verdict.fault, verdict.reason) or "see the message",
+            )
+        if (
+            verdict.fault is Fault.UNCLEAR
+            and failure.status in (400, 403, 404)
+            and pool.doubt(account, request.model, _conversation(request), route.lease)
+        ):
+            self.gateway.checks.ask_account(account, request.model, failure.status)
 
     async def _pause(self, seconds: float) -> None:
         await deferLater(self.gateway.reactor, seconds)
 
-    async def _line_up(self) -> _Route | None:
+    async def _line_up(self) -> Route | None:
         """
         Wait for an account behind those who came earlier; None as soon as it is clear that none comes in time.
 
@@ -324,7 +346,7 @@ class Attempts:
         until = began + self.gateway.config.pool.max_wait - self._lined_up
         if not self._worth_waiting(until):
             return None
-        done: Deferred[_Route | None] = Deferred()
+        done: Deferred[Route | None] = Deferred()
         timer: IDelayedCall | None = None
 
         def offer() -> bool:
@@ -346,7 +368,7 @@ class Attempts:
             if not done.called:
                 timer = reactor.callLater(self._next_look(until), look)
 
-        ticket = pool.wait(request.model, request.method, offer)
+        ticket = pool.wait(request.model, request.method, offer, request.version)
         timer = reactor.callLater(self._next_look(until), look)
         try:
             return await done
@@ -369,16 +391,26 @@ class Attempts:
 
     def _soonest(self) -> float | None:
         """Seconds until an account may be free for this; None if that takes a person."""
-        return self.gateway.pool.soonest(self.request.model, self.request.method, self._given_up)
+        request = self.request
+        return self.gateway.pool.soonest(request.model, request.method, self._given_up, request.version)
 
     # Sending
 
-    async def _attempt(self, number: int, route: _Route) -> OpenAnswer | _Failure:
+    async def try_once(self, route: Route, *, patience: float) -> OpenAnswer | Failed:
+        """
+        Send it along one route and no other, for a question of the gateway's own.
+
+        :param patience: seconds to wait for the first byte.
+        """
+        return await self._attempt(1, route, patience)
+
+    async def _attempt(self, number: int, route: Route, patience: float | None = None) -> OpenAnswer | Failed:
         """One try: lease, wrap, send, and wait for the first byte."""
         gateway, request, account = self.gateway, self.request, route.account
+        patience = patience or gateway.config.timeouts.first_byte
         started, began = gateway.wall(), gateway.reactor.seconds()
         answer: UpstreamAnswer | None = None
-        outcome: OpenAnswer | _Failure | None = None
+        outcome: OpenAnswer | Failed | None = None
         try:
             located = account if account.project is not None else await gateway.code_assist.with_project(account)
             wrapped = self._wrapped(located)
@@ -389,12 +421,12 @@ class Attempts:
                 route.url + wrapped.path,
                 (*wrapped.headers, *credential),
                 wrapped.content,
-                timeout=gateway.config.timeouts.first_byte,
+                timeout=patience,
                 network=account.network,
             )
-            left = gateway.config.timeouts.first_byte - (gateway.reactor.seconds() - began)
+            left = patience - (gateway.reactor.seconds() - began)
             outcome = await self._first_bytes(answer, wrapped, located, route.lease, max(left, 0.0))
-            if isinstance(outcome, _Failure):
+            if isinstance(outcome, Failed):
                 outcome = attrs.evolve(outcome, user_project=any(n == b"x-goog-user-project" for n, _ in credential))
             elif bare:
                 gateway.code_assist.works_without_user_project(account)
@@ -403,17 +435,19 @@ class Attempts:
         except CredentialError as e:
             if e.permanent:
                 gateway.pool.disable(account, e.reason, route.lease)
-            outcome = _Failure(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", e.reason)
-        except Refused as e:
+            outcome = Failed(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", e.reason)
+        except Refused as e:  # a question of the gateway's own: no client's request can be to blame
             outcome = self._classified(e.status, e.body, e.retry_after, account)
+            if outcome.verdict.fault in (*ABOUT_THE_REQUEST, Fault.UNCLEAR):
+                outcome = attrs.evolve(outcome, verdict=attrs.evolve(outcome.verdict, fault=Fault.BLOCKED))
         except NotTold as e:
-            outcome = _Failure(Verdict(Fault.ENDPOINT, e.reason), None, b"", str(e))
+            outcome = Failed(Verdict(Fault.ENDPOINT, e.reason), None, b"", str(e))
         except NoProject as e:
             gateway.pool.disable(account, e.reason, route.lease)
-            outcome = _Failure(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)
+            outcome = Failed(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)
         finally:
             ended = gateway.reactor.seconds() - began
-            failure = outcome if isinstance(outcome, _Failure) else None
+            failure = outcome if isinstance(outcome, Failed) else None
             record = AttemptRecord(
                 request_id=request.id,
                 number=number,
@@ -432,21 +466,23 @@ class Attempts:
             self.records.append(record)
             gateway.hooks.attempt_finished(record)
             gateway.code_assist.attempted(account, record.status)
-            if failure is not None and failure.verdict.fault is not Fault.FINAL:
+            if failure is not None and failure.verdict.fault not in ABOUT_THE_REQUEST:
                 gateway.last_failures[account.name] = record
         if failure is None:
             gateway.pool.endpoint_answered(route.url, request.model, good=True)
             gateway.pool.succeeded(account, request.model, route.lease)
             return outcome
         if failure.trouble is not None:
-            gateway.pool.endpoint_failed(route.url, request.model, failure.trouble, route.lease)
+            if gateway.pool.endpoint_failed(route.url, request.model, failure.trouble, route.lease):
+                gateway.checks.ask_endpoint(account, route.url)
         elif failure.status is not None:
             gateway.pool.endpoint_answered(route.url, request.model, good=True)
         log.info(
-            "{request_id}: attempt {number} failed: {reason}, {message}",
+            "{request_id}: attempt {number} failed: {reason} ({about}), {message}",
             request_id=request.id,
             number=number,
             reason=failure.verdict.reason,
+            about=failure.verdict.fault.value,
             message=failure.message,
         )
         return failure
@@ -464,7 +500,7 @@ class Attempts:
 
     async def _first_bytes(
         self, answer: UpstreamAnswer, wrapped: UpstreamRequest, account: Account, lease: Lease, timeout: float
-    ) -> OpenAnswer | _Failure:
+    ) -> OpenAnswer | Failed:
         """Wait until an answer shows what it is."""
         reactor, limits = self.gateway.reactor, self.gateway.config.timeouts
         if not 200 <= answer.status < 300:
@@ -472,10 +508,12 @@ class Attempts:
             reading.addTimeout(min(timeout, limits.idle), reactor)
             try:
                 body = await reading
+                if answer.header("content-encoding") in ("gzip", "x-gzip"):  # unasked, by something on the way
+                    body = inflate(body, MAX_ERROR)
             except CancelledError:
                 answer.abort()
                 raise
-            except Exception:  # the timeout: what the status says is enough
+            except Exception:  # the timeout, or what cannot be read: what the status says is enough
                 body = b""
             return self._classified(answer.status, body, answer.header("retry-after"), account)
         passing = self._filter(wrapped)
@@ -504,33 +542,41 @@ class Attempts:
             finally:
                 timer.cancel()
         if timed_out:
-            message = f"the upstream sent no answer within {limits.first_byte:g} seconds"
+            message = "the upstream did not answer in time"
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
-            return _Failure(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
+            return Failed(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes:
             return OpenAnswer(answer, flow, account, self.request.framing, isinstance(passing, PlainBody), lease)
         if passing.failure is not None:
             if passing.failure.own is not None:
                 raise passing.failure.own
             failure = passing.failure
+            if failure.foreign:
+                return _foreign(failure.message)
             return self._classified(failure.code, failure.document, answer.header("retry-after"), account)
         if flow.broken is not None:
             verdict = Verdict(Fault.ENDPOINT, "CONNECTION_LOST")
-            return _Failure(verdict, None, b"", flow.broken, final=True, trouble=Trouble.ODD)
+            return Failed(verdict, None, b"", flow.broken, final=True, trouble=Trouble.ODD)
+        if flow.received and wrapped.framing is Framing.SSE:
+            return _foreign("there is no event in the upstream's answer")
         verdict = Verdict(Fault.ENDPOINT, "EMPTY_ANSWER")
-        return _Failure(verdict, 502, b"", "the upstream's answer is empty", trouble=Trouble.STATED)
+        return Failed(verdict, 502, b"", "the upstream's answer is empty", trouble=Trouble.STATED)
 
-    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
+    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> Failed:
         headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": retry_after}
         verdict = (
             self.gateway.hooks.classify_error(status, body, headers, account, self.request)
             if status >= 400
             else Verdict(Fault.ENDPOINT, f"HTTP_{status}")
         )
+        if verdict.message or verdict.link:  # they are kept and shown
+            redact = self.gateway.redactor.text
+            link = None if verdict.link is None else redact(verdict.link)
+            verdict = attrs.evolve(verdict, message=redact(verdict.message), link=link)
         trouble = None
         if verdict.fault is Fault.ENDPOINT:
             trouble = Trouble.ODD if envelope.error_document(body) is None else Trouble.STATED
-        return _Failure(verdict, status, body, f"the upstream answered {status}", stated=True, trouble=trouble)
+        return Failed(verdict, status, body, f"the upstream answered {status}", stated=True, trouble=trouble)
 
     def _filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """What the answer's body goes through."""
@@ -541,7 +587,7 @@ class Attempts:
         elif not wrapped.wrapped and wrapped.framing is framing:
             match framing:
                 case Framing.UNARY:
-                    return PlainBody()
+                    return PlainDocument()
                 case Framing.ARRAY:
                     return PlainArray(gateway.redactor.body)
                 case Framing.SSE if gateway.config.gateway.sse_done == "forward":
@@ -567,7 +613,7 @@ class Attempts:
 
     # Giving up
 
-    def _last_word(self, last: _Failure) -> FinalAnswer:
+    def _last_word(self, last: Failed) -> FinalAnswer:
         """The answer when nothing is left to try."""
         status = last.status
         if status is None or status < 400 or not last.stated:
@@ -586,7 +632,7 @@ class Attempts:
             headers.append((b"Retry-After", b"%d" % max(1, -int(-wait // 1))))
         return FinalAnswer(status, tuple(headers), body)
 
-    def _own_error(self, last: _Failure) -> GatewayError:
+    def _own_error(self, last: Failed) -> GatewayError:
         message = f"{last.message[:1].upper()}{last.message[1:]}."
         if last.verdict.reason in ("CONNECT_TIMEOUT", "FIRST_BYTE_TIMEOUT"):
             return UpstreamTimeout(message, reason=last.verdict.reason)
@@ -594,15 +640,41 @@ class Attempts:
             return Unavailable(message, reason=last.verdict.reason, retry_after=self._recovery(last))
         return BadUpstreamAnswer(message, reason=last.verdict.reason)
 
-    def _recovery(self, last: _Failure) -> float:
+    def _recovery(self, last: Failed) -> float:
         """Seconds until some account may serve this again."""
         pool, request = self.gateway.pool, self.request
-        if pool.candidates(request.model, request.method, self._given_up):
+        if pool.candidates(request.model, request.method, self._given_up, request.version):
             return 1.0
-        soonest = earliest(pool.excluded(request.model, request.method))
+        soonest = earliest(pool.excluded(request.model, request.method, request.version))
         if soonest is not None:  # the pool may let an account rest for longer than its upstream said
             return soonest
         return 1.0 if last.verdict.delay is None else last.verdict.delay
+
+
+#: Faults for which a Code Assist account may have to be asked with another project, or without one.
+_PERHAPS_THE_PROJECT = frozenset({Fault.FORBIDDEN, Fault.NO_MODEL, Fault.BLOCKED, Fault.UNCLEAR})
+
+
+#: What is told of an account for whom somebody may have to do something.
+_TOLD = {
+    Fault.CREDENTIAL: "off until somebody acts",
+    Fault.LOCKED: "off until somebody acts",
+    Fault.BLOCKED: "set aside for all models, and tried again in a while",
+    Fault.FORBIDDEN: "set aside for {model}, and tried again in a while",
+}
+
+
+def _conversation(request: GatewayRequest) -> str:
+    """What tells a request's conversation from others; a request without one is by itself."""
+    return request.body.fingerprint or request.id
+
+
+def _foreign(message: str) -> Failed:
+    """An answer that says 200 and is none of Google's: somebody else has answered, and nothing was acted on."""
+    message = message.rstrip(".")
+    return Failed(
+        Verdict(Fault.ENDPOINT, "NOT_AN_ANSWER"), 502, b"", message[:1].lower() + message[1:], trouble=Trouble.ODD
+    )
 
 
 def _long(verdict: Verdict) -> bool:
@@ -610,7 +682,7 @@ def _long(verdict: Verdict) -> bool:
     return verdict.delay is None or verdict.delay > SHORT_DELAY
 
 
-def _unanswered(error: UpstreamFailed) -> _Failure:
+def _unanswered(error: UpstreamFailed) -> Failed:
     """
     What it means that no answer came.
 
@@ -618,7 +690,7 @@ def _unanswered(error: UpstreamFailed) -> _Failure:
     that turned out to be closed is no such case: the client has sent it on a new one already.
     """
     if error.reason in _UNREACHED:
-        return _Failure(Verdict(Fault.ENDPOINT, error.reason), None, b"", str(error), trouble=Trouble.UNREACHED)
+        return Failed(Verdict(Fault.ENDPOINT, error.reason), None, b"", str(error), trouble=Trouble.UNREACHED)
     status = 504 if error.reason == "FIRST_BYTE_TIMEOUT" else None
     final = error.reason != "PROTOCOL_ERROR"  # what does not speak HTTP has not served anything
-    return _Failure(Verdict(Fault.ENDPOINT, error.reason), status, b"", str(error), final=final, trouble=Trouble.ODD)
+    return Failed(Verdict(Fault.ENDPOINT, error.reason), status, b"", str(error), final=final, trouble=Trouble.ODD)

@@ -85,6 +85,8 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
             "reason": e.reason,
             "retry_after": e.wait,
             "plugin": refusals.get(e.account.name),
+            "message": e.message,
+            "link": e.link,
         }
         for e in exclusions
     ]

@@ -201,7 +201,7 @@ def _states(gateway: Gateway) -> Iterator[tuple[str, str, str]]:
         found = known.get(account.name, Remembered())
         if found.disabled is not None:
             state = "disabled"
-        elif any(left is None or left > 0 for _, _, _, left, _ in found.rests):
+        elif any(rest.left is None or rest.left > 0 for rest in found.all_rests):
             state = "resting"
         elif account.max_concurrency is not None and loads[account.name] >= account.max_concurrency:
             state = "busy"

@@ -31,6 +31,7 @@ from agm.core.redact import Redactor
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.tally import Tally
 from agm.deadlines import Deadlines
+from agm.health_checks import HealthChecks
 from agm.hookspecs import ClientKeySource
 from agm.keycounts import KeyCounts, path_beside
 from agm.live import Live
@@ -82,6 +83,8 @@ class Gateway:
     deadlines: Deadlines = attrs.field(init=False)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
+    #: Asks accounts and endpoints that are in doubt.
+    checks: HealthChecks = attrs.field(init=False)
     #: What is going on, for whoever asks.
     live: Live = attrs.field(init=False)
     #: Which account has a file, a cached content or the like.
@@ -117,6 +120,7 @@ class Gateway:
         self.metrics = Metrics(self, self.tally)
         self.live = Live(self.pool, self.reactor.seconds, self.wall)
         self.code_assist = CodeAssist(self.reactor, self.client, self.credentials, self.pool, self.wall)
+        self.checks = HealthChecks(self)
         self.reports = ModelReports(self.reactor, self.client, self.credentials, self.code_assist)
         self._awaited = self._adopt(self.config)
 
@@ -141,6 +145,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Close the connections to upstreams and end the credentials' threads."""
+        self.checks.stop()
         self.code_assist.stop()
         self.metrics.stop()
         if self._state is not None:

@@ -232,14 +232,20 @@ def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> 
 
 
 @hookspec(firstresult=True)
-def agm_classify_error(status: int, body: bytes, headers: Mapping[str, str], account: Account) -> Verdict | None:
+def agm_classify_error(
+    status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
+) -> Verdict | None:
     """
     Say what a failed answer of an upstream means.
+
+    Take care to tell what is about the account from what is about the request: a verdict about the account or the model
+    changes what other clients get.
 
     :param status: its HTTP status, 400 or more.
     :param body: its body, 1 MiB at most; need not be JSON.
     :param headers: ``retry-after``, if it had one.
     :param account: the account that it came for.
+    :param request: the request that was sent.
     :returns: what it means; None leaves it to the next plugin.  Google's own words are read last.
 
     Synchronous.  Fails open.

@@ -31,7 +31,7 @@ from agm.core.request import (
     ModelChoice,
     UpstreamRequest,
 )
-from agm.exchange import MAX_COLLECTED, Attempts, FinalAnswer, OpenAnswer, _Failure
+from agm.exchange import MAX_COLLECTED, Attempts, Failed, FinalAnswer, OpenAnswer
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 if TYPE_CHECKING:
@@ -124,14 +124,14 @@ class PinnedAttempts(Attempts):
             return super()._soonest()
         if self.owner in self._given_up:
             return None
-        for e in self.gateway.pool.excluded(self.request.model, self.request.method):
+        for e in self.gateway.pool.excluded(self.request.model, self.request.method, self.request.version):
             if e.account.name == self.owner:
                 return 0.0 if e.cause in (Cause.BUSY, Cause.PROBING) else e.wait
         return 0.0
 
-    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
+    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> Failed:
         failure = super()._classified(status, body, retry_after, account)
-        if status in (403, 404) and failure.verdict.fault is Fault.FINAL:
+        if failure.verdict.fault is Fault.MISSING:
             self._disowned(self.owned, account)
         return failure
 
@@ -140,7 +140,7 @@ class PinnedAttempts(Attempts):
         if name is not None and self.gateway.ownership.owner(name) == account.name:
             self.gateway.ownership.forget(name)
 
-    def _recovery(self, last: _Failure) -> float:
+    def _recovery(self, last: Failed) -> float:
         if self.owner is None:
             return super()._recovery(last)
         soonest = self._soonest()
@@ -202,7 +202,7 @@ class ResourceAttempts(PinnedAttempts):
 
     async def _first_bytes(
         self, answer: UpstreamAnswer, wrapped: UpstreamRequest, account: Account, lease: Lease, timeout: float
-    ) -> OpenAnswer | _Failure:
+    ) -> OpenAnswer | Failed:
         if not 200 <= answer.status < 400:
             return await super()._first_bytes(answer, wrapped, account, lease, timeout)
         owners = self.gateway.ownership
@@ -227,12 +227,13 @@ class ResourceAttempts(PinnedAttempts):
             route.lease.release()
             raise
 
-    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> _Failure:
+    def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> Failed:
         failure = super()._classified(status, body, retry_after, account)
-        of_the_resource = failure.verdict.reason in _OF_THE_RESOURCE and not self.request.model
-        if failure.verdict.fault in (Fault.NO_MODEL, Fault.FORBIDDEN) and of_the_resource:
+        of_the_resource = status in (403, 404) and not self.request.model
+        if of_the_resource and failure.verdict.fault in (Fault.NO_MODEL, Fault.FORBIDDEN, Fault.UNCLEAR):
+            failure = attrs.evolve(failure, verdict=Verdict(Fault.MISSING, failure.verdict.reason))
+        if failure.verdict.fault is Fault.MISSING:
             self._disowned(self.name, account)
-            return attrs.evolve(failure, verdict=Verdict(Fault.FINAL, failure.verdict.reason), trouble=None)
         return failure
 
 
@@ -252,10 +253,6 @@ def opened(gateway: Gateway, answer: UpstreamAnswer, lease: Lease, *, made: bool
     flow = UpstreamBody(passing, gateway.deadlines, gateway.config.timeouts.idle)
     answer.deliver(flow)
     return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease)
-
-
-#: What a 403 or 404 says that is about the resource and not about the account.
-_OF_THE_RESOURCE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "HTTP_404", "HTTP_403"})
 
 
 def learn(gateway: Gateway, account: str, answer: bytes, *, made: bool) -> None:

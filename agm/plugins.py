@@ -476,7 +476,9 @@ class Hooks:
     ) -> Verdict:
         """What a failed answer means; what no plugin knows is the client's own."""
         self._request_id = request.id
-        verdict = self.manager.hook.agm_classify_error(status=status, body=body, headers=headers, account=account)
+        verdict = self.manager.hook.agm_classify_error(
+            status=status, body=body, headers=headers, account=account, request=request
+        )
         return verdict if isinstance(verdict, Verdict) else Verdict(Fault.FINAL, f"HTTP_{status}")
 
     def attempt_finished(self, attempt: AttemptRecord) -> None:

@@ -37,17 +37,19 @@ from agm import config as configuration
 from agm import hookimpl
 from agm.config import Config
 from agm.core.answers import Framing
+from agm.core.classify import Fault
 from agm.core.clientkeys import ClientKey
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.network import Network
 from agm.core.request import AttemptRecord, RequestRecord
-from agm.core.rests import Remembered
+from agm.core.rests import ALL_MODELS, Remembered
 from agm.core.spliced import Spliced
 from agm.core.target import METHODS, parse_call, quote_model
 from agm.core.usage import Usage
 from agm.deadlines import Deadlines
 from agm.exchange import Attempts, FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
+from agm.health_checks import QUESTION
 from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed, Hooks, make_plugin_manager
 from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed
@@ -107,6 +109,8 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True):
     #: Google's word in an error that is made up for it, and the seconds that it says to wait.
     reason: str | None = None
     delay: float | None = None
+    #: What the error is about, by the value of a :class:`Fault`, where its reason alone does not tell.
+    about: Fault | None = None
     #: A fault by name, instead of a status.
     fault: str | None = None
     #: Seconds to the first byte, and from there to the end.
@@ -304,11 +308,12 @@ class RecordedUpstream(UpstreamClient):
         network: Network | None = None,
     ) -> UpstreamAnswer:
         """The answer that the recording has for this attempt, after its latency."""
-        call = _Call.of(url, bytes(body) if isinstance(body, bytes | Spliced) else b"")
+        text = bytes(body) if isinstance(body, bytes | Spliced) else b""
+        call = _Call.of(url, text)
         if call.method not in METHODS:  # a question about a project or a quota
             return self._answered(200, b'{"cloudaicompanionProject":"replayed","currentTier":{"id":"standard-tier"}}')
         account = next(value.decode("utf-8") for name, value in headers if name == _WHOSE)
-        answer = self._due(account, call.model) or Answer(account, status=200)
+        answer = self._due(account, call.model, own=QUESTION in text) or Answer(account, status=200)
         reason = NO_ANSWER.get(answer.fault or "")
         if reason == "FIRST_BYTE_TIMEOUT" or answer.latency > timeout:
             await deferLater(self._clock, timeout)
@@ -326,12 +331,15 @@ class RecordedUpstream(UpstreamClient):
             status, error = _of_emulator(answer.fault, call.kind, call.model, self._epoch + self._clock.seconds())
             return self._answered(status, error)
         if answer.status is not None and answer.status >= 300:
-            return self._answered(answer.status, _error(answer, answer.status))
+            return self._answered(answer.status, _error(answer, answer.status, call))
         return self._answered(200, call.good(), answer.lasts, cut=answer.fault == "cut")
 
-    def _due(self, account: str, model: str) -> Answer | None:
+    def _due(self, account: str, model: str, *, own: bool) -> Answer | None:
+        """The answer to an attempt; to a question of the gateway's `own`, only one that is there for always."""
         now = self._clock.seconds()
         for place, answer in enumerate(self._answers):
+            if own and answer.times:
+                continue
             if (
                 answer.account in (account, "*")
                 and answer.model in (model, None)
@@ -431,26 +439,48 @@ class _Response:
         """It is in memory."""
 
 
-def _error(answer: Answer, status: int) -> bytes:
+#: Sentences of Google's by which agm's own words, and what an error is about, are told.
+_SENTENCES = {
+    "QUOTA_IS_ZERO": "limit: 0",
+    "API_KEY_LEAKED": "Your API key was reported as leaked.",
+    "SUSPENDED": "Your account has been suspended.",
+    "ACCESS_DENIED": "Your project has been denied access.",
+    "TERMS_OF_SERVICE": "This service has been disabled in this account for violation of Terms of Service.",
+    "LOCATION_NOT_SUPPORTED": "User location is not supported for the API use.",
+    "BILLING": "This API method requires billing to be enabled.",
+    "API_KEY_BLOCKED": "Requests to this API generativelanguage.googleapis.com method x are blocked.",
+    "NO_CREDENTIAL": "Method doesn't allow unregistered callers.",
+    "NO_LICENCE": "You do not have a Gemini Code Assist license.",
+    "final": "The input file cannot be read.",
+    "missing": "You do not have permission to access the File recorded or it may not exist.",
+    "unclear": "The caller does not have permission",
+    "forbidden": "This project is not allowed to use the model.",
+    "no-model": "The model is not found for the API version.",
+}
+
+
+def _error(answer: Answer, status: int, call: _Call) -> bytes:
     """The recorded body, or one in Google's words with the recorded reason and delay."""
     if answer.body is not msgspec.UNSET:
         return bytes(answer.body)
-    if answer.reason is not None and answer.reason.startswith("HTTP_"):
+    reason = answer.reason or ""
+    if reason.startswith("HTTP_"):
         return b"not an error of Google's"
     details: list[dict[str, Any]] = []
-    message = "recorded"
     kind = "type.googleapis.com/google.rpc."
-    if answer.reason == "DAILY_QUOTA":
+    about = answer.about.value if answer.about else "no-model" if status == 404 else ""
+    message = _SENTENCES.get(reason) or _SENTENCES.get(about, "recorded")
+    if reason == "DAILY_QUOTA":
         details.append({"@type": f"{kind}QuotaFailure", "violations": [{"quotaId": "GenerateRequestsPerDay"}]})
-    elif answer.reason == "QUOTA_IS_ZERO":
-        message = "limit: 0"
-    elif answer.reason is not None:
-        details.append({"@type": f"{kind}ErrorInfo", "reason": answer.reason})
+    elif reason == "IAM_PERMISSION_DENIED":
+        resource = {"forbidden": f"publishers/google/models/{call.model}", "blocked": "projects/p"}.get(about, "")
+        details.append({"@type": f"{kind}ErrorInfo", "reason": reason, "metadata": {"resource": f"/{resource}"}})
+    elif reason and reason not in _SENTENCES:
+        details.append({"@type": f"{kind}ErrorInfo", "reason": reason})
     if answer.delay is not None:
         details.append({"@type": f"{kind}RetryInfo", "retryDelay": f"{answer.delay:.9f}s"})
-    return msgspec.json.encode(
-        {"error": {"code": status, "message": message, "status": _STATUSES.get(status, ""), "details": details}}
-    )
+    rpc = "FAILED_PRECONDITION" if status == 400 and reason in _SENTENCES else _STATUSES.get(status, "")
+    return msgspec.json.encode({"error": {"code": status, "message": message, "status": rpc, "details": details}})
 
 
 _STATUSES = {
@@ -518,9 +548,14 @@ def _tell_attempt(it: Mapping[str, Any]) -> str:
     return f"{it['number']}: {it['account']}, {status} {what}{asked}{took}  [{it['chosen']}{probe}]"
 
 
+def _whom(it: Mapping[str, Any]) -> str:
+    """The account, and the model that it rests for."""
+    return f"{it['account']} for {'all models' if it['model'] == ALL_MODELS else it['model']}"
+
+
 def _tell_rest(it: Mapping[str, Any]) -> str:
     how_long = "until a person acts" if it["seconds"] is None else f"for {_seconds(it['seconds'])}"
-    return f"{it['account']} for {it['model']} {how_long}: {it['reason']}"
+    return f"{_whom(it)} {how_long}: {it['reason']}"
 
 
 def _tell_answer(it: Mapping[str, Any]) -> str:
@@ -533,8 +568,8 @@ _TELL = {
     "asks": _tell_request,
     "attempt": _tell_attempt,
     "rests": _tell_rest,
-    "rested": lambda it: f"{it['account']} for {it['model']}: one request may try it",
-    "recovers": lambda it: f"{it['account']} for {it['model']}",
+    "rested": lambda it: f"{_whom(it)}: one request may try it",
+    "recovers": lambda it: _whom(it),
     "disabled": lambda it: f"{it['account']}: {it['reason']}",
     "served": _tell_answer,
     "failed": _tell_answer,
@@ -755,18 +790,24 @@ class Replay:
         for name, known in self._known.items():
             if known.disabled is not None and before.get(name, Remembered()).disabled is None:
                 self._say("disabled", account=name, reason=known.disabled)
-            for model, cause, reason, left, strikes in known.rests:
+            for rest in known.all_rests:
+                model, left = rest.model, rest.left
                 until = None if left is None else round(now + left, 6)
                 if (name, model) in self._until and self._until[name, model] == until:
                     continue
                 self._until[name, model] = until
-                seconds = None if left is None else round(left, 6)
                 self._say(
-                    "rests", account=name, model=model, cause=cause, reason=reason, seconds=seconds, strikes=strikes
+                    "rests",
+                    account=name,
+                    model=model,
+                    cause=rest.cause,
+                    reason=rest.reason,
+                    seconds=None if left is None else round(left, 6),
+                    strikes=rest.strikes,
                 )
                 if left is not None and until is not None:
                     self._clock.callLater(left, self._rested, name, model, until)
-        resting = {(name, rest[0]) for name, known in self._known.items() for rest in known.rests}
+        resting = {(name, rest.model) for name, known in self._known.items() for rest in known.all_rests}
         for name, model in [at for at in self._until if at not in resting]:
             del self._until[name, model]
             self._say("recovers", account=name, model=model)

@@ -22,33 +22,51 @@ from agm.config import Config, Secret, default_path
 from agm.core.exclusions import Cause
 from agm.core.ownership import KnownOwners
 from agm.core.pool import Pool
-from agm.core.rests import Remembered
+from agm.core.rests import ALL_MODELS, KnownRest, Remembered
 from agm.keptfile import FORMAT, KeptFile
-from agm.wholefile import Replace
+from agm.wholefile import Replace, write_whole
+
+# Fields that a later release adds are passed over, and what has its default is not written: releases read each other's.
 
 
-class _Rest(msgspec.Struct, forbid_unknown_fields=True):
+class _Rest(msgspec.Struct, omit_defaults=True):
     model: str
     cause: str
     reason: str
     until: float | None
     strikes: int = 0
+    message: str = ""
+    link: str | None = None
+
+    @classmethod
+    def of(cls, known: KnownRest, now: float) -> _Rest:
+        """Write down a rest."""
+        until = None if known.left is None else now + known.left
+        return cls(known.model, known.cause, known.reason, until, known.strikes, known.message, known.link)
+
+    def known(self, now: float) -> KnownRest:
+        """Read it again; a cause of a later release's is one that passes."""
+        cause = self.cause if self.cause in Cause.__members__ else Cause.RESTING.name
+        left = None if self.until is None else self.until - now
+        return KnownRest(self.model, cause, self.reason, left, self.strikes, self.message, self.link)
 
 
-class _Quota(msgspec.Struct, forbid_unknown_fields=True):
+class _Quota(msgspec.Struct):
     model: str
     left: float
     until: float
 
 
-class _Account(msgspec.Struct, forbid_unknown_fields=True):
+class _Account(msgspec.Struct, omit_defaults=True):
     origin: str
+    #: Why it is off until somebody acts, as the first release wrote it.
     disabled: str | None = None
+    held: _Rest | None = None
     rests: list[_Rest] = []
     quotas: list[_Quota] = []
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
+class _File(msgspec.Struct):
     agm: int
     accounts: dict[str, _Account]
     #: Names of resources and their accounts; the one that was asked for last is the last.
@@ -65,6 +83,34 @@ def path_of(config: Config) -> Path | None:
     # another configuration has other accounts
     mark = "" if config.path == default_path() else f"-{hashlib.sha256(os.fsencode(config.path)).hexdigest()[:8]}"
     return user_state_path("agm", appauthor=False) / f"state{mark}.json"
+
+
+def reset(path: Path | None, name: str, model: str | None) -> bool:
+    """
+    Take back what a state file holds against an account, for a gateway that does not run.
+
+    :param model: only what is held for this model.
+    :returns: whether there was anything.
+    :raises OSError: if the file cannot be read or written.
+    :raises ValueError: if it is none.
+    """
+    if path is None or not path.exists():
+        return False
+    found = msgspec.json.decode(path.read_bytes(), type=_File)
+    account = found.accounts.get(name)
+    if account is None:
+        return False
+    if model is None:
+        del found.accounts[name]
+        changed = True
+    else:
+        rests, quotas = len(account.rests), len(account.quotas)
+        account.rests = [rest for rest in account.rests if rest.model != model]
+        account.quotas = [quota for quota in account.quotas if quota.model != model]
+        changed = (rests, quotas) != (len(account.rests), len(account.quotas))
+    if changed:
+        write_whole(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    return changed
 
 
 def digest_of(origin: object) -> str | None:
@@ -124,7 +170,7 @@ class PoolState:
 
         :param origins: what each account was made from, by name.
         """
-        found = self._file.start(_check_causes)
+        found = self._file.start()
         if found is not None:
             self._left = found.accounts
             self._owners.load(found.owners)
@@ -150,12 +196,12 @@ class PoolState:
 
     def _remembered(self, known: _Account) -> Remembered:
         now = self._wall()
+        held = None if known.held is None else known.held.known(now)
+        if held is None and known.disabled is not None:  # an earlier release's
+            held = KnownRest(ALL_MODELS, Cause.DISABLED.name, known.disabled, None)
         return Remembered(
-            known.disabled,
-            tuple(
-                (it.model, it.cause, it.reason, None if it.until is None else it.until - now, it.strikes)
-                for it in known.rests
-            ),
+            held,
+            tuple(it.known(now) for it in known.rests),
             tuple((it.model, it.left, it.until - now) for it in known.quotas),
         )
 
@@ -166,13 +212,9 @@ class PoolState:
             if name in self._origins:
                 accounts[name] = _Account(
                     self._origins[name],
-                    known.disabled,
-                    [_Rest(m, c, why, None if left is None else now + left, n) for m, c, why, left, n in known.rests],
+                    None,
+                    None if known.held is None else _Rest.of(known.held, now),
+                    [_Rest.of(rest, now) for rest in known.rests],
                     [_Quota(model, fraction, now + left) for model, fraction, left in known.quotas],
                 )
         return _File(FORMAT, accounts, self._owners.dump())
-
-
-def _check_causes(found: _File) -> None:
-    if {it.cause for known in found.accounts.values() for it in known.rests} - Cause.__members__.keys():
-        raise ValueError("it names a cause that this agm does not know")

@@ -7,17 +7,15 @@ holds one account at a time, so that no other can answer in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred
 
 from agm.config import Config
 from agm.core.answers import Framing
-from agm.core.classify import Fault
 from agm.core.errors import NOT_JSON, GatewayError
-from agm.core.models import supported_methods
+from agm.core.models import model_to_count
+from agm.core.remedies import remedy
 from agm.core.request import Account
 from agm.core.target import parse_call, quote_model
 from agm.exchange import Attempts, FinalAnswer, OpenAnswer
@@ -26,8 +24,6 @@ from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed
 
 _QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
-#: Asked for if nothing in the configuration says what the account serves.
-_USUAL = ("gemini-2.5-flash", "gemini-2.5-pro")
 #: Seconds to wait for an upstream's answer: a count takes a moment.
 PATIENCE = 30.0
 #: An answer is read up to this many bytes.
@@ -69,15 +65,6 @@ def for_trials(config: Config) -> Config:
     )
 
 
-def model_for(account: Account, listed: Iterable[str]) -> str | None:
-    """A model that the account can count tokens of: a usual one, else one of the list, else one of its own names."""
-    named = [pattern for pattern in account.models.patterns if not any(c in pattern for c in "*?[")]
-    for model in (*_USUAL, *listed, *named):
-        if model in account.models and "countTokens" in supported_methods(model):
-            return model
-    return None
-
-
 async def try_account(gateway: Gateway, account: Account, model: str | None = None) -> Trial:
     """
     Try `account`; `gateway` must have been started, and serve nobody else.
@@ -85,7 +72,7 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
     :param model: what to count tokens of; chosen by what the account serves if not given.
     """
     began = gateway.reactor.seconds()
-    model = model or model_for(account, gateway.config.models.list)
+    model = model or model_to_count(account.models, gateway.config.models.list)
     if model is None:
         return Trial(
             account.name,
@@ -140,7 +127,7 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
         last.status if last is not None else status,
         verdict.reason if verdict is not None else None,
         message,
-        _cure(account, verdict.fault if verdict is not None else None, verdict.reason if verdict is not None else ""),
+        remedy(account, verdict.fault if verdict is not None else None, verdict.reason if verdict is not None else ""),
     )
 
 
@@ -178,47 +165,3 @@ def _message(body: bytes) -> str | None:
     except (*NOT_JSON, KeyError, TypeError, IndexError):
         return None
     return message if isinstance(message, str) else None
-
-
-_SERVICES = {
-    "api-key": "generativelanguage.googleapis.com",
-    "vertex": "aiplatform.googleapis.com",
-    "code-assist": "cloudaicompanion.googleapis.com",
-}
-_BY_REASON = {
-    "VALIDATION_REQUIRED": "sign in to the account in a browser and confirm that it is you",
-    "CREDENTIAL_UNAVAILABLE": None,  # whose message names the cure
-    "NO_PROJECT": None,
-    "CONNECT_FAILED": "check the account's endpoints, and this machine's network",
-    "CONNECT_TIMEOUT": "check the account's endpoints, and this machine's network",
-    "DNS_FAILED": "check the account's endpoints, and this machine's network",
-    "TLS_FAILED": "check the account's endpoints, and what stands between this machine and Google; ca_file in the"
-    " configuration adds an authority of your own",
-    "PROXY_FAILED": "check proxy in the configuration, and HTTPS_PROXY and NO_PROXY in the environment",
-}
-
-
-def _cure(account: Account, fault: Fault | None, reason: str) -> str | None:
-    """What a person can do about a failure, where something can be done."""
-    if reason in _BY_REASON:
-        return _BY_REASON[reason]
-    if reason in ("SERVICE_DISABLED", "API_KEY_SERVICE_BLOCKED"):
-        return f"enable {_SERVICES[account.kind]} for the project, or for the key"
-    match fault:
-        case Fault.CREDENTIAL if account.kind == "api-key" or account.express:
-            return "make a new key, and put it in the place of this one"
-        case Fault.CREDENTIAL:
-            return f"sign in again: agm login {account.name}, or put new credentials in place"
-        case Fault.FORBIDDEN if account.kind == "vertex":
-            return f"grant roles/aiplatform.user on project {account.project} to whoever the credentials are of"
-        case Fault.FORBIDDEN if account.kind == "code-assist":
-            return "see to the account's licence for Code Assist, and to its project"
-        case Fault.FORBIDDEN:
-            return "see to what the key is restricted to"
-        case Fault.NO_MODEL:
-            return "choose another model with --model"
-        case Fault.RATE | Fault.QUOTA:
-            return "nothing is wrong with the account; its quota is used up for now"
-        case Fault.CAPACITY | Fault.ENDPOINT:
-            return "try again later"
-    return None

@@ -47,7 +47,8 @@ def answer(attempt: AttemptRecord, record: RequestRecord) -> Mapping[str, Any]:
         return {**line, "fault": "empty"}
     if attempt.status is None or verdict.reason in FAULTS:
         return {**line, "fault": FAULTS.get(verdict.reason, "unreached")}
-    return {**line, "status": attempt.status, "reason": verdict.reason, "delay": verdict.delay}
+    about = verdict.fault.value
+    return {**line, "status": attempt.status, "reason": verdict.reason, "about": about, "delay": verdict.delay}
 
 
 @hookimpl

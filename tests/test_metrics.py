@@ -120,23 +120,25 @@ async def test_failures_are_counted_by_whose_they_are_and_why(
     """An upstream's refusal that is passed on, one of the gateway's own, an answer that broke off."""
     running = await gateway(emulator.account() + "[pool]\nmax_wait = 0\n")
     assert (await running.ask("emu-400")).status == 400
-    assert (await running.ask("emu-403disabled")).status == 403
     assert (await running.fetch("GET", "/v1beta/nothing")).status == 404
     found = await scrape(running)
     own, theirs = found.labels("agm_errors_total"), "upstream"
-    assert found.value("agm_errors_total", source=theirs, reason="SERVICE_DISABLED") == 1
+    assert found.value("agm_errors_total", source=theirs, reason="INVALID_ARGUMENT") == 1
     assert found.value("agm_errors_total", source="gateway", reason="NOT_FOUND") == 1
     assert {label["source"] for label in own} == {"upstream", "gateway"}
     where = {"method": "generateContent", "framing": "unary", "outcome": "error"}
     assert found.value("agm_requests_total", **where, code="400") == 1
-    assert found.value("agm_requests_total", **where, code="403") == 1
-    assert found.value("agm_attempts_total", kind="api-key", reason="SERVICE_DISABLED") == 1
-    assert found.value("agm_accounts", kind="api-key", state="resting") == 1
     client = await connect(running.port)
     client.send(post("/v1beta/models/emu-cut:streamGenerateContent?alt=sse"))
     assert b'{"error"' in await client.closed()
     found = await scrape(running)
     assert found.value("agm_errors_total", source="upstream", reason="BROKEN_OFF") == 1
+    assert (await running.ask("emu-403disabled")).status == 403
+    found = await scrape(running)
+    assert found.value("agm_errors_total", source=theirs, reason="SERVICE_DISABLED") == 1
+    assert found.value("agm_requests_total", **where, code="403") == 1
+    assert found.value("agm_attempts_total", kind="api-key", reason="SERVICE_DISABLED") == 1
+    assert found.value("agm_accounts", kind="api-key", state="resting") == 1
 
 
 def account(upstream: ScriptedUpstream, extra: str = "") -> str:

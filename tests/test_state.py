@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -67,19 +68,56 @@ async def test_a_restart_keeps_rests_and_what_is_disabled(tmp_path: Path) -> Non
     path = tmp_path / "deep" / "state.json"
     first = Life(path)
     first.pool.failed(A, "m", Verdict(Fault.QUOTA, "DAILY", 600.0))
-    first.pool.failed(A, "n", Verdict(Fault.FORBIDDEN, "SERVICE_DISABLED"))
+    first.pool.failed(A, "n", Verdict(Fault.FORBIDDEN, "PERMISSION_DENIED", message="No.", link="https://help"))
     first.pool.note_quota(A, "q", 0.0, 100.0)
     await first.state.stop()
-    second = Life(path, wall=5060.0)
-    assert second.why() == (Cause.RESTING, 540.0)
-    assert second.why("n") == (Cause.DISABLED, None)
-    assert second.why("q") == (Cause.RESERVE, 40.0)
+    second = Life(path, wall=5030.0)
+    assert second.why() == (Cause.RESTING, 570.0)
+    assert second.why("n") == (Cause.ASIDE, 30.0)
+    (aside,) = second.pool.excluded("n", "generateContent")
+    assert (aside.message, aside.link) == ("No.", "https://help")
+    assert second.why("q") == (Cause.RESERVE, 70.0)
     assert second.why("other") is None
-    second.pool.disable(A, "revoked")
+    second.pool.failed(A, "n", Verdict(Fault.BLOCKED, "BILLING", message="Pay."))
     await second.state.stop()
-    third = Life(path, wall=99_000.0)
-    assert third.why("other") == (Cause.DISABLED, None)
+    third = Life(path, wall=5031.0)
+    assert third.why("other") == (Cause.ASIDE, 59.0)
+    third.pool.disable(A, "revoked")
     await third.state.stop()
+    fourth = Life(path, wall=99_000.0)
+    assert fourth.why("other") == (Cause.DISABLED, None)
+    await fourth.state.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_state_of_the_first_release_is_read(tmp_path: Path) -> None:
+    """It knew an account that is off by one word, and no message."""
+    first = Life(tmp_path / "s")
+    first.pool.failed(A, "m", Verdict(Fault.QUOTA, "DAILY", 600.0))
+    await first.state.stop()
+    written = json.loads((tmp_path / "s").read_text())
+    written["accounts"]["a"]["disabled"] = "SERVICE_DISABLED"
+    (tmp_path / "s").write_text(json.dumps(written))
+    second = Life(tmp_path / "s")
+    assert second.why("other") == (Cause.DISABLED, None)
+    assert second.pool.reset("a")
+    assert second.why() is None
+    await second.state.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_state_of_a_later_release_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    """Fields and causes that this release does not know are passed over."""
+    first = Life(tmp_path / "s")
+    first.pool.failed(A, "m", Verdict(Fault.QUOTA, "DAILY", 600.0))
+    await first.state.stop()
+    written = json.loads((tmp_path / "s").read_text())
+    written["more"] = written["accounts"]["a"]["more"] = written["accounts"]["a"]["rests"][0]["more"] = {"x": [1]}
+    written["accounts"]["a"]["rests"][0]["cause"] = "DREAMING"
+    (tmp_path / "s").write_text(json.dumps(written))
+    second = Life(tmp_path / "s")
+    assert second.why() == (Cause.RESTING, 600.0)
+    await second.state.stop()
 
 
 @pytest_twisted.ensureDeferred
@@ -130,17 +168,6 @@ async def test_what_is_not_our_state_is_set_aside(tmp_path: Path, text: str) -> 
     life.pool.disable(A, "revoked")
     await life.state.stop()
     assert "revoked" in path.read_text()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_cause_of_another_version_is_set_aside(tmp_path: Path) -> None:
-    first = Life(tmp_path / "s")
-    first.pool.failed(A, "m", Verdict(Fault.QUOTA, "R", 600.0))
-    await first.state.stop()
-    (tmp_path / "s").write_text((tmp_path / "s").read_text().replace("RESTING", "DREAMING"))
-    second = Life(tmp_path / "s")
-    assert second.why() is None
-    await second.state.stop()
 
 
 def test_a_digest_tells_secrets_apart_and_shows_none() -> None:

@@ -15,12 +15,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 
 from agm.cli import files
 from agm.cli.files import Refused
-from agm.cli.running import add_options
+from agm.cli.running import add_options, find_running
 from agm.cli.standing import details, standing, summary
 from agm.cli.trial import run_test
 from agm.config import find
@@ -80,7 +81,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         )
         if does is _list:
             add_options(parser)
-        else:
+        elif does is not _reset:
             parser.add_argument(
                 "--config",
                 metavar="FILE",
@@ -136,6 +137,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     tested.add_argument("--all", action="store_true", help="every account that is enabled")
     tested.add_argument("--model", metavar="MODEL", help="count tokens of this model; else one that the account serves")
     tested.add_argument("--json", action="store_true", help="as a JSON array")
+    reset = action(
+        "reset",
+        _reset,
+        "take back what the gateway holds against an account, for a running gateway and for one that is not",
+        "  agm account reset work\n  agm account reset work --model gemini-2.5-pro",
+    )
+    add_options(reset, as_json=False)
+    reset.add_argument("name", metavar="NAME", help="the account")
+    reset.add_argument("--model", metavar="MODEL", help="for this upstream model alone; else for all")
     for name, does, what in (
         ("enable", _enable, "use an account again"),
         ("disable", _disable, "keep an account in the file and out of use"),
@@ -484,8 +494,33 @@ def _switch(args: argparse.Namespace, enabled: bool) -> int:
             return text
         return files.changed(text, _AT, index, "enabled", enabled)
 
+    before = files.read(path)
     warn(files.edit(path, change, environ=os.environ))
     print(f"{args.name} is {'enabled' if enabled else 'disabled'}")
+    if enabled and files.read(path) == before:  # it was so before: then what the gateway holds against it is meant
+        args.offline, args.url, args.client_key_env, args.model = False, None, None, None
+        return _reset(args)
+    return 0
+
+
+def _reset(args: argparse.Namespace) -> int:
+    """Ask the running gateway; where none runs, change what its next start would read."""
+    from agm import state
+
+    path = _found(args)
+    running = find_running(args, "what its next start would know is changed")
+    if running is not None:
+        target = f"/_agm/accounts/{quote(args.name, safe='')}/reset"
+        found = running.ask(target, json.dumps({"model": args.model}).encode())["reset"]
+    else:
+        config, _ = files.usable(path, os.environ)
+        try:
+            found = state.reset(state.path_of(config), args.name, args.model)
+        except (OSError, ValueError) as e:
+            raise Refused(f"the state cannot be changed: {e}") from None
+    model = f" for {args.model}" if args.model else ""
+    done = f"what was held against it{model} is taken back" if found else f"nothing is held against it{model}"
+    print(f"{args.name}: {done}")
     return 0
 
 

@@ -249,7 +249,9 @@ def _excluded(exclusion: Mapping[str, Any]) -> tuple[str, ...]:
         if exclusion["cause"] in exclusion["reason"]
         else (f"{exclusion['cause']}: {exclusion['reason']}")
     )
-    return exclusion["account"], f"{cause}{left}{_by(exclusion)}"
+    said = f"; Google says: {exclusion['message']}" if exclusion.get("message") else ""
+    link = f" ({exclusion['link']})" if exclusion.get("link") else ""
+    return exclusion["account"], f"{cause}{left}{_by(exclusion)}{said}{link}"
 
 
 def _wait(waits: Mapping[str, Any]) -> str:

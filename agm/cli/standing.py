@@ -33,6 +33,8 @@ def summary(account: Mapping[str, Any] | None) -> str:
         return "not in the running gateway"
     if account["disabled"] is not None:
         return "disabled"
+    if (held := account.get("held")) is not None and held["state"] != "probe due":
+        return f"set aside, {duration(held['seconds_left'])} left"
     limit = account["max_concurrency"]
     if limit is not None and account["in_flight"] >= limit:
         return "full"
@@ -45,10 +47,13 @@ def details(account: Mapping[str, Any]) -> Sequence[str]:
     lines = []
     if account["disabled"] is not None:
         lines.append(f"disabled: {account['disabled']}")
+        lines += _advice(account.get("held") or {})
     for model in account["models"]:
         left = model["seconds_left"]
         time = "" if left is None or model["state"] == "probe due" else f", {duration(left)} left"
-        lines.append(f"{model['model']}: {model['state']}{time} ({model['reason']})")
+        name = "all models" if model["model"] == "*" else model["model"]
+        lines.append(f"{name}: {model['state']}{time} ({model['reason']})")
+        lines += _advice(model)
     lines += [
         f"{quota['model']}: {quota['remaining']:.0%} of its quota left, known for {duration(quota['seconds_left'])} yet"
         for quota in account["quotas"]
@@ -60,6 +65,14 @@ def details(account: Mapping[str, Any]) -> Sequence[str]:
             f"last failure {duration(last['seconds_ago'])} ago: {status}, {last['reason']}, for {last['model']}"
         )
     return [printable(line) for line in lines]
+
+
+def _advice(rest: Mapping[str, Any]) -> Sequence[str]:
+    """What Google said of a rest, where it says that this can be mended, and what helps."""
+    found = (("Google says", "message"), ("see", "link"), ("fix", "fix"))
+    if not rest.get("fix"):  # it ends by itself, and nothing has to be read for that
+        return []
+    return [f"  {label}: {rest[key]}" for label, key in found if rest.get(key)]
 
 
 def duration(seconds: float) -> str:

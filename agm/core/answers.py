@@ -38,16 +38,24 @@ class StreamFailure:
     Why an answer cannot be finished: `document` is ``{"error": …}`` on one line, `code` its HTTP status.
 
     `own` is the error if it is the gateway's own, a plugin's for example: no upstream is to blame, and none can help.
+    `foreign` says that the answer is none of Google's, so that somebody else has answered; `message` then says how.
     """
 
     document: bytes
     code: int
     own: GatewayError | None = None
+    foreign: bool = False
+    message: str = ""
 
     @classmethod
     def of(cls, code: int, message: str) -> StreamFailure:
         """A failure in the gateway's own words."""
         return cls(msgspec.json.format(status_body(code, message), indent=-1), code)
+
+    @classmethod
+    def not_googles(cls, message: str) -> StreamFailure:
+        """The answer is not what was asked for: a page, say, of a proxy on the way."""
+        return attrs.evolve(cls.of(502, message), foreign=True, message=message)
 
     @classmethod
     def upstream(cls, document: bytes) -> StreamFailure:
@@ -96,6 +104,22 @@ class PlainBody:
         return b""
 
 
+class PlainDocument(PlainBody):
+    """A unary answer that passes as it is, if it begins like one: as a JSON object."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        if not self._begun and self.failure is None:
+            first = (chunk[:1] if chunk[:1] == b"{" else chunk.lstrip()[:1]) or b""
+            if first:
+                self._begun = True
+                if first != b"{":
+                    self.failure = StreamFailure.not_googles("The upstream's answer is not a JSON object.")
+        return b"" if self.failure is not None else chunk
+
+
 class CollectedBody:
     """A unary answer that is changed as a whole: unwrapped, or edited by a plugin."""
 
@@ -127,7 +151,7 @@ class CollectedBody:
         except GatewayError as e:
             self.failure = StreamFailure.ours(e)
         except (envelope.NotAnEnvelope, *NOT_JSON) as e:
-            self.failure = StreamFailure.of(502, f"The upstream's answer cannot be read: {_why(e)}.")
+            self.failure = StreamFailure.not_googles(f"The upstream's answer cannot be read: {_why(e)}.")
         return b""
 
 
@@ -182,25 +206,41 @@ class _Brackets:
         return None
 
 
+#: What may stand before the first event: a byte order mark, blank lines and comments.
+_BEFORE_EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?(?:(?::[^\r\n]*)?(?:\r\n|\r|\n))*")
+#: How an event begins, whole or begun.
+_FIELD_BEGUN = re.compile(
+    rb"(?:data|event|id|retry)[:\r\n]|(?:d(?:a(?:t(?:a)?)?)?|e(?:v(?:e(?:n(?:t)?)?)?)?|i(?:d)?|r(?:e(?:t(?:r(?:y)?)?)?)?)\Z"
+)
+#: More comments than this, or a longer one, before the first event is no stream of events.
+_MAX_BEFORE, _MAX_COMMENT = 64 * 1024, 4096
+
+
 class PlainEvents:
     """
     Server-sent events that pass byte for byte.
 
-    Two things are seen to: an error event, or a bare error document (which SSE clients would silently ignore), becomes
-    :attr:`failure` and is not passed on; and a stream that ends without its last blank line gets one, because
-    half of the clients lose the last event otherwise.
+    Three things are seen to: what does not begin like a stream of events is none, and comments before the first event
+    wait for it; an error event, or a bare error document (which SSE clients would silently ignore), becomes
+    :attr:`failure` and is not passed on; and a stream that ends without its last blank line gets one, because half of
+    the clients lose the last event otherwise.
     """
 
     def __init__(self) -> None:
         self.failure: StreamFailure | None = None
+        self._before: bytearray | None = bytearray()  # what came before the first event, until that begins
+        self._line = b""  # of it, a line that is not whole
         self._held = bytearray()  # from a line's start on: perhaps an error
         self._brackets: _Brackets | None = None  # of what is held, once it does start like an error
+        self._bare = False  # it is the first thing that came, so that it is an error or no answer
         self._tail = b"\n\n"  # the last bytes that passed; a stream starts as after a blank line
 
     def feed(self, chunk: bytes) -> bytes:
         if self.failure is not None:
             return b""
         passed: list[bytes] = []
+        if self._before is not None:
+            chunk = self._begin(chunk)
         if self._brackets is not None:
             sound, rest = self._judge(chunk)
             passed.append(sound)
@@ -218,9 +258,13 @@ class PlainEvents:
         return b"".join(passed)
 
     def close(self) -> bytes:
+        if self._before is not None and self._line.lstrip(b":"):
+            self._before = None
+            if not self._line.startswith(b":"):
+                self.failure = StreamFailure.not_googles("The upstream's answer is not an event stream.")
         if self._brackets is not None:
             self.failure = StreamFailure.of(502, "The upstream broke off the answer with an error that is cut short.")
-        if self.failure is not None:
+        if self.failure is not None or self._before is not None:  # comments alone are no answer
             return b""
         rest = self._pass(bytes(self._held))
         self._held.clear()
@@ -228,6 +272,34 @@ class PlainEvents:
             return rest
         eol = b"\n" if self._tail.endswith(b"\n") and not self._tail.endswith(b"\r\n") else b"\r\n"
         return rest + (eol if self._tail.endswith((b"\n", b"\r")) else eol + eol)
+
+    def _begin(self, chunk: bytes) -> bytes:
+        """What has come so far, once the first event or an error begins; nothing before."""
+        assert self._before is not None
+        line = self._line + chunk
+        if line[:5] != b"data:":
+            start = _BEFORE_EVENTS.match(line)
+            assert start is not None, "it matches nothing, too"
+            self._before += line[: start.end()]
+            line = self._line = line[start.end() :]
+            if b"\xef\xbb\xbf".startswith(line) or line[:1] == b":":
+                if len(self._before) > _MAX_BEFORE or len(line) > _MAX_COMMENT:
+                    self.failure = StreamFailure.not_googles("The upstream's answer is a stream of comments.")
+                return b""
+            if line[:1] in (b"{", b"["):
+                self._brackets = _Brackets()
+                self._before, self._line = None, b""
+                self._bare = True
+                return line
+            begun = _FIELD_BEGUN.match(line)
+            if begun is None:
+                self.failure = StreamFailure.not_googles("The upstream's answer is not an event stream.")
+                return b""
+            if begun.end() == len(line) and line[-1:] not in b":\r\n":
+                return b""
+        whole = bytes(self._before) + line
+        self._before, self._line = None, b""
+        return whole
 
     def _split(self, data: bytes) -> tuple[bytes, bytes]:
         """What of `data` can pass, and what starts like an error.  What may yet start like one is held."""
@@ -265,6 +337,9 @@ class PlainEvents:
         if end is None:
             end = len(held)
         error = envelope.error_document(_CONTINUED.sub(b"\n", held[:end].removeprefix(b"data:")))
+        if error is None and self._bare:
+            self.failure = StreamFailure.not_googles("The upstream's answer is a JSON document, not an event stream.")
+            return b"", b""
         if error is None:
             return self._pass(held[:end]), held[end:]
         self.failure = StreamFailure.upstream(error)
@@ -325,6 +400,9 @@ class PlainArray:
                 self.failure = StreamFailure.upstream(document)
                 return b""
         opening, self._opening, self._brackets = bytes(self._opening), None, _Brackets()
+        if opening.lstrip()[:1] != b"[":
+            self.failure = StreamFailure.not_googles("The upstream's answer is not a JSON array.")
+            return b""
         return self._pass(opening)
 
     def close(self) -> bytes:
@@ -384,14 +462,14 @@ class EventPipe:
         out = self._frame([end.data]) if end.data is not None else b""
         if end.bare is not None and self.failure is None:
             document = envelope.error_document(end.bare[: _Brackets().feed(end.bare)])
-            self.failure = (
-                StreamFailure.upstream(document)
-                if document is not None
-                else StreamFailure.of(502, "The upstream's answer cannot be read: it is not an event stream.")
-            )
+            self.failure = StreamFailure.upstream(document) if document is not None else self._not_events()
         if self._array and self._started and self.failure is None:
             out += b"\n]"
         return out
+
+    def _not_events(self) -> StreamFailure:
+        why = "The upstream's answer cannot be read: it is not an event stream."
+        return StreamFailure.of(502, why) if self._started else StreamFailure.not_googles(why)
 
     def _too_large(self, why: EventTooLarge) -> bytes:
         if self.failure is None:  # an event before it may have been an error

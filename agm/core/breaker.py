@@ -5,15 +5,15 @@ What counts, and against whom:
 
 - **It cannot be reached** (no address, no connection, no TLS): nobody's request has got there, so it counts against the
   endpoint.  :data:`THRESHOLD` such failures without an answer in between open its breaker, for every model.
-- **It answers, but not as Google does** (a proxy's 502, a 404 that is no JSON, a connection that drops, silence): this
-  may be the endpoint, or one model behind it.  It counts against the endpoint, and opens its breaker only when at least
-  :data:`MODELS` models have met it without an answer of Google's in between.
+- **It answers, but not as Google does** (a page of a proxy, a connection that drops, silence): this may be the endpoint
+  or something that one client sends.  As many of them put the endpoint in doubt; its breaker opens only if the
+  gateway's own question to it fails as well (:meth:`Endpoints.confirm_failure`).
 - **Google's own 5xx**: the endpoint is well and says that a model is not.  It counts for this model only; another
-  endpoint is then tried first where the account has one, and nobody rests for it.
+  endpoint is then tried first where the account has one, and no account rests for it.
 
 Any answer in Google's words takes back what was held against the endpoint, a good one also what was held against the
-model.  So a model that always fails never takes an endpoint away from those that work there.  Counts halve every
-:data:`HALF_LIFE` seconds.
+model.  So a model that always fails never takes an endpoint away from those that work there, and neither do the names
+that a client invents.  Counts halve every :data:`HALF_LIFE` seconds.
 
 Time is handed in, in seconds; nothing here waits or connects.
 """
@@ -30,8 +30,6 @@ import attrs
 #: Failures, with older ones counting less, that open a breaker.
 THRESHOLD = 4.5
 HALF_LIFE = 30.0
-#: Models that must have met an endpoint's odd answers before it is taken for ill.
-MODELS = 3
 #: Seconds for which an open breaker stays open; twice as many after each failed probe, up to the second number.
 OPEN_SECONDS = 5.0
 MAX_OPEN_SECONDS = 60.0
@@ -45,6 +43,15 @@ class Trouble(Enum):
     UNREACHED = "it cannot be reached"
     ODD = "its answers are not Google's"
     STATED = "it says that the model fails"
+
+
+class Consequence(Enum):
+    """What follows from a failure of an endpoint."""
+
+    NONE = "nothing yet"
+    OPENED = "its breaker is open"
+    CLOSED = "its breaker is closed"
+    DOUBT = "it is to be asked a question of the gateway's own"
 
 
 @lru_cache(maxsize=1024)
@@ -80,25 +87,24 @@ class Breaker:
     probed_by: object = None
     _unreached: _Count = attrs.Factory(_Count)
     _odd: _Count = attrs.Factory(_Count)
-    _models: set[str] = attrs.Factory(set)
     _trips: int = 0
 
-    def failed(self, trouble: Trouble, model: str, now: float, *, probe: bool) -> bool:
-        """Count a failure; returns whether it has opened the breaker."""
+    def failed(self, trouble: Trouble, now: float, *, probe: bool) -> Consequence:
+        """Count a failure."""
         if trouble is Trouble.UNREACHED:
-            ill = self._unreached.add(now) >= THRESHOLD
-        else:
-            if self._odd.left(now) < 0.5:
-                self._models.clear()
-            if len(self._models) < MODELS:
-                self._models.add(model)
-            ill = self._odd.add(now) >= THRESHOLD and len(self._models) >= MODELS
-        if probe or (ill and self.until is None):
-            self.until = now + min(OPEN_SECONDS * 2**self._trips, MAX_OPEN_SECONDS)
+            if probe or (self._unreached.add(now) >= THRESHOLD and self.until is None):
+                self.open(now)
+                return Consequence.OPENED
+            return Consequence.NONE
+        if probe:
             self.probed_by = None
-            self._trips = min(self._trips + 1, 10)
-            return True
-        return False
+        return Consequence.DOUBT if self._odd.add(now) >= THRESHOLD or probe else Consequence.NONE
+
+    def open(self, now: float) -> None:
+        """Leave the endpoint alone, for longer each time that it was no use to try it."""
+        self.until = now + min(OPEN_SECONDS * 2**self._trips, MAX_OPEN_SECONDS)
+        self.probed_by = None
+        self._trips = min(self._trips + 1, 10)
 
 
 class Endpoints:
@@ -188,8 +194,8 @@ class Endpoints:
         breaker = self._breakers.pop(at, None)
         return breaker is not None and breaker.until is not None
 
-    def failed(self, url: str, model: str, trouble: Trouble, now: float, prober: object = None) -> bool:
-        """Count a failure; returns whether it has opened a breaker."""
+    def failed(self, url: str, model: str, trouble: Trouble, now: float, prober: object = None) -> Consequence:
+        """Count a failure."""
         at = origin(url)
         if trouble is not Trouble.UNREACHED:
             pair = (at, model)
@@ -198,10 +204,19 @@ class Endpoints:
             if len(self._pairs) > MAX_PAIRS:
                 self._pairs.popitem(last=False)
         if trouble is Trouble.STATED:
-            return self.answered(url, model, good=False)
+            return Consequence.CLOSED if self.answered(url, model, good=False) else Consequence.NONE
         breaker = self._breakers.setdefault(at, Breaker())
         probe = prober is not None and breaker.probed_by is prober
-        return breaker.failed(trouble, model, now, probe=probe)
+        return breaker.failed(trouble, now, probe=probe)
+
+    def confirm_failure(self, url: str, now: float) -> None:
+        """Open the breaker of an endpoint that did not answer the gateway's own question either."""
+        self._breakers.setdefault(origin(url), Breaker()).open(now)
+
+    def forget(self, urls: Sequence[str]) -> bool:
+        """Take back what is held against endpoints; returns whether there was anything."""
+        gone = [self._breakers.pop(origin(url), None) for url in urls]
+        return any(breaker is not None for breaker in gone)
 
     def keep(self, urls: Sequence[str]) -> None:
         """Forget all other endpoints."""

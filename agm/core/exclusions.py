@@ -25,6 +25,7 @@ class Cause(Enum):
     METHOD = "its kind lacks the method"
     MODEL = "it lacks the model"
     DISABLED = "disabled until a person acts"
+    ASIDE = "set aside"
     RESTING = "resting"
     RESERVE = "keeping its reserve"
     ENDPOINT = "its endpoints fail"
@@ -39,13 +40,16 @@ class Exclusion:
     """
     Why an account is not a candidate: the `cause`, and a `reason` to read.
 
-    `wait` is the number of seconds after which that may end, None if it is not known to.
+    `wait` is the number of seconds after which that may end, None if it is not known to.  `message` is what Google said
+    of the account, and `link` where it says that this can be mended; neither is for clients.
     """
 
     account: Account
     cause: Cause
     reason: str
     wait: float | None = None
+    message: str = ""
+    link: str | None = None
 
 
 def earliest(exclusions: Iterable[Exclusion]) -> float | None:

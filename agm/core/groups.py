@@ -7,6 +7,7 @@ changes, so that choosing costs the same however many accounts there are.  What 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
@@ -19,10 +20,12 @@ from agm.core.rests import State
 class Group:
     """The accounts that have a model and a method: who is ready, who is busy, and when the others will be ready."""
 
-    __slots__ = ("_candidates", "_heap", "_resting", "busy", "ready", "roll")
+    __slots__ = ("_candidates", "_heap", "_resting", "busy", "ready", "roll", "until")
 
     def __init__(self, roll: Roll, states: Sequence[tuple[State, float]]) -> None:
         self.roll = roll
+        #: When it has to be derived anew, in seconds of the pool's clock.
+        self.until = math.inf
         self.ready = Ready(roll, (state is State.READY for state, _ in states))
         self._candidates: Candidates | None = None
         self.busy = {place for place, (state, _) in enumerate(states) if state is State.BUSY}
@@ -80,4 +83,3 @@ _LIKES: Mapping[str, str] = {
     )
     for method in set().union(*kinds.METHODS.values())
 }
-ALL_LIKES = sorted(set(_LIKES.values()))

@@ -7,6 +7,7 @@ the lender says; nothing is decided here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -27,18 +28,30 @@ class Lease:
     """
     The right to one request at a time on an account; `async with` or ``try/finally`` gives it back.
 
-    `probe` says that the account has rested for the model, and that this is the one request that tries it.  The other
-    attributes are the lender's own: `member` and `rest` are what it knows of the account, `taken` is its count of
-    leases, `tried` holds the numbers of the endpoints that were asked, and `claimed` is the base URL of the one that
-    this request tries for all.
+    `model`, `version` and `method` are what it was taken for.  `probe` says that the account has rested for the model,
+    and that this is the one request that tries it.  The other attributes are the lender's own: `member` is what it
+    knows of the account, `probed` are the rests that this request tries, `taken` is its count of leases, `tried` holds
+    the numbers of the endpoints that were asked, and `claimed` is the base URL of the one that this request tries for
+    all.
     """
 
-    def __init__(self, lender: Lender, member: Member, model: str, rest: Rest | None, taken: int) -> None:
+    def __init__(
+        self,
+        lender: Lender,
+        member: Member,
+        model: str,
+        probed: Sequence[Rest],
+        taken: int,
+        version: str = "",
+        method: str = "",
+    ) -> None:
         self.account = member.account
         self.model = model
-        self.probe = rest is not None
+        self.version = version
+        self.method = method
+        self.probe = bool(probed)
         self.member = member
-        self.rest = rest
+        self.probed = probed
         self.taken = taken
         self.tried: set[int] = set()
         self.claimed: str | None = None

@@ -102,6 +102,19 @@ def supported_methods(model: str) -> tuple[str, ...]:
     return _GENERATION
 
 
+#: Asked for if nothing in the configuration says what an account serves.
+_USUAL = ("gemini-2.5-flash", "gemini-2.5-pro")
+
+
+def model_to_count(models: Patterns, listed: Iterable[str]) -> str | None:
+    """Name one of `models` of which tokens can be counted: a usual one, one that is listed, or another."""
+    named = [pattern for pattern in models.patterns if not any(c in pattern for c in "*?[")]
+    for model in (*_USUAL, *listed, *named):
+        if model in models and "countTokens" in supported_methods(model):
+            return model
+    return None
+
+
 def describe(model: str, *, alias_of: str | None = None) -> dict[str, Any]:
     """A model in Gemini's shape, from its name alone."""
     served = alias_of or model

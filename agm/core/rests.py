@@ -25,23 +25,62 @@ BUSY_WAIT = 1.0
 FORGET = 600.0
 
 
+#: Seconds for which an account is set aside at first; twice as many after each probe that is refused, up to an hour.
+ASIDE_SECONDS = 60.0
+#: Seconds for which an account is known to lack a model in a version and method.
+LACKING_SECONDS = 300.0
+#: What stands for all models.
+ALL_MODELS = "*"
+
+
+@attrs.frozen
+class KnownRest:
+    """
+    A rest as it survives a restart, or is shown: `cause` is the name of a :class:`Cause`, `left` the seconds that are
+    left (negative: it is over, and a probe is due; None: it takes manual action), `strikes` the probes that failed.
+    """
+
+    model: str
+    cause: str
+    reason: str
+    left: float | None
+    strikes: int = 0
+    message: str = ""
+    link: str | None = None
+
+
 @attrs.frozen
 class Remembered:
     """
     What is known of an account and must survive a restart; loads and probes do not.
 
-    `rests` are (model, name of the cause, reason, seconds left or None, probes that failed); `quotas` are (model,
-    fraction left, seconds left).  Seconds may be negative: then the rest is over, and a probe is due.
+    `held` is why it serves no model, `rests` are those for one model each; `quotas` are (model, fraction left, seconds
+    left).
     """
 
-    disabled: str | None = None
-    rests: tuple[tuple[str, str, str, float | None, int], ...] = ()
+    held: KnownRest | None = None
+    rests: tuple[KnownRest, ...] = ()
     quotas: tuple[tuple[str, float, float], ...] = ()
+
+    @property
+    def disabled(self) -> str | None:
+        """Why it is off until somebody acts; None while it is not."""
+        return self.held.reason if self.held is not None and self.held.left is None else None
+
+    @property
+    def all_rests(self) -> tuple[KnownRest, ...]:
+        """The rests, and before them that for all models, if it ends by itself."""
+        aside = self.held is not None and self.held.left is not None
+        return (self.held, *self.rests) if aside and self.held is not None else self.rests
 
 
 @attrs.define(eq=False)
 class Rest:
-    """Why an account rests for a model.  `until` of None: until a person acts."""
+    """
+    Why an account rests, for a model or for all.  `until` of None: until a person acts.
+
+    `message` is what Google said of it, and `link` where that can be mended.
+    """
 
     cause: Cause
     reason: str
@@ -52,18 +91,37 @@ class Rest:
     strikes: int = 0
     #: The lease of the request that tries the account after the rest.
     probe: object = None
+    message: str = ""
+    link: str | None = None
 
     @property
     def ends(self) -> float:
         """When it is over, in seconds of the pool's clock; never without a person."""
         return math.inf if self.until is None else self.until
 
+    def known(self, model: str, now: float) -> KnownRest:
+        """Describe it as it is now."""
+        left = None if self.until is None else self.until - now
+        return KnownRest(model, self.cause.name, self.reason, left, self.strikes, self.message, self.link)
+
+    @classmethod
+    def of(cls, known: KnownRest, now: float, since: int) -> Rest:
+        """Go on with what was known before."""
+        until = None if known.left is None else now + min(known.left, MAX_COOLDOWN)
+        return cls(
+            Cause[known.cause], known.reason, until, since, known.strikes, message=known.message, link=known.link
+        )
+
+
+#: Faults that are about an account as a whole, not about one of its models.
+ABOUT_THE_ACCOUNT = frozenset({Fault.CREDENTIAL, Fault.LOCKED, Fault.BLOCKED})
+
 
 def rest_after(verdict: Verdict, now: float, known: Rest | None, *, probe: bool) -> Rest | None:
     """
-    The rest that a failure asks for; None where the account may go on.
+    Make the rest that a failure asks for; None where the account may go on.
 
-    :param known: the rest that was known for this account and model.
+    :param known: the rest that was known for this account, and for the model if it is about one.
     :param probe: whether it was that rest's probe that failed: the next one is then twice as long as what was stated,
         and so on, up to an hour.
     """
@@ -72,19 +130,21 @@ def rest_after(verdict: Verdict, now: float, known: Rest | None, *, probe: bool)
         strikes = known.strikes + probe
     match verdict.fault:
         case Fault.CREDENTIAL:
-            return Rest(Cause.DISABLED, f"its credential is refused ({verdict.reason})", None, strikes=strikes)
-        case Fault.FORBIDDEN:
-            return Rest(Cause.DISABLED, verdict.reason, None, strikes=strikes)
-        case Fault.NO_MODEL:
-            return Rest(Cause.MODEL, verdict.reason, now + MAX_COOLDOWN, strikes=strikes)
+            cause, reason, until = Cause.DISABLED, f"its credential is refused ({verdict.reason})", None
+        case Fault.LOCKED:
+            cause, reason, until = Cause.DISABLED, verdict.reason, None
+        case Fault.BLOCKED | Fault.FORBIDDEN:
+            cause, reason = Cause.ASIDE, verdict.reason
+            until = now + min(ASIDE_SECONDS * 2.0 ** min(strikes, 20), MAX_COOLDOWN)
         case Fault.RATE | Fault.QUOTA:
             delay = UNSTATED_DELAY if verdict.delay is None else verdict.delay
             if verdict.fault is Fault.RATE and delay <= SHORT_DELAY and not probe:
                 return None
-            delay = min(max(delay, 1.0 if probe else 0.0) * 2.0 ** min(strikes, 20), MAX_COOLDOWN)
-            return Rest(Cause.RESTING, verdict.reason, now + delay, strikes=strikes)
+            cause, reason = Cause.RESTING, verdict.reason
+            until = now + min(max(delay, 1.0 if probe else 0.0) * 2.0 ** min(strikes, 20), MAX_COOLDOWN)
         case _:
             return None
+    return Rest(cause, reason, until, strikes=strikes, message=verdict.message, link=verdict.link)
 
 
 @attrs.frozen
@@ -104,16 +164,26 @@ class State(Enum):
     OUT = "out"  # until something is done about it
 
 
+#: A model, a version and a method: what an account can lack.
+Lack = tuple[str, str, str]
+
+
 @attrs.define(eq=False)
 class Member:
-    """All that is known of an account: why it is disabled, and by model its rests and quotas."""
+    """
+    All that is known of an account.
+
+    `held` is why it serves no model at all; `rests` and `quotas` are by model; `lacks` tells until when it is known to
+    lack something; `doubts` are the conversations, by model, that it has refused without a reason that is its own.
+    """
 
     account: Account
     in_flight: int = 0
-    disabled: str | None = None
+    held: Rest | None = None
     rests: dict[str, Rest] = attrs.field(factory=dict)
     quotas: dict[str, Quota] = attrs.field(factory=dict)
-    refused: set[str] = attrs.field(factory=set)  # models refused with this credential since it last worked
+    lacks: dict[Lack, float] = attrs.field(factory=dict)
+    doubts: dict[str, set[str]] = attrs.field(factory=dict)
 
     @property
     def full(self) -> bool:
@@ -121,47 +191,63 @@ class Member:
         limit = self.account.max_concurrency
         return limit is not None and self.in_flight >= limit
 
-    def exclusion(self, model: str, method: str, now: float, endpoints: Endpoints) -> Exclusion | None:
-        """Why the account is no candidate; None if it is."""
+    def resting(self, model: str) -> tuple[Rest, ...]:
+        """The rests that a request for `model` meets."""
+        rest = self.rests.get(model)
+        if self.held is None:
+            return () if rest is None else (rest,)
+        return (self.held,) if rest is None else (self.held, rest)
+
+    def exclusion(
+        self, model: str, method: str, now: float, endpoints: Endpoints, version: str = ""
+    ) -> Exclusion | None:
+        """Say why the account is no candidate; None if it is."""
         account = self.account
         if method not in kinds.METHODS[account.kind]:
             return Exclusion(account, Cause.METHOD, f"{account.kind} accounts have no {method}")
         if model and model not in account.models:
             return Exclusion(account, Cause.MODEL, f"its models do not include {model}")
-        if self.disabled is not None:
-            return Exclusion(account, Cause.DISABLED, self.disabled)
-        rest = self.rests.get(model)
-        if rest is not None and rest.until is None:
-            return Exclusion(account, rest.cause, f"{rest.reason}, for {model}")
-        holds: list[tuple[float, Cause, str]] = []
-        if rest is not None and rest.ends > now:
-            holds.append((rest.ends, rest.cause, f"{rest.reason}, for {model}"))
+        if self.lacks and self.lacks.get((model, version, method), 0.0) > now:
+            return Exclusion(account, Cause.MODEL, f"Google says that it has no {model} in {version} for {method}")
+        rests = self.resting(model)
+        holds: list[Exclusion] = []
+        for rest in rests:
+            reason = rest.reason if rest is self.held else f"{rest.reason}, for {model}"
+            if rest.ends > now:
+                wait = None if rest.until is None else rest.until - now
+                holds.append(Exclusion(account, rest.cause, reason, wait, rest.message, rest.link))
         quota = self.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= account.reserve:
             reason = f"{quota.left:.0%} of its quota for {model} is left; its reserve is {account.reserve:.0%}"
-            holds.append((quota.until, Cause.RESERVE, reason))
+            holds.append(Exclusion(account, Cause.RESERVE, reason, quota.until - now))
         shut = None if endpoints.all_well else endpoints.all_shut_until(account.endpoints, now)
         if shut:
-            holds.append((shut, Cause.ENDPOINT, "its endpoints fail"))
+            holds.append(Exclusion(account, Cause.ENDPOINT, "its endpoints fail", shut - now))
         if holds:
-            until, cause, reason = max(holds, key=lambda hold: hold[0])
-            return Exclusion(account, cause, reason, until - now)
-        if rest is not None and rest.probe is not None:
-            return Exclusion(account, Cause.PROBING, f"a request tries it after its rest ({rest.reason})", BUSY_WAIT)
+            return max(holds, key=lambda hold: math.inf if hold.wait is None else hold.wait)
+        probed = next((rest for rest in rests if rest.probe is not None), None)
+        if probed is not None:
+            reason = f"a request tries it after its rest ({probed.reason})"
+            return Exclusion(account, Cause.PROBING, reason, BUSY_WAIT, probed.message, probed.link)
         if shut is not None:
             return Exclusion(account, Cause.ENDPOINT, "a request tries its endpoint", BUSY_WAIT)
         if self.full:
             return Exclusion(account, Cause.BUSY, f"it serves {self.in_flight} requests", BUSY_WAIT)
         return None
 
-    def state(self, model: str, now: float, endpoints: Endpoints) -> tuple[State, float]:
-        """As :meth:`exclusion` for an account that has model and method, but only when it ends."""
-        if self.disabled is not None:
+    def state(
+        self, model: str, now: float, endpoints: Endpoints, version: str = "", method: str = ""
+    ) -> tuple[State, float]:
+        """As :meth:`exclusion` for an account whose kind and configuration have model and method: only when it ends."""
+        if self.lacks and self.lacks.get((model, version, method), 0.0) > now:
             return State.OUT, math.inf
-        rest = self.rests.get(model)
-        if rest is not None and rest.until is None:
-            return State.OUT, math.inf
-        until = 0.0 if rest is None or rest.ends <= now else rest.ends
+        until, probed = 0.0, False
+        for rest in self.resting(model):
+            if rest.until is None:
+                return State.OUT, math.inf
+            if rest.until > now:
+                until = max(until, rest.until)
+            probed = probed or rest.probe is not None
         quota = self.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= self.account.reserve:
             until = max(until, quota.until)
@@ -169,21 +255,32 @@ class Member:
         until = max(until, shut or 0.0)
         if until:
             return State.RESTING, until
-        if self.full or shut is not None or (rest is not None and rest.probe is not None):
+        if self.full or shut is not None or probed:
             return State.BUSY, now
         return State.READY, now
 
     def remembered(self, now: float) -> Remembered | None:
-        """What must survive a restart; None if that is nothing."""
-        if self.disabled is None and not self.rests and not self.quotas:
+        """Describe what must survive a restart; None if that is nothing."""
+        if self.held is None and not self.rests and not self.quotas:
             return None
-        rests = tuple(
-            (model, rest.cause.name, rest.reason, None if rest.until is None else rest.until - now, rest.strikes)
-            for model, rest in self.rests.items()
-            if rest.ends > now - FORGET
-        )
+        held = None if self.held is None or self.held.ends <= now - FORGET else self.held.known(ALL_MODELS, now)
+        rests = tuple(rest.known(model, now) for model, rest in self.rests.items() if rest.ends > now - FORGET)
         quotas = tuple((model, it.left, it.until - now) for model, it in self.quotas.items() if it.until > now)
-        return Remembered(self.disabled, rests, quotas) if self.disabled is not None or rests or quotas else None
+        return Remembered(held, rests, quotas) if held is not None or rests or quotas else None
+
+    def forget(self, model: str | None) -> bool:
+        """Take back what is held against the account, for a model or for all; returns whether there was anything."""
+        if model is None:
+            found = self.held is not None or bool(self.rests or self.quotas or self.lacks or self.doubts)
+            self.held = None
+            for known in (self.rests, self.quotas, self.lacks, self.doubts):
+                known.clear()
+            return found
+        lacked = [lack for lack in self.lacks if lack[0] == model]
+        for lack in lacked:
+            del self.lacks[lack]
+        gone = [known.pop(model, None) for known in (self.rests, self.quotas, self.doubts)]
+        return bool(lacked) or any(it is not None for it in gone)
 
 
 class Loads(Mapping[str, int]):

@@ -14,10 +14,13 @@ from collections.abc import Callable
 class Ticket:
     """A place in the line of those who wait for a model.  :meth:`leave` gives it up."""
 
-    def __init__(self, lines: Lines, number: int, model: str, method: str, offer: Callable[[], bool]) -> None:
+    def __init__(
+        self, lines: Lines, number: int, model: str, method: str, offer: Callable[[], bool], version: str
+    ) -> None:
         self.number = number
         self.model = model
         self.method = method
+        self.version = version
         self.offer = offer
         self._lines = lines
 
@@ -30,10 +33,10 @@ class Lines:
     """
     Who waits for which model; its length is how many wait.
 
-    :param ready: whether there is an account for a model and a method.
+    :param ready: whether there is an account for a model, a method and a version.
     """
 
-    def __init__(self, ready: Callable[[str, str], bool]) -> None:
+    def __init__(self, ready: Callable[[str, str, str], bool]) -> None:
         self._ready = ready
         self._tickets = 0
         #: The lines by model, of tickets by number; an empty one is not kept.
@@ -48,7 +51,7 @@ class Lines:
         """How many stand in the line for a model."""
         return len(self.by_model.get(model, ()))
 
-    def join(self, model: str, method: str, offer: Callable[[], bool]) -> Ticket:
+    def join(self, model: str, method: str, offer: Callable[[], bool], version: str = "") -> Ticket:
         """
         Stand in the line for a model.
 
@@ -57,7 +60,7 @@ class Lines:
             returning True.  It must not raise.
         """
         self._tickets += 1
-        ticket = Ticket(self, self._tickets, model, method, offer)
+        ticket = Ticket(self, self._tickets, model, method, offer, version)
         self.by_model.setdefault(model, OrderedDict())[ticket.number] = ticket
         return ticket
 
@@ -89,7 +92,8 @@ class Lines:
                     line = self.by_model.get(ticket.model)
                     if line is None or ticket.number not in line:
                         continue
-                    if (due[ticket.model] or self._ready(ticket.model, ticket.method)) and ticket.offer():
+                    ready = due[ticket.model] or self._ready(ticket.model, ticket.method, ticket.version)
+                    if ready and ticket.offer():
                         self.left(ticket)
         finally:
             self._serving = False

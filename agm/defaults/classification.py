@@ -7,9 +7,20 @@ from collections.abc import Mapping
 
 from agm import hookimpl
 from agm.core.classify import Verdict, classify
+from agm.core.request import Account, GatewayRequest
 
 
 @hookimpl(trylast=True)
-def agm_classify_error(status: int, body: bytes, headers: Mapping[str, str]) -> Verdict:
-    """By Google's own words."""
-    return classify(status, body, now=time.time(), retry_after=headers.get("retry-after"))
+def agm_classify_error(
+    status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
+) -> Verdict:
+    """Read Google's own words."""
+    return classify(
+        status,
+        body,
+        now=time.time(),
+        retry_after=headers.get("retry-after"),
+        kind=account.kind,
+        project=account.project,
+        model=request.model,
+    )

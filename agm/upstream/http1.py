@@ -167,6 +167,12 @@ class Answer:
             for name, plain in _PLAIN_CODINGS
         )
 
+    @property
+    def framed_plainly(self) -> bool:
+        """Whether its transfer coding is chunks or none, so that where it ends is known."""
+        codings = [value.lower() for key, value in self._raw if key.lower() == b"transfer-encoding"]
+        return codings in ([], [b"chunked"])
+
     def setPreviousResponse(self, response: Any) -> None:
         """Nothing comes before an answer here: no redirect is followed."""
 
@@ -490,7 +496,7 @@ class Connection(Protocol):
         asked = self._asked
         if asked is not None and self._head_done:
             answer = Answer(self, self._parser.get_status_code(), self._phrase, self._raw)
-            if answer.encoded:
+            if answer.encoded and not (answer.code >= 400 and answer.framed_plainly):  # of an error, the status counts
                 self._fail(Failure(EncodedAnswer("it is compressed, which was not asked for")))
                 self.abort()
                 return

@@ -9,19 +9,21 @@ served.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import msgspec
 from twisted.internet.address import UNIXAddress
+from twisted.logger import Logger
 from twisted.web.resource import IResource, Resource
 
 from agm.core.clientkeys import ClientKey
-from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest
+from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest, NotFound
 from agm.core.exclusions import Cause
+from agm.core.remedies import fix_for
 from agm.core.request import Account
-from agm.core.rests import Remembered
+from agm.core.rests import KnownRest, Remembered
 from agm.core.target import METHODS, VERSIONS, bare_model, parse_call, quote_model
 from agm.explain import explain
 from agm.gateway import Gateway
@@ -36,7 +38,10 @@ from agm.web.resources import (
     Unknown,
     Visit,
     framing_of,
+    not_known,
 )
+
+log = Logger()
 
 #: RFC 9110, section 5.1: a header's name is a token; and what Twisted lets through of a value.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -55,6 +60,12 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
     #: The name of a client key, to explain a request that comes with it.
     key: str | None = None
+
+
+class Reset(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to be taken back: for one model, or all of it."""
+
+    model: str | None = None
 
 
 class AdminResource(ApiResource):
@@ -180,10 +191,39 @@ def _named(impl: Any) -> str:
 
 
 class Accounts(AdminResource):
-    """``GET /_agm/accounts``: how each account stands."""
+    """
+    ``GET /_agm/accounts``: how each account stands; ``POST /_agm/accounts/NAME/reset``: take back what is held against
+    one.
+    """
+
+    def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        return ("POST",) if wire.postpath else self.methods
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        self.tell(visit, {"accounts": describe_accounts(self.gateway)})
+        match visit.wire.postpath:
+            case [] | [b""]:
+                self.tell(visit, {"accounts": describe_accounts(self.gateway)})
+            case [name, b"reset"]:
+                self._reset(visit, name.decode("utf-8", "replace"))
+            case _:
+                raise not_known(visit.wire)
+
+    def _reset(self, visit: Visit, name: str) -> None:
+        try:
+            asked = msgspec.json.decode(visit.wire.body or b"{}", type=Reset)
+        except NOT_JSON as e:
+            raise InvalidRequest(f"This does not say what to reset: {e}") from None
+        try:
+            found = self.gateway.pool.reset(name, asked.model)
+        except KeyError:
+            raise NotFound("There is no account of this name; GET /_agm/accounts lists them.") from None
+        log.info(
+            "{request_id}: what was held against account {account} is taken back, for {model}",
+            request_id=visit.wire.id,
+            account=name,
+            model=asked.model or "all models",
+        )
+        self.tell(visit, {"account": name, "model": asked.model, "reset": found})
 
 
 def describe_accounts(gateway: Gateway) -> list[dict[str, Any]]:
@@ -209,16 +249,8 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
         "in_flight": load,
         "max_concurrency": account.max_concurrency,
         "disabled": known.disabled,
-        "models": [
-            {
-                "model": model,
-                # after a rest, one request tries the account before the others do
-                "state": "probe due" if left is not None and left <= 0 else _STATES.get(cause, cause.lower()),
-                "reason": reason,
-                "seconds_left": None if left is None else max(round(left, 1), 0.0),
-            }
-            for model, cause, reason, left, _ in known.rests
-        ],
+        "held": None if known.held is None else describe_rest(account, known.held),
+        "models": [describe_rest(account, rest) for rest in known.all_rests],
         "quotas": [
             {"model": model, "remaining": round(remaining, 4), "seconds_left": round(left, 1)}
             for model, remaining, left in known.quotas
@@ -231,6 +263,21 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
             "status": last.status,
             "reason": last.verdict.reason,
         },
+    }
+
+
+def describe_rest(account: Account, rest: KnownRest) -> dict[str, Any]:
+    """A rest as a JSON document: for which model (``*`` is all), why, for how long, and the act that helps."""
+    left = rest.left
+    return {
+        "model": rest.model,
+        # after a rest, one request tries the account before the others do
+        "state": "probe due" if left is not None and left <= 0 else _STATES.get(rest.cause, rest.cause.lower()),
+        "reason": rest.reason,
+        "seconds_left": None if left is None else max(round(left, 1), 0.0),
+        "message": rest.message,
+        "link": rest.link,
+        "fix": fix_for(account, rest),
     }
 
 
@@ -255,7 +302,7 @@ def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
 
 
 #: How a person reads the cause of a rest.
-_STATES = {Cause.RESTING.name: "resting", Cause.DISABLED.name: "disabled", Cause.MODEL.name: "lacks the model"}
+_STATES = {Cause.RESTING.name: "resting", Cause.DISABLED.name: "disabled", Cause.ASIDE.name: "set aside"}
 
 
 class AdminRoot(Resource):

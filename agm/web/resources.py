@@ -58,7 +58,12 @@ CREDENTIAL_HEADERS = frozenset(
         b"x-goog-iam-authorization-token",
     }
 )
-CREDENTIAL_PARAMETERS = frozenset({"key", "access_token", "oauth_token", "api_key"})
+CREDENTIAL_PARAMETERS = frozenset(
+    {
+        *("key", "api_key", "access_token", "oauth_token", "userProject"),
+        *("$key", "$apiKey", "$access_token", "$oauth_token", "$userProject"),
+    }
+)
 _ALT = re.compile(r"(sse|json)(?:;.*)?")
 #: Headers of an upstream's answer that mean something to a client; all others are about the hop.
 _PASSED_HEADERS = tuple(

@@ -11,7 +11,7 @@ import pytest_twisted
 from commands import Command
 from processes import environment
 
-from agm.cli.standing import duration, summary
+from agm.cli.standing import details, duration, summary
 from agm.core.clientkeys import digest
 from agm.testing import GatewayFactory, RunningEmulator
 
@@ -39,6 +39,7 @@ async def test_the_gateway_tells_who_rests_for_how_long_and_why(
         "in_flight": 0,
         "max_concurrency": None,
         "disabled": None,
+        "held": None,
         "models": [],
         "quotas": [],
         "last_failure": None,
@@ -115,6 +116,33 @@ async def test_the_list_shows_how_accounts_stand(
     assert "STATE" not in (await listed("--offline")).out.decode()
 
 
+@pytest_twisted.ensureDeferred
+async def test_googles_words_and_what_helps_are_told(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    """With the page that Google names, for an account that is off and for one that is set aside."""
+    running = await gateway(NO_WAIT + emulator.account("work"))
+    await running.ask("emu-403validation")
+    work = (await told(running))["work"]
+    held = work["held"]
+    assert (work["disabled"], held["state"], held["seconds_left"]) == ("VALIDATION_REQUIRED", "disabled", None)
+    assert held["message"] == "Verify your account to continue."
+    assert held["link"].startswith("https://accounts.google.com/")
+    assert held["fix"].endswith("then: agm account reset work")
+    assert details(work)[:4] == [
+        "disabled: VALIDATION_REQUIRED",
+        "  Google says: Verify your account to continue.",
+        f"  see: {held['link']}",
+        f"  fix: {held['fix']}",
+    ]
+    assert running.gateway.pool.reset("work")
+    await running.ask("emu-403disabled")
+    work = (await told(running))["work"]
+    assert (work["disabled"], work["held"]) == (None, work["models"][0])
+    assert 55 < work["held"]["seconds_left"] <= 60
+    assert summary(work) == "set aside, 60 s left"
+    assert details(work)[0] == "all models: set aside, 60 s left (SERVICE_DISABLED)"
+    assert details(work)[1].startswith("  Google says: Generative Language API has not been used in project")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0 s"), (0.2, "1 s"), (119, "119 s"), (120, "2 min"), (121, "3 min"), (7200, "2 h"), (7201, "2 h 1 min")],
@@ -131,4 +159,7 @@ def test_a_word_says_it_all() -> None:
     assert summary({**account, "models": [{}, {}]}) == "ready but for 2 models"
     assert summary({**account, "models": [{}], "max_concurrency": 2}) == "full"
     assert summary({**account, "disabled": "why", "max_concurrency": 2}) == "disabled"
+    aside = {"state": "set aside", "seconds_left": 59.2}
+    assert summary({**account, "held": aside, "max_concurrency": 2}) == "set aside, 60 s left"
+    assert summary({**account, "held": {"state": "probe due", "seconds_left": 0.0}}) == "ready"
     assert summary(None) == "not in the running gateway"

@@ -11,10 +11,8 @@ import pytest_twisted
 from commands import Command
 from processes import environment
 
-from agm.core.models import Patterns
-from agm.core.request import Account
+from agm.core.models import Patterns, model_to_count
 from agm.testing import RunningEmulator
-from agm.trial import model_for
 
 Run = Callable[..., Awaitable[Command]]
 
@@ -169,4 +167,4 @@ async def test_only_what_is_tried_needs_its_variable(agm_test: Run, emulator: Ru
 )
 def test_the_model_is_one_that_the_account_serves(patterns: tuple[str, ...], model: str | None) -> None:
     """A usual one, a listed one, or one that it names itself."""
-    assert model_for(Account("a", "api-key", (), models=Patterns(patterns)), ["listed-model"]) == model
+    assert model_to_count(Patterns(patterns), ["listed-model"]) == model

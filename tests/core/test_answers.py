@@ -20,6 +20,7 @@ from agm.core.answers import (
     Framing,
     PlainArray,
     PlainBody,
+    PlainDocument,
     PlainEvents,
     StreamFailure,
     error_event,
@@ -130,8 +131,12 @@ _FRAGMENTS = st.sampled_from(
         b":",
     ]
 )
-#: Anything but the opening of an error at the start of a line.
-SOUND = st.lists(_FRAGMENTS, max_size=10).map(b"".join).filter(lambda s: not answers._ERROR_START.search(b"\n" + s))
+#: Anything but the opening of an error at the start of a line, behind a first event.
+SOUND = (
+    st.lists(_FRAGMENTS, max_size=10)
+    .map(lambda fragments: b"data: 1\n\n" + b"".join(fragments))
+    .filter(lambda s: not answers._ERROR_START.search(b"\n" + s))
+)
 
 
 def completed(stream: bytes) -> set[bytes]:
@@ -205,11 +210,11 @@ def test_an_error_in_a_stream_is_found_at_every_cut_and_never_passed_on(before: 
         b'data: {"x": {"error": {"code": 503}}}\r\n\r\n',
         b'data: x{"error": 1}\r\n\r\n',
         b'event: data: {"error": 1}\r\n\r\n',
-        b'dada: {"error": {}}\r\n\r\n',
-        b'{"candidates": []}\r\n\r\n',
-        b'{"error" 1}\n\n',
-        b'[{"candidates": []}\n,\r\n{}]\n\n',
-        b'{"error": {]}\n\n',
+        GOOD + b'dada: {"error": {}}\r\n\r\n',
+        GOOD + b'{"candidates": []}\r\n\r\n',
+        GOOD + b'{"error" 1}\n\n',
+        GOOD + b'[{"candidates": []}\n,\r\n{}]\n\n',
+        GOOD + b'{"error": {]}\n\n',
     ],
 )
 def test_what_only_looks_like_an_error_passes_unchanged_at_every_cut(stream: bytes) -> None:
@@ -221,6 +226,95 @@ def test_what_only_looks_like_an_error_passes_unchanged_at_every_cut(stream: byt
     passing = PlainEvents()
     assert run(passing, [stream, b"data: ", COMPACT]) == stream
     assert failure_of(passing).document == COMPACT
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\xef\xbb\xbf",
+        b"\n",
+        b"\r\n\r",
+        b": a comment\n",
+        b":\r\n\r\n: another: one\r\n\r\n",
+        b"event: message\n",
+        b"id: 1\r",
+        b"retry: 10\n",
+        b"data\n",
+        b"event\r\n",
+    ],
+)
+def test_a_stream_begins_with_its_first_event_at_every_cut(start: bytes) -> None:
+    """Comments and blank lines before it wait for it, and pass with it."""
+    stream = start + GOOD
+    for chunks in every_cut(stream):
+        passing = PlainEvents()
+        assert run(passing, chunks) == stream
+        assert passing.failure is None
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"<!DOCTYPE html><title>Blocked</title>\n",
+        b"Blocked: by policy\n\n",
+        b"dada: {}\n\n",
+        b"dat",
+        b'{"candidates": []}\r\n\r\n',
+        b'\n[{"candidates": []}]\n',
+        b'{"error" 1}\n\n',
+        b": comment\n\n<html>",
+        b"\x1f\x8b\x08\x00",
+        b'{"candidates": "' + b"x" * MAX_BARE,
+        b": " + b"x" * 5000,
+        b": x\n" * 20_000,
+    ],
+)
+def test_what_does_not_begin_like_a_stream_of_events_is_none_of_googles(stream: bytes) -> None:
+    """A page, a document in another framing, comments without end: nothing of it passes, however it is cut."""
+    cuts = (
+        every_cut(stream)
+        if len(stream) < 100
+        else [[stream], [stream[i : i + 999] for i in range(0, len(stream), 999)]]
+    )
+    for chunks in cuts:
+        passing = PlainEvents()
+        assert run(passing, chunks) == b""
+        assert passing.failure is not None
+        assert passing.failure.foreign
+
+
+@pytest.mark.parametrize("stream", [b"", b"\n\n", b": comment", b": comment\n\n", b"\xef\xbb\xbf: one\r\n: two\r\n"])
+def test_comments_alone_are_no_answer(stream: bytes) -> None:
+    """As an empty stream: nothing passes."""
+    for chunks in every_cut(stream):
+        passing = PlainEvents()
+        assert run(passing, chunks) == b""
+        assert passing.failure is None
+
+
+@pytest.mark.parametrize("body", [b"<html>", b" \n<html>", b"[1]", b"x", b"\x1f\x8b"])
+def test_a_unary_answer_is_an_object(body: bytes) -> None:
+    """Whatever else comes is none of Google's."""
+    for chunks in every_cut(body):
+        passing = PlainDocument()
+        run(passing, chunks)
+        assert passing.failure is not None
+        assert passing.failure.foreign
+    passing = PlainDocument()
+    assert run(passing, [b" ", b'\n{"a": 1}', b"\n"]) == b' \n{"a": 1}\n'
+    assert passing.failure is None
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html><title>Blocked</title></html>", b'{"candidates": []}' + b" " * 80, b"x" * 100]
+)
+def test_a_streamed_array_is_an_array(body: bytes) -> None:
+    """Whatever else comes is none of Google's."""
+    for chunks in every_cut(body):
+        passing = PlainArray()
+        assert run(passing, chunks) == b""
+        assert passing.failure is not None
+        assert passing.failure.foreign
 
 
 @pytest.mark.parametrize("error", [b"data: " + SPACED, PRETTY, b"[" + PRETTY, COMPACT])
@@ -259,6 +353,7 @@ def test_an_opening_without_end_is_not_held_for_ever() -> None:
     assert b"".join(passing.feed(given_[i : i + 1]) for i in range(len(given_))) == given_
     passing = PlainEvents()
     endless = b'{"error": "' + b"x" * MAX_BARE
+    assert passing.feed(GOOD) == GOOD
     assert passing.feed(endless[:-11]) == b""
     assert passing.feed(endless[-11:]) == endless
     assert passing.failure is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agm.core.breaker import MODELS, OPEN_SECONDS, Endpoints, Trouble
+from agm.core.breaker import OPEN_SECONDS, Endpoints, Trouble
 from agm.core.candidates import Candidates
 from agm.core.classify import MAX_COOLDOWN, Fault, Verdict
 from agm.core.exclusions import Cause, nothing_left
@@ -190,14 +190,32 @@ def test_models_that_always_fail_never_take_an_endpoint_from_the_others(hands: H
     assert all(cause(pool, model) is None for model in ("m", "emu-500"))
 
 
-def test_one_model_that_drops_every_connection_does_not_either(hands: Hands) -> None:
-    """That takes several models without an answer in between."""
+def test_odd_answers_put_an_endpoint_in_doubt_and_open_nothing(hands: Hands) -> None:
+    """Names of models are the clients' to invent: only the gateway's own question can open its breaker."""
     pool = Pool([account()], hands)
-    fail(pool, "https://upstream", Trouble.ODD, 100, "emu-close", "emu-hang")
+    doubts = [pool.endpoint_failed("https://upstream", f"emu-close-{n}", Trouble.ODD) for n in range(20)]
+    assert doubts == [False] * 4 + [True] * 16
     assert cause(pool) is None
     pool.endpoint_answered("https://upstream", "m", good=False)
-    fail(pool, "https://upstream", Trouble.ODD, 5, *[f"m{n}" for n in range(MODELS)])
-    assert cause(pool) is Cause.ENDPOINT
+    assert not pool.endpoint_failed("https://upstream", "m", Trouble.ODD)
+    pool.confirm_endpoint_failure("https://upstream")
+    (found,) = pool.excluded("m", GENERATE)
+    assert (found.cause, found.wait) == (Cause.ENDPOINT, OPEN_SECONDS)
+
+
+def test_an_odd_answer_to_the_probe_of_an_endpoint_is_not_believed_either(hands: Hands) -> None:
+    """The next request may try; confirmed, the pause is twice as long."""
+    pool = Pool([account()], hands)
+    (only,) = pool.accounts
+    pool.confirm_endpoint_failure("https://upstream")
+    hands.now += OPEN_SECONDS
+    with pool.lease(only, "m") as probe:
+        probe.next_endpoint()
+        assert cause(pool) is Cause.ENDPOINT
+        assert pool.endpoint_failed("https://upstream", "m", Trouble.ODD, probe)
+    assert cause(pool) is None
+    pool.confirm_endpoint_failure("https://upstream")
+    assert pool.excluded("m", GENERATE)[0].wait == 2 * OPEN_SECONDS
 
 
 def test_failures_with_answers_in_between_or_far_apart_open_nothing(hands: Hands) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 from hypothesis import settings
@@ -20,12 +21,21 @@ from agm.core.waiting import Ticket
 
 MODELS = ("m", "n")
 METHODS = ("generateContent", "embedContent")
+VERSIONS = ("v1", "v1beta")
 NAMES = ("a", "b", "c", "d")
 
 verdicts = st.one_of(
     st.builds(Verdict, st.sampled_from([Fault.RATE, Fault.QUOTA]), st.just("R"), st.sampled_from([1.0, 5.0, 60.0])),
-    st.builds(Verdict, st.sampled_from([Fault.CREDENTIAL, Fault.FORBIDDEN, Fault.NO_MODEL]), st.just("R")),
-    st.builds(Verdict, st.sampled_from([Fault.CAPACITY, Fault.ENDPOINT, Fault.FINAL]), st.just("R")),
+    st.builds(
+        Verdict,
+        st.sampled_from([Fault.CREDENTIAL, Fault.LOCKED, Fault.BLOCKED, Fault.FORBIDDEN, Fault.NO_MODEL]),
+        st.just("R"),
+    ),
+    st.builds(
+        Verdict,
+        st.sampled_from([Fault.CAPACITY, Fault.ENDPOINT, Fault.FINAL, Fault.MISSING, Fault.UNCLEAR]),
+        st.just("R"),
+    ),
 )
 
 
@@ -45,13 +55,13 @@ def accounts(draw: st.DrawFn, name: str) -> Account:
 class Patient:
     """A request that waits: it takes the first account that it is offered."""
 
-    def __init__(self, machine: PoolMachine, model: str, method: str) -> None:
-        self.machine, self.model, self.method = machine, model, method
+    def __init__(self, machine: PoolMachine, model: str, method: str, version: str) -> None:
+        self.machine, self.model, self.method, self.version = machine, model, method, version
         self.lease: Lease | None = None
-        self.ticket: Ticket = machine.pool.wait(model, method, self.offer)
+        self.ticket: Ticket = machine.pool.wait(model, method, self.offer, version)
 
     def offer(self) -> bool:
-        self.lease = self.machine.take(self.model, self.method)
+        self.lease = self.machine.take(self.model, self.method, self.version)
         return self.lease is not None
 
 
@@ -71,11 +81,11 @@ class PoolMachine(RuleBasedStateMachine):
     def begin(self, data: st.DataObject) -> None:
         self.pool.replace([data.draw(accounts(name)) for name in NAMES], ())
 
-    def take(self, model: str, method: str) -> Lease | None:
-        found = self.pool.candidates(model, method)
+    def take(self, model: str, method: str, version: str) -> Lease | None:
+        found = self.pool.candidates(model, method, version=version)
         if not found:
             return None
-        lease = self.pool.lease(found.in_turn(None), model)
+        lease = self.pool.lease(found.in_turn(None), model, method, version)
         self.out.append(lease)
         return lease
 
@@ -87,14 +97,19 @@ class PoolMachine(RuleBasedStateMachine):
     def collect(self) -> None:
         self.patient = [patient for patient in self.patient if patient.lease is None]
 
-    @rule(target=leases, model=st.sampled_from(MODELS), method=st.sampled_from(METHODS))
-    def ask(self, model: str, method: str) -> Any:
+    @rule(
+        target=leases,
+        model=st.sampled_from(MODELS),
+        method=st.sampled_from(METHODS),
+        version=st.sampled_from(VERSIONS),
+    )
+    def ask(self, model: str, method: str, version: str) -> Any:
         self.pool.wake(model)
         self.collect()
-        lease = self.take(model, method)
+        lease = self.take(model, method, version)
         if lease is None:
             if len(self.patient) < 5:
-                self.patient.append(Patient(self, model, method))
+                self.patient.append(Patient(self, model, method, version))
             return multiple()
         lease.next_endpoint()
         return lease
@@ -113,7 +128,14 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(lease=leases, trouble=st.sampled_from(Trouble), times=st.integers(1, 6), model=st.sampled_from("mnopq"))
     def endpoint_fails(self, lease: Lease, trouble: Trouble, times: int, model: str) -> None:
         for _ in range(times):
-            self.pool.endpoint_failed(lease.account.endpoints[0], model, trouble, lease)
+            if self.pool.endpoint_failed(lease.account.endpoints[0], model, trouble, lease):
+                self.pool.confirm_endpoint_failure(lease.account.endpoints[0])
+        self.collect()
+
+    @rule(name=st.sampled_from(NAMES), model=st.sampled_from([None, *MODELS]))
+    def reset(self, name: str, model: str | None) -> None:
+        if any(account.name == name for account in self.pool.accounts):
+            self.pool.reset(name, model)
         self.collect()
 
     @rule(lease=leases)
@@ -173,19 +195,18 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_index_says_what_a_look_at_every_account_says(self) -> None:
-        for model in MODELS:
-            for method in METHODS:
-                ready = self.pool.candidates(model, method)
-                excluded = self.pool.excluded(model, method)
-                names = {account.name for account in self.pool.accounts}
-                assert {a.name for a in ready} == names - {e.account.name for e in excluded}
-                order = [a.name for a in sorted(self.pool.accounts, key=lambda a: a.priority) if a in ready]
-                assert [a.name for a in ready] == order
-                waits = [e.wait for e in excluded if e.wait is not None and e.cause is not Cause.METHOD]
-                soonest = self.pool.soonest(model, method)
-                assert (soonest is None) == (not waits)
-                if soonest:
-                    assert math.isclose(soonest, min(waits))
+        for model, method, version in product(MODELS, METHODS, VERSIONS):
+            ready = self.pool.candidates(model, method, version=version)
+            excluded = self.pool.excluded(model, method, version)
+            names = {account.name for account in self.pool.accounts}
+            assert {a.name for a in ready} == names - {e.account.name for e in excluded}
+            order = [a.name for a in sorted(self.pool.accounts, key=lambda a: a.priority) if a in ready]
+            assert [a.name for a in ready] == order
+            waits = [e.wait for e in excluded if e.wait is not None and e.cause is not Cause.METHOD]
+            soonest = self.pool.soonest(model, method, version=version)
+            assert (soonest is None) == (not waits)
+            if soonest:
+                assert math.isclose(soonest, min(waits))
 
     @invariant()
     def no_lease_is_lost_or_given_twice(self) -> None:
@@ -200,15 +221,15 @@ class PoolMachine(RuleBasedStateMachine):
             limit = account.max_concurrency
             assert limit is None or self.pool.load(account) <= limit
             for model in MODELS:
-                rest = self.member(account).rests.get(model)
-                if rest is not None and rest.probe is not None:
-                    assert account not in self.pool.candidates(model, "generateContent")
-                    assert rest.probe in self.out
+                for rest in self.member(account).resting(model):
+                    if rest.probe is not None:
+                        assert account not in self.pool.candidates(model, "generateContent")
+                        assert rest.probe in self.out
 
     @invariant()
     def nobody_waits_while_an_account_is_ready(self) -> None:
         for patient in self.patient:
-            assert not self.pool.candidates(patient.model, patient.method)
+            assert not self.pool.candidates(patient.model, patient.method, version=patient.version)
         assert sum(map(self.pool.waiting, MODELS)) == len(self.patient)
 
     def member(self, account: Account) -> Any:

@@ -168,8 +168,11 @@ async def test_a_call_reaches_the_upstream_at_the_path_that_it_means(
     client.send(post(target))
     up = await upstream.connection()
     assert up.received.split(b" ")[1].decode() == served
-    up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
-    await client.until(b"{}")
+    answer = b"{}"
+    if "stream" in served:
+        answer = b"data: {}\r\n\r\n" if served.endswith("sse") else b"[{}]"
+    up.send(JSON_HEAD + b"Content-Length: %d\r\n\r\n" % len(answer) + answer)
+    await client.until(answer)
 
 
 @pytest.mark.parametrize(

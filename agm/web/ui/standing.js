@@ -64,7 +64,9 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
 ]);
 
 function standing(one) {
-  if (one.disabled !== null) return [tag("disabled", "bad"), ` until a person acts: ${one.disabled}`];
+  if (one.disabled !== null) {
+    return [tag("disabled", "bad"), ` needs manual action: ${one.disabled}`, advice(one.held)];
+  }
   const full = one.max_concurrency !== null && one.in_flight >= one.max_concurrency;
   const rests = one.models.slice(0, RESTS).map((rest) =>
     el(
@@ -72,17 +74,31 @@ function standing(one) {
       { class: "line" },
       tag(rest.state, rest.state === "disabled" ? "bad" : "warn"),
       " ",
-      rest.model,
+      rest.model === "*" ? "all models" : rest.model,
       rest.seconds_left === null ? "" : rest.seconds_left > 0 ? [" for ", countdown(now() + rest.seconds_left)] : "",
       el("span", { class: "muted" }, ` ${rest.reason}`),
+      advice(rest),
     ),
   );
   const hidden = one.models.length - RESTS;
   return [
-    full ? tag("full", "warn") : tag(rests.length ? "ready for other models" : "ready", "good"),
+    full ? tag("full", "warn") : one.held ? null : tag(rests.length ? "ready for other models" : "ready", "good"),
     rests,
     hidden > 0 ? el("p", { class: "line muted" }, `and ${exact(hidden)} more models`) : null,
   ];
+}
+
+// What Google said, where it says that this can be mended, and what to do.
+function advice(rest) {
+  if (!rest?.fix) return null;
+  const link = rest.link?.startsWith("https://") ? rest.link : null;
+  return el(
+    "span",
+    { class: "advice" },
+    rest.message ? el("span", {}, `Google says: ${rest.message}`) : null,
+    link ? el("a", { href: link, rel: "noopener noreferrer", target: "_blank" }, "Open Google's page") : null,
+    el("span", {}, `Fix: ${rest.fix}`),
+  );
 }
 
 export const models = view(["models", "aliases"], (state) => [

@@ -1,0 +1,94 @@
+"""What a person can do about an account that is refused: for each reason a sentence, without capital and full stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agm.core.classify import Fault
+from agm.core.exclusions import Cause
+from agm.core.request import Account
+from agm.core.rests import KnownRest
+
+__all__ = ["fix_for", "remedy"]
+
+_SERVICES = {
+    "api-key": "generativelanguage.googleapis.com",
+    "vertex": "aiplatform.googleapis.com",
+    "code-assist": "cloudaicompanion.googleapis.com",
+}
+_NETWORK = "check the account's endpoints, and this machine's network"
+_NEW_KEY = "make a new key, and put it in the place of this one"
+_BILLING = "see to the billing of the account's project"
+_SUPPORT = "see what Google says of the account or its project; only Google can lift this"
+_BY_REASON: Mapping[str, str | None] = {
+    "VALIDATION_REQUIRED": "sign in to the account in a browser and confirm that it is you",
+    "API_KEY_INVALID": _NEW_KEY,
+    "API_KEY_EXPIRED": _NEW_KEY,
+    "API_KEY_LEAKED": _NEW_KEY,
+    "API_KEY_IP_ADDRESS_BLOCKED": "see to the addresses that the key is restricted to",
+    "API_KEY_HTTP_REFERRER_BLOCKED": "take the restriction to web sites off the key",
+    "SUSPENDED": _SUPPORT,
+    "CONSUMER_SUSPENDED": _SUPPORT,
+    "ACCESS_DENIED": _SUPPORT,
+    "TERMS_OF_SERVICE": _SUPPORT,
+    "LOCATION_NOT_SUPPORTED": "reach Google from a place that it serves: another network, no VPN, or proxy in the"
+    " configuration",
+    "BILLING": _BILLING,
+    "BILLING_DISABLED": _BILLING,
+    "NO_LICENCE": "see to the account's licence for Code Assist, and to its project",
+    "USER_PROJECT_DENIED": "grant roles/serviceusage.serviceUsageConsumer on the project that is billed",
+    "CREDENTIAL_UNAVAILABLE": None,  # whose message names the cure
+    "NO_PROJECT": None,
+    "CONNECT_FAILED": _NETWORK,
+    "CONNECT_TIMEOUT": _NETWORK,
+    "DNS_FAILED": _NETWORK,
+    "TLS_FAILED": "check the account's endpoints, and what stands between this machine and Google; ca_file in the"
+    " configuration adds an authority of your own",
+    "PROXY_FAILED": "check proxy in the configuration, and HTTPS_PROXY and NO_PROXY in the environment",
+    "NOT_AN_ANSWER": "look for a proxy, filter or sign-in page between this machine and Google",
+}
+
+
+def remedy(account: Account, fault: Fault | None, reason: str) -> str | None:
+    """
+    Say what a person can do about a failure.
+
+    :param fault: what it was about; None where nothing was told.
+    :param reason: Google's word for it, or agm's.
+    :returns: None where there is nothing to do, or where the failure's own message names it.
+    """
+    if reason in _BY_REASON:
+        return _BY_REASON[reason]
+    if reason in ("SERVICE_DISABLED", "API_KEY_SERVICE_BLOCKED", "API_KEY_BLOCKED"):
+        return f"enable {_SERVICES.get(account.kind, 'its API')} for the project, or for the key"
+    match fault:
+        case Fault.CREDENTIAL | Fault.LOCKED if account.kind == "api-key" or account.express:
+            return _NEW_KEY
+        case Fault.CREDENTIAL | Fault.LOCKED:
+            return f"sign in again: agm login {account.name}, or put new credentials in place"
+        case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR if account.kind == "vertex":
+            return f"grant roles/aiplatform.user on project {account.project} to whoever the credentials are of"
+        case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR if account.kind == "code-assist":
+            return "see to the account's licence for Code Assist, and to its project"
+        case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR:
+            return "see to what the key is restricted to"
+        case Fault.NO_MODEL:
+            return "choose another model with --model"
+        case Fault.RATE | Fault.QUOTA:
+            return "nothing is wrong with the account; its quota is used up for now"
+        case Fault.CAPACITY | Fault.ENDPOINT:
+            return "try again later"
+    return None
+
+
+def fix_for(account: Account, rest: KnownRest) -> str | None:
+    """Say what a person can do about a rest, and how the gateway is told; None where it ends well by itself."""
+    if rest.cause == Cause.DISABLED.name:
+        credential = rest.reason.startswith("its credential is refused")
+        done = remedy(account, Fault.CREDENTIAL if credential else None, rest.reason)
+        reset = f"agm account reset {account.name}"
+        return f"{done}; then: {reset}" if done else f"once that is done: {reset}"
+    if rest.cause == Cause.ASIDE.name:
+        done = remedy(account, Fault.FORBIDDEN, rest.reason)
+        return f"{done}; it is tried again by itself" if done else "none needed; it is tried again by itself"
+    return None
