@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from agm.core import kinds
@@ -79,6 +79,7 @@ class HealthChecks:
         if METHOD not in kinds.METHODS[account.kind] or self.gateway.pool.is_full(account):
             return
         asking = self._asking[subject] = Deferred.fromCoroutine(self._ask(subject, account, model, url, status))
+        asking.addErrback(lambda failure: failure.trap(CancelledError))
         asking.addErrback(lambda failure: log.failure("a health check failed", failure=failure))
         asking.addBoth(lambda _: self._asking.pop(subject, None))
 

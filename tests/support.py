@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 reactor: Any = _reactor
 
@@ -224,7 +224,8 @@ class Asked:
 
 class AnsweringUpstream:
     """
-    An upstream that answers as a function says: ``answer(asked) -> (status, body)`` or ``(status, body, headers)``.
+    An upstream that answers as a function says: ``answer(asked) -> (status, body)`` or ``(status, body, headers)``; an
+    empty tuple closes the connection instead.
 
     `asked` holds every request, in order.
     """
@@ -236,10 +237,14 @@ class AnsweringUpstream:
         class Everything(Resource):
             isLeaf = True
 
-            def render(self, request: Any) -> bytes:
+            def render(self, request: Any) -> bytes | int:
                 asked = Asked(request)
                 upstream.asked.append(asked)
-                status, body, *headers = answer(asked)
+                said = answer(asked)
+                if not said:
+                    request.transport.abortConnection()
+                    return NOT_DONE_YET
+                status, body, *headers = said
                 request.setResponseCode(status)
                 request.setHeader("content-type", "application/json")
                 for name, value in (headers[0] if headers else {}).items():

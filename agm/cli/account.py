@@ -508,7 +508,7 @@ def _reset(args: argparse.Namespace) -> int:
     from agm import state
 
     path = _found(args)
-    running = find_running(args, "what its next start would know is changed")
+    running = find_running(args, "what its next start reads is changed")
     if running is not None:
         target = f"/_agm/accounts/{quote(args.name, safe='')}/reset"
         found = running.ask(target, json.dumps({"model": args.model}).encode())["reset"]

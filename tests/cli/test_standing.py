@@ -13,6 +13,7 @@ from processes import environment
 
 from agm.cli.standing import details, duration, summary
 from agm.core.clientkeys import digest
+from agm.state import reset
 from agm.testing import GatewayFactory, RunningEmulator
 
 NO_WAIT = "[pool]\nmax_wait = 0\nmax_attempts = 1\n"
@@ -163,3 +164,114 @@ def test_a_word_says_it_all() -> None:
     assert summary({**account, "held": aside, "max_concurrency": 2}) == "set aside, 60 s left"
     assert summary({**account, "held": {"state": "probe due", "seconds_left": 0.0}}) == "ready"
     assert summary(None) == "not in the running gateway"
+
+
+# -- Taking it back ------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_held_is_taken_back_in_the_running_gateway(
+    gateway: GatewayFactory, emulator: RunningEmulator, tmp_path: Path
+) -> None:
+    """For all models or for one; that nothing is held is said, too, also by enabling what is enabled."""
+    text = NO_WAIT + emulator.account("work")
+    running = await gateway(text)
+    pool = running.gateway.pool
+    (account,) = pool.accounts
+    listen = f'[gateway]\nlisten = ["tcp:{running.port}:interface=127.0.0.1"]\n'
+    (tmp_path / "agm.toml").write_text(listen + text)
+
+    async def said(*arguments: str) -> str:
+        command = Command.start(
+            "account", *arguments, "--config", "agm.toml", env=environment(tmp_path), folder=tmp_path
+        )
+        await command.ended()
+        assert (command.status, command.messages) == (0, "")
+        return command.out.decode()
+
+    pool.disable(account, "VALIDATION_REQUIRED")
+    pool.note_quota(account, "m", 0.0, running.gateway.reactor.seconds() + 100)
+    assert await said("reset", "work", "--model", "m") == "work: what was held against it for m is taken back\n"
+    assert await said("reset", "work", "--model", "m") == "work: nothing is held against it for m\n"
+    assert pool.remember()["work"].disabled is not None
+    assert await said("reset", "work") == "work: what was held against it is taken back\n"
+    assert pool.remember() == {}
+    pool.disable(account, "VALIDATION_REQUIRED")
+    assert await said("enable", "work") == "work is enabled\nwork: what was held against it is taken back\n"
+    assert await said("enable", "work") == "work is enabled\nwork: nothing is held against it\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_reset_is_refused(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    """With a sentence; only the person who runs the gateway may."""
+    keys = f'[auth]\nmode = "strict"\n[[auth.keys]]\nname = "guest"\nkey_sha256 = "{digest("guest")}"\n'
+    running = await gateway(emulator.account("work") + keys)
+    for path, body, status in (
+        ("/_agm/accounts/work/reset", b"", 200),
+        ("/_agm/accounts/work/reset", b'{"model": "m"}', 200),
+        ("/_agm/accounts/work/reset", b"{", 400),
+        ("/_agm/accounts/work/reset", b'{"models": "m"}', 400),
+        ("/_agm/accounts/nobody/reset", b"", 404),
+        ("/_agm/accounts/work", b"", 404),
+        ("/_agm/accounts/work/reset/more", b"", 404),
+    ):
+        answer = await running.fetch("POST", path, key="guest", body=body)
+        assert answer.status == status, path
+        assert (
+            (answer.json == {"account": "work", "model": answer.json["model"], "reset": False})
+            if status == 200
+            else (answer.json["error"]["code"] == status)
+        )
+    assert (await running.fetch("GET", "/_agm/accounts/work/reset", key="guest")).status == 405
+    assert (await running.fetch("POST", "/_agm/accounts/work/reset", body=b"")).status == 401
+
+
+@pytest.mark.parametrize("model", [None, "m"])
+def test_what_a_stopped_gateway_would_know_is_taken_back(tmp_path: Path, model: str | None) -> None:
+    """In its file, which stays for its owner alone; other accounts and resources stay in it."""
+    path = tmp_path / "state.json"
+    rest = {"model": "m", "cause": "RESTING", "reason": "R", "until": 9e9}
+    work = {
+        "origin": "x",
+        "held": {**rest, "model": "*"},
+        "rests": [rest],
+        "quotas": [{"model": "n", "left": 0, "until": 9e9}],
+    }
+    path.write_text(json.dumps({"agm": 1, "accounts": {"work": work, "other": work}, "owners": [["files/a", "work"]]}))
+    assert reset(path, "work", model)
+    assert not reset(path, "work", model)
+    assert not reset(path, "nobody", model)
+    assert not reset(None, "work", model)
+    assert not reset(tmp_path / "none", "work", model)
+    written = json.loads(path.read_bytes())
+    assert written["owners"] == [["files/a", "work"]]
+    assert len(written["accounts"]["other"]["rests"]) == 1
+    if model is None:
+        assert "work" not in written["accounts"]
+    else:
+        assert written["accounts"]["work"].keys() == {"origin", "held", "quotas"}
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stopped_gateways_state_is_changed_by_the_command(tmp_path: Path) -> None:
+    """It says where; a file that is none is refused."""
+    (tmp_path / "agm.toml").write_text(
+        '[gateway]\nlisten = ["unix:none"]\n[pool]\nstate = "state.json"\n'
+        '[[accounts]]\nname = "work"\nkind = "api-key"\napi_key_env = "NOT_SET"\n'
+    )
+    state = tmp_path / "state.json"
+    state.write_text('{"agm": 1, "accounts": {"work": {"origin": "x", "disabled": "revoked"}}}')
+
+    async def told(*arguments: str) -> Command:
+        command = Command.start("account", "reset", *arguments, "--offline", env=environment(tmp_path), folder=tmp_path)
+        await command.ended()
+        return command
+
+    done = await told("work", "--config", "agm.toml")
+    assert (done.status, done.out) == (0, b"work: what was held against it is taken back\n")
+    assert json.loads(state.read_bytes())["accounts"] == {}
+    state.write_text("{")
+    refused = await told("work", "--config", "agm.toml")
+    assert refused.status == 1
+    assert "the state cannot be changed" in refused.messages
