@@ -23,7 +23,12 @@ from typing import Any
 
 from agm.api import AttemptRecord, RequestRecord, hookimpl
 
-FAULTS = {"CONNECTION_LOST": "close", "FIRST_BYTE_TIMEOUT": "hang", "CREDENTIAL_UNAVAILABLE": "token"}
+FAULTS = {
+    "CONNECTION_LOST": "close",
+    "FIRST_BYTE_TIMEOUT": "hang",
+    "CREDENTIAL_UNAVAILABLE": "token",
+    "EMPTY_ANSWER": "empty",
+}
 settings: dict[str, Any] = {}
 files: dict[str, tuple[Path, float, bytes]] = {}  # by folder: the file, its beginning and its secret
 written: dict[str, int] = {}
@@ -43,12 +48,10 @@ def answer(attempt: AttemptRecord, record: RequestRecord) -> Mapping[str, Any]:
     if verdict is None:
         good: dict[str, Any] = {"fault": "cut"} if record.outcome == "aborted" else {"status": 200}
         return {**line, **good, "lasts": round(max(record.ended - (record.first_byte or record.ended), 0.0), 3)}
-    if verdict.reason == "EMPTY_ANSWER":
-        return {**line, "fault": "empty"}
     if attempt.status is None or verdict.reason in FAULTS:
         return {**line, "fault": FAULTS.get(verdict.reason, "unreached")}
-    about = verdict.fault.value
-    return {**line, "status": attempt.status, "reason": verdict.reason, "about": about, "delay": verdict.delay}
+    told = {"reason": verdict.reason, "about": verdict.fault.value, "delay": verdict.delay}
+    return {**line, "status": attempt.status, **told}
 
 
 @hookimpl

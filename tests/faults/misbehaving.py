@@ -253,13 +253,13 @@ FAULTS: Sequence[Fault] = (
     Fault("500 with no body", Ends.AGAIN, [_head("Content-Length: 0", status="500 Oh")], status=500),
     Fault(
         "400 with half a body",
-        Ends.REFUSED,
+        Ends.AGAIN,
         [_head("Content-Length: 100", status="400 Bad"), b'{"error": {"code": 400,', Do.CLOSE],
         status=400,
     ),
     Fault(
         "400 that is a web page",
-        Ends.REFUSED,
+        Ends.AGAIN,
         [_head("Content-Length: 9", status="400 Bad"), b"<html>no<"],
         status=400,
     ),

@@ -232,15 +232,15 @@ def test_the_form_explains_a_request(page: Page, demo: str) -> None:
 
 
 def test_a_request_leads_to_its_explanation(page: Page, demo: str) -> None:
-    assert ask(demo, "emu-403disabled") in (403, 503)
+    assert ask(demo, "emu-429rpm-3000") == 429
     show(page, demo)
-    page.until(row_of("emu-403disabled"))
-    page.run(f"{row_of('emu-403disabled')}.querySelector('button').click()")
-    page.run(f"{row_of('emu-403disabled')}.querySelector('.about button').click()")
+    page.until(row_of("emu-429rpm-3000"))
+    page.run(f"{row_of('emu-429rpm-3000')}.querySelector('button').click()")
+    page.run(f"{row_of('emu-429rpm-3000')}.querySelector('.about button').click()")
     page.until("!!document.querySelector('.explained')")
-    assert page.run("document.getElementById('explain-model').value") == "emu-403disabled"
+    assert page.run("document.getElementById('explain-model').value") == "emu-429rpm-3000"
     text = page.text("#explained")
-    assert "The client would get UNAVAILABLE" in text or "The client would get PERMISSION_DENIED" in text
+    assert "The client would get RESOURCE_EXHAUSTED" in text
     assert "demo-1" in text
 
 

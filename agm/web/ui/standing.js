@@ -91,7 +91,7 @@ function standing(one) {
 // What Google said, where it says that this can be mended, and what to do.
 function advice(rest) {
   if (!rest?.fix) return null;
-  const link = rest.link?.startsWith("https://") ? rest.link : null;
+  const link = rest.link && URL.canParse(rest.link) && new URL(rest.link).protocol === "https:" ? rest.link : null;
   return el(
     "span",
     { class: "advice" },
