@@ -23,12 +23,8 @@ from typing import Any
 
 from agm.api import AttemptRecord, RequestRecord, hookimpl
 
-FAULTS = {
-    "CONNECTION_LOST": "close",
-    "FIRST_BYTE_TIMEOUT": "hang",
-    "CREDENTIAL_UNAVAILABLE": "token",
-    "EMPTY_ANSWER": "empty",
-}
+FAULTS = {"CONNECTION_LOST": "close", "FIRST_BYTE_TIMEOUT": "hang", "EMPTY_ANSWER": "empty"}
+FAULTS["CREDENTIAL_UNAVAILABLE"] = "token"
 settings: dict[str, Any] = {}
 files: dict[str, tuple[Path, float, bytes]] = {}  # by folder: the file, its beginning and its secret
 written: dict[str, int] = {}
