@@ -20,8 +20,13 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A configuration cannot be used.  ``problems`` holds all that was found; ``str`` is a line for each."""
+    """
+    A configuration cannot be used.  ``problems`` holds all that was found; ``str`` is a line for each.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    ``files`` are the files beside it whose content counts: a change of one may be the cure.
+    """
+
+    def __init__(self, problems: Iterable[Problem], files: Iterable[Path] = ()) -> None:
         self.problems = tuple(problems)
+        self.files = tuple(files)
         super().__init__("\n".join(map(str, self.problems)))

@@ -164,7 +164,7 @@ class Pool:
         for account in accounts:
             known = self._members.get(account.name) if account.name in keep else None
             if known is None:
-                known = Member(account)
+                known = Member(account, disabled=account.unusable)
             known.account = account
             members[account.name] = known
         self._members = members
@@ -401,7 +401,7 @@ class Pool:
         if member is None:
             return
         now = self._now()
-        member.disabled = remembered.disabled
+        member.disabled = member.account.unusable or remembered.disabled
         for model, cause, reason, left, strikes in remembered.rests[-MAX_RESTS:]:
             until = None if left is None else now + min(left, MAX_COOLDOWN)
             member.rests[model] = Rest(Cause[cause], reason, until, self._leases, strikes)
