@@ -15,6 +15,7 @@ import platformdirs
 from agm.config.accounts import AccountConfig, AccountTable, read_account
 from agm.config.clientkeys import AuthConfig, read_auth
 from agm.config.files import why_unreadable
+from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment
 from agm.config.problems import ConfigError, Problem
 from agm.config.reading import Place, Reading, array_of_tables, keys_below, setting, table_of, values_of
@@ -41,8 +42,8 @@ class Config:
     Everything that the file says, checked, with defaults for what it leaves out.
 
     ``path`` is the file, absolute, or ``None``; ``warnings`` are lines on what works but should be changed, and on what
-    is off.  Of these, ``lacking`` are secrets that are missing or unusable.  ``files`` are the other files that the
-    configuration is made from, whether they are there or not.
+    is off.  Of these, ``lacking`` are secrets that are missing or unusable.  ``files`` are all files that were read, as
+    they were before, whether they are there or not.
     """
 
     path: Path | None = None
@@ -61,7 +62,7 @@ class Config:
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()
-    files: tuple[Path, ...] = ()
+    files: Mapping[Path, Identity | None] = attrs.field(factory=dict, eq=False, repr=False)
 
 
 def known_keys(table: type = Config, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -83,9 +84,10 @@ def _config(text: str, reading: Reading) -> Config:
     try:
         tables = tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
-        raise ConfigError([Problem(reading.file, "", "is not TOML that can be read: nested too deeply")]) from None
+        problem = Problem(reading.file, "", "is not TOML that can be read: nested too deeply")
+        raise ConfigError([problem], reading.files) from None
     except ValueError as error:
-        raise ConfigError([Problem(reading.file, "", f"is not TOML: {error}")]) from None
+        raise ConfigError([Problem(reading.file, "", f"is not TOML: {error}")], reading.files) from None
     values = values_of(Config, tables, Place(reading))
     if reading.problems:
         raise ConfigError(reading.problems, reading.files)
@@ -94,7 +96,7 @@ def _config(text: str, reading: Reading) -> Config:
         path=None if reading.file is None else reading.file.absolute(),
         warnings=tuple(reading.warnings),
         lacking=tuple(reading.lacking),
-        files=tuple(reading.files),
+        files=reading.files,
         **values,
     )
 
@@ -102,14 +104,17 @@ def _config(text: str, reading: Reading) -> Config:
 def load(path: Path, *, environ: Mapping[str, str]) -> Config:
     """The configuration in the file at ``path``.  Raises :class:`ConfigError`, for an unreadable file too."""
     reading = Reading(Config, path, environ)
+    reading.look_at(path)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")]) from None
+        problem = Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")
+        raise ConfigError([problem], reading.files) from None
     except (OSError, ValueError) as failure:
-        raise ConfigError([Problem(path, "", f"cannot be read: {why_unreadable(failure)}")]) from None
+        problem = Problem(path, "", f"cannot be read: {why_unreadable(failure)}")
+        raise ConfigError([problem], reading.files) from None
     config = _config(text, reading)
     if not reading.literal_secrets or not mode & 0o066:
         return config

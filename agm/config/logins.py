@@ -50,11 +50,11 @@ def read_login(credentials: str, place: Place) -> str | None:
         except RuntimeError:  # nobody knows where home is
             return None
         path = adc.path
-        place.reading.files[path] = None
         if not adc.named and not os.path.isfile(path):
+            place.reading.look_at(path)  # gcloud may put it there
             return None
         what = "{file}, which GOOGLE_APPLICATION_CREDENTIALS names," if adc.named else "{file} of gcloud"
-    place.reading.files[path] = None
+    place.reading.look_at(path)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from agm.config.identity import Identity
 from agm.config.problems import Problem
 from agm.config.words import nearest_of, quote, sort_of
 
@@ -28,7 +29,7 @@ class Reading:
     What one reading of a file gathers on its way.
 
     ``lacking`` are secrets that are missing or unusable: what needs one is off, and the rest of the file holds.
-    ``files`` are the other files whose content counts, whether they are there or not.
+    ``files`` are the files whose content counts, as they were before they were read, whether they are there or not.
     """
 
     whole: type  # the class whose fields are the keys of the file itself
@@ -37,9 +38,13 @@ class Reading:
     problems: list[Problem] = attrs.Factory(list)
     warnings: list[str] = attrs.Factory(list)
     lacking: list[Problem] = attrs.Factory(list)
-    files: dict[Path, None] = attrs.Factory(dict)
+    files: dict[Path, Identity | None] = attrs.Factory(dict)
     claims: dict[tuple[str, str], str] = attrs.Factory(dict)
     literal_secrets: bool = False
+
+    def look_at(self, path: Path) -> None:
+        """Note how a file is that is to be read."""
+        self.files.setdefault(path, Identity.of(path))
 
 
 @attrs.frozen

@@ -130,7 +130,7 @@ _KEY_FILE_LIMIT = 64 * 1024
 def secret_from_file(path: object, place: Place) -> Secret:
     """The one key that a file holds; ``path`` is a :class:`Path`.  Raises :class:`UnusableError`."""
     assert isinstance(path, Path)
-    place.reading.files[path] = None
+    place.reading.look_at(path)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 from agm import __version__
 from agm.cli import files
+from agm.cli.config import cannot_start
 from agm.cli.files import Refused
 from agm.cli.running import Running, address_of
 from agm.config import Config, ConfigError, default, default_path, find, load
@@ -104,10 +105,12 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
     except ConfigError as error:
         cure = "correct the file; `agm config check` looks at it again"
         return Setup(None, None), [Finding(check, "error", str(problem), cure) for problem in error.problems]
+    cure = "correct it; `agm config check` looks at it again"
+    findings = [Finding(check, "error", str(problem), cure) for problem in cannot_start(config)]
     lacking = [str(problem) for problem in config.lacking]
     here = "set it here as well, if the gateway is started from another environment"
     mended = "once it is mended, a running gateway takes it up by itself"
-    findings = [
+    findings += [
         Finding(check, "error", str(each), here if each.key.endswith("_env") else mended) for each in config.lacking
     ]
     findings += [
