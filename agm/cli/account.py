@@ -239,7 +239,7 @@ def write_account(path: Path, table: Mapping[str, object], source: str, secret: 
         print(f"its secret is in {secret.path}, which you alone can read", file=sys.stderr)
         if path.stat().st_mode & 0o044:
             print(
-                "if the gateway runs as another user, who reads the configuration: chown it to that user",
+                "if the gateway runs as another user, chown it to that user",
                 file=sys.stderr,
             )
     warn(new)

@@ -419,7 +419,7 @@ def edit(
             new = change(_plain(before))
             if new == _plain(before):
                 return ()
-            known = _warnings_before(_plain(before), path, environ)
+            known = set(map(_anywhere, _warnings_before(_plain(before), path, environ)))
             data = _as_it_was(new, before)
             old = target.stat() if target.exists() else None
             with contextlib.ExitStack() as undo:
@@ -431,7 +431,8 @@ def edit(
                 warnings = check(new, path, environ)
                 write_whole(target, data, mode=None, like=old, replace=replace)
                 undo.pop_all()
-            return (*(warning for warning in warnings if warning not in known), *_access(path, old, environ))
+            new_ones = [warning for warning in warnings if _anywhere(warning) not in known]
+            return (*new_ones, *_access(path, old, environ))
     except OSError as failure:
         raise Refused(f"{path}: cannot be written: {failure.strerror}; nothing was changed") from None
 
@@ -474,6 +475,11 @@ def _warnings_before(text: str, path: Path, environ: Mapping[str, str]) -> tuple
         return check(text, path, environ)
     except ConfigError:
         return ()  # the edit may be the very cure
+
+
+def _anywhere(warning: str) -> str:
+    """The same wherever in an array: what stands behind a table that was removed has another number."""
+    return re.sub(r"\[\d+\]", "[]", warning)
 
 
 def unlink(path: Path) -> None:
