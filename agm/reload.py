@@ -145,6 +145,12 @@ class ConfigWatch(Service):
         return Deferred.fromCoroutine(self._reload(self._path))
 
     def _look(self) -> None:
+        try:
+            self._look_once()
+        except Exception:  # which would be the last look
+            log.failure("the configuration and the files that it names could not be looked at")
+
+    def _look_once(self) -> None:
         for certificate, changes in self._certificates:
             quiet = changes.look(certificate.read)
             if quiet is not None and quiet >= SETTLED:
@@ -238,17 +244,24 @@ def _off(config: Config) -> set[str]:
 
 def _takes_away(path: Path, before: Config, after: Config) -> bool:
     """
-    Say whether what comes may be half of what is meant: no account is left, one has lost its secret, or something is
-    missing in a file that was written in its place rather than replaced.
+    Say whether what comes may be half of what is meant: no account is left, one has lost its secret, or a file that was
+    written in its place rather than replaced is shorter, or lacks something.
     """
     gone = _serving(before) - _serving(after)
     if gone and (not _serving(after) or gone & _off(after)):
         return True
-    was, found = before.files.get(path), after.files.get(path)
-    if was is None or found is None or was == found or (was.device, was.inode) != (found.device, found.inode):
-        return False
+    written = {each: found for each, found in after.files.items() if _in_place(before.files.get(each), found)}
     keys = {key.digest for key in before.auth.keys} - {key.digest for key in after.auth.keys}
-    return bool(gone or keys) or found.size < was.size
+    if path in written and (gone or keys):
+        return True
+    return any(found.size < was.size for each, found in written.items() if found and (was := before.files[each]))
+
+
+def _in_place(was: Identity | None, found: Identity | None) -> bool:
+    """Whether a file was written where it was; what is put in its place is whole, as a rule."""
+    if was is None or found is None or was == found:
+        return False
+    return (was.device, was.inode) == (found.device, found.inode)
 
 
 def _renew(certificate: ServerCertificate, quiet: float = QUIET) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,6 +16,7 @@ from twisted.internet.task import Clock
 from upstream.certificates import TestAuthority
 
 from agm import config as configuration
+from agm.config import Secret
 from agm.config.identity import Identity
 from agm.reload import LOOK_EVERY, PER_LOOK, QUIET, Changes, ConfigWatch, keeping, needs_restart
 from agm.testing import GatewayFactory, RunningGateway, parse_config
@@ -275,6 +277,39 @@ async def test_a_key_file_is_taken_up_as_the_configuration_is(watch: Watch, tmp_
     assert it.why("b") == "its credential is refused"
 
 
+@pytest_twisted.ensureDeferred
+async def test_half_a_key_is_not_sent(watch: Watch, tmp_path: Path) -> None:
+    """A file that became shorter in its place may be on its way; nobody says that it is whole."""
+    key = tmp_path / "a.key"
+    replace(key, "canary-old-1\n")
+    it = await watch(with_keys(a='api_key_file = "a.key"'))
+    key.write_text("canary-n")
+    it.look(QUIET)
+    assert await it.key_of("a") == b"canary-old-1"
+    key.write_text("canary-new-1\n")
+    it.look()
+    await eventually(lambda: it.running.gateway.config.accounts[0].api_key == Secret("canary-new-1"))
+    replace(key, "canary-3\n")
+    it.look()
+    await eventually(lambda: it.running.gateway.config.accounts[0].api_key == Secret("canary-3"))
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_a_look_that_fails_is_not_the_last_one(
+    watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged_failures: list[dict[str, Any]]
+) -> None:
+    """Whatever nobody thought of."""
+    it = await watch(with_keys(a='api_key = "key-a"'))
+    with monkeypatch.context() as broken:
+        broken.setattr(configuration, "load", lambda *_, **__: 1 / 0)
+        replace(it.path, with_keys(a='api_key = "key-b"'))
+        it.look()
+    assert len(logged_failures) == 1
+    it.look()
+    await eventually(lambda: it.running.gateway.config.accounts[0].api_key == Secret("key-b"))
+
+
 @pytest.mark.parametrize("harm", ["emptied", "gone", "quoted", "of nobody"])
 @pytest_twisted.ensureDeferred
 async def test_an_account_whose_secret_becomes_unusable_is_off_until_it_is_mended(
@@ -321,7 +356,7 @@ async def test_an_account_whose_secret_becomes_unusable_is_off_until_it_is_mende
 
     if key.is_dir():
         key.rmdir()
-    key.write_text("canary-old-1\n")
+    replace(key, "canary-old-1\n")
     it.look()
     await eventually(lambda: it.ready == ["a"])
     assert await it.key_of("a") == b"canary-old-1"
@@ -357,7 +392,7 @@ async def test_signing_in_again_brings_the_account_back(
     it.look(10.0)
     assert it.ready == []
     assert not any("is in force" in line for line in lines)
-    login.write_text(a_login("canary-good"))
+    login.write_text(a_login("canary-good", token="canary-another", expiry="2031-01-01T00:00:00Z"))
     it.look()
     await eventually(lambda: it.ready == ["a"])
 
