@@ -52,6 +52,9 @@ def problems_of(config: Config) -> Iterator[Problem]:
         try:
             if kind in ("tcp", "tcp6", "ssl", "unix"):
                 endpoint_of(None, description)
+                port = "0" if kind == "unix" else Description.parse(description).argument("port", 0) or ""
+                if not 0 <= int(port) <= 65535:
+                    raise ListenerRefused(f"{description!r}: a port is a number from 0 to 65535")
             elif kind not in _KNOWN and all(kind != each.prefix for each in getPlugins(_PARSERS)):
                 raise ListenerRefused(f"{description!r}: no package that is installed has endpoints of the kind {kind}")
         except ListenerRefused as e:

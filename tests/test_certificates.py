@@ -276,6 +276,7 @@ def test_the_paths_of_a_listener_start_at_the_folder_of_the_configuration(folder
     ("description", "why"),
     [
         ("tcp:many", "'tcp:many' is not a server endpoint: "),
+        ("tcp:65536", "'tcp:65536': a port is a number from 0 to 65535"),
         ("ssl:", "write a number for the port, and for backlog"),
         ("unix:/s:mode=zz", "'unix:/s:mode=zz' is not a server endpoint: "),
         ("carrier:pigeon=1", "no package that is installed has endpoints of the kind carrier"),
