@@ -10,6 +10,7 @@ has changed.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -74,8 +75,8 @@ class Changes:
         for path in few:
             found = Identity.of(path)
             if found != read[path]:
-                known = self._since.get(path)
-                since[path] = known if known is not None and known[0] == found else (found, now)
+                seen, at = self._since.get(path, (None, math.inf))
+                since[path] = found, at if seen == found and at <= now else now
         self._since = since
         return now - max(at for _, at in since.values()) if since else None
 
