@@ -246,16 +246,21 @@ def _off(config: Config) -> set[str]:
 def _takes_away(path: Path, before: Config, after: Config) -> bool:
     """
     Say whether what comes may be half of what is meant: no account is left, one has lost its secret, or a file that was
-    written in its place rather than replaced is shorter, or lacks something.
+    written in its place rather than replaced is shorter, or lacks something, or holds a shorter key.
     """
     gone = _serving(before) - _serving(after)
     if gone and (not _serving(after) or gone & _off(after)):
         return True
-    written = {each: found for each, found in after.files.items() if _in_place(before.files.get(each), found)}
-    keys = {key.digest for key in before.auth.keys} - {key.digest for key in after.auth.keys}
-    if path in written and (gone or keys):
-        return True
-    return any(found.size < was.size for each, found in written.items() if found and (was := before.files[each]))
+    if _in_place(was := before.files.get(path), found := after.files.get(path)):
+        keys = {key.digest for key in before.auth.keys} - {key.digest for key in after.auth.keys}
+        if gone or keys or (was is not None and found is not None and found.size < was.size):
+            return True
+    # half of a login or of a certificate is none, but half of a key looks like one
+    written = any(_in_place(before.files.get(each), found) for each, found in after.files.items() if each != path)
+    lengths = {account.name: len(account.api_key.reveal()) for account in before.accounts if account.api_key}
+    return written and any(
+        len(account.api_key.reveal()) < lengths.get(account.name, 0) for account in after.accounts if account.api_key
+    )
 
 
 def _in_place(was: Identity | None, found: Identity | None) -> bool:

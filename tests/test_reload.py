@@ -392,7 +392,7 @@ async def test_signing_in_again_brings_the_account_back(
     it.look(10.0)
     assert it.ready == []
     assert not any("is in force" in line for line in lines)
-    login.write_text(a_login("canary-good", token="canary-another", expiry="2031-01-01T00:00:00Z"))
+    login.write_text(a_login("canary-good"))
     it.look()
     await eventually(lambda: it.ready == ["a"])
 
