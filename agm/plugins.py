@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import re
+import shlex
 import sys
 import time
 from collections import Counter
@@ -151,13 +152,13 @@ def make_plugin_manager(
             where = point.value if distribution is None else f"{point.value} of {distribution.name}"
             manager.add(plugin, point.name, Origin("installed", where, version))
     if folder is not None:
-        for path in _files(folder):
+        for path in files_in(folder):
             name = f"agm_plugins.{path.stem}"
             module = _imported(str(path), lambda name=name, path=path: _load_file(name, path))  # type: ignore[misc]
             manager.add(module, name, Origin("file", str(path), _version(module)))
     for named in modules:
         if isinstance(named, str):
-            plugin = _imported(named, lambda name=named: importlib.import_module(name))  # type: ignore[misc]
+            plugin = _imported(named, lambda name=named: _module_named(name))  # type: ignore[misc]
             name = named
         else:
             plugin = named
@@ -166,11 +167,53 @@ def make_plugin_manager(
     return manager
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """
+    Return the plugins of a folder, by name.
+
+    :raises PluginError: if it cannot be read, or others than its owner can change what is in it.
+    """
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".py" and not path.name.startswith("_"))
+        found = sorted(path for path in folder.iterdir() if path.suffix == ".py" and not path.name.startswith("_"))
     except OSError as e:
         raise PluginError(f"[plugins] path: {folder} cannot be read: {e.strerror}") from e
+    _check_modes("[plugins] path", folder, folder / "__pycache__", *found)
+    return found
+
+
+def _check_modes(what: str, *paths: Path) -> None:
+    """:raises PluginError: if others than their owner can change files or folders that code is taken from."""
+    found = [path for path in paths if path.exists() and path.stat().st_mode & 0o022]
+    if found:
+        named = ", ".join(map(str, found))
+        cure = f"chmod go-w {shlex.join(map(str, found))}"
+        raise PluginError(f"{what}: others than its owner can change {named}, and so what the gateway does; {cure}")
+
+
+def _module_named(name: str) -> ModuleType:
+    """
+    Import a module, once it is known that nobody but its owner can change it, or the packages that it is in.
+
+    :raises PluginError: if others can.
+    """
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        part = ".".join(parts[:end])
+        if part in sys.modules:
+            continue
+        try:
+            spec = importlib.util.find_spec(part)  # which imports the packages that have been looked at
+        except ModuleNotFoundError:
+            break  # the import says what is missing
+        if spec is not None and spec.origin is not None and spec.has_location:
+            _check_modes(f"plugin {name}", *_code_of(Path(spec.origin)))
+    return importlib.import_module(name)
+
+
+def _code_of(file: Path) -> Sequence[Path]:
+    """Return a module's file and, unless an installation is in it, its folder."""
+    cache = file.parent / "__pycache__"
+    return [file] if file.parent.name in ("site-packages", "dist-packages") else [file.parent, cache, file]
 
 
 def _load_file(name: str, path: Path) -> ModuleType:
@@ -190,6 +233,8 @@ def _load_file(name: str, path: Path) -> ModuleType:
 def _imported(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
+    except PluginError:
+        raise
     except (Exception, SystemExit) as e:
         raise PluginError(f"plugin {name} cannot be imported: {_last_line(e)}") from e
 

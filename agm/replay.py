@@ -239,7 +239,7 @@ def _change(document: dict[str, Any], key: str, value: str) -> None:
 
 
 #: The keys of an account, and of a client key, that say where its secret is.
-_SECRETS = ("api_key", "api_key_env", "api_key_file", "access_token", "credentials")
+_SECRETS = ("api_key", "api_key_env", "api_key_file", "access_token", "access_token_env", "credentials")
 _KEY_SECRETS = ("key", "key_env", "key_sha256")
 
 

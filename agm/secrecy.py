@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from agm.config import Config, Secret
 from agm.core.network import Proxy
-from agm.upstream.credentials import ApiKey, Credential, Headers, Refreshed, StaticToken
+from agm.upstream.credentials import ApiKey, Credential, Headers, NoCredential, Refreshed, StaticToken
 
 __all__ = ["overheard", "secrets_of"]
 
@@ -75,7 +75,7 @@ def overheard(credential: Credential, meet: Meet) -> Credential:
     The built-in kinds cost nothing for it: a key is told now, and a token by the
     :class:`~agm.upstream.refresher.Refresher` when it is new.
     """
-    if isinstance(credential, Refreshed):
+    if isinstance(credential, Refreshed | NoCredential):
         return credential
     if isinstance(credential, ApiKey | StaticToken):
         Deferred.fromCoroutine(credential.headers()).addCallbacks(lambda found: _tell(found, meet), lambda _: None)

@@ -123,7 +123,9 @@ def digest_of(origin: object) -> str | None:
             return value.reveal()
         kind: Any = type(value)
         if attrs.has(kind):
-            return {field.name: plain(getattr(value, field.name)) for field in attrs.fields(kind)}
+            # what is as it is by default is left out, so that a setting that a later agm adds changes nothing
+            fields = [(field, getattr(value, field.name)) for field in attrs.fields(kind)]
+            return {field.name: plain(it) for field, it in fields if it != field.default}
         if isinstance(value, tuple | list):
             return [plain(item) for item in value]
         return value

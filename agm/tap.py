@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
@@ -33,8 +33,10 @@ from twisted.python.failure import Failure
 from agm import config as configuration
 from agm import descriptors, logfile, state
 from agm.config import AccountConfig, Config, ConfigError, Secret
+from agm.core.listening import Description
 from agm.core.redact import Redactor
 from agm.gateway import Gateway
+from agm.listeners import ListenerRefused, endpoint_of
 from agm.logs import FORMATS, observer
 from agm.notify import ServiceManager
 from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
@@ -171,28 +173,13 @@ class Listener:
     @classmethod
     def parse(cls, description: str) -> Listener:
         """From a description; what it cannot tell counts as all interfaces."""
-        parts = [part.replace("\\:", ":").replace("\\\\", "\\") for part in re.split(r"(?<!\\):", description)]
-        kind, arguments = parts[0], parts[1:]
-        named = dict(part.split("=", 1) for part in arguments if "=" in part)
-        plain = [part for part in arguments if "=" not in part]
-        if kind == "unix" or (kind == "systemd" and named.get("domain", "").upper() == "UNIX"):
+        parsed = Description.parse(description)
+        if parsed.kind == "unix" or (parsed.kind == "systemd" and parsed.named.get("domain", "").upper() == "UNIX"):
             return cls(description, None)
-        at = {"tcp": 1, "tcp6": 1, "ssl": 4}.get(kind)
-        interface = named.get("interface", "")
-        if not interface and at is not None and len(plain) > at:
-            interface = plain[at]
-        return cls(description, interface or ("::" if kind == "tcp6" else "0.0.0.0"))  # noqa: S104  # a name for it
-
-
-def endpoint_of(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """The server endpoint of a description; one that is wrong ends the start."""
-    try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
-    except Exception as e:  # each kind of endpoint has its own way to refuse a description
-        if description.startswith("systemd:") and isinstance(e, LookupError):
-            fail(f"{description!r}: no such socket was passed to this process; the socket unit has to start it")
-        fail(f"{description!r} is not a server endpoint: {e or type(e).__name__}")
-    return endpoint
+        at = {"tcp": 1, "tcp6": 1, "ssl": 4}.get(parsed.kind)
+        interface = parsed.named.get("interface") if at is None else parsed.argument("interface", at)
+        anywhere = "::" if parsed.kind == "tcp6" else "0.0.0.0"  # noqa: S104  # a name for it
+        return cls(description, interface or anywhere)
 
 
 def as_inherited(listener: Listener, endpoint: IStreamServerEndpoint) -> Listener:
@@ -477,7 +464,14 @@ def settle_memory() -> None:
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
     """The gateway and its listeners, for a configuration that has been read."""
     listeners = [Listener.parse(text) for text in options["listen"] or config.gateway.listen]
-    endpoints = [endpoint_of(reactor, listener.description) for listener in listeners]
+    try:
+        made = [endpoint_of(reactor, listener.description) for listener in listeners]
+    except ListenerRefused as e:
+        fail(str(e))
+    endpoints = [endpoint for endpoint, _ in made]
+    certificates = [certificate for _, certificate in made if certificate is not None]
+    for doubt in filter(None, (certificate.doubt() for certificate in certificates)):
+        log.warn("{doubt}", doubt=doubt)
     listeners = [as_inherited(listener, endpoint) for listener, endpoint in zip(listeners, endpoints, strict=True)]
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     demo: DemoUpstream | None = None
@@ -503,8 +497,8 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     service = GatewayService(gateway, site, manager)
     if demo is not None:
         demo.setServiceParent(service)
-    if config.path is not None:
-        ConfigWatch(reactor, gateway, config.path, adapt, manager).setServiceParent(service)
+    if config.path is not None or certificates:
+        ConfigWatch(reactor, gateway, config.path, adapt, manager, certificates).setServiceParent(service)
     for listener, endpoint in zip(listeners, endpoints, strict=True):
         ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)
     return service

@@ -72,6 +72,9 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
     :param model: what to count tokens of; chosen by what the account serves if not given.
     """
     began = gateway.reactor.seconds()
+    if account.unusable is not None:
+        reason = "CREDENTIAL_UNAVAILABLE"
+        return Trial(account.name, account.kind, None, None, 0.0, reason=reason, message=account.unusable)
     model = model or model_to_count(account.models, gateway.config.models.list)
     if model is None:
         return Trial(

@@ -2,8 +2,9 @@
 Files that are replaced whole: whoever reads one, and whatever dies meanwhile, finds the old content or the new.
 
 The new content goes into a file of its own in the same folder, to the disk, and then into the place of the old one.
-Such a file is its owner's alone, whatever the umask, and so is a folder that had to be made.  A symbolic link is
-followed, and stays one.  What a process leaves behind that is killed at work is removed by the next that writes there.
+Such a file is its owner's alone, whatever the umask, unless those are to have it who had the old one; a folder that had
+to be made is its owner's alone.  A symbolic link is followed, and stays one.  What a process leaves behind that is
+killed at work is removed by the next that writes there.
 
 What is written, and when, is not decided here.
 """
@@ -29,14 +30,15 @@ def write_whole(
     path: Path,
     data: bytes,
     *,
-    mode: int = 0o600,
+    mode: int | None = 0o600,
     like: os.stat_result | None = None,
     replace: Replace = os.replace,
 ) -> None:
     """
     Put `data` in the place of the file at `path`, in one step.
 
-    :param mode: of the file, whatever it was before.
+    :param mode: of the file, whatever it was before; None for whoever may use the one that is there, and for its owner
+        alone if there is none.
     :param like: whose the file is to be; the process's own if it is None.
     :param replace: :func:`os.replace`, but for tests.
     :raises OSError: if that cannot be; what was there is then as it was.
@@ -52,7 +54,10 @@ def write_whole(
             file.write(data)
             file.flush()
             give(descriptor, like)
-            os.fchmod(descriptor, mode)
+            if mode is None:
+                _keep_access(descriptor, target)
+            else:
+                os.fchmod(descriptor, mode)
             os.fsync(descriptor)
             replace(new, target)
     except BaseException:
@@ -115,9 +120,45 @@ def make_folders(folder: Path, like: os.stat_result | None = None) -> None:
 
 
 def give(descriptor: int, like: os.stat_result | None) -> None:
-    """Give an open file to the owner of another one, so that ``sudo agm`` locks nobody out of their own file."""
-    if like is not None and like.st_uid != os.fstat(descriptor).st_uid:
+    """
+    Give an open file to the owner of another one, so that ``sudo agm`` locks nobody out of their own file, and to its
+    group where that is allowed.
+    """
+    if like is None:
+        return
+    now = os.fstat(descriptor)
+    if like.st_uid != now.st_uid:
         os.fchown(descriptor, like.st_uid, like.st_gid)
+    elif like.st_gid != now.st_gid:
+        with contextlib.suppress(PermissionError):  # who is not in the group cannot give to it
+            os.fchown(descriptor, -1, like.st_gid)
+
+
+_ACCESS_LIST = "system.posix_acl_access"
+
+
+def _keep_access(descriptor: int, target: Path) -> None:
+    """Let those use a new file who may use the one in whose place it will be, and nobody else."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        os.fchmod(descriptor, 0o600)
+        return
+    mode = old.st_mode & 0o777
+    if os.fstat(descriptor).st_gid != old.st_gid:
+        os.fchmod(descriptor, mode & ~0o070)  # these were the rights of another group
+        return
+    os.fchmod(descriptor, mode)
+    if not hasattr(os, "getxattr"):
+        return
+    try:
+        access_list = os.getxattr(target, _ACCESS_LIST)
+    except OSError:
+        return  # it has none, or the file system knows of none
+    try:
+        os.setxattr(descriptor, _ACCESS_LIST, access_list)
+    except OSError:
+        os.fchmod(descriptor, mode & ~0o070)  # which stood for the most that the list gave to anybody
 
 
 def sync_folder(folder: Path) -> None:

@@ -34,6 +34,7 @@ from agm.config import (
 )
 
 AN_ACCOUNT = '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\n'
+A_LOGIN = '{"type": "authorized_user", "client_id": "i", "client_secret": "canary-s", "refresh_token": "canary-r"}'
 A_CLIENT_KEY = '[[auth.keys]]\nname = "a"\nkey = "k"\n'
 
 
@@ -62,6 +63,13 @@ def refused_account(lines: str, environ: Mapping[str, str] | None = None) -> lis
         line.removeprefix("configuration: accounts[0]").lstrip(".: ")
         for line in problems(f'[[accounts]]\nname = "a"\n{lines}', environ)
     ]
+
+
+def lacking(text: str, environ: Mapping[str, str] | None = None, path: Path | None = None) -> list[str]:
+    """The secrets that ``text`` lacks, each without the file's name; each is a warning, too."""
+    it = parse(text, environ=environ or {}, path=path)
+    assert set(map(str, it.lacking)) <= set(it.warnings)
+    return [str(Problem(None, each.key, each.message)).removeprefix("configuration: ") for each in it.lacking]
 
 
 # -- The request log ----------------------------------------------------------------------------------
@@ -541,15 +549,14 @@ def test_a_client_key_expires_at_the_end_of_a_day_or_at_a_time(written: str, mea
         ("name = 'a'\nkey = '  '", ["auth.keys[0].key: is empty"]),
         (
             "name = 'a'\nkey = 'a b'",
-            ["auth.keys[0].key: holds a space, a control character or one outside ASCII, which no key has"],
+            [
+                "auth.keys[0].key: holds a space, a control character or one outside ASCII, which no key has; "
+                "write the key alone"
+            ],
         ),
         (
             "name = 'a'\nkey_sha256 = 'the key itself'",
             ["auth.keys[0].key_sha256: expected the SHA-256 of a key: 64 hexadecimal digits"],
-        ),
-        (
-            "name = 'a'\nkey_env = 'K'",
-            ["auth.keys[0].key_env: the environment variable K is not set; write export K=… before the start"],
         ),
         (
             "name = 'a'\nkey = 'k'\ntokens_per_day = 1.5\nexpires = '2027-01-31'\nrequests_per_day = 0",
@@ -915,7 +922,28 @@ def test_an_endpoint_with_a_version_is_a_warning(version: str) -> None:
 
 # -- Secrets -----------------------------------------------------------------------------------------
 
-UNFIT = "holds a space, a control character or one outside ASCII, which no key has"
+UNFIT = "holds a space, a control character or one outside ASCII, which no key has; write the key alone"
+QUOTED = "has quotes around the key; write the key without them"
+ASSIGNED = "begins with a name and '=', as a line of an .env file does; write the key alone"
+UNFILLED = "names a variable in the place of the key, and nothing has put in its value; write the key itself"
+#: What is no key, and what is said about it.
+NO_KEYS = [
+    ("ab\ncd", UNFIT),
+    ("canary with a space", UNFIT),
+    ("canary-\x00", UNFIT),
+    ("schlüssel", UNFIT),
+    ('"canary-1"', QUOTED),
+    ("'canary-1'", QUOTED),
+    ("canary-1'", QUOTED),
+    ("“canary-1”", QUOTED),
+    ("GEMINI_API_KEY=canary-1", ASSIGNED),
+    ("export GEMINI_API_KEY=canary-1", ASSIGNED),
+    ("api_key = canary-1", ASSIGNED),
+    ("x-goog-api-key=canary-1", ASSIGNED),
+    ("${GEMINI_API_KEY}", UNFILLED),
+    ("$GEMINI_API_KEY", UNFILLED),
+    ('{"type": "canary"}', "holds more than an API key; a google-auth file belongs in credentials"),
+]
 
 
 @pytest.mark.parametrize(
@@ -923,17 +951,84 @@ UNFIT = "holds a space, a control character or one outside ASCII, which no key h
     [
         ({}, "the environment variable K is not set; write export K=… before the start"),
         ({"K": " \n"}, "the environment variable K is empty; write export K=… before the start"),
-        ({"K": "ab\ncd"}, f"the environment variable K {UNFIT}"),
-        ({"K": "schlüssel"}, f"the environment variable K {UNFIT}"),
+        *(({"K": text}, f"the environment variable K {why}") for text, why in NO_KEYS),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("lines", ["kind = 'api-key'\napi_key_env", "kind = 'code-assist'\naccess_token_env"])
-def test_a_variable_without_a_usable_value_says_what_to_export(
+def test_an_account_without_a_usable_variable_is_off_and_says_what_helps(
     lines: str, environ: dict[str, str], message: str
 ) -> None:
-    """The value is never shown, only what is wrong with it."""
+    """The value is never shown, only what is wrong with it; the other account has its secret."""
     key = lines.rpartition("\n")[2]
-    assert refused_account(f"{lines} = 'K'", environ) == [f"{key}: {message}"]
+    it = parse(f"[[accounts]]\nname = 'b'\n{lines} = 'K'\n{AN_ACCOUNT}", environ=environ)
+    assert lacking(f"[[accounts]]\nname = 'b'\n{lines} = 'K'\n{AN_ACCOUNT}", environ) == [
+        f"accounts[0].{key}: {message}; until then 'b' is off"
+    ]
+    off, other = it.accounts
+    assert (off.unusable, off.api_key, off.access_token) == (message, None, None)
+    assert (other.unusable, other.api_key) == (None, Secret("k"))
+
+
+@pytest.mark.parametrize(("text", "why"), [("  ", "is empty"), *NO_KEYS])
+@pytest.mark.parametrize(("kind", "key"), [("api-key", "api_key"), ("code-assist", "access_token")])
+def test_an_account_whose_secret_is_written_badly_is_off(kind: str, key: str, text: str, why: str) -> None:
+    """As one that has it from elsewhere."""
+    text = f"[[accounts]]\nname = 'a'\nkind = '{kind}'\n{key} = {json.dumps(text)}"
+    assert lacking(text) == [f"accounts[0].{key}: {why}; until then 'a' is off"]
+    assert account(f"kind = '{kind}'\n{text.rpartition(chr(10))[2]}").unusable == f"the {key} {why}"
+
+
+@pytest.mark.parametrize(
+    "key", ["AIzaSyFAKE_key-0001", "AQ.Ab8RN6", "ya29.a0AfB_x", "MDEyMzQ=", "abc==", "a=b", "user:pass$word"]
+)
+def test_what_may_be_a_key_is_one(key: str) -> None:
+    """Of Google's forms, and of what another gateway may have given out."""
+    assert account("kind = 'api-key'\napi_key_env = 'K'", {"K": f" {key}\n"}).api_key == Secret(key)
+
+
+def test_a_client_key_whose_variable_is_missing_or_unusable_lets_nobody_in() -> None:
+    """It is left out: the mode asks for a key as before, and the other keys are good."""
+    text = "[auth]\nmode = 'strict'\n" + A_CLIENT_KEY + "[[auth.keys]]\nname = 'b'\nkey_env = 'K'\n"
+    for environ, why in (
+        ({}, "is not set; write export K=… before the start"),
+        ({"K": ""}, "is empty; write export K=… before the start"),
+        ({"K": "'canary'"}, QUOTED),
+    ):
+        assert lacking(text, environ) == [
+            f"auth.keys[1].key_env: the environment variable K {why}; until then a client key lets nobody in"
+        ]
+        it = parse(text, environ=environ)
+        assert (it.auth.mode, [key.name for key in it.auth.keys]) == ("strict", ["a"])
+
+
+def test_metrics_whose_token_is_missing_are_open_to_nobody_by_it() -> None:
+    """Not even to this machine, to which they would be open without a token."""
+    text = "[metrics]\ntoken_env = 'T'"
+    assert lacking(text) == [
+        "metrics.token_env: the environment variable T is not set; write export T=… before the start; "
+        "until then the token lets nobody in"
+    ]
+    assert parse(text, environ={}).metrics.digest == ""
+
+
+def test_the_same_key_in_two_accounts_is_a_warning(tmp_path: Path) -> None:
+    """However each of them has it; the key is not shown.  In another API it has another quota."""
+    (tmp_path / "k").write_text("canary-1\n")
+    (tmp_path / "k").chmod(0o600)
+    text = (
+        "[[accounts]]\nname = 'a'\nkind = 'api-key'\napi_key = 'canary-1'\n"
+        "[[accounts]]\nname = 'b'\nkind = 'api-key'\napi_key_env = 'K'\n"
+        "[[accounts]]\nname = 'c'\nkind = 'api-key'\napi_key_file = 'k'\n"
+        "[[accounts]]\nname = 'd'\nkind = 'vertex'\napi_key_file = 'k'\n"
+        "[[accounts]]\nname = 'e'\nkind = 'api-key'\napi_key_env = 'K'\nenabled = false\n"
+    )
+    it = parse(text, environ={"K": "canary-1"}, path=tmp_path / "agm.toml")
+    assert it.warnings == tuple(
+        f"{tmp_path}/agm.toml: accounts[{number}]: has the same API key as accounts[0], and so the same quota; "
+        "remove one of the two"
+        for number in (1, 2)
+    )
+    assert parse(text, environ={"K": "canary-2"}, path=tmp_path / "agm.toml").warnings[0].count("accounts[2]") == 1
 
 
 @pytest.mark.parametrize(
@@ -963,11 +1058,12 @@ def test_a_disabled_account_may_lack_its_secret() -> None:
     for lines in ("api_key_env = 'K'", "api_key_file = '/nowhere/key'"):
         assert account(f"kind = 'api-key'\n{lines}\nenabled = false").api_key is None
     assert account("kind = 'code-assist'\naccess_token_env = 'T'\nenabled = false").access_token is None
-    assert refused_account("kind = 'api-key'\napi_key = ''\nenabled = false") == ["api_key: is empty"]
+    assert account("kind = 'api-key'\napi_key = ''\nenabled = false").unusable is None
+    assert refused_account("kind = 'api-key'\napi_key = 5\nenabled = false") == ["api_key: expected a string"]
 
 
-def test_a_key_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
-    """Missing, a folder, a name that no file can have, empty, JSON, too large, not one key."""
+def test_an_account_whose_key_file_cannot_be_used_is_off(tmp_path: Path) -> None:
+    """Missing, a folder, empty, JSON, too large, not one key; a name that no file can have is refused."""
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "json").write_text('{"type": "service_account"}')
     (tmp_path / "two").write_text("AIza1\nAIza2\n")
@@ -975,17 +1071,21 @@ def test_a_key_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     more = "holds more than an API key; a google-auth file belongs in credentials"
     for name, said in {
-        "none": f"'{tmp_path}/none' cannot be read: No such file or directory",
-        ".": f"'{tmp_path}' cannot be read: Is a directory",
-        "empty": f"the content of '{tmp_path}/empty' is empty",
-        "json": f"'{tmp_path}/json' {more}",
-        "large": f"'{tmp_path}/large' {more}",
+        "none": f"'{tmp_path}/none' cannot be read: No such file or directory; put the key there",
+        ".": f"'{tmp_path}' cannot be read: Is a directory; name a file with the key in it",
+        "empty": f"the content of '{tmp_path}/empty' is empty; put the key there",
+        "json": f"the content of '{tmp_path}/json' {more}",
+        "large": f"the content of '{tmp_path}/large' {more}",
         "two": f"the content of '{tmp_path}/two' {UNFIT}",
         "binary": f"the content of '{tmp_path}/binary' {UNFIT}",
     }.items():
         text = AN_ACCOUNT.replace('api_key = "k"', f"api_key_file = '{name}'")
-        (line,) = problems(text, path=tmp_path / "agm.toml")
-        assert line == f"configuration: accounts[0].api_key_file: {said}"
+        (line,) = lacking(text, path=tmp_path / "agm.toml")
+        assert line == f"accounts[0].api_key_file: {said}; until then 'a' is off"
+        (off,) = parse(text, environ={}, path=tmp_path / "agm.toml").accounts
+        assert off.unusable is not None
+        assert str(tmp_path) not in off.unusable, "clients read it"
+        assert Path(name).name in off.unusable or name == "."
     nul = AN_ACCOUNT.replace('api_key = "k"', 'api_key_file = "a\\u0000b"')
     assert problem(nul) == "accounts[0].api_key_file: 'a\\x00b' holds a control character"
     surrogate = AN_ACCOUNT.replace('api_key = "k"', "api_key_file = '/a'").replace("/a", "/\ud800")
@@ -1084,7 +1184,7 @@ def test_a_file_with_secrets_that_others_can_change_is_a_warning(file: Path) -> 
 
 
 def test_a_file_that_the_configuration_names_is_a_warning_too(file: Path) -> None:
-    """A key's file, and a login; one that is not there is told by who uses the account."""
+    """A key's file, and a login."""
     key, login = file.with_name("a.key"), file.with_name("a b.json")
     file.write_text(
         '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_file = "a.key"\n'
@@ -1092,18 +1192,24 @@ def test_a_file_that_the_configuration_names_is_a_warning_too(file: Path) -> Non
         '[[accounts]]\nname = "c"\nkind = "vertex"\nproject = "p"\ncredentials = "none.json"\n'
         '[[accounts]]\nname = "d"\nkind = "vertex"\nproject = "p"\ncredentials = "adc"\n'
     )
+    key.write_text("k")
+    login.write_text(A_LOGIN)
     for each in (key, login):
-        each.write_text("k")
         each.chmod(0o644)
-    assert config.load(file, environ={}).warnings == (
+    missing = (
+        f"{file}: accounts[2].credentials: '{file.parent}/none.json' cannot be read: No such file or directory; "
+        "put the login there; until then 'c' is off"
+    )
+    assert config.load(file, environ={"HOME": str(file.parent)}).warnings == (
         f"{file}: accounts[0].api_key_file: '{key}' holds secrets, and others than its owner can read it;"
         f" chmod 600 {key}",
         f"{file}: accounts[1].credentials: '{login}' holds secrets, and others than its owner can read it;"
         f" chmod 600 '{login}'",
+        missing,
     )
     for each in (key, login):
         each.chmod(0o600)
-    assert config.load(file, environ={}).warnings == ()
+    assert config.load(file, environ={"HOME": str(file.parent)}).warnings == (missing,)
 
 
 def test_a_file_without_secrets_may_be_read_by_all(file: Path) -> None:
@@ -1440,7 +1546,8 @@ def test_documented_choices_are_the_choices() -> None:
 def test_the_examples_of_the_document_are_valid_alone_and_together(tmp_path: Path) -> None:
     """What a person copies from the page works."""
     examples = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
-    environ = dict.fromkeys(["GEMINI_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY"], "k")
+    environ = {name: name for name in ("GEMINI_API_KEY", "WORK_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY")}
+    environ["HOME"] = str(tmp_path)
     assert len(examples) >= 9
     for example in [*examples, "".join(examples)]:
         assert parse(example, environ=environ, path=tmp_path / "agm.toml").warnings == ()
@@ -1459,6 +1566,7 @@ def test_the_messages_of_the_document_are_the_messages() -> None:
         name = "two"
         kind = "api-key"
         api_key_env = "GEMINI_API_KEY"
+        max_concurrency = 0
     """
     with pytest.raises(ConfigError) as caught:
         parse(text, path=Path("agm.toml"), environ={})

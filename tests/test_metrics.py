@@ -275,6 +275,14 @@ async def test_a_token_opens_the_metrics_and_nothing_else(gateway: GatewayFactor
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_token_that_is_missing_opens_the_metrics_to_nobody(gateway: GatewayFactory) -> None:
+    """As long as its variable is not set; not to this machine either, which may be a proxy's."""
+    running = await gateway('[metrics]\ntoken_env = "NOT_SET"\n')
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):
+        assert (await running.fetch("GET", "/metrics", headers=headers)).status == 403
+
+
+@pytest_twisted.ensureDeferred
 async def test_metrics_can_be_turned_off(gateway: GatewayFactory) -> None:
     running = await gateway("[metrics]\nenabled = false\n")
     assert (await running.fetch("GET", "/metrics")).status == 404

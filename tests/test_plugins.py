@@ -730,6 +730,68 @@ def test_a_plugin_that_cannot_be_imported_is_named_with_its_tracebacks_last_line
         make_plugin_manager(folder=tmp_path / "missing", entry_points=False)
 
 
+MAPS = "from agm import hookimpl\n\n@hookimpl\ndef agm_map_model(model):\n    return None\n"
+
+
+@pytest.mark.parametrize("mode", [0o020, 0o002, 0o022])
+@pytest.mark.parametrize("what", [".", "one.py", "__pycache__"])
+def test_a_plugin_folder_that_others_can_write_to_is_refused(tmp_path: Path, what: str, mode: int) -> None:
+    """So is a file in it: whoever writes there decides what the gateway does.  Nothing of it is run."""
+    folder = tmp_path / "plugins"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "one.py").write_text("raise AssertionError('it was run')")
+    (folder / what).chmod((folder / what).stat().st_mode | mode)
+    with pytest.raises(PluginError) as refused:
+        make_plugin_manager(folder=folder, entry_points=False)
+    named = folder / what
+    assert str(refused.value) == (
+        f"[plugins] path: others than its owner can change {named}, and so what the gateway does; chmod go-w {named}"
+    )
+    (folder / what).chmod((folder / what).stat().st_mode & ~0o022)
+    (folder / "one.py").write_text(MAPS)
+    assert make_plugin_manager(folder=folder, entry_points=False).has_plugin("agm_plugins.one")
+    del sys.modules["agm_plugins.one"]
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["loose_one.py", ".", "loose_pack", "loose_pack/__init__.py", "loose_pack/inner.py", "loose_pack/__pycache__"],
+)
+def test_a_plugin_by_name_that_others_can_write_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A module, and one in a package; nothing of it is run, the package around it included."""
+    folder = tmp_path / "code"
+    (folder / "loose_pack" / "__pycache__").mkdir(parents=True)
+    for file in ("loose_one.py", "loose_pack/__init__.py", "loose_pack/inner.py"):
+        (folder / file).write_text(MAPS)
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / what).chmod((folder / what).stat().st_mode | 0o020)
+    name = "loose_one" if what in ("loose_one.py", ".") else "loose_pack.inner"
+    with pytest.raises(PluginError) as refused:
+        make_plugin_manager([name], entry_points=False)
+    assert str(refused.value).startswith(f"plugin {name}: others than its owner can change {folder / what}, and so")
+    assert str(refused.value).endswith(f"; chmod go-w {folder / what}")
+    assert name not in sys.modules
+    (folder / what).chmod((folder / what).stat().st_mode & ~0o022)
+    assert make_plugin_manager([name], entry_points=False).has_plugin(name)
+    for module in ("loose_one", "loose_pack", "loose_pack.inner"):
+        sys.modules.pop(module, None)
+
+
+def test_an_installation_that_its_group_may_change_holds_no_plugin_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Debian's folder of what pip installs is one of the group staff; the module itself has to be closed."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "installed_one.py").write_text(MAPS)
+    folder.chmod(0o775)
+    monkeypatch.syspath_prepend(str(folder))
+    assert make_plugin_manager(["installed_one"], entry_points=False).has_plugin("installed_one")
+    del sys.modules["installed_one"]
+
+
 def test_a_synchronous_hook_that_returns_an_awaitable_is_a_failure() -> None:
     """A coroutine would otherwise win as the first result that is not None."""
     hooks = Hooks(make_plugin_manager([plugin(agm_select_account=lambda: Deferred())], entry_points=False), Clock())

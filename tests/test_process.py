@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from processes import BIN, PATIENCE, Twistd, connection, environment, get, post, run, running, until
+from upstream.certificates import TestAuthority
 
 ASK = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode()
 
@@ -224,6 +226,51 @@ def test_sighup_without_a_configuration_ends_nothing(start: Start) -> None:
     twistd.signal(signal.SIGHUP)
     twistd.until_logged("there is no configuration file to reload")
     assert get(url, "/healthz")[0] == 200
+    assert twistd.stop() == 0
+
+
+def test_a_listener_with_tls_finds_its_files_beside_the_configuration_and_is_renewed(
+    start: Start, tmp_path: Path
+) -> None:
+    """Wherever it was started from.  One of --listen is renewed, too, by SIGHUP as well."""
+    authority = TestAuthority()
+    certificate, key = authority.server_pem("localhost")
+    (tmp_path / "server.pem").write_bytes(key + certificate)
+    file = tmp_path / "agm.toml"
+    file.write_text('[gateway]\nlisten = ["ssl:0:interface=127.0.0.1"]\n')
+    twistd = start("--config", str(file))
+    trusting = ssl.create_default_context(cadata=authority.pem.decode("ascii"))
+
+    def shown(address: str) -> str:
+        with (
+            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), PATIENCE) as plain,
+            trusting.wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            return ssl.DER_cert_to_PEM_cert(client.getpeercert(binary_form=True) or b"")
+
+    assert shown(twistd.url()) == certificate.decode("ascii")
+    bare = start("--listen", f"ssl:0:privateKey={tmp_path}/server.pem:interface=127.0.0.1")
+    assert shown(bare.url()) == certificate.decode("ascii")
+    new, key = authority.server_pem("localhost")
+    (tmp_path / "server.pem").write_bytes(key + new)
+    bare.signal(signal.SIGHUP)
+    bare.until_logged("is shown from now on")
+    assert shown(bare.url()) == new.decode("ascii")
+    twistd.until_logged("is shown from now on")
+    assert shown(twistd.url()) == new.decode("ascii")
+
+
+def test_an_account_without_its_secret_does_not_keep_the_gateway_from_starting(start: Start, tmp_path: Path) -> None:
+    """It is told at the start, and a client hears what helps."""
+    file = tmp_path / "agm.toml"
+    file.write_text('[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_env = "NOT_SET_ANYWHERE"\n')
+    twistd = start("--port", "0", "--config", str(file))
+    client, answer = post(twistd.url(), "/v1beta/models/gemini-2.5-flash:generateContent", ASK)
+    assert answer.status == 503
+    cure = "the environment variable NOT_SET_ANYWHERE is not set; write export NOT_SET_ANYWHERE=… before the start"
+    assert cure in json.loads(answer.read())["error"]["message"]
+    client.close()
+    assert twistd.log.count(f"accounts[0].api_key_env: {cure}; until then 'a' is off") == 1
     assert twistd.stop() == 0
 
 

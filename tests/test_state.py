@@ -21,6 +21,7 @@ from agm.core.ownership import KnownOwners
 from agm.core.pool import Pool
 from agm.core.request import Account
 from agm.state import PoolState, digest_of, path_of
+from agm.upstream.accounts import account_source
 
 GENERATE = "generateContent"
 A = Account("a", "api-key", ("https://upstream",))
@@ -176,6 +177,26 @@ def test_a_digest_tells_secrets_apart_and_shows_none() -> None:
     assert digest_of((Secret("canary-1"), 1)) == one
     assert "canary" not in str(one)
     assert digest_of(None) is None
+
+
+def test_an_account_whose_login_was_replaced_is_another_one(tmp_path: Path) -> None:
+    """What was held against the old credential ends with it; a setting that is as it is by default changes nothing."""
+    login = tmp_path / "login.json"
+    lines = '[[accounts]]\nname = "a"\nkind = "vertex"\nproject = "p"\ncredentials = "login.json"\n'
+
+    def digest(token: str | None, text: str = lines) -> str | None:
+        login.unlink(missing_ok=True)
+        if token is not None:
+            held = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": token}
+            login.write_text(json.dumps(held))
+        (entry,) = parse(text, environ={}, path=tmp_path / "agm.toml").accounts
+        return digest_of(account_source(entry).origin)
+
+    one = digest("canary-1")
+    assert digest("canary-1") == one
+    assert len({one, digest("canary-2"), digest(None)}) == 3
+    assert digest("canary-1", lines + "priority = 0\nenabled = true\n") == one
+    assert digest("canary-1", lines + "priority = 1\n") != one
 
 
 def test_the_file_belongs_to_the_configuration(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -58,6 +59,45 @@ def test_what_others_could_read_is_for_the_owner_alone_once_it_is_written_again(
     path = tmp_path / "file"
     path.write_text("old")
     path.chmod(0o644)
+    write_whole(path, b"new")
+    assert mode(path) == 0o600
+
+
+@pytest.mark.parametrize("was", [0o644, 0o660, 0o400])
+def test_who_could_use_a_file_keeps_it_where_that_is_meant(tmp_path: Path, was: int) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(was)
+    write_whole(path, b"new", mode=None)
+    assert (path.read_bytes(), mode(path)) == (b"new", was)
+    write_whole(tmp_path / "another", b"new", mode=None)
+    assert mode(tmp_path / "another") == 0o600
+
+
+ACCESS_LIST = "system.posix_acl_access"
+
+
+def access_list_of_one(uid: int) -> bytes:
+    """As the kernel has it: version 2; the owner rw, one user r, the group nothing, the mask r, others nothing."""
+    nobody = 0xFFFFFFFF
+    entries = [(0x01, 6, nobody), (0x02, 4, uid), (0x04, 0, nobody), (0x10, 4, nobody), (0x20, 0, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_the_access_list_of_a_file_stays_where_its_users_are_to_keep_it(tmp_path: Path) -> None:
+    """Without it the mode, which shows the most that the list gives to anybody, would give that to the group."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    if not hasattr(os, "setxattr"):
+        pytest.skip("this system has no access lists of this kind")
+    try:
+        os.setxattr(path, ACCESS_LIST, access_list_of_one(12345))
+    except OSError:
+        pytest.skip("this file system has no access lists")
+    assert mode(path) == 0o640
+    write_whole(path, b"new", mode=None)
+    assert os.getxattr(path, ACCESS_LIST) == access_list_of_one(12345)
+    assert mode(path) == 0o640
     write_whole(path, b"new")
     assert mode(path) == 0o600
 

@@ -24,7 +24,8 @@ from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running
 from agm.cli.standing import details, standing, summary
 from agm.cli.trial import run_test
-from agm.config import find
+from agm.config import find, parse
+from agm.config.secret import why_unusable
 
 __all__ = [
     "FILE_LIMIT",
@@ -38,6 +39,7 @@ __all__ = [
     "reference",
     "run",
     "secret_files",
+    "warn",
     "write_account",
 ]
 
@@ -188,7 +190,9 @@ def _add(args: argparse.Namespace) -> int:
     if args.api_key_env is not None:
         source = {"api_key_env": args.api_key_env}
     elif args.api_key_file is not None:
-        bytes_of(Path(args.api_key_file), "--api-key-file", _KEY_LIMIT)
+        held = bytes_of(Path(args.api_key_file), "--api-key-file", _KEY_LIMIT)
+        if why := why_unusable(_text_of(held)):
+            raise Refused(f"--api-key-file: what the file holds {why}")
         source = {"api_key_file": _absolute(args.api_key_file)}
     elif args.credentials is not None:
         source = {"credentials": args.credentials}
@@ -243,6 +247,11 @@ def write_account(path: Path, table: Mapping[str, object], source: str, secret: 
     print(f"added {table['name']} ({table['kind']}) to {path}")
     if secret is not None:
         print(f"its secret is in {secret.path}, which you alone can read", file=sys.stderr)
+        if path.stat().st_mode & 0o044:
+            print(
+                "if the gateway runs as another user, chown it to that user",
+                file=sys.stderr,
+            )
     warn(new)
     return 0
 
@@ -265,8 +274,7 @@ def _absolute(name: str) -> str:
 def _ask_for_key(name: str) -> str:
     """The API key that a person types unseen, or that a pipe brings."""
     if not sys.stdin.isatty():
-        data = sys.stdin.buffer.read(_KEY_LIMIT)
-        key = data.decode("utf-8-sig", "replace").strip()
+        key = _text_of(sys.stdin.buffer.read(_KEY_LIMIT))
     else:
         with warnings.catch_warnings():
             # Where the echo cannot be turned off, getpass would warn and go on.
@@ -280,7 +288,13 @@ def _ask_for_key(name: str) -> str:
                 key = ""
     if not key:
         raise Refused("no key was given; nothing was changed")
+    if why := why_unusable(key):
+        raise Refused(f"what was given {why}; nothing was changed")
     return key
+
+
+def _text_of(data: bytes) -> str:
+    return data.decode("utf-8-sig", "replace").strip()
 
 
 def bytes_of(path: Path, what: str, limit: int) -> bytes:
@@ -393,8 +407,6 @@ def _import(args: argparse.Namespace) -> int:
     referred = reference(path, stored) if args.copy else str(source.absolute())
     table = new_table(args, name, {"credentials": referred}, project)
     if not args.copy:
-        if source.stat().st_mode & 0o077:
-            print(f"warning: {args.file}: others than its owner can use this file; chmod 600 it", file=sys.stderr)
         return write_account(path, table, "credentials")
     foresee(path, table)
     return write_account(path, table, "credentials", files.SecretFile(stored, login.content))
@@ -409,17 +421,22 @@ _SOURCES = ("api_key", "api_key_env", "api_key_file", "access_token", "access_to
 def _list(args: argparse.Namespace) -> int:
     path = find(args.config, os.environ)
     text = "" if path is None else files.read(path)
-    if path is not None:
-        files.check(text, path, os.environ)
+    entries = () if path is None else parse(text, path=path, environ=os.environ).accounts
     accounts = [_described(table) for table in files.tables(text, _AT)]
     live = standing(args) if accounts else None
     if args.json:
-        shown = accounts if live is None else [{**each, "live": live.get(str(each["name"]))} for each in accounts]
+        if live is None:  # what is missing here may be set where the gateway is started
+            shown = [{**each, "unusable": entry.unusable} for each, entry in zip(accounts, entries, strict=True)]
+        else:
+            shown = [{**each, "live": live.get(str(each["name"]))} for each in accounts]
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     elif not accounts:
         print("no accounts; `agm account add NAME` adds one", file=sys.stderr)
     elif live is None:
         print(columns(accounts))
+        for entry in entries:
+            if entry.unusable is not None:
+                print(f"{entry.name}: off: {entry.unusable}")
     else:
         print(columns([{**each, "state": _state(each, live)} for each in accounts]))
         for name, account in live.items():
@@ -513,7 +530,7 @@ def _reset(args: argparse.Namespace) -> int:
         target = f"/_agm/accounts/{quote(args.name, safe='')}/reset"
         found = running.ask(target, json.dumps({"model": args.model}).encode())["reset"]
     else:
-        config, _ = files.usable(path, os.environ)
+        config = load(path, environ=os.environ)
         try:
             found = state.reset(state.path_of(config), args.name, args.model)
         except (OSError, ValueError) as e:
@@ -536,7 +553,7 @@ def _remove(args: argparse.Namespace) -> int:
         secrets.update(secret_files(text, index, path))
         return files.removed(text, _AT, index)
 
-    files.edit(path, change, environ=os.environ)
+    warn(files.edit(path, change, environ=os.environ))
     print(f"removed {args.name} from {path}")
     for file, own in secrets.items():
         if not own:

@@ -1,15 +1,16 @@
 """
 ``agm config``: which configuration file is used, and whether the gateway would take it.
 
-Reads the file and nothing else: no account is tried (``agm doctor`` does that), no port is opened.
+Reads files and nothing else: no account is tried (``agm doctor`` does that), no plugin is loaded, no port is opened.
 """
 
 import argparse
 import os
+from collections.abc import Iterator
 
-from agm.config import Config, default, default_path, find, load
+from agm.config import Config, ConfigError, Problem, default, default_path, find, load
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "cannot_start", "run"]
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,16 +51,36 @@ def run(args: argparse.Namespace) -> int:
         print(_summary(default()))
         return 0
     config = load(path, environ=os.environ)
+    if problems := [*cannot_start(config)]:
+        raise ConfigError(problems)
     print(f"{path}: {_summary(config)}")
     for warning in config.warnings:
         print(f"warning: {warning}")
     return 0
 
 
+def cannot_start(config: Config) -> Iterator[Problem]:
+    """Say why a start with this configuration would fail that can be read: its listeners, who could change a plugin."""
+    from agm.listeners import problems_of
+
+    yield from problems_of(config)
+    if config.plugins.path is not None:
+        from agm.plugins import PluginError, files_in
+
+        try:
+            files_in(config.plugins.path)
+        except PluginError as e:
+            yield Problem(config.path, "plugins.path", str(e))
+
+
 def _summary(config: Config) -> str:
-    disabled = sum(not account.enabled for account in config.accounts)
+    out = (
+        (sum(not account.enabled for account in config.accounts), "disabled"),
+        (sum(account.unusable is not None for account in config.accounts), "off"),
+    )
+    which = ", ".join(f"{number} {what}" for number, what in out if number)
     counts = (
-        _count(len(config.accounts), "account", "accounts") + (f" ({disabled} disabled)" if disabled else ""),
+        _count(len(config.accounts), "account", "accounts") + (f" ({which})" if which else ""),
         _count(len(config.auth.keys), "client key", "client keys"),
         _count(len(config.models.aliases), "alias", "aliases"),
         _count(len(config.warnings), "warning", "warnings"),

@@ -156,7 +156,7 @@ async def _upstreams(reactor: Any, setup: "Setup") -> "AsyncIterator[Finding]":
         await gateway.start()
         async for finding in upstreams.endpoints(reactor, config, gateway.client, os.environ, time.time, unreachable):
             yield finding
-        async for finding in upstreams.accounts(gateway, config, unreachable, setup.lacks_secret):
+        async for finding in upstreams.accounts(gateway, config, unreachable):
             yield finding
     finally:
         await gateway.stop()

@@ -4,16 +4,19 @@ Editing the configuration file for a person: text in, text out, and a way to dis
 The upper half is pure.  It cuts the text into sections, a heading each, and changes the one that is meant;
 every other byte, comments and order included, is what it was.  The lower half reads, checks with
 :func:`agm.config.parse`, and replaces the file whole: a reader sees the old file or the new one, and no
-other process edits in between.  Nothing is written that the gateway would refuse, and nothing that is
-written can be read by others than the owner.  No value of a file is ever printed from here.
+other process edits in between.  Nothing is written that the gateway would refuse.  A configuration can be
+read by whoever could read it before, a file with a secret, or a new one, by its owner alone.  No value of a
+file is ever printed from here.
 """
 
 import contextlib
 import difflib
 import fcntl
+import grp
 import json
 import os
 import re
+import shlex
 import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agm.config import Config, ConfigError, Problem, default_path, load, parse
+from agm.config import ConfigError, Problem, default_path, load, parse
+from agm.config.loading import held_openly
 from agm.wholefile import Replace, give, make_folders, write_whole
 
 if TYPE_CHECKING:
@@ -43,7 +47,6 @@ __all__ = [
     "replace_secret",
     "tables",
     "unlink",
-    "usable",
 ]
 
 At = tuple[str, ...]
@@ -325,34 +328,6 @@ class SecretFile:
     content: bytes = attrs.field(repr=False)
 
 
-class _Anywhere(Mapping[str, str]):
-    """
-    The environment with something in every variable: the gateway may be started from another one.
-
-    What is made up differs by variable, because two client keys may not be the same.
-    """
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def __getitem__(self, name: str) -> str:
-        value = self._environ.get(name, "")
-        if value.strip():
-            return value
-        if name == "HOME":
-            raise KeyError(name)
-        return f"not-set-{name}"
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._environ
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._environ)
-
-    def __len__(self) -> int:
-        return len(self._environ)
-
-
 def path_to_edit(explicit: str | None, environ: Mapping[str, str]) -> Path:
     """The file that an edit is made in, absolute: as :func:`agm.config.find`, but it need not be there yet."""
     return Path(explicit or environ.get("AGM_CONFIG") or default_path()).absolute()
@@ -411,29 +386,10 @@ def check(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
     """
     Whether the gateway would take ``text`` as the configuration at ``path``: its warnings.
 
-    Raises :class:`agm.config.ConfigError` with every problem.  A variable that is not set here is a warning
-    only, because it may be where the gateway is started.
+    Raises :class:`agm.config.ConfigError` with every problem.  A secret that is missing or unusable is a warning: a
+    variable may be set where the gateway is started.
     """
-    warnings = parse(text, path=path, environ=_Anywhere(environ)).warnings
-    try:
-        parse(text, path=path, environ=environ)
-    except ConfigError as error:
-        return (*warnings, *map(str, error.problems))
-    return warnings
-
-
-def usable(path: Path, environ: Mapping[str, str]) -> tuple[Config, tuple[Problem, ...]]:
-    """
-    The configuration at ``path`` for a command that needs a part of it only, and what is missing in the environment.
-
-    A variable that is not set has a value that is made up: whoever uses what refers to it has to look among the
-    problems first.  Raises :class:`agm.config.ConfigError` with every other problem.
-    """
-    try:
-        return load(path, environ=environ), ()
-    except ConfigError as error:
-        config = load(path, environ=_Anywhere(environ))
-        return config, error.problems
+    return parse(text, path=path, environ=environ).warnings
 
 
 def edit(
@@ -450,7 +406,8 @@ def edit(
     ``change`` is a function of the text alone, and may be called twice.  ``secret`` is written first, and
     taken back if the text is refused.  The file is replaced by ``replace``, :func:`os.replace` but for tests.
     Raises :class:`Refused`, or :class:`agm.config.ConfigError` with every problem of the new text; either
-    way nothing was changed.  A file and folders that are not there are made, for their owner alone.
+    way nothing was changed.  A file and folders that are not there are made, for their owner alone; a file that is
+    there keeps its owner, group and mode, or a warning says what has become of them.
     """
     if secret is None:
         check(change(read(path)), path, environ)  # a refusal leaves no new folder behind
@@ -462,10 +419,9 @@ def edit(
             new = change(_plain(before))
             if new == _plain(before):
                 return ()
-            known = _warnings_before(_plain(before), path, environ)
+            known = set(map(_anywhere, _warnings_before(_plain(before), path, environ)))
             data = _as_it_was(new, before)
             old = target.stat() if target.exists() else None
-            mode = 0o600 if old is None else stat.S_IMODE(old.st_mode) & 0o600
             with contextlib.ExitStack() as undo:
                 if secret is not None:
                     if os.path.lexists(secret.path):
@@ -473,24 +429,43 @@ def edit(
                     undo.callback(unlink, secret.path)
                     write_whole(secret.path, secret.content, like=old)
                 warnings = check(new, path, environ)
-                write_whole(target, data, mode=mode, like=old, replace=replace)
+                write_whole(target, data, mode=None, like=old, replace=replace)
                 undo.pop_all()
-            return tuple(warning for warning in warnings if warning not in known)
+            new_ones = [warning for warning in warnings if _anywhere(warning) not in known]
+            return (*new_ones, *_access(path, old, environ))
     except OSError as failure:
         raise Refused(f"{path}: cannot be written: {failure.strerror}; nothing was changed") from None
 
 
-def replace_secret(path: Path, secret: SecretFile) -> None:
+def _access(path: Path, old: os.stat_result | None, environ: Mapping[str, str]) -> Iterator[str]:
+    """Who else may read a file that was written, as far as a person has to know."""
+    new = path.stat()
+    if old is not None and old.st_mode & 0o070 and new.st_gid != old.st_gid:
+        group, file = _group(old.st_gid), shlex.quote(str(path))
+        yield (
+            f"{path}: you cannot give it to the group {group} that it belonged to, and so a gateway that is in that"
+            f" group cannot read it any more; sudo chgrp {group} {file} && sudo chmod {old.st_mode & 0o777:o} {file}"
+        )
+    openly = held_openly(path, new.st_mode)
+    if openly in load(path, environ=environ).warnings:
+        yield openly
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def replace_secret(secret: SecretFile) -> None:
     """
-    Put new content in the place of a file beside the configuration at ``path``, and have a running gateway read both.
+    Put new content in the place of a file with a secret, which a running gateway takes up.
 
     Raises :class:`Refused` if it cannot be written; nothing was changed then.
     """
-    target = Path(os.path.realpath(path))
     try:
-        with _locked(target):
-            write_whole(secret.path, secret.content, like=secret.path.stat())
-            os.utime(target)  # what the gateway looks at is the configuration
+        write_whole(secret.path, secret.content, like=secret.path.stat())
     except OSError as failure:
         raise Refused(f"{secret.path}: cannot be written: {failure.strerror}; nothing was changed") from None
 
@@ -500,6 +475,11 @@ def _warnings_before(text: str, path: Path, environ: Mapping[str, str]) -> tuple
         return check(text, path, environ)
     except ConfigError:
         return ()  # the edit may be the very cure
+
+
+def _anywhere(warning: str) -> str:
+    """The same wherever in an array: what stands behind a table that was removed has another number."""
+    return re.sub(r"\[\d+\]", "[]", warning)
 
 
 def unlink(path: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agm.cli import files
-from agm.cli.account import DiscreetParser, columns
+from agm.cli.account import DiscreetParser, columns, warn
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running
 from agm.config import find
@@ -109,9 +109,10 @@ def _create(args: argparse.Namespace) -> int:
             raise Refused(f"there is a client key {args.name!r} already; choose another name, or revoke it first")
         return files.added(text, _AT, table)
 
-    files.edit(path, change, environ=os.environ)  # a digest brings no warning with it
+    warnings = files.edit(path, change, environ=os.environ)
     print(key)
     print(f"{args.name}: this is the only time that the key is shown; {path} holds its digest", file=sys.stderr)
+    warn(warnings)
     return 0
 
 
@@ -207,6 +208,6 @@ def _revoke(args: argparse.Namespace) -> int:
     def change(text: str) -> str:
         return files.removed(text, _AT, files.index_of(text, _AT, args.name, "client key"))
 
-    files.edit(path, change, environ=os.environ)
+    warn(files.edit(path, change, environ=os.environ))
     print(f"revoked {args.name}")
     return 0

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
-from agm.cli import files
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, printable
 from agm.cli.standing import duration
-from agm.config import find
+from agm.config import find, load
 
 if TYPE_CHECKING:
     from agm.logfile import Filter
@@ -157,7 +156,7 @@ def path_of(args: argparse.Namespace) -> Path:
     path = find(args.config, os.environ)
     if path is None:
         raise Refused("without a configuration file no request is remembered; --file names a request log")
-    config, _ = files.usable(path, os.environ)
+    config = load(path, environ=os.environ)
     found = logfile.path_of(attrs.evolve(config, request_log=attrs.evolve(config.request_log, enabled=True)))
     assert found is not None, "it is enabled, and there is a file"
     if not config.request_log.enabled and not found.exists():

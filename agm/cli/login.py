@@ -146,7 +146,7 @@ def _again(place: _Place, grant: "Grant", client: "OAuthClient") -> int:
     assert place.existing is not None
     assert place.file is not None
     quota_project = place.existing.get("project") if place.existing.get("kind") == "vertex" else None
-    files.replace_secret(place.config, files.SecretFile(place.file, grant.authorized_user(client, quota_project)))
+    files.replace_secret(files.SecretFile(place.file, grant.authorized_user(client, quota_project)))
     print(f"signed in {place.existing['name']} again")
     return 0
 

@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import sys
-import tomllib
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +21,8 @@ import attrs
 
 from agm.cli import files
 from agm.cli.files import Refused
-from agm.config import GatewayConfig, find
+from agm.config import GatewayConfig, find, parse
+from agm.core.listening import Description
 
 __all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "printable"]
 
@@ -106,9 +106,7 @@ def _listeners(named: str | None) -> tuple[str, ...]:
     path = find(named, os.environ)
     if path is None:
         return GatewayConfig().listen
-    text = files.read(path)
-    files.check(text, path, os.environ)  # but for variables, which need to be set where the gateway was started only
-    return tuple(tomllib.loads(text).get("gateway", {}).get("listen", GatewayConfig().listen))
+    return parse(files.read(path), path=path, environ=os.environ).gateway.listen
 
 
 def address_of(listen: Iterable[str]) -> str | None:
@@ -118,17 +116,15 @@ def address_of(listen: Iterable[str]) -> str | None:
     """
     sockets = []
     for description in listen:
-        kind, *arguments = [re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\):", description)]
-        named = dict(part.split("=", 1) for part in arguments if "=" in part)
-        plain = [part for part in arguments if "=" not in part]
-        if kind in ("tcp", "tcp6"):
-            port = named.get("port") or (plain[0] if plain else "")
-            anywhere = "::" if kind == "tcp6" else "0.0.0.0"  # noqa: S104  # compared, not bound
-            host = _loopback(named.get("interface") or (plain[1] if len(plain) > 1 else anywhere))
+        parsed = Description.parse(description)
+        if parsed.kind in ("tcp", "tcp6"):
+            port = parsed.argument("port", 0) or ""
+            anywhere = "::" if parsed.kind == "tcp6" else "0.0.0.0"  # noqa: S104  # compared, not bound
+            host = _loopback(parsed.argument("interface", 1) or anywhere)
             if host is not None and port.isdecimal() and int(port) > 0:
                 return f"http://{host}:{int(port)}"
-        elif kind == "unix" and (named.get("address") or plain):
-            sockets.append(f"unix:{named.get('address') or plain[0]}")
+        elif parsed.kind == "unix" and (address := parsed.argument("address", 0)):
+            sockets.append(f"unix:{address}")
     return next(iter(sockets), None)
 
 

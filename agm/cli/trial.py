@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agm.cli.files import Refused, usable
+from agm.cli.files import Refused
 from agm.cli.running import printable
-from agm.config import Config, ConfigError, find
+from agm.config import Config, find, load
 
 if TYPE_CHECKING:
     from agm.trial import Trial
@@ -30,11 +30,7 @@ def run_test(args: argparse.Namespace) -> int:
     path = find(args.config, os.environ)
     if path is None:
         raise Refused("there is no configuration, and no account; `agm account add NAME` adds one")
-    config, unset = usable(path, os.environ)
-    chosen = [number for number, entry in enumerate(config.accounts) if args.all or entry.name == args.name]
-    # what others need to be set is nothing to those that are tried
-    if own := [it for it in unset if any(it.key.startswith(f"accounts[{number}].") for number in chosen)]:
-        raise ConfigError(own)
+    config = load(path, environ=os.environ)
     trials = _trials(config, args.name, args.model)
     if args.json:
         print(json.dumps([{"ok": trial.ok, **attrs.asdict(trial)} for trial in trials], indent=2, ensure_ascii=False))

@@ -5,21 +5,25 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from agm.config.addresses import read_endpoint
 from agm.config.files import read_path
+from agm.config.logins import read_login
 from agm.config.network import read_authorities, read_proxy
 from agm.config.reading import Place, Reader, RefusedError, array_of, setting, values_of
 from agm.config.secret import (
     Secret,
+    UnusableError,
     check_one_source,
-    read_secret,
+    digest_of,
     read_variable,
+    read_written_secret,
     secret_from_environment,
     secret_from_file,
+    why_unusable,
 )
 from agm.config.values import one_of, read_boolean, read_fraction, read_text, whole_number
 from agm.config.words import show
@@ -49,7 +53,8 @@ class AccountConfig:
     ``credentials`` is ``"adc"`` or the absolute path of a google-auth file; ``endpoints`` are base URLs
     without a slash at the end, tried in order; ``models`` are patterns; ``max_concurrency`` is ``None`` for
     no limit; ``reserve`` is a fraction; ``proxy`` and ``ca_file`` of ``None`` are those of ``[upstream]``.  An account
-    that is not ``enabled`` may lack its secret.
+    that is not ``enabled`` may lack its secret; of one that is, ``unusable`` says why its secret is missing or cannot
+    be used, and what helps.  ``login`` tells the credential in the file of ``credentials`` from another one.
     """
 
     name: str
@@ -67,6 +72,8 @@ class AccountConfig:
     proxy: ProxySetting | None = None
     ca_file: Authorities | None = None
     enabled: bool = True
+    unusable: str | None = None
+    login: str | None = attrs.field(default=None, repr=False)
 
     @endpoints.default
     def _endpoints_of_kind(self) -> tuple[str, ...]:
@@ -122,11 +129,11 @@ class AccountTable:
         "api-key",
         required="write api-key, vertex or code-assist",
     )
-    api_key: Secret | None = setting(read_secret)
+    api_key: Secret | None = setting(read_written_secret)
     api_key_env: str | None = setting(read_variable)
     api_key_file: Path | None = setting(read_path)
     credentials: str | None = setting(read_credentials)
-    access_token: Secret | None = setting(read_secret)
+    access_token: Secret | None = setting(read_written_secret)
     access_token_env: str | None = setting(read_variable)
     project: str | None = setting(_read_project)
     location: str = setting(_read_location, "global")
@@ -154,24 +161,23 @@ def read_account(value: object, place: Place) -> AccountConfig:
         _check_sources(written.kind, value, place)
     if written.name and (holder := (place / "name").claim("account", written.name)):
         (place / "name").problem(f"{show(written.name)} is {holder} already; give each account its own name")
-    api_key = written.api_key
-    access_token = written.access_token
     # A disabled account may be disabled for the very reason that its secret is not there.
-    if written.enabled:
-        api_key = api_key or _elsewhere(
-            place,
-            ("api_key_env", written.api_key_env, secret_from_environment),
-            ("api_key_file", written.api_key_file, secret_from_file),
+    found = _Secrets.of(written, place) if written.enabled else _Secrets(written.api_key, written.access_token)
+    if (
+        found.api_key is not None
+        and written.enabled
+        and (
+            # in another API the same key has another quota
+            holder := place.claim(f"API key of {written.kind}", digest_of(found.api_key))
         )
-        access_token = access_token or _elsewhere(
-            place, ("access_token_env", written.access_token_env, secret_from_environment)
-        )
+    ):
+        place.warn(f"has the same API key as {holder}, and so the same quota; remove one of the two")
     return AccountConfig(
         name=written.name,
         kind=written.kind,
-        api_key=api_key,
+        api_key=found.api_key,
         credentials=written.credentials,
-        access_token=access_token,
+        access_token=found.access_token,
         project=written.project,
         location=written.location,
         endpoints=written.endpoints or default_endpoints(written.kind, written.location),
@@ -182,15 +188,48 @@ def read_account(value: object, place: Place) -> AccountConfig:
         proxy=written.proxy,
         ca_file=written.ca_file,
         enabled=written.enabled,
+        unusable=found.unusable,
+        login=found.login,
     )
 
 
-def _elsewhere(place: Place, *sources: tuple[str, object, Reader[Secret]]) -> Secret | None:
-    """The secret from the first source that is given, fetched by its reader."""
-    for name, source, read in sources:
-        if source is not None:
-            return next(iter((place / name).take(read, source)), None)
-    return None
+@attrs.frozen
+class _Secrets:
+    """What lets an account in: of the first three at most one, and ``unusable`` where none of them can be used."""
+
+    api_key: Secret | None = None
+    access_token: Secret | None = None
+    login: str | None = None
+    unusable: str | None = None
+
+    @classmethod
+    def of(cls, written: AccountTable, place: Place) -> "_Secrets":
+        """Fetch the secret of an account; one that cannot be used is noted."""
+        sources: tuple[tuple[str, str, Reader[Any]], ...] = (
+            ("api_key", "api_key", _fit),
+            ("api_key_env", "api_key", secret_from_environment),
+            ("api_key_file", "api_key", secret_from_file),
+            ("access_token", "access_token", _fit),
+            ("access_token_env", "access_token", secret_from_environment),
+            ("credentials", "login", lambda value, place: read_login(str(value), place)),
+        )
+        for key, into, read in sources:
+            source = getattr(written, key)
+            if source is not None:
+                try:
+                    return cls(**{into: read(source, place / key)})
+                except UnusableError as lacking:
+                    (place / key).lack(f"{lacking}; until then {show(written.name)} is off")
+                    return cls(unusable=lacking.brief)
+        return cls()
+
+
+def _fit(secret: object, place: Place) -> Secret:
+    """Return a secret that is written in the file.  Raises :class:`UnusableError`."""
+    assert isinstance(secret, Secret)
+    if why := why_unusable(secret.reveal()):
+        raise UnusableError(why, f"the {place.key.rpartition('.')[2]} {why}")
+    return secret
 
 
 def _check_sources(kind: AccountKind, table: Mapping[str, object], place: Place) -> None:

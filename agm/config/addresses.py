@@ -9,9 +9,11 @@ import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from agm.config.files import read_path
 from agm.config.reading import Place, RefusedError
 from agm.config.values import read_string, read_text
 from agm.config.words import show
+from agm.core.listening import FILES_OF, Description
 
 _HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.ASCII)
 
@@ -138,17 +140,34 @@ _LISTENERS = ("tcp", "tcp6", "ssl", "unix", "systemd", "haproxy", "stdio")
 
 
 def read_listener(value: object, place: Place) -> str:
-    """A Twisted server endpoint.  Only its look is checked here: endpoint types can come from plugins."""
+    """
+    A Twisted server endpoint; the files that it names start at the configuration's folder.
+
+    Only its look is checked here: endpoint types can come from plugins.
+    """
     text = read_text(value, place)
     kind, colon, rest = text.partition(":")
     if kind in _LISTENERS and (colon or kind == "stdio"):
-        return text
+        return _with_whole_paths(text, place)
     example = "write it like 'tcp:8045:interface=127.0.0.1'"
     if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", kind) or rest.isdecimal() or rest.startswith("//"):
         raise RefusedError(f"{show(text)} is not a Twisted server endpoint; {example}")
     if nearest := difflib.get_close_matches(kind.lower(), _LISTENERS, n=1, cutoff=0.65):
         raise RefusedError(f"{show(text)} is no type of server endpoint; did you mean '{nearest[0]}:{rest}'?")
     return text
+
+
+def _with_whole_paths(text: str, place: Place) -> str:
+    """The same with absolute paths: who starts the gateway, and who asks for it, may stand in another folder."""
+    description = whole = Description.parse(text)
+    for name, at in FILES_OF.get(description.kind, {}).items():
+        path = description.argument(name, at) or (_DEFAULT_KEY if name == "privateKey" else None)
+        if path is not None and not path.startswith("/"):
+            whole = whole.put(name, at, str(read_path(path, place)))
+    return text if whole == description else str(whole)
+
+
+_DEFAULT_KEY = "server.pem"  # Twisted's, too
 
 
 def read_collector(value: object, place: Place) -> str:

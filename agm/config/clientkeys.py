@@ -12,7 +12,7 @@ from typing import Literal
 import attrs
 
 from agm.config.reading import Place, RefusedError, array_of, array_of_tables, setting, values_of
-from agm.config.secret import Secret, one_digest, read_digest, read_secret, read_variable
+from agm.config.secret import NO_DIGEST, Secret, one_digest, read_digest, read_secret, read_variable
 from agm.config.values import one_of, read_boolean, read_text, whole_number
 from agm.config.words import show
 
@@ -82,7 +82,7 @@ def read_client_key(value: object, place: Place) -> ClientKeyConfig:
     """A table of ``[[auth.keys]]``."""
     written = _ClientKeyTable(**values_of(_ClientKeyTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
-    digest = one_digest(place, value, "a client key", "key", written) or ""
+    digest = one_digest(place, value, "a client key", "key", written) or NO_DIGEST
     if written.name and (holder := (place / "name").claim("client key", written.name)):
         (place / "name").problem(f"{show(written.name)} is {holder} already; give each key its own name")
     if digest and (holder := place.claim("digest", digest)):
@@ -112,6 +112,8 @@ class AuthConfig:
 
 
 def read_auth(value: object, place: Place) -> AuthConfig:
-    """The table ``[auth]``."""
+    """The table ``[auth]``.  A key whose variable is missing or unusable is left out: it lets nobody in."""
     values = values_of(AuthConfig, value, place)
+    if "keys" in values:
+        values["keys"] = tuple(key for key in values["keys"] if key.digest != NO_DIGEST)
     return AuthConfig(**values, mode_written="mode" in values)

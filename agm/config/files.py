@@ -25,6 +25,17 @@ def why_unreadable(failure: OSError | ValueError) -> str:
     return failure.strerror or "unknown error" if isinstance(failure, OSError) else "no file can have this name"
 
 
+def cure_unreadable(failure: OSError | ValueError, held: str) -> str:
+    """The same with what helps; ``held`` is what the file is to hold."""
+    if isinstance(failure, FileNotFoundError):
+        cure = f"put {held} there"
+    elif isinstance(failure, PermissionError):
+        cure = "let the gateway's user read it"
+    else:
+        cure = f"name a file with {held} in it"
+    return f"{why_unreadable(failure)}; {cure}"
+
+
 def open_to_others(path: Path, mode: int) -> str | None:
     """What to say about a file with secrets that others than its owner can read, or put something else into."""
     if not mode & 0o066:

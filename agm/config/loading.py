@@ -2,7 +2,6 @@
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
 
-import contextlib
 import os
 import shlex
 import tomllib
@@ -15,7 +14,8 @@ import platformdirs
 
 from agm.config.accounts import AccountConfig, AccountTable, read_account
 from agm.config.clientkeys import AuthConfig, read_auth
-from agm.config.files import open_to_others, why_unreadable
+from agm.config.files import why_unreadable
+from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment
 from agm.config.problems import ConfigError, Problem
 from agm.config.reading import Place, Reading, array_of_tables, keys_below, setting, table_of, values_of
@@ -41,7 +41,9 @@ class Config:
     """
     Everything that the file says, checked, with defaults for what it leaves out.
 
-    ``path`` is the file, absolute, or ``None``; ``warnings`` are lines on what works but should be changed.
+    ``path`` is the file, absolute, or ``None``; ``warnings`` are lines on what works but should be changed, and on what
+    is off.  Of these, ``lacking`` are secrets that are missing or unusable.  ``files`` are all files that were read, as
+    they were before, whether they are there or not.
     """
 
     path: Path | None = None
@@ -59,6 +61,8 @@ class Config:
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
+    lacking: tuple[Problem, ...] = ()
+    files: Mapping[Path, Identity | None] = attrs.field(factory=dict, eq=False, repr=False)
 
 
 def known_keys(table: type = Config, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -80,41 +84,48 @@ def _config(text: str, reading: Reading) -> Config:
     try:
         tables = tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
-        raise ConfigError([Problem(reading.file, "", "is not TOML that can be read: nested too deeply")]) from None
+        problem = Problem(reading.file, "", "is not TOML that can be read: nested too deeply")
+        raise ConfigError([problem], reading.files) from None
     except ValueError as error:
-        raise ConfigError([Problem(reading.file, "", f"is not TOML: {error}")]) from None
+        raise ConfigError([Problem(reading.file, "", f"is not TOML: {error}")], reading.files) from None
     values = values_of(Config, tables, Place(reading))
     if reading.problems:
-        raise ConfigError(reading.problems)
+        raise ConfigError(reading.problems, reading.files)
     check_environment(values, reading)
-    path = None if reading.file is None else reading.file.absolute()
-    return Config(path=path, warnings=tuple(reading.warnings), **values)
+    return Config(
+        path=None if reading.file is None else reading.file.absolute(),
+        warnings=tuple(reading.warnings),
+        lacking=tuple(reading.lacking),
+        files=reading.files,
+        **values,
+    )
 
 
 def load(path: Path, *, environ: Mapping[str, str]) -> Config:
     """The configuration in the file at ``path``.  Raises :class:`ConfigError`, for an unreadable file too."""
     reading = Reading(Config, path, environ)
+    reading.look_at(path)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")]) from None
+        problem = Problem(path, "", f"is not UTF-8 at byte {error.start}, as TOML must be")
+        raise ConfigError([problem], reading.files) from None
     except (OSError, ValueError) as failure:
-        raise ConfigError([Problem(path, "", f"cannot be read: {why_unreadable(failure)}")]) from None
+        problem = Problem(path, "", f"cannot be read: {why_unreadable(failure)}")
+        raise ConfigError([problem], reading.files) from None
     config = _config(text, reading)
-    warnings = []
-    if reading.literal_secrets and mode & 0o066:
-        verb = "read" if mode & 0o044 else "change"
-        cure = f"chmod 600 {shlex.quote(str(path))}"
-        warnings.append(f"{path}: holds secrets, and others than its owner can {verb} it; {cure}")
-    for index, account in enumerate(config.accounts):
-        if account.credentials not in (None, "adc"):
-            file_of = Path(str(account.credentials))
-            with contextlib.suppress(OSError, ValueError):  # whoever uses the account says what is wrong with it
-                if warning := open_to_others(file_of, file_of.stat().st_mode):
-                    warnings.append(str(Problem(path, f"accounts[{index}].credentials", warning)))
-    return attrs.evolve(config, warnings=(*config.warnings, *warnings))
+    if not reading.literal_secrets or not mode & 0o066:
+        return config
+    return attrs.evolve(config, warnings=(*config.warnings, held_openly(path, mode)))
+
+
+def held_openly(path: Path, mode: int) -> str:
+    """Say of a file with secrets in it that others than its owner can read it, or change it."""
+    verb = "read" if mode & 0o044 else "change"
+    cure = f"chmod 600 {shlex.quote(str(path))}"
+    return f"{path}: holds secrets, and others than its owner can {verb} it; {cure}"
 
 
 def default_path() -> Path:

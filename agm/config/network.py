@@ -38,6 +38,7 @@ def read_authorities(value: object, place: Place) -> Authorities:
     from agm.upstream.trust import certificates_in  # OpenSSL takes its time, and few have authorities of their own
 
     path = read_path(value, place)
+    place.reading.look_at(path)
     try:
         with path.open("rb") as file:
             held = file.read(_CA_FILE_LIMIT + 1)

@@ -1,9 +1,11 @@
 """What is wrong with a configuration, for a person to read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
+
+from agm.config.identity import Identity
 
 
 @attrs.frozen
@@ -20,8 +22,13 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A configuration cannot be used.  ``problems`` holds all that was found; ``str`` is a line for each."""
+    """
+    A configuration cannot be used.  ``problems`` holds all that was found; ``str`` is a line for each.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    ``files`` are those that were read, as they were before: a change of one may be the cure.
+    """
+
+    def __init__(self, problems: Iterable[Problem], files: Mapping[Path, Identity | None] | None = None) -> None:
         self.problems = tuple(problems)
+        self.files = dict(files or {})
         super().__init__("\n".join(map(str, self.problems)))

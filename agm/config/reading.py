@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from agm.config.identity import Identity
 from agm.config.problems import Problem
 from agm.config.words import nearest_of, quote, sort_of
 
@@ -24,15 +25,26 @@ class RefusedError(Exception):
 
 @attrs.define
 class Reading:
-    """What one reading of a file gathers on its way."""
+    """
+    What one reading of a file gathers on its way.
+
+    ``lacking`` are secrets that are missing or unusable: what needs one is off, and the rest of the file holds.
+    ``files`` are the files whose content counts, as they were before they were read, whether they are there or not.
+    """
 
     whole: type  # the class whose fields are the keys of the file itself
     file: Path | None
     environ: Mapping[str, str]
     problems: list[Problem] = attrs.Factory(list)
     warnings: list[str] = attrs.Factory(list)
+    lacking: list[Problem] = attrs.Factory(list)
+    files: dict[Path, Identity | None] = attrs.Factory(dict)
     claims: dict[tuple[str, str], str] = attrs.Factory(dict)
     literal_secrets: bool = False
+
+    def look_at(self, path: Path) -> None:
+        """Note how a file is that is to be read."""
+        self.files.setdefault(path, Identity.of(path))
 
 
 @attrs.frozen
@@ -59,6 +71,12 @@ class Place:
     def warn(self, message: str) -> None:
         """Note that something here works, but should be changed."""
         self.reading.warnings.append(str(Problem(self.reading.file, self.key, message)))
+
+    def lack(self, message: str) -> None:
+        """Note that a secret is missing or unusable here, which is a warning too."""
+        problem = Problem(self.reading.file, self.key, message)
+        self.reading.lacking.append(problem)
+        self.reading.warnings.append(str(problem))
 
     def claim(self, sort: str, name: str) -> str | None:
         """Take ``name`` for this place; the key of the place that took it before, if one did."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agm.config.files import open_to_others, why_unreadable
+from agm.config.files import cure_unreadable, open_to_others
 from agm.config.reading import Place, RefusedError
 
 
@@ -37,22 +37,64 @@ class Secret:
         return hash((Secret, self._value))
 
 
+class UnusableError(RefusedError):
+    """
+    A secret is missing or unusable; the message says why, and what helps.
+
+    ``brief`` says the same to those who need not know in which folder a file is.
+    """
+
+    def __init__(self, message: str, brief: str = "") -> None:
+        super().__init__(message)
+        self.brief = brief or message
+
+
 def read_secret(value: object, place: Place) -> Secret:
-    """A secret written in the file itself."""
+    """A secret written in the file itself, which has to be one that can be used."""
+    secret = read_written_secret(value, place)
+    if why := _why_unfit(secret.reveal()):
+        raise RefusedError(why)
+    return secret
+
+
+def read_written_secret(value: object, place: Place) -> Secret:
+    """A secret written in the file itself, whether or not it can be used."""
     if not isinstance(value, str):
         raise RefusedError("expected a string")
     place.reading.literal_secrets = True
-    return _checked_secret(value)
+    return Secret(value.strip())  # white space is what copying leaves around it
 
 
-def _checked_secret(text: str) -> Secret:
-    """A key or token that can stand in a header, without the white space that copying leaves around it."""
-    text = text.strip()
+def _why_unfit(text: str) -> str | None:
+    """Why a text cannot stand in a header as a key or token does; None if it can."""
     if not text:
-        raise RefusedError("is empty")
+        return "is empty"
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise RefusedError("holds a space, a control character or one outside ASCII, which no key has")
-    return Secret(text)
+        return "holds a space, a control character or one outside ASCII, which no key has; write the key alone"
+    return None
+
+
+_NOT_ONE_KEY = "holds more than an API key; a google-auth file belongs in credentials"
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
+#: The beginning of an assignment: what is in capitals is a variable's name, and so is what is named like a secret.
+_ASSIGNED = re.compile(r"(export\s+)?([A-Z_][A-Z0-9_]+|(?i:[a-z0-9_-]*(key|token|secret)[a-z0-9_-]*))\s*=\s*[^\s=]")
+
+
+def why_unusable(text: str) -> str | None:
+    """
+    Why a text, without white space around it, is no key or token of Google's, and what helps; None if it can be one.
+
+    ``docker --env-file`` takes quotes for a part of the value, and people copy whole lines.
+    """
+    if text.startswith("{"):
+        return _NOT_ONE_KEY
+    if text and (text[0] in _QUOTES or text[-1] in _QUOTES):
+        return "has quotes around the key; write the key without them"
+    if _ASSIGNED.match(text):
+        return "begins with a name and '=', as a line of an .env file does; write the key alone"
+    if re.fullmatch(r"\$(\w+|\{.*\})", text):
+        return "names a variable in the place of the key, and nothing has put in its value; write the key itself"
+    return _why_unfit(text)
 
 
 def read_variable(value: object, place: Place) -> str:
@@ -78,7 +120,7 @@ def read_digest(value: object, place: Place) -> str:
     return value.strip().lower()
 
 
-def _digest_of(secret: Secret) -> str:
+def digest_of(secret: Secret) -> str:
     return hashlib.sha256(secret.reveal().encode("ascii")).hexdigest()
 
 
@@ -86,36 +128,38 @@ _KEY_FILE_LIMIT = 64 * 1024
 
 
 def secret_from_file(path: object, place: Place) -> Secret:
-    """The one key that a file holds; ``path`` is a :class:`Path`."""
+    """The one key that a file holds; ``path`` is a :class:`Path`.  Raises :class:`UnusableError`."""
     assert isinstance(path, Path)
+    place.reading.look_at(path)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             held = file.read(_KEY_FILE_LIMIT + 1)
     except (OSError, ValueError) as failure:
-        raise RefusedError(f"{str(path)!r} cannot be read: {why_unreadable(failure)}") from None
+        raise _file_unusable("{file}", path, f"cannot be read: {cure_unreadable(failure, 'the key')}") from None
     text = held.decode("utf-8-sig", "replace").strip()
-    if len(held) > _KEY_FILE_LIMIT or text.startswith("{"):
-        raise RefusedError(f"{str(path)!r} holds more than an API key; a google-auth file belongs in credentials")
-    try:
-        secret = _checked_secret(text)
-    except RefusedError as refusal:
-        raise RefusedError(f"the content of {str(path)!r} {refusal}") from None
+    if why := _NOT_ONE_KEY if len(held) > _KEY_FILE_LIMIT else why_unusable(text):
+        cure = "" if text else "; put the key there"
+        raise _file_unusable("the content of {file}", path, why + cure)
     if warning := open_to_others(path, mode):
         place.warn(warning)
-    return secret
+    return Secret(text)
+
+
+def _file_unusable(what: str, path: Path, why: str) -> UnusableError:
+    brief = what.format(file=f"the key file {path.name!r}")
+    return UnusableError(f"{what.format(file=repr(str(path)))} {why}", f"{brief} {why}")
 
 
 def secret_from_environment(name: object, place: Place) -> Secret:
-    """The key that an environment variable holds; ``name`` is its name."""
+    """The key that an environment variable holds; ``name`` is its name.  Raises :class:`UnusableError`."""
     value = place.reading.environ.get(str(name))
     if value is None or not value.strip():
         state = "is not set" if value is None else "is empty"
-        raise RefusedError(f"the environment variable {name} {state}; write export {name}=… before the start")
-    try:
-        return _checked_secret(value)
-    except RefusedError as refusal:
-        raise RefusedError(f"the environment variable {name} {refusal}") from None
+        raise UnusableError(f"the environment variable {name} {state}; write export {name}=… before the start")
+    if why := why_unusable(value.strip()):
+        raise UnusableError(f"the environment variable {name} {why}")
+    return Secret(value.strip())
 
 
 def check_one_source(
@@ -129,10 +173,16 @@ def check_one_source(
         place.problem(f"{what} needs exactly one of {', '.join(names)}; {found} {verb} given{note}")
 
 
+#: What no secret has for a digest.
+NO_DIGEST = ""
+
+
 def one_digest(place: Place, table: Mapping[str, object], what: str, name: str, written: object) -> str | None:
     """
     The digest of a secret that ``table`` must give in one of three ways: itself as ``name``, in the variable
     ``name_env``, or as its digest ``name_sha256``.  ``written`` has what the readers made of the three.
+
+    It is :data:`NO_DIGEST` where the variable is missing or unusable: nobody is let in by it.
     """
     names = (name, f"{name}_env", f"{name}_sha256")
     check_one_source(place, table, what, names)
@@ -140,8 +190,11 @@ def one_digest(place: Place, table: Mapping[str, object], what: str, name: str, 
     variable: str | None = getattr(written, f"{name}_env")
     digest: str | None = getattr(written, f"{name}_sha256")
     if secret is not None:
-        return _digest_of(secret)
+        return digest_of(secret)
     if variable is not None:
-        for found in (place / f"{name}_env").take(secret_from_environment, variable):
-            return _digest_of(found)
+        try:
+            return digest_of(secret_from_environment(variable, place / f"{name}_env"))
+        except UnusableError as lacking:
+            (place / f"{name}_env").lack(f"{lacking}; until then {what} lets nobody in")
+            return NO_DIGEST
     return digest

@@ -17,6 +17,8 @@ from agm.core.request import Account
 
 #: When a client is to try again while no account will get well by itself, in seconds.
 PERSON_WAIT = 60.0
+#: How many secrets that are missing or unusable an error names the cure for.
+MAX_CURES = 3
 
 
 class Cause(Enum):
@@ -92,4 +94,8 @@ def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exc
             reason="ALL_ACCOUNTS_RESTING",
             retry_after=wait,
         )
-    return Unavailable(f"No account can serve {what} ({reasons}).", reason="NO_ACCOUNT_READY", retry_after=PERSON_WAIT)
+    cures = dict.fromkeys(e.account.unusable for e in having if e.account.unusable is not None)
+    off = "".join(f" An account is off: {cure}." for cure in list(cures)[:MAX_CURES])
+    return Unavailable(
+        f"No account can serve {what} ({reasons}).{off}", reason="NO_ACCOUNT_READY", retry_after=PERSON_WAIT
+    )

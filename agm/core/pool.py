@@ -208,7 +208,7 @@ class Pool:
         for account in accounts:
             known = self._members.get(account.name) if account.name in keep else None
             if known is None:
-                known = Member(account)
+                known = Member.of(account)
             known.account = account
             members[account.name] = known
         self._members = members
@@ -521,7 +521,8 @@ class Pool:
         if member is None:
             return
         now = self._now()
-        member.held = None if remembered.held is None else Rest.of(remembered.held, now, self._leases)
+        if member.account.unusable is None:
+            member.held = None if remembered.held is None else Rest.of(remembered.held, now, self._leases)
         for rest in remembered.rests[-MAX_RESTS:]:
             member.rests[rest.model] = Rest.of(rest, now, self._leases)
         for model, fraction, seconds in remembered.quotas[-MAX_RESTS:]:

@@ -83,6 +83,8 @@ def remedy(account: Account, fault: Fault | None, reason: str) -> str | None:
 
 def fix_for(account: Account, rest: KnownRest) -> str | None:
     """Say what a person can do about a rest, and how the gateway is told; None where it ends well by itself."""
+    if account.unusable is not None:  # which names what helps, and the account comes back by itself then
+        return None
     if rest.cause == Cause.DISABLED.name:
         credential = rest.reason.startswith("its credential is refused")
         done = remedy(account, Fault.CREDENTIAL if credential else None, rest.reason)

@@ -113,7 +113,8 @@ class Account:
 
     `models` answers ``name in account.models``; `endpoints` are base URLs in the order in which they are tried;
     a lower `priority` comes first; `max_concurrency` of None is no limit; `reserve` is the fraction of a quota that is
-    left alone where the upstream reports how much is left.
+    left alone where the upstream reports how much is left; `unusable` says why there is no credential for it, and what
+    helps, in words that a client may read: it is out until it is another account.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Account:
     reserve: float = 0.0
     #: How its upstream is reached, if not as the gateway's others.
     network: Network | None = None
+    unusable: str | None = None
 
 
 @attrs.frozen(slots=False)

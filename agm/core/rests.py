@@ -185,6 +185,18 @@ class Member:
     lacks: dict[Lack, float] = attrs.field(factory=dict)
     doubts: dict[str, set[str]] = attrs.field(factory=dict)
 
+    @classmethod
+    def of(cls, account: Account) -> Member:
+        """Begin to know an account; one without a usable secret is off."""
+        member = cls(account)
+        member.hold_unusable()
+        return member
+
+    def hold_unusable(self) -> None:
+        """Keep the account off while its secret is missing or unusable."""
+        if self.account.unusable is not None:
+            self.held = Rest(Cause.DISABLED, self.account.unusable, None)
+
     @property
     def full(self) -> bool:
         """Whether it serves as many requests as it may."""
@@ -271,8 +283,12 @@ class Member:
     def forget(self, model: str | None) -> bool:
         """Take back what is held against the account, for a model or for all; returns whether there was anything."""
         if model is None:
-            found = self.held is not None or bool(self.rests or self.quotas or self.lacks or self.doubts)
+            unusable = self.account.unusable is not None
+            found = (self.held is not None and not unusable) or bool(
+                self.rests or self.quotas or self.lacks or self.doubts
+            )
             self.held = None
+            self.hold_unusable()
             for known in (self.rests, self.quotas, self.lacks, self.doubts):
                 known.clear()
             return found

@@ -24,9 +24,10 @@ from packaging.requirements import Requirement
 
 from agm import __version__
 from agm.cli import files
+from agm.cli.config import cannot_start
 from agm.cli.files import Refused
 from agm.cli.running import Running, address_of
-from agm.config import Config, ConfigError, Problem, default, default_path, find
+from agm.config import Config, ConfigError, default, default_path, find, load
 from agm.core.clientkeys import digest
 from agm.core.network import EnvironmentProxies
 from agm.doctor import Finding
@@ -75,11 +76,10 @@ def packages(
 
 @attrs.frozen
 class Setup:
-    """The configuration as far as it can be used: None where it cannot; `unset` are variables that are missing here."""
+    """The configuration; None where it cannot be used."""
 
     path: Path | None
     config: Config | None
-    unset: tuple[Problem, ...] = ()
 
     @property
     def listen(self) -> tuple[str, ...]:
@@ -91,11 +91,6 @@ class Setup:
         """Where this machine reaches the gateway."""
         return address_of(self.listen)
 
-    def lacks_secret(self, name: str) -> bool:
-        """Whether a variable that an account refers to is not set here."""
-        names = [account.name for account in (self.config or default()).accounts]
-        return any(problem.key.startswith(f"accounts[{names.index(name)}].") for problem in self.unset)
-
 
 def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Finding]]:
     """The configuration that holds, and what is wrong with it."""
@@ -106,21 +101,29 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
             cure = "`agm account add NAME` begins one"
             found = f"{default_path()}: no such file; without one the defaults hold"
             return Setup(None, default()), [Finding(check, "warning", found, cure)]
-        config, unset = files.usable(path, environ)
+        config = load(path, environ=environ)
     except ConfigError as error:
         cure = "correct the file; `agm config check` looks at it again"
         return Setup(None, None), [Finding(check, "error", str(problem), cure) for problem in error.problems]
-    findings = [
-        Finding(check, "error", str(each), "set it here as well, if the gateway is started from another environment")
-        for each in unset
+    cure = "correct it; `agm config check` looks at it again"
+    findings = [Finding(check, "error", str(problem), cure) for problem in cannot_start(config)]
+    lacking = [str(problem) for problem in config.lacking]
+    here = "set it here as well, if the gateway is started from another environment"
+    mended = "once it is mended, a running gateway takes it up by itself"
+    findings += [
+        Finding(check, "error", str(each), here if each.key.endswith("_env") else mended) for each in config.lacking
     ]
-    findings += [Finding(check, "warning", warning, "see docs/configuration.md") for warning in config.warnings]
+    findings += [
+        Finding(check, "warning", warning, "see docs/configuration.md")
+        for warning in config.warnings
+        if warning not in lacking
+    ]
     if not config.accounts and not config.plugins.load:
         findings.append(Finding(check, "warning", f"{path}: there is no account", "`agm account add NAME` adds one"))
     if not findings:
         found = f"{path}: {len(config.accounts)} accounts, {len(config.auth.keys)} client keys"
         findings.append(Finding(check, "ok", found))
-    return Setup(path, config, unset), findings
+    return Setup(path, config), findings
 
 
 # -- Modes of files ----------------------------------------------------------------------------------

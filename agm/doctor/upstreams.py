@@ -171,21 +171,18 @@ def _clock(dates: list[tuple[str, str, float]]) -> list[Finding]:
     return [Finding("clock", "error", found, "set it: timedatectl set-ntp true, or ntpdate")]
 
 
-async def accounts(
-    gateway: Gateway, config: Config, unreachable: set[str], unset: Callable[[str], bool]
-) -> AsyncIterator[Finding]:
+async def accounts(gateway: Gateway, config: Config, unreachable: set[str]) -> AsyncIterator[Finding]:
     """
     Whether each account that is enabled serves; `gateway` is one for trials, as :mod:`agm.trial` wants it.
 
     :param unreachable: endpoints that are known not to be reached.
-    :param unset: whether an account, by its name, refers to a variable that is not set here.
     """
     written = {account.name: account for account in config.accounts}
     for account in gateway.pool.accounts:
         what = f"{account.name} ({account.kind})"
         entry = written.get(account.name)
-        if entry is not None and unset(account.name):
-            yield Finding("account", "warning", f"{what}: not tried, as its variable is not set here", None)
+        if account.unusable is not None:
+            yield Finding("account", "warning", f"{what}: not tried: {account.unusable}", None)
         elif account.endpoints and unreachable.issuperset(account.endpoints):
             yield Finding("account", "warning", f"{what}: not tried, as its endpoints cannot be reached", None)
         elif entry is not None and entry.kind == "code-assist" and entry.project is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import attrs
@@ -10,7 +9,7 @@ import attrs
 from agm.config import AccountConfig
 from agm.core.models import Patterns
 from agm.core.request import Account
-from agm.upstream.credentials import ApiKey, Credential, StaticToken
+from agm.upstream.credentials import ApiKey, Credential, NoCredential, StaticToken
 from agm.upstream.refresher import Refresher
 
 
@@ -44,14 +43,17 @@ def account_source(entry: AccountConfig) -> AccountSource:
         reserve=entry.reserve,
         express=entry.kind == "vertex" and entry.api_key is not None,
         network=entry.network,
+        unusable=entry.unusable,
     )
-    origin = (entry, _modified(entry.credentials))
+    if entry.unusable is not None:
+        why = entry.unusable
+        return AccountSource(account, lambda refresher: NoCredential(why), entry)
     if entry.api_key is not None:
         key = entry.api_key
-        return AccountSource(account, lambda refresher: ApiKey(key.reveal()), origin)
+        return AccountSource(account, lambda refresher: ApiKey(key.reveal()), entry)
     if entry.access_token is not None:
         token = entry.access_token
-        return AccountSource(account, lambda refresher: StaticToken(token.reveal()), origin)
+        return AccountSource(account, lambda refresher: StaticToken(token.reveal()), entry)
     credentials = entry.credentials
     assert credentials is not None, "the configuration has checked that each account has a credential"
     # google-auth takes time and memory, which only gateways with such an account are to spend
@@ -63,15 +65,5 @@ def account_source(entry: AccountConfig) -> AccountSource:
         lambda refresher: GoogleCredential(
             lambda: load_google(credentials), refresher=refresher, network=account.network
         ),
-        origin,
+        entry,
     )
-
-
-def _modified(credentials: str | None) -> int | None:
-    """When a credentials file was last written, in nanoseconds."""
-    if credentials is None or credentials == "adc":
-        return None
-    try:
-        return os.stat(credentials).st_mtime_ns
-    except OSError:
-        return None

@@ -37,7 +37,7 @@ class Credential(Protocol):
 
     @property
     def kind(self) -> str:
-        """``api-key``, ``access-token`` or ``google``."""
+        """``api-key``, ``access-token`` or ``google``; ``none`` where there is none."""
 
     async def headers(self) -> Headers:
         """
@@ -99,6 +99,23 @@ class StaticToken:
     @cached_property
     def _headers(self) -> Headers:
         return ((b"authorization", b"Bearer " + header_value(self._token, "the access token")),)
+
+    def mark_rejected(self, headers: Headers | None = None) -> None:
+        """Nothing can be refreshed."""
+
+
+@attrs.frozen(eq=False)
+class NoCredential:
+    """What stands in the place of a credential whose secret is missing or unusable; `reason` says why."""
+
+    reason: str
+    kind: str = attrs.field(default="none", init=False)
+    refreshable: bool = attrs.field(default=False, init=False, repr=False)
+    project: str | None = attrs.field(default=None, init=False, repr=False)
+
+    async def headers(self) -> Headers:
+        """:raises CredentialError: always."""
+        raise CredentialError(self.reason, permanent=True)
 
     def mark_rejected(self, headers: Headers | None = None) -> None:
         """Nothing can be refreshed."""

@@ -19,6 +19,7 @@ from google.auth.credentials import Credentials as GoogleCredentials
 from google.auth.exceptions import TransportError
 from google.auth.transport import Request
 
+from agm.config.logins import AdcFile
 from agm.upstream.credentials import CredentialError
 from agm.upstream.google import utcnow
 from agm.upstream.google_files import from_file
@@ -44,18 +45,10 @@ def _default(scopes: Sequence[str]) -> GoogleCredentials:
     override = {}
     if quota_project := os.environ.get(environment_vars.GOOGLE_CLOUD_QUOTA_PROJECT):
         override["quota_project_id"] = quota_project
-    if named := os.environ.get(environment_vars.CREDENTIALS):
-        return from_file(Path(named), scopes, override)
-    gcloud = _gcloud_folder() / "application_default_credentials.json"
-    if gcloud.is_file():
-        return from_file(gcloud, scopes, override)
+    adc = AdcFile.of(os.environ)
+    if adc.named or adc.path.is_file():
+        return from_file(adc.path, scopes, override)
     return MetadataCredentials(scopes, quota_project)
-
-
-def _gcloud_folder() -> Path:
-    if configured := os.environ.get(environment_vars.CLOUD_SDK_CONFIG_DIR):
-        return Path(configured)
-    return Path("~/.config/gcloud").expanduser()
 
 
 class MetadataCredentials(GoogleCredentials):

@@ -11,9 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import msgspec
 from google.auth import (
     aws,
     external_account,
@@ -26,10 +24,8 @@ from google.auth.credentials import Credentials as GoogleCredentials
 from google.oauth2 import credentials as authorized_user
 from google.oauth2 import service_account
 
+from agm.core.logins import MAX_FILE, login_in, why_unusable
 from agm.upstream.credentials import CredentialError
-
-#: Bytes of a credentials file that are read at most.
-MAX_FILE = 1024 * 1024
 
 
 def from_file(path: Path, scopes: Sequence[str], override: Mapping[str, str]) -> GoogleCredentials:
@@ -50,31 +46,17 @@ def from_file(path: Path, scopes: Sequence[str], override: Mapping[str, str]) ->
         raise CredentialError(f"{what} cannot be read ({type(e).__name__})", permanent=True) from None
     except OSError as e:
         raise CredentialError(f"{what} cannot be read: {e.strerror}") from None
-    try:
-        info = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        info = None
+    info = login_in(content)
     if info is None:
         raise CredentialError(f"{what} is not a JSON object", permanent=True)
     return _from_info({**info, **override}, what, scopes)
 
 
 def _from_info(info: Mapping[str, Any], what: str, scopes: Sequence[str]) -> GoogleCredentials:
-    kind = info.get("type")
-    known = _TYPES.get(kind) if isinstance(kind, str) else None
-    if known is None:
-        raise CredentialError(f"{what} {_not_a_credential(info)}", permanent=True)
-    build, needed = known
-    missing = [name for name in needed if not info.get(name)]
-    if missing:
-        raise CredentialError(f"{what} is of type {kind}, but lacks {_listed(missing)}", permanent=True)
-    for name in _URLS:
-        if info.get(name) and not _is_confidential(info[name]):
-            raise CredentialError(
-                f"{what} has a {name} that would send secrets in the clear; it must be an https URL"
-                " (plain http is for loopback hosts only)",
-                permanent=True,
-            )
+    if why := why_unusable(info):
+        raise CredentialError(f"{what} {why}", permanent=True)
+    kind = info["type"]
+    build = _TYPES[kind]
     try:
         return build(info, scopes)
     except CredentialError as e:
@@ -83,44 +65,6 @@ def _from_info(info: Mapping[str, Any], what: str, scopes: Sequence[str]) -> Goo
         # the parsers' own messages may quote what they could not parse
         failure = type(e).__name__
     raise CredentialError(f"{what} is not a valid file of type {kind} ({failure})", permanent=True)
-
-
-def _not_a_credential(info: Mapping[str, Any]) -> str:
-    if "type" in info:
-        return f"is of a type that is not supported; supported are {_listed(sorted(_TYPES))}"
-    if "refresh_token" in info or "access_token" in info:
-        missing = [name for name in ("type", "client_id", "client_secret", "refresh_token") if name not in info]
-        return (
-            f"lacks {_listed(missing)}: it looks like the token store of a command line tool (oauth_creds.json)."
-            ' Add "type": "authorized_user" and the client_id and client_secret of the OAuth client that the tool'
-            " signed in with, or sign in anew with: gcloud auth application-default login"
-        )
-    if "installed" in info or "web" in info:
-        return (
-            "describes an OAuth client, not somebody's credential; sign in with it:"
-            " gcloud auth application-default login --client-id-file=FILE"
-        )
-    return 'lacks "type"; make one with: gcloud auth application-default login'
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
-
-
-#: Where secrets are sent to.
-_URLS = ("token_uri", "token_url", "service_account_impersonation_url")
-
-
-def _is_confidential(url: object) -> bool:
-    try:
-        split = urlsplit(url) if isinstance(url, str) else None
-        host = split.hostname if split is not None else None
-    except ValueError:
-        return False
-    if split is None or not host:
-        return False
-    loopback = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
-    return split.scheme == "https" or (split.scheme == "http" and loopback)
 
 
 def _authorized_user(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCredentials:
@@ -184,17 +128,11 @@ def _impersonated(info: Mapping[str, Any], scopes: Sequence[str]) -> GoogleCrede
     )
 
 
-#: By type: what makes the credentials, and the keys that it cannot do without.
-_TYPES: Mapping[str, tuple[Callable[[Mapping[str, Any], Sequence[str]], GoogleCredentials], Sequence[str]]] = {
-    "authorized_user": (_authorized_user, ("refresh_token", "client_id", "client_secret")),
-    "service_account": (_service_account, ("client_email", "private_key", "token_uri")),
-    "external_account": (
-        _external_account,
-        ("audience", "subject_token_type", "token_url", "credential_source"),
-    ),
-    "external_account_authorized_user": (_external_account_authorized_user, ()),
-    "impersonated_service_account": (
-        _impersonated,
-        ("source_credentials", "service_account_impersonation_url"),
-    ),
+#: By type: what makes the credentials.
+_TYPES: Mapping[str, Callable[[Mapping[str, Any], Sequence[str]], GoogleCredentials]] = {
+    "authorized_user": _authorized_user,
+    "service_account": _service_account,
+    "external_account": _external_account,
+    "external_account_authorized_user": _external_account_authorized_user,
+    "impersonated_service_account": _impersonated,
 }

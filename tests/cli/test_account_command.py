@@ -206,14 +206,20 @@ def test_what_the_gateway_would_refuse_is_refused_before_a_key_is_asked_for(
         (b"canary 1\n", "holds a space"),
         (b"canary\xff", "holds a space"),
         (b'{"type": "canary"}', "a google-auth file belongs in credentials"),
+        (b'"canary-1"', "has quotes around the key"),
+        (b"GEMINI_API_KEY=canary-1\n", "begins with a name and '='"),
     ],
 )
-def test_what_is_no_key_is_refused(agm: Run, file: Path, stdin: bytes, message: str) -> None:
-    """And not kept."""
+def test_what_is_no_key_is_refused(agm: Run, file: Path, home: Path, stdin: bytes, message: str) -> None:
+    """And not kept; nor is a file referred to that holds it."""
     status, _, err = agm("account", "add", "work", stdin=stdin)
     assert (status, file.exists()) == (1, False)
     assert message in err
     assert not (file.parent / "keys" / "work.key").exists()
+    if stdin.strip():
+        (home / "key.txt").write_bytes(stdin)
+        status, _, err = agm("account", "add", "work", "--api-key-file", "key.txt")
+        assert (status, file.exists(), message in err) == (1, False, True)
 
 
 def test_a_name_that_is_taken_is_refused(agm: Run, file: Path) -> None:
@@ -238,7 +244,18 @@ def test_comments_and_order_stay(agm: Run, file: Path) -> None:
     assert agm("account", "enable", "a")[0] == 0
     assert agm("account", "remove", "work", "--yes")[0] == 0
     assert file.read_text() == text.replace('project = "p"\n', 'project = "p"\nenabled = true\n')
-    assert mode(file) == 0o600
+    assert mode(file) == 0o644
+
+
+def test_a_key_file_that_another_user_would_have_to_read_is_told(agm: Run, file: Path) -> None:
+    """Where others read the configuration, the gateway may be one of them; the key is its owner's alone."""
+    file.parent.mkdir()
+    file.write_text("")
+    file.chmod(0o644)
+    status, _, err = agm("account", "add", "work", stdin=KEY.encode())
+    assert status == 0
+    assert err.endswith("if the gateway runs as another user, chown it to that user\n")
+    assert mode(file.parent / "keys" / "work.key") == 0o600
 
 
 # -- a terminal --------------------------------------------------------------------------------------
@@ -449,13 +466,16 @@ def test_a_copy_is_for_the_owner_alone_and_goes_with_the_account(agm: Run, file:
     assert (copy.exists(), source.exists()) == (False, True)
 
 
-def test_a_login_that_others_can_read_is_warned_of(agm: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_that_others_can_read_is_warned_of(
+    agm: Run, file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file is not ours to change.  `~` is a home folder even where the shell leaves it."""
     monkeypatch.setenv("HOME", str(home))
     login(home / "sa.json", SERVICE_ACCOUNT).chmod(0o640)
     status, _, err = agm("account", "import", "~/sa.json")
     assert status == 0
-    assert err == "warning: ~/sa.json: others than its owner can use this file; chmod 600 it\n"
+    said = f"accounts[0].credentials: '{home}/sa.json' holds secrets, and others than its owner can read it"
+    assert err == f"warning: {file}: {said}; chmod 600 {home}/sa.json\n"
 
 
 @pytest.mark.parametrize(
@@ -536,7 +556,10 @@ def test_the_list_shows_accounts_and_no_secrets(agm: Run, several: Path) -> None
         "one    api-key      api_key      -        -         *                  yes\n"
         "two    vertex       adc          p        global    gemini-* imagen-*  no\n"
         "three  code-assist  credentials  -        -         *                  yes\n"
-        "four   api-key      api_key_env  -        -         *                  yes\n",
+        "four   api-key      api_key_env  -        -         *                  yes\n"
+        "three: off: the credentials file 'login.json' cannot be read: No such file or directory; put the login there\n"
+        "four: off: the environment variable NOT_SET_ANYWHERE is not set; write export NOT_SET_ANYWHERE=…"
+        " before the start\n",
         "",
     )
 
@@ -553,7 +576,9 @@ def test_the_list_as_json(agm: Run, several: Path) -> None:
         "location": "global",
         "models": ["gemini-*", "imagen-*"],
         "enabled": False,
+        "unusable": None,
     }
+    assert "NOT_SET_ANYWHERE is not set" in json.loads(out)[3]["unusable"]
 
 
 def test_an_empty_list_says_what_to_do(agm: Run) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from upstream.certificates import TestAuthority
 
 from agm.cli import main
 
@@ -82,11 +83,43 @@ def test_check_reads_the_environment(
 ) -> None:
     """What the gateway would find if it were started from the same shell."""
     file.write_text('[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_env = "AGM_TEST_KEY"')
+    file.chmod(0o600)
     monkeypatch.delenv("AGM_TEST_KEY", raising=False)
-    assert main(["config", "check"]) == 1
-    assert "export AGM_TEST_KEY=…" in capsys.readouterr().err
+    assert main(["config", "check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: ok: 1 account (1 off), 0 client keys, 0 aliases, 1 warning",
+        f"warning: {file}: accounts[0].api_key_env: the environment variable AGM_TEST_KEY is not set; "
+        "write export AGM_TEST_KEY=… before the start; until then 'a' is off",
+    ]
     monkeypatch.setenv("AGM_TEST_KEY", "k")
     assert main(["config", "check"]) == 0
+    assert capsys.readouterr().out == f"{file}: ok: 1 account, 0 client keys, 0 aliases, 0 warnings\n"
+
+
+def test_check_says_what_a_start_would_of_listeners_and_plugins(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each at its key; nothing is listened on, and no plugin is loaded."""
+    (file.parent / "cert.pem").write_bytes(TestAuthority().pem)
+    plugins = file.parent / "plugins"
+    plugins.mkdir()
+    plugins.chmod(0o775)
+    (plugins / "one.py").write_text("raise SystemExit('loaded')")
+    file.write_text(
+        '[gateway]\nlisten = ["tcp:none", "ssl:0:privateKey=key.pem:certKey=cert.pem", "unix:agm.sock",'
+        ' "carrier:port=80", "systemd:domain=INET:index=0"]\n[plugins]\npath = "plugins"\n'
+    )
+    assert main(["config", "check"]) == 1
+    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"{file}: gateway.listen[0]: 'tcp:none' is not a server endpoint: ")
+    assert second.startswith(f"{file}: gateway.listen[1]: 'ssl:0:")
+    assert second.endswith(f"privateKey '{file.parent}/key.pem' cannot be read: No such file or directory")
+    why = "no package that is installed has endpoints of the kind carrier"
+    assert third == f"{file}: gateway.listen[3]: 'carrier:port=80': {why}"
+    assert fourth == (
+        f"{file}: plugins.path: [plugins] path: others than its owner can change {plugins}, and so what the gateway "
+        f"does; chmod go-w {plugins}"
+    )
 
 
 def test_check_without_a_file_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

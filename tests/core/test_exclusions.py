@@ -79,3 +79,22 @@ def test_the_earliest_recovery_is_the_shortest_wait_that_is_known() -> None:
     assert earliest(excluded(Cause.RESTING, Cause.DISABLED, Cause.BUSY, waits=(9.0, None, 3.0))) == 3.0
     assert earliest(excluded(Cause.DISABLED)) is None
     assert earliest([]) is None
+
+
+def test_what_helps_where_a_secret_is_missing_is_told_and_the_account_is_not() -> None:
+    """Each cure once, and a few of many; where others come back by themselves, that is what counts."""
+    off = [
+        Exclusion(
+            Account(f"secret-{n}", "api-key", (), unusable=f"the variable K{n // 2} is not set"), Cause.DISABLED, "…"
+        )
+        for n in range(10)
+    ]
+    error = nothing_left("m", GENERATE, "v1beta", off)
+    assert (type(error), error.error_reason) == (Unavailable, "NO_ACCOUNT_READY")
+    assert error.message == (
+        "No account can serve models/m (10 disabled until a person acts). "
+        "An account is off: the variable K0 is not set. An account is off: the variable K1 is not set. "
+        "An account is off: the variable K2 is not set."
+    )
+    error = nothing_left("m", GENERATE, "v1beta", [*off, *excluded(Cause.RESTING, waits=(9.5,))])
+    assert "K0" not in error.message

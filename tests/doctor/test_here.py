@@ -112,9 +112,30 @@ def test_a_variable_that_is_not_set_here_is_an_error_and_the_rest_is_used(tmp_pa
     )
     found, (finding,) = setup(str(file), {"SET": "canary-1"})
     assert (finding.level, "NOT_SET is not set" in finding.found) == ("error", True)
+    assert finding.cure == "set it here as well, if the gateway is started from another environment"
     assert found.config is not None
-    assert [found.lacks_secret(name) for name in ("a", "b")] == [True, False]
+    assert [account.unusable is None for account in found.config.accounts] == [False, True]
     assert "canary" not in str(finding)
+
+
+def test_a_key_file_and_a_listener_that_cannot_be_used_are_errors(tmp_path: Path) -> None:
+    """As they keep the account, or the whole gateway, from working."""
+    file = tmp_path / "agm.toml"
+    file.write_text(
+        '[gateway]\nlisten = ["ssl:0:privateKey=none.pem"]\n'
+        '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_file = "none.key"\n'
+    )
+    listener, account = levels(setup(str(file), {})[1])
+    assert listener == (
+        "error",
+        f"{file}: gateway.listen[0]: 'ssl:0:privateKey={tmp_path}/none.pem': privateKey '{tmp_path}/none.pem'"
+        " cannot be read: No such file or directory | correct it; `agm config check` looks at it again",
+    )
+    assert account == (
+        "error",
+        f"{file}: accounts[0].api_key_file: '{tmp_path}/none.key' cannot be read: No such file or directory;"
+        " put the key there; until then 'a' is off | once it is mended, a running gateway takes it up by itself",
+    )
 
 
 def test_a_good_configuration_is_counted_and_an_empty_one_has_no_account(tmp_path: Path) -> None:

@@ -32,24 +32,28 @@ def _san(host: str) -> x509.GeneralName:
 
 
 class TestAuthority:
-    """A certificate authority; `pem` is its certificate."""
+    """
+    A certificate authority; `pem` is its certificate.
+
+    :param by: the authority that has signed it; itself if there is none.
+    """
 
     __test__ = False
 
-    def __init__(self, name: str = "test authority") -> None:
+    def __init__(self, name: str = "test authority", by: TestAuthority | None = None) -> None:
         self._name = _name(name)
         self._key = _key(name)
         now = datetime.datetime.now(datetime.UTC)
         made = (
             x509.CertificateBuilder()
             .subject_name(self._name)
-            .issuer_name(self._name)
+            .issuer_name(self._name if by is None else by._name)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - DAY)
             .not_valid_after(now + DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
+            .sign(self._key if by is None else by._key, hashes.SHA256())
         )
         self.pem = made.public_bytes(serialization.Encoding.PEM)
 
@@ -60,6 +64,13 @@ class TestAuthority:
         :param since: days from today from which the certificate holds, and `until` to which.
         :param self_signed: signed by nobody but the server itself.
         """
+        certificate, key = self.server_pem(host, since=since, until=until, self_signed=self_signed)
+        return PrivateCertificate.loadPEM(certificate + key).options()
+
+    def server_pem(
+        self, host: str, *, since: int = -1, until: int = 1, self_signed: bool = False
+    ) -> tuple[bytes, bytes]:
+        """The same as PEM text: the certificate, another one each time, and the key, the same for each name."""
         key = _key(f"server {host}")
         now = datetime.datetime.now(datetime.UTC)
         made = (
@@ -74,7 +85,14 @@ class TestAuthority:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .sign(key if self_signed else self._key, hashes.SHA256())
         )
-        pem = made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return PrivateCertificate.loadPEM(pem).options()
+        return made.public_bytes(serialization.Encoding.PEM), key_pem(host)
+
+
+def key_pem(host: str, passphrase: bytes | None = None) -> bytes:
+    """The key of a server, as PEM text."""
+    protection = (
+        serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
+    )
+    return _key(f"server {host}").private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+    )
