@@ -24,7 +24,7 @@ from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running
 from agm.cli.standing import details, standing, summary
 from agm.cli.trial import run_test
-from agm.config import find, parse
+from agm.config import find, load, parse
 from agm.config.secret import why_unusable
 
 __all__ = [
