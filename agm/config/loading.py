@@ -87,8 +87,28 @@ def _config(text: str, reading: Reading) -> Config:
     if reading.problems:
         raise ConfigError(reading.problems)
     check_environment(values, reading)
+    check_reach(values, reading)
     path = None if reading.file is None else reading.file.absolute()
     return Config(path=path, warnings=tuple(reading.warnings), **values)
+
+
+def check_reach(of: Mapping[str, Any], reading: Reading) -> None:
+    """Warn of a proxy before the gateway that lets everybody through, or nobody."""
+    gateway, auth = of.get("gateway", GatewayConfig()), of.get("auth", AuthConfig())
+    plugins = of.get("plugins", PluginsConfig())
+    if gateway.public_url is None and not gateway.trusted_proxies:
+        return
+    place = Place(reading) / "auth" / "mode"
+    if auth.mode == "off":
+        place.warn(
+            "off asks nobody for a client key, and so lets in whom a proxy before the gateway lets through;"
+            ' write "auto", which asks those for one'
+        )
+    elif not auth.keys and not plugins.load and plugins.path is None:
+        place.warn(
+            f"{auth.mode} asks for a client key where a request comes through a proxy, and there is none here: all are"
+            " refused; `agm key create NAME` makes one"
+        )
 
 
 def load(path: Path, *, environ: Mapping[str, str]) -> Config:

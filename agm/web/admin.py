@@ -2,8 +2,8 @@
 What a person asks the running gateway: ``/_agm/explain``, ``/_agm/plugins`` and ``/_agm/accounts``; how it stands as
 a whole is told by :mod:`agm.web.status`, and :mod:`agm.web.log` is about the request log.
 
-Open to this machine, and to client keys with ``admin = true``; nobody else.  Nothing here changes how requests are
-served.
+Open to this machine itself, through no proxy, and to client keys with ``admin = true``; nobody else.  Nothing here
+changes how requests are served.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 import msgspec
-from twisted.internet.address import UNIXAddress
 from twisted.web.resource import IResource, Resource
 
 from agm.core.clientkeys import ClientKey
@@ -27,8 +26,7 @@ from agm.explain import explain
 from agm.gateway import Gateway
 from agm.incoming import Incoming
 from agm.plugins import HOOKS, PluginManager
-from agm.web.access import Access, is_loopback
-from agm.web.request import GatewayRequestOnWire
+from agm.web.access import Access
 from agm.web.resources import (
     CREDENTIAL_HEADERS,
     CREDENTIAL_PARAMETERS,
@@ -60,11 +58,19 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
 class AdminResource(ApiResource):
     """A resource for the person who runs the gateway."""
 
+    #: Whether a client key that is shown has to be one with ``admin = true``, on the gateway's own machine, too.
+    for_admins = False
+
     async def respond(self, visit: Visit) -> None:
-        if not (is_local(visit.wire) or (visit.key is not None and visit.key.admin)):
-            raise Forbidden(
-                "This is open to the gateway's own machine, and to client keys with admin = true.", reason="ADMIN_ONLY"
-            )
+        if visit.key is None or not visit.key.admin:
+            if not visit.wire.sender.local:
+                raise Forbidden(
+                    "This is open to the gateway's own machine (not through a proxy, unless [gateway] trusted_proxies "
+                    "has it believed), and to client keys with admin = true.",
+                    reason="ADMIN_ONLY",
+                )
+            if self.for_admins and visit.key is not None:
+                raise Forbidden("This takes a client key with admin = true.", reason="ADMIN_ONLY")
         await self.respond_to_admin(visit)
 
     async def respond_to_admin(self, visit: Visit) -> None:
@@ -77,16 +83,11 @@ class AdminResource(ApiResource):
         visit.wire.send(200, [], self.gateway.redactor.body(text))
 
 
-def is_local(wire: GatewayRequestOnWire) -> bool:
-    """Whether a request comes from this machine itself."""
-    client = wire.getClientAddress()
-    return isinstance(client, UNIXAddress) or is_loopback(getattr(client, "host", ""))
-
-
 class Explain(AdminResource):
-    """``POST /_agm/explain``: what would happen to a request."""
+    """``POST /_agm/explain``: what would happen to a request, of any client key."""
 
     methods = ("POST",)
+    for_admins = True
 
     async def respond_to_admin(self, visit: Visit) -> None:
         question = read_question(visit.wire.body)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -19,10 +20,12 @@ from twisted.python.failure import Failure
 
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.http1 import Head, Malformed, RequestReader
+from agm.core.sender import UNIX
 from agm.ids import new_request_id
 from agm.readiness import adopt
-from agm.transports import flush, hang_up, send, send_soon, unsent, untaken
+from agm.transports import flush, hang_up, lowest, send, send_soon, unsent, untaken
 from agm.upstream.upload import StreamedBody
+from agm.web.access import Peer
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ class GatewayChannel(Protocol):
         self.request: GatewayRequestOnWire | None = None
         self.refused = False
         self.secure = False
+        self._first = True
         self._reader = RequestReader(site.limits.header_bytes, site.limits.header_lines)
         #: The request has been handed to its resource, and has come in whole.  While both hold no other is begun.
         self._answering = False
@@ -104,6 +108,7 @@ class GatewayChannel(Protocol):
         """A client has connected."""
         transport = self.transport
         self.client, self.host = transport.getPeer(), transport.getHost()
+        self.peer = Peer(_address(self.client))
         self.secure = ISSLTransport(transport, None) is not None
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
@@ -251,6 +256,9 @@ class GatewayChannel(Protocol):
 
     def _begin(self, head: Head) -> None:
         """A head has come."""
+        if self._first and lowest(self.transport) is not self.transport:
+            self._learn_peer()
+        self._first = False
         request = self.request = GatewayRequestOnWire(self, head)
         self._complete, self._answering = False, False
         self._keep_alive = self._keep_alive and head.keep_alive
@@ -274,6 +282,13 @@ class GatewayChannel(Protocol):
         if request.streamed is not None:
             self._answering = True
             request.process()
+
+    def _learn_peer(self) -> None:
+        """Take up what the PROXY protocol says, which is known once it has brought the first request."""
+        told = getattr(self.transport, "_proxyInfo", None)
+        if told is not None:
+            self.client = self.transport.getPeer()
+            self.peer = Peer(self.peer.address, "" if told.source is None else _address(told.source))
 
     def _piece(self, data: bytes) -> None:
         """A piece of a body has come."""
@@ -445,6 +460,11 @@ class GatewayChannel(Protocol):
                 self.abort()
 
         reactor.callLater(FLUSH_SECONDS, look)
+
+
+def _address(peer: Any) -> str:
+    """The address of the other end of a connection, as :class:`agm.web.access.Peer` has it."""
+    return UNIX if isinstance(peer, UNIXAddress) else str(getattr(peer, "host", ""))
 
 
 def _refusal(error: Malformed) -> GatewayError:

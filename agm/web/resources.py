@@ -164,7 +164,7 @@ class ApiResource(Resource):
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
         """Whether a request needs no client key, whatever ``auth.mode`` says."""
-        return self.is_health and self.gateway.auth_mode == "all_except_health"
+        return self.is_health and self.gateway.mode_for(local=wire.sender.local) == "all_except_health"
 
     def render(self, request: Any) -> int:
         """Twisted's entry."""
@@ -192,7 +192,7 @@ class ApiResource(Resource):
             asked = self._look(wire)
         key: ClientKey | None = None
         if not asked.preflight and not self.is_open(wire, asked.query):
-            key = await self.gateway.authenticate(asked.keys, wire.id)
+            key = await self.gateway.authenticate(asked.keys, wire.id, local=wire.sender.local)
         if asked.method == "OPTIONS":
             self._options(wire, asked.allowed, preflight=asked.preflight)
         elif asked.method in asked.allowed:

@@ -49,6 +49,9 @@ NOTICE_SECONDS = 1.0
 log = Logger()
 #: What of an answer's line clients have written.
 _LOG_FOREIGN = ("method", "path")
+#: Such a line; of what has not come from this machine itself it says where it came from.
+_LOG_LINE = "{request_id}: {method} {path} {status} {sent}"
+_LOG_LINE_FROM = _LOG_LINE + " from {sender}"
 #: Where that line is from: what it would be made of for each.
 _LOG_SYSTEM = f"{log.namespace}#info"
 
@@ -237,6 +240,7 @@ class GatewaySite(Site):
 
     def log(self, request: Any) -> None:
         """One line for each answer: no query, since clients put keys there."""
+        sender = request.sender
         log.observer(  # what Logger.info would do, but for its check of the level's name
             {
                 "log_logger": log,
@@ -245,12 +249,13 @@ class GatewaySite(Site):
                 "log_level": LogLevel.info,
                 "log_time": time.time(),
                 "log_system": _LOG_SYSTEM,
-                "log_format": "{request_id}: {method} {path} {status} {sent}",
+                "log_format": _LOG_LINE if sender.local else _LOG_LINE_FROM,
                 LATER: _LOG_FOREIGN,
                 "request_id": request.id,
                 "method": request.method.decode("ascii", "backslashreplace"),
                 "path": request.path.decode("ascii", "backslashreplace")[:200],
                 "status": request.code,
                 "sent": request.sentLength,
+                **({} if sender.local else {"sender": sender.address}),
             }
         )

@@ -70,6 +70,7 @@ def _describe_gateway(gateway: Gateway) -> dict[str, Any]:
         "config": None if path is None else str(path),
         "listeners": list(gateway.live.listening),
         "auth_mode": gateway.auth_mode,
+        "forwarded_auth_mode": gateway.mode_for(local=False),
         "strategy": gateway.config.pool.strategy,
         "max_attempts": gateway.config.pool.max_attempts,
     }
