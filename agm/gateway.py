@@ -100,6 +100,8 @@ class Gateway:
     _asked_for_keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
     #: Keys that were presented and are not known, by their hash in this process.
     _strangers: set[int] = attrs.field(init=False, factory=set)
+    #: Whether any key could be known, now or before.
+    _had_keys: bool = attrs.field(init=False, default=False)
     _warned_of_a_proxy: bool = attrs.field(init=False, default=False)
     #: How many calls of each client key are under way, where that is limited.
     _streams: Counter[str] = attrs.field(init=False, factory=Counter)
@@ -181,6 +183,7 @@ class Gateway:
         keys = self.hooks.client_key_sources(config)
         self.config, self._keys, self._catalog = config, keys, None
         self._asked_for_keys = [pair for pair in keys if not isinstance(pair[1], KeyRing) or len(pair[1])]
+        self._had_keys = self._had_keys or bool(self._asked_for_keys)
         self.client.default_to(config.upstream.network)
         self._serve_from(sources)
         if self.auth_mode != "off" and not any(len(source) for _, source in keys):
@@ -232,8 +235,17 @@ class Gateway:
         return bool(self._awaited)
 
     def mode_for(self, *, local: bool) -> str:
-        """Whether a client key is asked for, of a request that comes from this machine or of any other."""
-        return self.auth_mode if local or self.forwarded_auth_mode is None else self.forwarded_auth_mode
+        """
+        Whether a client key is asked for, of a request that comes from this machine or of any other.
+
+        With a public URL and without any key, whom the proxy lets through is let in: that it has that URL says that the
+        gateway is meant for them, and the proxy may well ask for something itself.  Once there was a key, one is asked
+        for: to take away the last one opens nothing.
+        """
+        if local or self.forwarded_auth_mode is None:
+            return self.auth_mode
+        open_ = self.config.gateway.public_url is not None and not self._had_keys
+        return self.auth_mode if open_ else self.forwarded_auth_mode
 
     async def authenticate(
         self, presented: Sequence[str], request_id: str = "-", *, local: bool = True
@@ -281,7 +293,7 @@ class Gateway:
 
     def _warn_of_a_proxy(self) -> None:
         """Say once why what a proxy passes on is refused, where nobody could be let in."""
-        if not self._warned_of_a_proxy and not any(len(source) for _, source in self._keys):
+        if not self._warned_of_a_proxy and not self._asked_for_keys:
             self._warned_of_a_proxy = True
             log.warn(
                 "a request came through a proxy and was asked for a client key, but none is configured: agm key create "

@@ -550,6 +550,13 @@ KEY = "[[auth.keys]]\nname = 'a'\nkey = 'canary-reach'\n"
         (
             "[gateway]\npublic_url = 'https://ai.example.net'\n",
             [
+                "auth.mode: auto asks for a client key where a request comes through a proxy, but there is none here: "
+                "whom the proxy of public_url lets through is let in; `agm key create NAME` makes one"
+            ],
+        ),
+        (
+            "[gateway]\ntrusted_proxies = ['loopback']\n",
+            [
                 "auth.mode: auto asks for a client key where a request comes through a proxy, and there is none here: "
                 "all are refused; `agm key create NAME` makes one"
             ],

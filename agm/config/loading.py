@@ -105,10 +105,17 @@ def check_reach(of: Mapping[str, Any], reading: Reading) -> None:
             ' write "auto", which asks those for one'
         )
     elif not auth.keys and not plugins.load and plugins.path is None:
-        place.warn(
-            f"{auth.mode} asks for a client key where a request comes through a proxy, and there is none here: all are"
-            " refused; `agm key create NAME` makes one"
-        )
+        cure = "`agm key create NAME` makes one"
+        if auth.mode == "auto" and gateway.public_url is not None:
+            place.warn(
+                "auto asks for a client key where a request comes through a proxy, but there is none here: whom the"
+                f" proxy of public_url lets through is let in; {cure}"
+            )
+        else:
+            place.warn(
+                f"{auth.mode} asks for a client key where a request comes through a proxy, and there is none here: all"
+                f" are refused; {cure}"
+            )
 
 
 def load(path: Path, *, environ: Mapping[str, str]) -> Config:

@@ -14,7 +14,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol, serverFromString
 from web.test_surface import say
 
-from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
+from agm.testing import GatewayFactory, RunningEmulator, RunningGateway, parse_config
 
 CALL = "/v1beta/models/gemini-2.5-flash:generateContent"
 FOR_ANOTHER = "X-Forwarded-For: 203.0.113.9"
@@ -131,6 +131,22 @@ async def test_who_comes_by_the_public_name_has_come_through_the_proxy(gateway: 
     public = b"GET /_agm/status HTTP/1.1\r\nHost: ai.example.net\r\n\r\n"
     assert (await say(running, public)).status == 401
     assert (await say(running, get("/_agm/status"))).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_with_a_public_url_and_no_key_whom_the_proxy_lets_through_is_let_in(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """The person is warned of it; what is the person's own stays closed; and a key that there was is asked for."""
+    public = '[gateway]\npublic_url = "https://ai.example.net"\n' + emulator.account()
+    running = await gateway(public)
+    assert (await status(running, "POST", CALL, FOR_ANOTHER))[0] == 200
+    assert await status(running, "GET", "/_agm/status", FOR_ANOTHER) == (403, "ADMIN_ONLY")
+    await running.gateway.reload(parse_config(KEYS + public))
+    assert await status(running, "POST", CALL, FOR_ANOTHER) == (401, "CLIENT_KEY_MISSING")
+    await running.gateway.reload(parse_config(public))
+    assert await status(running, "POST", CALL, FOR_ANOTHER) == (401, "CLIENT_KEY_MISSING")
+    assert (await status(running, "POST", CALL))[0] == 200
 
 
 @pytest_twisted.ensureDeferred

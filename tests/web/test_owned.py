@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, google_error, info, retry
+from support import AnsweringUpstream, Asked, account, connect, get, google_error, info, retry
 
 from agm import hookimpl
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
@@ -320,6 +320,22 @@ async def test_a_redirect_within_google_stays_within_the_gateway(
     answered = await running.fetch("GET", "/v1beta/files/video:download?alt=media")  # treq follows
     assert (answered.status, answered.body, answered.account) == (200, b"content", "b")
     assert upstream.credentials == ["key-b", "key-b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redirect_leads_to_the_public_address(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        return 302, b"", {"location": f"{upstream.url}/download/v1beta/files/video:download?alt=media"}
+
+    upstream = upstreams(answer)
+    running = await gateway('[gateway]\npublic_url = "https://ai.example.net/gemini"\n' + account(upstream))
+    client = await connect(running.port)
+    client.send(get("/v1beta/files/video:download?alt=media"))
+    received = await client.until(b"\r\n\r\n")
+    assert b"\r\nLocation: https://ai.example.net/gemini/download/v1beta/files/video:download?alt=media\r\n" in received
+    client.transport.abortConnection()
 
 
 @pytest_twisted.ensureDeferred
