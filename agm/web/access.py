@@ -125,6 +125,11 @@ class Access:
             trusted_proxies=config.trusted_proxies,
         )
 
+    @property
+    def path_taken_away(self) -> str:
+        """The path of ``public_url``, which the proxy takes away before it passes a request on."""
+        return "" if self.public_url is None else urlsplit(self.public_url).path
+
     def sender(self, peer: Peer, head: Head) -> Sender:
         """
         Who sends a request.

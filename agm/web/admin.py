@@ -279,3 +279,7 @@ class AdminRoot(Resource):
     def getChild(self, path: bytes, request: Any) -> IResource:
         """There is nothing else."""
         return self._unknown
+
+    def render(self, request: Any) -> int:
+        """Nor is it something itself."""
+        return self._unknown.render(request)

@@ -96,6 +96,12 @@ class Owned(Gemini):
         self.uploads = Uploads()
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        try:
+            ownership.parse(wire.path, wire.method.decode("ascii", "replace"))
+        except NotFound:
+            return ()
+        except InvalidRequest:  # it is told which
+            pass
         return ("POST", "PUT") if _UPLOAD.match(wire.path) else ("GET", "POST", "PATCH", "DELETE")
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
