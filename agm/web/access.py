@@ -30,6 +30,9 @@ _UNASKED_TYPES = frozenset({b"", b"text/plain", b"application/x-www-form-urlenco
 _ASKED_FOR = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"x-goog-upload-command"})
 #: ``Sec-Fetch-Site`` of the gateway's own pages, and of what a person does.
 _OWN_SITES = frozenset({b"same-origin", b"none"})
+#: ``Sec-Fetch-Dest`` of what a person goes to: no frame, and nothing that is embedded.  The first browsers that told
+#: where a request comes from did not tell this.
+_PAGES = frozenset({b"document", None})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -225,7 +228,8 @@ class Access:
         """
         Refuse what a page made a browser send unasked.  Programs send none of the headers that this looks at.
 
-        A page that is not let in may link to the gateway, and no more.  A request that changes something is not taken
+        A page that is not let in may link to the gateway, and no more: it may not show it in a frame of its own.  A
+        request that changes something is not taken
         from any but the gateway's own pages in a form that browsers send without asking first (a preflight): not as a
         form, nor as plain text.
 
@@ -242,7 +246,8 @@ class Access:
         if origin is None and site is not None:
             if site in _OWN_SITES:
                 return
-            if method not in ("GET", "HEAD") or headers.get(b"sec-fetch-mode") != b"navigate":
+            linked = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") in _PAGES
+            if method not in ("GET", "HEAD") or not linked:
                 raise Forbidden(
                     "Web pages of other sites may not call the gateway. If this one should, add its origin to "
                     "[gateway] cors_origins.",

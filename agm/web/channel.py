@@ -26,6 +26,7 @@ from agm.readiness import adopt
 from agm.transports import flush, hang_up, lowest, send, send_soon, unsent, untaken
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Peer
+from agm.web.browsers import NOSNIFF
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
 
 if TYPE_CHECKING:
@@ -409,6 +410,7 @@ class GatewayChannel(Protocol):
                 b"Server: " + SERVER,
                 b"X-Agm-Request-Id: " + request_id.encode("ascii"),
                 b"%b: %b" % JSON_TYPE,
+                b"%b: %b" % NOSNIFF,
                 b"Content-Length: %d" % len(body),
                 b"Connection: close",
                 *(name + b": " + value for name, value in error.headers()),

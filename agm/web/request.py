@@ -31,6 +31,7 @@ from agm.core.sender import Sender
 from agm.ids import new_request_id
 from agm.layout import lay_out
 from agm.upstream.upload import StreamedBody
+from agm.web.browsers import NOSNIFF
 
 if TYPE_CHECKING:
     from agm.web.channel import GatewayChannel
@@ -312,6 +313,7 @@ class GatewayRequestOnWire(Request):
         own = list(headers)
         if not any(name == b"Content-Type" for name, _ in own) and not self.answers_with(b"content-type"):
             own.append(JSON_TYPE)
+        own.append(NOSNIFF)
         if status != 204:
             own.append((b"Content-Length", b"%d" % len(body)))
         self.start(status, own, body)

@@ -42,6 +42,7 @@ from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed
 from agm.web.access import Access
+from agm.web.browsers import NOSNIFF, apart
 from agm.web.relay import Relay
 from agm.web.request import JSON_TYPE, GatewayRequestOnWire
 
@@ -66,7 +67,6 @@ _ALT = re.compile(r"(sse|json)(?:;.*)?")
 _PASSED_HEADERS = tuple(
     (name, name.lower())
     for name in (
-        b"Content-Disposition",
         b"X-Gemini-Service-Tier",
         b"X-Cloudaicompanion-Trace-Id",
         b"Content-Range",
@@ -78,6 +78,7 @@ _SSE_HEADERS = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-cache"),
     (b"X-Accel-Buffering", b"no"),
+    NOSNIFF,
 )
 
 
@@ -484,9 +485,10 @@ class Gemini(ApiResource):
         if opened.framing is Framing.SSE:
             headers += _SSE_HEADERS
         elif opened.framing is Framing.ARRAY or content_type is None:
-            headers.append(JSON_TYPE)
+            headers += (JSON_TYPE, NOSNIFF)
         else:
             headers.append((b"Content-Type", content_type))
+            headers += apart(content_type, given.get(b"content-disposition"))
         if opened.plain and opened.answer.length is not None:
             headers.append((b"Content-Length", b"%d" % opened.answer.length))
         elif opened.framing is Framing.UNARY and opened.body.ended and not opened.body.failed:
