@@ -115,6 +115,7 @@ class GatewayChannel(Protocol):
             transport.setTcpNoDelay(True)
         adopt(transport)
         self.site.channels.add(self)
+        self.site.falls_silent(self)
         self._expect_within(self.site.read_timeout)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -149,6 +150,13 @@ class GatewayChannel(Protocol):
             self.transport.abortConnection()
 
     abortConnection = abort
+
+    def give_way(self) -> None:
+        """Close now: nothing is under way, and others need the place."""
+        if self._closing:
+            self.abort()
+        else:
+            self.close()
 
     def close_when_idle(self) -> None:
         """Close now if no request is under way, else after its answer."""
@@ -265,6 +273,8 @@ class GatewayChannel(Protocol):
         self._keep_alive = self._keep_alive and head.keep_alive
         self._body_bytes_seen = 0
         self.site.check_open(self, request)
+        if not self.crowded:  # one of those that are let in for health alone may well fall silent in the middle of one
+            self.site.silent.pop(self, None)
         if head.length == 0:
             return
         if self.site.is_streamed(request):
@@ -354,6 +364,7 @@ class GatewayChannel(Protocol):
     def answered(self, request: GatewayRequestOnWire) -> None:
         """The answer is complete."""
         self.request = None
+        self.site.falls_silent(self)
         self.site.give_back(self._take_body_bytes())
         if not self._complete:  # what has not come of its body is not waited for, and so nothing can follow it
             if request.streamed is not None:
@@ -427,6 +438,7 @@ class GatewayChannel(Protocol):
     def _linger(self) -> None:
         """Throw away what still comes, for a while, so that the client gets to read its answer."""
         self.refused = True
+        self.site.falls_silent(self)
         flush(self.transport)
         if self.secure:  # it says that nothing follows, and reads on until the client says so, too
             self.transport.loseConnection()
