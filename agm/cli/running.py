@@ -24,7 +24,7 @@ from agm.cli import files
 from agm.cli.files import Refused
 from agm.config import GatewayConfig, find
 
-__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "printable"]
+__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "json_text", "printable"]
 
 #: Seconds to connect, and to wait for an answer: plugins may take their time with an explanation.
 CONNECT, ANSWER = 5.0, 60.0
@@ -278,9 +278,17 @@ def _refusal(document: dict[str, Any]) -> str:
 
 
 def _why(failure: Exception) -> str:
-    return getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
+    return printable(getattr(failure, "strerror", None) or str(failure) or type(failure).__name__)
 
 
 def printable(text: str) -> str:
     """A line without what a terminal would take for more than text."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def json_text(document: object, *, indent: int | None = 2) -> str:
+    """A document as JSON in which what a terminal would take for more than text is escaped."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)

@@ -58,6 +58,7 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
 class AdminResource(ApiResource):
     """A resource for the person who runs the gateway."""
 
+    nothing_below = True
     #: Whether a client key that is shown has to be one with ``admin = true``, on the gateway's own machine, too.
     for_admins = False
 
@@ -84,10 +85,9 @@ class AdminResource(ApiResource):
 
 
 class Explain(AdminResource):
-    """``POST /_agm/explain``: what would happen to a request, of any client key."""
+    """``POST /_agm/explain``: what would happen to a request."""
 
     methods = ("POST",)
-    for_admins = True
 
     async def respond_to_admin(self, visit: Visit) -> None:
         question = read_question(visit.wire.body)

@@ -22,6 +22,8 @@ from agm.web.resources import ApiResource, Visit
 class Scrape(ApiResource):
     """The metrics of a gateway."""
 
+    nothing_below = True
+
     def __init__(self, gateway: Gateway, access: Access, metrics: Metrics) -> None:
         super().__init__(gateway, access)
         self._metrics = metrics

@@ -151,6 +151,8 @@ class ApiResource(Resource):
     methods: Sequence[str] = ("GET", "HEAD")
     #: Whether it is open where ``auth.mode`` is ``all_except_health``.
     is_health = False
+    #: Whether it is one path, and what is below that is not known.
+    nothing_below = False
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__()
@@ -163,7 +165,7 @@ class ApiResource(Resource):
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
         """The HTTP methods that the path of this request has; none where there is nothing at that path."""
-        return () if any(wire.postpath) else self.methods
+        return () if self.nothing_below and any(wire.postpath) else self.methods
 
     def unknown(self, wire: GatewayRequestOnWire) -> NotFound:
         """The error for a request whose path has no method."""
@@ -291,6 +293,7 @@ class Health(ApiResource):
     """``GET /healthz``."""
 
     is_health = True
+    nothing_below = True
 
     async def respond(self, visit: Visit) -> None:
         visit.wire.send(200, [], b'{"status":"ok"}')
@@ -300,6 +303,7 @@ class Ready(ApiResource):
     """``GET /readyz``: whether requests should come here; not while the gateway stops."""
 
     is_health = True
+    nothing_below = True
 
     async def respond(self, visit: Visit) -> None:
         if visit.wire.site.draining:
