@@ -107,6 +107,8 @@ def _look(args: argparse.Namespace, take: "Callable[[Iterable[Finding]], None]")
         take(limited("files", lambda: here.modes(setup.path, _state(setup)), LOCAL))
     take(limited("environment", lambda: here.environment(os.environ, setup.address, setup.config), LOCAL))
     take(limited("port", lambda: here.port(setup.listen, args.url, key), LOCAL))
+    if not args.offline:
+        take(limited("public", lambda: here.public(setup.config), LOCAL))
 
     async def beyond(reactor: Any) -> None:
         async for finding in _beyond(reactor, setup, args.offline):

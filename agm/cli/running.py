@@ -209,6 +209,19 @@ class Running:
             raise Refused(f"{self.address}: no answer: {_why(failure)}") from None
         return self._document(answer, body)
 
+    def status_of(self, target: str) -> int | None:
+        """
+        The status that the gateway answers a GET with; None if what answers there is no gateway.
+
+        :raises OSError: or ``http.client.HTTPException``, if nothing answers.
+        """
+        client = self.connection()
+        try:
+            answer = self._sent(client, target, None)
+            return None if answer.getheader("x-agm-request-id") is None else answer.status
+        finally:
+            client.close()
+
     def follow(self, target: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """
         The answer that comes piece by piece, and its connection, which is to be closed.

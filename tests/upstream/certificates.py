@@ -54,8 +54,13 @@ class TestAuthority:
         self.pem = made.public_bytes(serialization.Encoding.PEM)
 
     def server(self, host: str, *, since: int = -1, until: int = 1, self_signed: bool = False) -> CertificateOptions:
+        """What a TLS server of this name needs; as :meth:`pair`."""
+        pem = b"".join(self.pair(host, since=since, until=until, self_signed=self_signed))
+        return PrivateCertificate.loadPEM(pem).options()
+
+    def pair(self, host: str, *, since: int = -1, until: int = 1, self_signed: bool = False) -> tuple[bytes, bytes]:
         """
-        What a TLS server of this name needs.
+        The certificate and the key of a server of this name, as PEM.
 
         :param since: days from today from which the certificate holds, and `until` to which.
         :param self_signed: signed by nobody but the server itself.
@@ -74,7 +79,7 @@ class TestAuthority:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .sign(key if self_signed else self._key, hashes.SHA256())
         )
-        pem = made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        written = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return PrivateCertificate.loadPEM(pem).options()
+        return made.public_bytes(serialization.Encoding.PEM), written
