@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote_to_bytes
 import attrs
 import msgspec
 
-from agm.core.errors import NOT_JSON, InvalidRequest, NotFound
+from agm.core.errors import NOT_JSON, InvalidRequest
 from agm.core.kinds import COLLECTIONS
 from agm.core.target import MAX_MODEL, METHODS, bare_model
 
@@ -70,6 +70,10 @@ _TELLING = frozenset(
 )
 
 
+class NamesNoMethod(InvalidRequest):
+    """400: a path that nothing can be at."""
+
+
 @attrs.frozen
 class OwnedTarget:
     """
@@ -113,7 +117,7 @@ def parse(path: bytes, http_method: str) -> OwnedTarget | None:
 
     :param path: the raw path, without its query.
     :raises InvalidRequest: if it holds what no resource's name can hold.
-    :raises NotFound: if what stands behind its colon can be no method.
+    :raises NamesNoMethod: if what stands behind its colon can be no method.
     """
     match = _PATH.fullmatch(path)
     if match is None:
@@ -132,7 +136,7 @@ def parse(path: bytes, http_method: str) -> OwnedTarget | None:
     if not colon or "/" in verb:
         bare, verb = rest, ""
     elif not _VERB.fullmatch(verb):
-        raise NotFound("The path names no method of a resource.")
+        raise NamesNoMethod("The path names no method of a resource.")
     collection, _, name = bare.partition("/")
     return OwnedTarget(
         version=version,

@@ -98,9 +98,9 @@ class Owned(Gemini):
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
         try:
             ownership.parse(wire.path, wire.method.decode("ascii", "replace"))
-        except NotFound:
+        except ownership.NamesNoMethod:
             return ()
-        except InvalidRequest:  # it is told which
+        except InvalidRequest:  # it is told what of its name is wrong
             pass
         return ("POST", "PUT") if _UPLOAD.match(wire.path) else ("GET", "POST", "PATCH", "DELETE")
 
