@@ -71,6 +71,8 @@ class Gateway:
     refresher: Refresher
     #: Whether a client key is asked for: ``off``, ``strict`` or ``all_except_health``.
     auth_mode: str
+    #: The same for what a proxy has passed on, where that is another; ``auto`` opens the gateway to its machine alone.
+    forwarded_auth_mode: str | None = attrs.field(default=None, kw_only=True)
     #: Where what is known of the accounts survives a restart; None for nowhere.
     state_path: Path | None = None
     wall: Callable[[], float] = time.time
@@ -101,6 +103,9 @@ class Gateway:
     _asked_for_keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
     #: Keys that were presented and are not known, by their hash in this process.
     _strangers: set[int] = attrs.field(init=False, factory=set)
+    #: Whether any key could be known, now or before.
+    _had_keys: bool = attrs.field(init=False, default=False)
+    _warned_of_a_proxy: bool = attrs.field(init=False, default=False)
     #: How many calls of each client key are under way, where that is limited.
     _streams: Counter[str] = attrs.field(init=False, factory=Counter)
     _catalog: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
@@ -183,6 +188,7 @@ class Gateway:
         keys = self.hooks.client_key_sources(config)
         self.config, self._keys, self._catalog = config, keys, None
         self._asked_for_keys = [pair for pair in keys if not isinstance(pair[1], KeyRing) or len(pair[1])]
+        self._had_keys = self._had_keys or bool(self._asked_for_keys)
         self.client.default_to(config.upstream.network)
         self._serve_from(sources)
         if self.auth_mode != "off" and not any(len(source) for _, source in keys):
@@ -233,12 +239,28 @@ class Gateway:
         """Whether a plugin fetches accounts from elsewhere that nobody has waited for yet."""
         return bool(self._awaited)
 
-    async def authenticate(self, presented: Sequence[str], request_id: str = "-") -> ClientKey | None:
+    def mode_for(self, *, local: bool) -> str:
+        """
+        Whether a client key is asked for, of a request that comes from this machine or of any other.
+
+        With a public URL and without any key, whom the proxy lets through is let in: that it has that URL says that the
+        gateway is meant for them, and the proxy may well ask for something itself.  Once there was a key, one is asked
+        for: to take away the last one opens nothing.
+        """
+        if local or self.forwarded_auth_mode is None:
+            return self.auth_mode
+        open_ = self.config.gateway.public_url is not None and not self._had_keys
+        return self.auth_mode if open_ else self.forwarded_auth_mode
+
+    async def authenticate(
+        self, presented: Sequence[str], request_id: str = "-", *, local: bool = True
+    ) -> ClientKey | None:
         """
         The client key of a request; None where none is asked for and none is known.
 
         :param presented: the keys that the request carries, in the order in which they are tried.
         :param request_id: for the log.
+        :param local: whether the request comes from this machine itself.
         :raises Unauthenticated: if one is asked for and none of them is known, or those that are known have expired.
         """
         expired: Unauthenticated | None = None
@@ -260,14 +282,28 @@ class Gateway:
                     self._strangers.clear()
                 self._strangers.add(hash(key))
                 self.redactor.meet_unknown(key)
-        if self.auth_mode == "off":
+        mode = self.mode_for(local=local)
+        if mode == "off":
             return None
+        if mode != self.auth_mode:
+            self._warn_of_a_proxy()
         if not presented:
+            whom = "" if mode == self.auth_mode else " where a request comes through a proxy, as this one does"
             raise Unauthenticated(
-                "This gateway asks for a client key. Send it as 'x-goog-api-key: KEY' or 'Authorization: Bearer KEY'.",
+                f"This gateway asks for a client key{whom}. "
+                "Send it as 'x-goog-api-key: KEY' or 'Authorization: Bearer KEY'.",
                 reason="CLIENT_KEY_MISSING",
             )
         raise Unauthenticated("The client key is not known to this gateway.")
+
+    def _warn_of_a_proxy(self) -> None:
+        """Say once why what a proxy passes on is refused, where nobody could be let in."""
+        if not self._warned_of_a_proxy and not self._asked_for_keys:
+            self._warned_of_a_proxy = True
+            log.warn(
+                "a request came through a proxy and was asked for a client key, but none is configured: agm key create "
+                "makes one. If the request was this machine's own, [gateway] trusted_proxies has the proxy believed"
+            )
 
     async def _looked_up(self, plugin: str, source: ClientKeySource, key: str, request_id: str) -> ClientKey | None:
         """One source's answer; a source that fails, takes too long or returns something else knows no key."""
@@ -388,7 +424,9 @@ class Gateway:
         reported = self.reports.known
         if self._catalog is None or self._catalog[0] is not reported:
             models = self.config.models
-            self._catalog = (reported, Catalog(models.list, Aliases(models.aliases), reported))
+            aliases = Aliases(models.aliases)
+            catalog = Catalog(models.list, aliases, reported, display_name=models.display_name)
+            self._catalog = (reported, catalog)
         return self._catalog[1]
 
 

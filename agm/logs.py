@@ -61,10 +61,13 @@ _PRIORITIES: Mapping[Any, int] = {
 _OWN = frozenset(
     {"time", "level", "logger", "message", "traceback", "format", "system", "isError", "failure", "why", "logLevel"}
 )
+#: Characters by which a line is shown in another order than it has, or as more than one.
+_ORDERING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 #: Characters that a terminal acts upon, but for the tab and the end of a line.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
+_CONTROLS |= {code: f"\\u{code:04x}" for code in _ORDERING}
 #: Those that JSON would let stand.
-_JSON_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+_JSON_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *_ORDERING)}
 
 
 # -- Lines -------------------------------------------------------------------------------------------

@@ -492,8 +492,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
             reactor, log_path, lambda: gateway.config.request_log, gateway.wall, redact=gateway.redactor.text
         )
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
-    access = Access.of(config.gateway.allowed_hosts, interfaces, config.gateway.cors_origins)
-    site = make_site(gateway, access)
+    site = make_site(gateway, Access.configured(config.gateway, interfaces))
     service = GatewayService(gateway, site, manager)
     if demo is not None:
         demo.setServiceParent(service)
@@ -551,7 +550,11 @@ def make_gateway(
         )
         hooks = Hooks(manager, reactor, config.plugins.timeout)
         refresher = Refresher(reactor, client.treq(), meet=redactor.meet)
-        return Gateway(reactor, config, hooks, client, refresher, mode, redactor=redactor)
+        # what is open to this machine alone is not open to whom a proxy on it lets through
+        forwarded = "all_except_health" if mode == "off" and config.auth.mode == "auto" else None
+        return Gateway(
+            reactor, config, hooks, client, refresher, mode, redactor=redactor, forwarded_auth_mode=forwarded
+        )
     except (PluginError, HookFailed, ValueError) as e:
         fail(str(e))
 

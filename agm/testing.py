@@ -207,7 +207,7 @@ async def start_gateway(
     """
     mode = auth_mode or ("off" if config.auth.mode == "auto" else config.auth.mode)
     gateway = make_gateway(reactor, config, mode, plugins=plugins, policy=policy)
-    site = make_site(gateway, Access.of(config.gateway.allowed_hosts, ["127.0.0.1"], config.gateway.cors_origins))
+    site = make_site(gateway, Access.configured(config.gateway, ["127.0.0.1"]))
     await gateway.start()
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
     return RunningGateway(f"http://127.0.0.1:{port.getHost().port}", gateway, site, port)

@@ -122,7 +122,8 @@ def test_defaults_are_those_of_the_contract() -> None:
     )
     assert attrs.astuple(it.timeouts) == (10.0, 300.0, 300.0, 3600.0, 60.0, 300.0, 30.0)
     assert (it.auth.mode, it.auth.mode_written, it.auth.keys) == ("auto", False, ())
-    assert "gemini-2.5-flash" in it.models.list
+    assert (it.gateway.public_url, it.gateway.trusted_proxies) == (None, ())
+    assert ("gemini-2.5-flash" in it.models.list, it.models.display_name) == (True, "id")
     assert (dict(it.models.aliases), it.accounts, it.warnings, it.path) == ({}, (), (), None)
     assert (it.pool.strategy, it.pool.max_attempts) == ("sticky", 3)
     assert (it.plugins.load, it.plugins.path, dict(it.plugins.tables)) == ((), None, {})
@@ -140,6 +141,8 @@ def test_every_table_of_a_full_file_is_read() -> None:
         stream_default = "json"
         sse_done = "drop"
         show_account = true
+        public_url = "HTTPS://AI.Example.net:443/gemini/"
+        trusted_proxies = ["loopback", "unix", "192.0.2.1", "10.0.0.0/8", "2001:DB8::/32", "::1/128"]
         [timeouts]
         connect = 1
         idle = 0.5
@@ -148,6 +151,7 @@ def test_every_table_of_a_full_file_is_read() -> None:
         mode = "strict"
         [models]
         list = ["m-1"]
+        display_name = "upstream"
         [models.aliases]
         "z*" = "m-1"
         a = "m-2"
@@ -170,11 +174,13 @@ def test_every_table_of_a_full_file_is_read() -> None:
         stream_default="json",
         sse_done="drop",
         show_account=True,
+        public_url="https://ai.example.net/gemini",
+        trusted_proxies=("loopback", "unix", "192.0.2.1", "10.0.0.0/8", "2001:db8::/32", "::1"),
     )
     assert it.timeouts == TimeoutsConfig(connect=1.0, idle=0.5, drain=0.0)
     assert isinstance(it.timeouts.connect, float)
     assert (it.auth.mode, it.auth.mode_written) == ("strict", True)
-    assert it.models.list == ("m-1",)
+    assert (it.models.list, it.models.display_name) == (("m-1",), "upstream")
     assert list(it.models.aliases.items()) == [("z*", "m-1"), ("a", "m-2")]
     assert (it.pool.strategy, it.pool.max_attempts) == ("priority", 10)
     assert (it.plugins.load, it.plugins.path) == (("one", "my_company.routing"), Path("/srv/plugins"))
@@ -497,6 +503,88 @@ def test_allowed_hosts_are_bare(host: str, message: str) -> None:
 def test_cors_origins_are_origins(origin: str, message: str) -> None:
     """A wildcard is refused with the reason, the rest with the form that is meant."""
     assert problem(f"[gateway]\ncors_origins = ['{origin}']") == f"gateway.cors_origins[0]: {message}"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ai.example.net", "'ai.example.net' is not a whole URL; write it like 'https://ai.example.net'"),
+        ("ftp://ai.example.net", "'ftp://ai.example.net' is neither http nor https"),
+        (
+            "https://me@ai.example.net",
+            "'https://…@ai.example.net' holds a user name or password; credentials have keys of their own",
+        ),
+        (
+            "https://ai.example.net?key=canary-public",
+            "'https://ai.example.net' has a query or a fragment; write the base URL alone",
+        ),
+        ("https://ai.example.net/a/../b", "'https://ai.example.net/a/../b' has a path that cannot be used as a prefix"),
+        (
+            "https://ai.example.net/a/v1beta/",
+            "'https://ai.example.net/a/v1beta/' ends in an API version, which clients add themselves; leave it out",
+        ),
+    ],
+)
+def test_the_public_url_is_a_base_url_without_a_version(url: str, message: str) -> None:
+    assert problem(f"[gateway]\npublic_url = '{url}'") == f"gateway.public_url: {message}"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [
+        (
+            "proxy.example.net",
+            "'proxy.example.net' is no address, like '192.0.2.1' or '10.0.0.0/8', and neither 'loopback' nor 'unix'; "
+            "names are not resolved",
+        ),
+        ("10.0.0.7/8", "'10.0.0.7/8' goes on behind its network; write '10.0.0.0/8'"),
+        ("::ffff:10.0.0.1", "'::ffff:10.0.0.1' stands for addresses of IPv4; write those"),
+        ("", "is empty"),
+    ],
+)
+def test_trusted_proxies_are_addresses_and_networks(proxy: str, message: str) -> None:
+    assert problem(f"[gateway]\ntrusted_proxies = ['{proxy}']") == f"gateway.trusted_proxies[0]: {message}"
+
+
+KEY = "[[auth.keys]]\nname = 'a'\nkey = 'canary-reach'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        ("[gateway]\npublic_url = 'https://ai.example.net'\n" + KEY, []),
+        ("[gateway]\ntrusted_proxies = ['loopback']\n" + KEY, []),
+        ("[gateway]\npublic_url = 'https://ai.example.net'\n[plugins]\nload = ['mine']\n", []),
+        (
+            "[gateway]\npublic_url = 'https://ai.example.net'\n",
+            [
+                "auth.mode: auto asks for a client key where a request comes through a proxy, but there is none here: "
+                "whom the proxy of public_url lets through is let in; `agm key create NAME` makes one"
+            ],
+        ),
+        (
+            "[gateway]\ntrusted_proxies = ['loopback']\n",
+            [
+                "auth.mode: auto asks for a client key where a request comes through a proxy, and there is none here: "
+                "all are refused; `agm key create NAME` makes one"
+            ],
+        ),
+        (
+            "[gateway]\ntrusted_proxies = ['loopback']\n[auth]\nmode = 'off'\n" + KEY,
+            [
+                "auth.mode: off asks nobody for a client key, and so lets in whom a proxy before the gateway lets "
+                'through; write "auto", which asks those for one'
+            ],
+        ),
+        (
+            "[gateway]\ntrusted_proxies = ['0.0.0.0/0']\n" + KEY,
+            ["gateway.trusted_proxies[0]: 0.0.0.0/0 is everybody: whoever sends a request may say where it comes from"],
+        ),
+    ],
+)
+def test_a_proxy_that_lets_in_everybody_or_nobody_is_warned_of(text: str, warnings: list[str]) -> None:
+    found = parse(text, environ={}).warnings
+    assert [warning.removeprefix("configuration: ") for warning in found] == warnings
 
 
 # -- Client keys -------------------------------------------------------------------------------------
@@ -1532,6 +1620,7 @@ def test_documented_choices_are_the_choices() -> None:
         "gateway.stream_default",
         "gateway.sse_done",
         "auth.mode",
+        "models.display_name",
         "pool.strategy",
         "accounts[].kind",
         "log.format",

@@ -10,7 +10,6 @@ import attrs
 import pytest
 import pytest_twisted
 from support import AnsweringUpstream, Asked, google_error, reactor, retry
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import deferLater
 
 from agm.api import (
@@ -25,6 +24,7 @@ from agm.api import (
     digest,
     hookimpl,
 )
+from agm.core.sender import Sender
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
 from agm.web.admin import Explain, Plugins
@@ -610,49 +610,41 @@ async def test_a_long_body_is_cut(setup: Setup) -> None:
 
 
 class FakeWire:
-    """As much of a request as the resources below ``/_agm`` look at, from a peer of a test's choice."""
+    """As much of a request as the resources below ``/_agm`` look at, from a sender of a test's choice."""
 
-    def __init__(self, peer: object) -> None:
-        self.peer = peer
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
         self.id = "0123456789abcdef"
         self.body = b'{"model": "m"}'
         self.sent: list[int] = []
-
-    def getClientAddress(self) -> object:
-        return self.peer
 
     def send(self, status: int, headers: object, body: bytes) -> None:
         self.sent.append(status)
 
 
-HERE = [
-    IPv4Address("TCP", "127.0.0.1", 5),
-    IPv4Address("TCP", "127.9.9.9", 5),
-    IPv6Address("TCP", "::1", 5),
-    UNIXAddress(b"/run/agm.sock"),
-    UNIXAddress(None),
-]
-ELSEWHERE = [IPv4Address("TCP", "192.0.2.7", 5), IPv6Address("TCP", "2001:db8::7", 5), None]
+HERE = [Sender("127.0.0.1", local=True), Sender("unix", local=True)]
+ELSEWHERE = [Sender("192.0.2.7", local=False), Sender("127.0.0.1", local=False, forwarded=True)]
 ORDINARY = ClientKey("ordinary", digest("k"))
 ADMIN = ClientKey("admin", digest("k"), admin=True)
 
 
 @pytest.mark.parametrize("resource", [Explain, Plugins])
 @pytest.mark.parametrize(
-    ("peer", "key", "open_"),
+    ("sender", "key", "open_"),
     [
-        *((peer, None, True) for peer in HERE),
-        *((peer, None, False) for peer in ELSEWHERE),
-        *((peer, ORDINARY, False) for peer in ELSEWHERE),
-        *((peer, ADMIN, True) for peer in ELSEWHERE),
+        *((sender, None, True) for sender in HERE),
+        *((sender, ADMIN, True) for sender in HERE),
+        *((sender, None, False) for sender in ELSEWHERE),
+        *((sender, ORDINARY, False) for sender in ELSEWHERE),
+        *((sender, ADMIN, True) for sender in ELSEWHERE),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_this_machine_and_admin_keys_may_ask_and_nobody_else(
-    setup: Setup, resource: Any, peer: object, key: ClientKey | None, open_: bool
+    setup: Setup, resource: Any, sender: Sender, key: ClientKey | None, open_: bool
 ) -> None:
     gateway = (await setup(account("a0"))).running.gateway
-    wire: Any = FakeWire(peer)
+    wire: Any = FakeWire(sender)
     responding = resource(gateway, Access.of([], [], [])).respond(Visit(wire, {}, key))
     if open_:
         await responding

@@ -154,10 +154,10 @@ def test_a_traceback_is_a_field_of_json_and_below_the_line_of_text(make: Make) -
 @pytest.mark.parametrize("form", logs.FORMATS)
 def test_an_entry_cannot_pretend_to_be_two_nor_move_a_terminals_cursor(make: Make, form: str) -> None:
     out = make(form)
-    out.log.info("{path}", path="/a\r\n2026-01-01T00:00:00+0000 [agm#info] forged\x1b[2J\x9b")
+    out.log.info("{path}", path="/a\r\n2026-01-01T00:00:00+0000 [agm#info] forged\x1b[2J\x9b\u202e\u2066\u2028")
     first, *rest = out.lines()
     assert all(line.startswith("\t") for line in rest)
-    assert not {"\x1b", "\x9b", "\r"} & set("".join([first, *rest]))
+    assert not {"\x1b", "\x9b", "\r", "\u202e", "\u2066", "\u2028"} & set("".join([first, *rest]))
 
 
 def test_what_json_cannot_hold_is_told_as_text(make: Make) -> None:

@@ -17,12 +17,12 @@ from processes import running as process
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 from support import SSE_HEAD, ScriptedUpstream, chunk, connect, eventually, get, post
-from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from agm import exposition
 from agm.core.clientkeys import ClientKey, digest
 from agm.core.errors import Forbidden
+from agm.core.sender import Sender
 from agm.metrics import LAG_EVERY
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
@@ -225,9 +225,7 @@ class Elsewhere:
     """A request from another machine."""
 
     sent: int | None = None
-
-    def getClientAddress(self) -> object:
-        return IPv4Address("TCP", "192.0.2.7", 5)
+    sender = Sender("192.0.2.7", local=False)
 
     def header(self, name: bytes) -> None:
         """It has none."""

@@ -21,7 +21,7 @@ import attrs
 
 from agm.cli import files
 from agm.cli.files import Refused
-from agm.cli.running import add_options, find_running
+from agm.cli.running import add_options, find_running, json_text, printable
 from agm.cli.standing import details, standing, summary
 from agm.cli.trial import run_test
 from agm.config import find, load, parse
@@ -429,7 +429,7 @@ def _list(args: argparse.Namespace) -> int:
             shown = [{**each, "unusable": entry.unusable} for each, entry in zip(accounts, entries, strict=True)]
         else:
             shown = [{**each, "live": live.get(str(each["name"]))} for each in accounts]
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        print(json_text(shown))
     elif not accounts:
         print("no accounts; `agm account add NAME` adds one", file=sys.stderr)
     elif live is None:
@@ -441,7 +441,7 @@ def _list(args: argparse.Namespace) -> int:
         print(columns([{**each, "state": _state(each, live)} for each in accounts]))
         for name, account in live.items():
             for line in details(account):
-                print(f"{name}: {line}")
+                print(printable(f"{name}: {line}"))
     return 0
 
 

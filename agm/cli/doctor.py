@@ -5,7 +5,6 @@ The checks are those of :mod:`agm.doctor`.  They change nothing, each has a time
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agm.cli.running import client_key, printable
+from agm.cli.running import client_key, json_text, printable
 
 if TYPE_CHECKING:
     from agm.doctor import Finding
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     wrong = sum(finding.level == "error" for finding in found)
     if args.json:
         document = {"ok": not wrong, "findings": [attrs.asdict(finding) for finding in found]}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json_text(document))
     else:
         doubtful = sum(finding.level == "warning" for finding in found)
         print(f"\n{len(found)} findings: {wrong} errors, {doubtful} warnings")
@@ -108,6 +107,8 @@ def _look(args: argparse.Namespace, take: "Callable[[Iterable[Finding]], None]")
         take(limited("files", lambda: here.modes(setup.path, _state(setup)), LOCAL))
     take(limited("environment", lambda: here.environment(os.environ, setup.address, setup.config), LOCAL))
     take(limited("port", lambda: here.port(setup.listen, args.url, key), LOCAL))
+    if not args.offline:
+        take(limited("public", lambda: here.public(setup.config), LOCAL))
 
     async def beyond(reactor: Any) -> None:
         async for finding in _beyond(reactor, setup, args.offline):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agm.cli.files import Refused
-from agm.cli.running import add_options, find_running, printable
+from agm.cli.running import add_options, find_running, json_text, printable
 from agm.config import default, find, load
 
 __all__ = ["add_parser", "readable", "run"]
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     question = _question(args)
     running = find_running(args, "explained as after a fresh start: nobody rests, no conversation is remembered")
     found = _offline(args, question) if running is None else running.ask("/_agm/explain", question)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else readable(found))
+    print(json_text(found) if args.json else readable(found))
     return 1 if "error" in found else 0
 
 

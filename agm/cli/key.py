@@ -8,7 +8,6 @@ key back: the key has the entropy of 24 random bytes, so its digest needs no sal
 import argparse
 import datetime
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -19,7 +18,7 @@ from typing import Any
 from agm.cli import files
 from agm.cli.account import DiscreetParser, columns, warn
 from agm.cli.files import Refused
-from agm.cli.running import add_options, find_running
+from agm.cli.running import add_options, find_running, json_text
 from agm.config import find
 
 __all__ = ["add_parser", "run"]
@@ -149,9 +148,7 @@ def _list(args: argparse.Namespace) -> int:
     used = _used_today(args) if keys else None
     if args.json:
         today = [{} if used is None else {"today": used.get(str(key["name"]))} for key in keys]
-        print(
-            json.dumps([{**key, **more} for key, more in zip(keys, today, strict=True)], indent=2, ensure_ascii=False)
-        )
+        print(json_text([{**key, **more} for key, more in zip(keys, today, strict=True)]))
     elif not keys:
         print("no client keys; `agm key create NAME` makes one", file=sys.stderr)
     else:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 
 from agm.cli.files import Refused
-from agm.cli.running import add_options, find_running, printable
+from agm.cli.running import add_options, find_running, json_text, printable
 from agm.cli.standing import duration
 from agm.config import find, load
 
@@ -200,7 +200,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.id is not None and not rows:
         raise Refused(f"no request {printable(args.id)} is in the log")
     if args.json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text(rows))
     elif args.csv:
         _write_csv(rows)
     elif args.id is not None or args.bodies:
@@ -234,7 +234,8 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], *, heading: bool = True) -> No
     if heading:
         writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "timeline": json.dumps(row["timeline"], ensure_ascii=False)})
+        plain = {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
+        writer.writerow({**plain, "timeline": json_text(row["timeline"], indent=None)})
 
 
 _HEADINGS = ("TIME", "STATUS", "OUTCOME", "KEY", "MODEL", "ACCOUNT", "TRIES", "TOKENS", "FIRST", "TOTAL", "REQUEST")
@@ -371,7 +372,7 @@ def _follow(args: argparse.Namespace) -> NoReturn:
 def _print_more(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]], *, first: bool) -> None:
     if args.json:
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
+            print(json_text(row, indent=None))
     elif args.csv:
         _write_csv(rows, heading=first)
     elif rows or first:
@@ -394,7 +395,7 @@ def _switch(args: argparse.Namespace) -> int:
         seconds = args.time if args.switch == "on" else 0
         found = running.ask("/_agm/log/bodies", json.dumps({"seconds": seconds}).encode())
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json_text(found))
     else:
         left = found.get("bodies_seconds_left")
         print(f"bodies are kept for {duration(left)} more" if left else "bodies are not kept")

@@ -5,7 +5,6 @@ A running gateway also lists what its accounts report; without one, the configur
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from agm.cli.account import columns
-from agm.cli.running import Running, add_options, find_running, printable
+from agm.cli.running import Running, add_options, find_running, json_text, printable
 from agm.config import default, find, load
 
 __all__ = ["add_parser", "run"]
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     running = find_running(args, "as configured, without what the accounts report")
     models = list(_configured(args) if running is None else _listed(running))
     if args.json:
-        print(json.dumps(models, indent=2, ensure_ascii=False))
+        print(json_text(models))
     elif not models:
         print("no models", file=sys.stderr)
     else:

@@ -5,14 +5,13 @@ Of a gateway that does not run the plugins are loaded in this process, and none 
 """
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from agm.cli.account import columns
 from agm.cli.files import Refused
-from agm.cli.running import add_options, find_running, printable
+from agm.cli.running import add_options, find_running, json_text, printable
 from agm.config import default, find, load
 
 __all__ = ["add_parser", "run"]
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     args.offline = args.offline or bool(args.plugin)
     running = find_running(args, "loaded here, so that failures are not known")
     found = _offline(args) if running is None else running.ask("/_agm/plugins")
-    print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else _readable(found))
+    print(json_text(found) if args.json else _readable(found))
     return 0
 
 

@@ -6,13 +6,12 @@ no credential is read.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 from agm.cli.files import Refused
-from agm.cli.running import printable
+from agm.cli.running import json_text, printable
 from agm.config import find
 
 __all__ = ["add_parser", "run"]
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     if args.json:
         found = {"events": [event.document() for event in replayed.events], "summary": replayed.summary()}
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json_text(found))
     else:
         print("\n".join(printable(line) for line in replayed.text().split("\n")))
     return 0

@@ -24,7 +24,7 @@ from agm.cli.files import Refused
 from agm.config import GatewayConfig, find, parse
 from agm.core.listening import Description
 
-__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "printable"]
+__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "json_text", "printable"]
 
 #: Seconds to connect, and to wait for an answer: plugins may take their time with an explanation.
 CONNECT, ANSWER = 5.0, 60.0
@@ -205,6 +205,19 @@ class Running:
             raise Refused(f"{self.address}: no answer: {_why(failure)}") from None
         return self._document(answer, body)
 
+    def status_of(self, target: str) -> int | None:
+        """
+        The status that the gateway answers a GET with; None if what answers there is no gateway.
+
+        :raises OSError: or ``http.client.HTTPException``, if nothing answers.
+        """
+        client = self.connection()
+        try:
+            answer = self._sent(client, target, None)
+            return None if answer.getheader("x-agm-request-id") is None else answer.status
+        finally:
+            client.close()
+
     def follow(self, target: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """
         The answer that comes piece by piece, and its connection, which is to be closed.
@@ -274,9 +287,17 @@ def _refusal(document: dict[str, Any]) -> str:
 
 
 def _why(failure: Exception) -> str:
-    return getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
+    return printable(getattr(failure, "strerror", None) or str(failure) or type(failure).__name__)
 
 
 def printable(text: str) -> str:
     """A line without what a terminal would take for more than text."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def json_text(document: object, *, indent: int | None = 2) -> str:
+    """A document as JSON in which what a terminal would take for more than text is escaped."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)

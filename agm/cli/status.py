@@ -5,13 +5,12 @@ It asks the running gateway once and changes nothing.
 """
 
 import argparse
-import json
 import sys
 
 from agm import __version__
 from agm.cli.account import columns
 from agm.cli.overview import Overview
-from agm.cli.running import add_options, find_running, printable
+from agm.cli.running import add_options, find_running, json_text, printable
 
 __all__ = ["NOBODY", "add_parser", "another_version", "run", "text"]
 
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     found = running.ask("/_agm/status")
     try:
-        print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else text(Overview(found, running.address)))
+        print(json_text(found) if args.json else text(Overview(found, running.address)))
     except (KeyError, TypeError, IndexError):
         print(another_version(found), file=sys.stderr)
         return 1

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from agm.cli.files import Refused
 from agm.cli.overview import Overview, sparkline
-from agm.cli.running import Running, add_options, find_running
+from agm.cli.running import Running, add_options, find_running, printable
 from agm.cli.status import NOBODY, another_version, text
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Follower:
                     self._tell(name, document)
                 self._tell(None, "it has stopped telling")
             except (OSError, http.client.HTTPException, ValueError, Refused) as failure:
-                self._tell(None, str(failure) or type(failure).__name__)
+                self._tell(None, printable(str(failure) or type(failure).__name__))
             self._over.wait(AGAIN)
 
     def _lines(self) -> Iterator[bytes]:

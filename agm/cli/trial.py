@@ -5,7 +5,6 @@ The gateway that runs is not asked: the account is tried from here, as the confi
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from agm.cli.files import Refused
-from agm.cli.running import printable
+from agm.cli.running import json_text, printable
 from agm.config import Config, find, load
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def run_test(args: argparse.Namespace) -> int:
     config = load(path, environ=os.environ)
     trials = _trials(config, args.name, args.model)
     if args.json:
-        print(json.dumps([{"ok": trial.ok, **attrs.asdict(trial)} for trial in trials], indent=2, ensure_ascii=False))
+        print(json_text([{"ok": trial.ok, **attrs.asdict(trial)} for trial in trials]))
     else:
         for trial in trials:
             print("\n".join(map(printable, _lines(trial))))

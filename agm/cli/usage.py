@@ -6,7 +6,6 @@ It sums up the request log, which is read as a file: it makes no difference whet
 
 import argparse
 import csv
-import json
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from agm.cli.account import columns
 from agm.cli.files import Refused
 from agm.cli.log import add_filters, add_place, filter_of, open_log, path_of
-from agm.cli.running import printable
+from agm.cli.running import json_text, printable
 
 __all__ = ["add_parser", "run"]
 
@@ -62,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     finally:
         connection.close()
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json_text(found))
     elif not found:
         print("no request", file=sys.stderr)
     elif args.csv:
         writer = csv.DictWriter(sys.stdout, list(found[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows({**row, args.by: None if row[args.by] is None else printable(row[args.by])} for row in found)
     else:
         print(_table(args.by, found))
     return 0

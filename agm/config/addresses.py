@@ -76,10 +76,10 @@ def _without_secrets(url: str) -> str:
     return re.sub(r"[?#].*", "", bare, flags=re.DOTALL)
 
 
-def read_endpoint(value: object, place: Place) -> str:
-    """The base URL of an upstream, without a slash at its end."""
+def _read_base(value: object, place: Place, example: str) -> tuple[SplitResult, str, str]:
+    """The parts of a base URL, the URL as a message may show it, and its path without a slash at the end."""
     text = read_string(value, place)
-    split = _split(text, "write it like 'https://generativelanguage.googleapis.com'")
+    split = _split(text, f"write it like {example!r}")
     shown = show(_without_secrets(text))
     if split.scheme not in ("http", "https"):
         raise RefusedError(f"{shown} is neither http nor https")
@@ -87,17 +87,56 @@ def read_endpoint(value: object, place: Place) -> str:
         raise RefusedError(f"{shown} holds a user name or password; credentials have keys of their own")
     if "?" in text or "#" in text:
         raise RefusedError(f"{shown} has a query or a fragment; write the base URL alone")
+    path = split.path.rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", path) or {".", ".."} & set(path.split("/")):
+        raise RefusedError(f"{shown} has a path that cannot be used as a prefix")
+    return split, shown, path
+
+
+_VERSION_AT_THE_END = re.compile(r"/v[0-9]+[a-z0-9]*(:\w*)?$")
+
+
+def read_endpoint(value: object, place: Place) -> str:
+    """The base URL of an upstream, without a slash at its end."""
+    split, shown, path = _read_base(value, place, "https://generativelanguage.googleapis.com")
     if split.scheme == "http" and not _is_loopback(split.hostname or ""):
         raise RefusedError(
             f"{shown} would send credentials over the network in the clear; write https"
             " (plain http is for loopback hosts only)"
         )
-    path = split.path.rstrip("/")
-    if not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", path) or {".", ".."} & set(path.split("/")):
-        raise RefusedError(f"{shown} has a path that cannot be used as a prefix")
-    if re.search(r"/v[0-9]+[a-z0-9]*(:\w*)?$", path):
+    if _VERSION_AT_THE_END.search(path):
         place.warn(f"{shown} ends in an API version, which the gateway adds itself")
     return f"{split.scheme}://{_netloc(split)}{path}"
+
+
+def read_public_url(value: object, place: Place) -> str:
+    """The base URL by which clients know the gateway, without a slash at its end."""
+    split, shown, path = _read_base(value, place, "https://ai.example.net")
+    if _VERSION_AT_THE_END.search(path):
+        raise RefusedError(f"{shown} ends in an API version, which clients add themselves; leave it out")
+    return f"{split.scheme}://{_netloc(split)}{path}"
+
+
+def read_proxy_address(value: object, place: Place) -> str:
+    """Whose word about senders counts: an address, a network, ``loopback`` or ``unix``."""
+    text = read_text(value, place)
+    if text in ("loopback", "unix"):
+        return text
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise RefusedError(
+            f"{show(text)} is no address, like '192.0.2.1' or '10.0.0.0/8', and neither 'loopback' nor 'unix'; "
+            "names are not resolved"
+        ) from None
+    written = str(network.network_address) if network.num_addresses == 1 else str(network)
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise RefusedError(f"{show(text)} stands for addresses of IPv4; write those")
+    if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
+        raise RefusedError(f"{show(text)} goes on behind its network; write {written!r}")
+    if network.prefixlen == 0:
+        place.warn(f"{written} is everybody: whoever sends a request may say where it comes from")
+    return written
 
 
 def read_origin(value: object, place: Place) -> str:

@@ -92,6 +92,7 @@ def _config(text: str, reading: Reading) -> Config:
     if reading.problems:
         raise ConfigError(reading.problems, reading.files)
     check_environment(values, reading)
+    check_reach(values, reading)
     return Config(
         path=None if reading.file is None else reading.file.absolute(),
         warnings=tuple(reading.warnings),
@@ -99,6 +100,32 @@ def _config(text: str, reading: Reading) -> Config:
         files=reading.files,
         **values,
     )
+
+
+def check_reach(of: Mapping[str, Any], reading: Reading) -> None:
+    """Warn of a proxy before the gateway that lets everybody through, or nobody."""
+    gateway, auth = of.get("gateway", GatewayConfig()), of.get("auth", AuthConfig())
+    plugins = of.get("plugins", PluginsConfig())
+    if gateway.public_url is None and not gateway.trusted_proxies:
+        return
+    place = Place(reading) / "auth" / "mode"
+    if auth.mode == "off":
+        place.warn(
+            "off asks nobody for a client key, and so lets in whom a proxy before the gateway lets through;"
+            ' write "auto", which asks those for one'
+        )
+    elif not auth.keys and not plugins.load and plugins.path is None:
+        cure = "`agm key create NAME` makes one"
+        if auth.mode == "auto" and gateway.public_url is not None:
+            place.warn(
+                "auto asks for a client key where a request comes through a proxy, but there is none here: whom the"
+                f" proxy of public_url lets through is let in; {cure}"
+            )
+        else:
+            place.warn(
+                f"{auth.mode} asks for a client key where a request comes through a proxy, and there is none here: all"
+                f" are refused; {cure}"
+            )
 
 
 def load(path: Path, *, environ: Mapping[str, str]) -> Config:

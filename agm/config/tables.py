@@ -12,7 +12,14 @@ from typing import Literal
 
 import attrs
 
-from agm.config.addresses import read_collector, read_host, read_listener, read_origin
+from agm.config.addresses import (
+    read_collector,
+    read_host,
+    read_listener,
+    read_origin,
+    read_proxy_address,
+    read_public_url,
+)
 from agm.config.files import read_path
 from agm.config.reading import Place, RefusedError, array_of, keys_of, setting, values_of
 from agm.config.secret import Secret, one_digest, read_digest, read_secret, read_variable
@@ -47,7 +54,8 @@ class GatewayConfig:
     How the gateway is reached.
 
     ``listen`` are Twisted server endpoints; ``max_body`` is in bytes; ``allowed_hosts`` are bare names in
-    lower case, beyond the loopback ones; ``cors_origins`` are as browsers send them.
+    lower case, beyond the loopback ones; ``cors_origins`` are as browsers send them; ``public_url`` has no slash at
+    its end; ``trusted_proxies`` are as :class:`~agm.core.sender.TrustedProxies` takes them.
     """
 
     listen: tuple[str, ...] = setting(
@@ -60,6 +68,8 @@ class GatewayConfig:
     stream_default: Literal["sse", "json"] = setting(one_of("sse", "json"), "sse")
     sse_done: Literal["forward", "drop"] = setting(one_of("forward", "drop"), "forward")
     show_account: bool = setting(read_boolean, False)
+    public_url: str | None = setting(read_public_url)
+    trusted_proxies: tuple[str, ...] = setting(array_of(read_proxy_address), ())
 
 
 @attrs.frozen(kw_only=True)
@@ -132,10 +142,11 @@ def read_aliases(value: object, place: Place) -> Mapping[str, str]:
 
 @attrs.frozen(kw_only=True)
 class ModelsConfig:
-    """The models that are listed, and other names for models, in the file's order."""
+    """The models that are listed and under which display name, and other names for models, in the file's order."""
 
     list: tuple[str, ...] = setting(array_of(read_text), DEFAULT_MODELS)
     aliases: Mapping[str, str] = setting(read_aliases, MappingProxyType({}))
+    display_name: Literal["id", "upstream"] = setting(one_of("id", "upstream"), "id")
 
 
 @attrs.frozen(kw_only=True)

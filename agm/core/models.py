@@ -11,7 +11,7 @@ import base64
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -138,15 +138,27 @@ class Catalog:
     The models that can be asked for: configured ids first, then plain aliases, then what the accounts report.
 
     :param reported: model resources as upstreams list them; those without a usable name are passed over.
+    :param display_name: ``upstream`` to list a model under the display name that its upstream gives it, ``id`` under
+        its id.  It can be asked for by either.
     """
 
-    def __init__(self, configured: Iterable[str], aliases: Aliases, reported: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        configured: Iterable[str],
+        aliases: Aliases,
+        reported: Iterable[Mapping[str, Any]] = (),
+        *,
+        display_name: Literal["id", "upstream"] = "id",
+    ) -> None:
         known: dict[str, Mapping[str, Any]] = {}
+        names: dict[str, str] = {}
         for resource in reported:
             name = resource.get("name")
             model = bare_model(name) if isinstance(name, str) else ""
             if model and model not in known:  # of two accounts that report it, the first one counts
-                known[model] = {"displayName": model, **resource, "name": describe(model)["name"]}
+                names[model] = str(resource.get("displayName") or model)
+                shown = names[model] if display_name == "upstream" else model
+                known[model] = {**resource, "name": describe(model)["name"], "displayName": shown}
         found: dict[str, Mapping[str, Any]] = {model: known.get(model) or describe(model) for model in configured}
         for alias in aliases.names:
             if alias not in found and alias not in known:
@@ -156,11 +168,7 @@ class Catalog:
                 found[alias] = {**own, **known.get(target, {}), **named}
         found.update((model, resource) for model, resource in known.items() if model not in found)
         self._models = found
-        self._ids_by_display_name = {
-            str(resource["displayName"]): model
-            for model, resource in reversed(found.items())
-            if resource.get("displayName")
-        }
+        self._ids_by_display_name = {names.get(model, model): model for model in reversed(found)}
 
     def __contains__(self, model: str) -> bool:
         """Whether this is the id of one of them."""

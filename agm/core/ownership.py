@@ -70,6 +70,10 @@ _TELLING = frozenset(
 )
 
 
+class NamesNoMethod(InvalidRequest):
+    """400: a path that nothing can be at."""
+
+
 @attrs.frozen
 class OwnedTarget:
     """
@@ -113,6 +117,7 @@ def parse(path: bytes, http_method: str) -> OwnedTarget | None:
 
     :param path: the raw path, without its query.
     :raises InvalidRequest: if it holds what no resource's name can hold.
+    :raises NamesNoMethod: if what stands behind its colon can be no method.
     """
     match = _PATH.fullmatch(path)
     if match is None:
@@ -131,7 +136,7 @@ def parse(path: bytes, http_method: str) -> OwnedTarget | None:
     if not colon or "/" in verb:
         bare, verb = rest, ""
     elif not _VERB.fullmatch(verb):
-        raise InvalidRequest("The path names no method of a resource.")
+        raise NamesNoMethod("The path names no method of a resource.")
     collection, _, name = bare.partition("/")
     return OwnedTarget(
         version=version,

@@ -9,6 +9,8 @@ host, the port or the query of the upstream's URL.  Nothing is read or sent here
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
@@ -38,6 +40,30 @@ _NOT_IN_A_MODEL = re.compile(r"[\x00-\x1f\x7f\\?#]")
 _PLAIN_CALL = re.compile(rb"/(v1beta|v1alpha|v1)/models/([A-Za-z0-9][A-Za-z0-9._-]{0,100}):([A-Za-z]{1,40})")
 _PREFIXES = re.compile(r"(?:models/)+")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
+#: A base URL that ends in a version, and a client that adds its own.
+_TWICE = re.compile(
+    rb"/+(?:(?:upload|download)/+)?(v[0-9]+[a-z0-9]*)/+(?:(?:upload|download)/+)?(v[0-9]+[a-z0-9]*)(?:/.*)?", re.DOTALL
+)
+#: Paths that clients ask for when they were set up for something else, each with what helps.
+_ELSEWHERE = (
+    (
+        re.compile(rb"/+v1(?:beta)?1?/+(?:projects/.+|publishers/.+)", re.DOTALL),
+        "This is a path of Vertex AI. Have the SDK speak the Gemini Developer API (leave vertexai=True out): accounts "
+        "of Vertex AI serve that here.",
+    ),
+    (
+        re.compile(
+            rb"/+(?:[a-z0-9]+/+){0,3}(?:chat/completions|completions|responses|embeddings|images/(?:generations|edits)"
+            rb"|audio/(?:speech|transcriptions))/*"
+        ),
+        "This is a path of the OpenAI API, which is not spoken here. Use a client of the Gemini API.",
+    ),
+    (
+        re.compile(rb"/+(?:[a-z0-9]+/+){0,2}messages(?:/count_tokens)?/*"),
+        "This is a path of the Anthropic API, which is not spoken here. Use a client of the Gemini API.",
+    ),
+    (re.compile(rb"/+ws/.*", re.DOTALL), "The Live API is not served here."),
+)
 
 #: Characters that a model's id may hold unescaped in a path (RFC 3986, section 3.3: pchar and "/").
 _MODEL_SAFE = "/:@!$&'()*+,;=-._~"
@@ -136,6 +162,51 @@ def parse_call(path: bytes) -> ModelCall:
     return ModelCall(version, model, method)
 
 
+def methods_of(path: bytes) -> Sequence[str]:
+    """
+    The HTTP methods that a path below a version has.
+
+    :param path: the raw path of the request, without its query.
+    :raises NotFound: if nothing is there, whatever the method.
+    """
+    name = path.rstrip(b"/").rpartition(b"/")[2].lower()
+    called = b":" in name or b"%3a" in name or name == b"counttokens"
+    with suppress(InvalidRequest):  # it is there, but no model can be called so
+        parse_call(path) if called else parse_collection(path)
+    return ("POST",) if called else ("GET", "HEAD")
+
+
+def unknown(path: bytes, base: str, taken_away: str = "") -> NotFound:
+    """
+    The error for a path that nobody serves, with what helps where that can be told.
+
+    :param path: the raw path of the request, without its query.
+    :param base: the base URL that clients should have.
+    :param taken_away: the path of that URL, which a proxy should have taken away.
+    """
+    shown, plain = _shown(path), unquote_to_bytes(path)
+    if taken_away and (plain + b"/").startswith(taken_away.encode("ascii") + b"/"):
+        return NotFound(
+            f"The path {shown} is not known: the proxy before the gateway has to take away {taken_away}, the path of "
+            "[gateway] public_url."
+        )
+    twice = _TWICE.fullmatch(plain)
+    if twice is not None:
+        first, second = (version.decode("ascii")[:20] for version in twice.groups())
+        return NotFound(
+            f"The path {shown} has an API version twice, {first} and {second}: the client adds one by itself. Leave it "
+            f"out of the base URL: {base}"
+        )
+    cure = next((cure for pattern, cure in _ELSEWHERE if pattern.fullmatch(plain)), None)
+    if cure is None and _PATH.fullmatch(path):
+        try:
+            methods_of(path)
+        except NotFound as e:  # it knows better what is wrong
+            return e
+    cure = cure or "The Gemini API is served below /v1beta/, health at /healthz."
+    return NotFound(f"The path {shown} is not known. {cure}")
+
+
 def quote_model(model: str) -> str:
     """`model` as it stands in the path of an upstream URL."""
     return quote(model, safe=_MODEL_SAFE)
@@ -155,7 +226,9 @@ def _split(path: bytes) -> tuple[str, str]:
     try:
         rest = unquote_to_bytes(match["rest"]).decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidRequest(f"The path {_shown(path)} is not UTF-8.") from None
+        of_a_model = match["rest"].startswith(tuple(f"{name}/".encode("ascii") for name in ("models", *_COLLECTIONS)))
+        kind = InvalidRequest if of_a_model else NotFound
+        raise kind(f"The path {_shown(path)} is not UTF-8.") from None
     version = match["version"]
     return DEFAULT_VERSION if version is None else version.decode("ascii"), rest
 

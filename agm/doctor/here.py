@@ -1,12 +1,13 @@
 """
 Checks of this machine: packages, the configuration, the modes of files, the environment of a person's tools, the port.
 
-They read and ask; nothing is written, and nothing but the gateway's own address is connected to.
+They read and ask; nothing is written, and nothing but the gateway's own addresses is connected to.
 """
 
 from __future__ import annotations
 
 import errno
+import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -32,7 +33,7 @@ from agm.core.clientkeys import digest
 from agm.core.network import EnvironmentProxies
 from agm.doctor import Finding
 
-__all__ = ["Setup", "environment", "modes", "packages", "port", "setup"]
+__all__ = ["Setup", "environment", "modes", "packages", "port", "public", "setup"]
 
 
 # -- Packages ----------------------------------------------------------------------------------------
@@ -260,6 +261,33 @@ def port(listen: tuple[str, ...], url: str | None, key: str | None) -> Iterator[
     except Refused as refusal:
         elsewhere = "stop what listens there, or give the gateway another port: [gateway] listen"
         yield Finding("port", "error", str(refusal), elsewhere)
+
+
+def public(config: Config | None) -> Iterator[Finding]:
+    """Whether the proxy of ``public_url`` says that it is one: else whoever comes through it counts as this machine."""
+    if config is None or config.gateway.public_url is None:
+        return
+    url, trusted = config.gateway.public_url, config.gateway.trusted_proxies
+    try:
+        running = Running.at(url, None)
+        health, status = running.status_of("/healthz"), running.status_of("/_agm/status")
+    except (Refused, OSError, http.client.HTTPException) as failure:
+        found = f"{url} cannot be asked from here: {getattr(failure, 'strerror', None) or type(failure).__name__}"
+        yield Finding(
+            "public", "warning", found, "see whether the proxy runs, and leads to the gateway: docs/deploy.md"
+        )
+        return
+    if health is None or status is None:
+        cure = "have the proxy lead there, without the path of public_url: docs/deploy.md"
+        yield Finding("public", "warning", f"what answers at {url} is not agm", cure)
+    elif status == 200 and not trusted:
+        found = f"whoever asks at {url} counts as this machine itself, and sees all that is below /_agm"
+        yield Finding(
+            "public", "error", found, "have the proxy send X-Forwarded-For, or the public Host: docs/deploy.md"
+        )
+    else:
+        known = ", and knows that there is a proxy" if status != 200 else ""
+        yield Finding("public", "ok", f"agm answers at {url}{known}")
 
 
 def _version(running: Running) -> str:

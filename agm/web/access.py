@@ -1,10 +1,11 @@
 """
-Who may talk to the gateway: the names it answers to, and the web pages that may call it.
+Who may talk to the gateway: the names it answers to, the web pages that may call it, and who counts as local.
 
 A local server is reachable from every web page that its user opens.  Three checks keep pages out: the ``Host`` must be
 a name or an address that the gateway listens on, which defeats DNS rebinding; an ``Origin`` must be one that was
 configured, or the gateway's own; and what a browser says that another page made it send is refused, with or without an
-``Origin``.  All are pure functions of the configuration and the request.
+``Origin``.  What a proxy has passed on is not this machine's, wherever the proxy runs.  All are pure functions of the
+configuration and the request.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
 
 import attrs
 
+from agm.config import GatewayConfig
 from agm.core.errors import Forbidden, InvalidRequest, UnsupportedMedia
+from agm.core.http1 import Head
+from agm.core.sender import Sender, TrustedProxies, forwarded_hops, sender_of
 
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
@@ -25,6 +30,9 @@ _UNASKED_TYPES = frozenset({b"", b"text/plain", b"application/x-www-form-urlenco
 _ASKED_FOR = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"x-goog-upload-command"})
 #: ``Sec-Fetch-Site`` of the gateway's own pages, and of what a person does.
 _OWN_SITES = frozenset({b"same-origin", b"none"})
+#: ``Sec-Fetch-Dest`` of what a person goes to: no frame, and nothing that is embedded.  The first browsers that told
+#: where a request comes from did not tell this.
+_PAGES = frozenset({b"document", None})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -47,6 +55,30 @@ def is_loopback(host: str) -> bool:
 
 
 @attrs.frozen
+class Peer:
+    """
+    The other end of a connection: its `address`, or :data:`agm.core.sender.UNIX`, or nothing where it has none; and the
+    address `behind` it that it has named when it connected, by the PROXY protocol: empty if it knows of none, None
+    where it does not speak that.
+    """
+
+    address: str
+    behind: str | None = None
+
+
+def _host_of(url: str | None) -> tuple[str, ...]:
+    """The host of a URL, if there is one, as a ``Host`` is compared."""
+    host = None if url is None else urlsplit(url).hostname
+    return () if host is None else (host.rstrip("."),)
+
+
+def _last(head: Head, name: bytes) -> str:
+    """The last of the values of a header to which each proxy may have added its own."""
+    values = head.values(name)
+    return values[-1].decode("latin-1").rpartition(",")[2].strip() if values else ""
+
+
+@attrs.frozen
 class Access:
     """
     The names and origins that are let in.
@@ -55,21 +87,85 @@ class Access:
     :param any_address: whether any IP address will do as a Host, because a listener is bound to all interfaces.  A page
         cannot forge one: rebinding needs a name.
     :param origins: origins of web pages that may call.
+    :param public_url: the base URL by which clients know the gateway, if it was configured; its host is one of `hosts`.
+    :param trusted: proxies that are believed for whom they send.
     """
 
     hosts: frozenset[str]
     any_address: bool
     origins: frozenset[str]
+    public_url: str | None = None
+    trusted: TrustedProxies = attrs.field(factory=TrustedProxies)
 
     @classmethod
-    def of(cls, allowed_hosts: Iterable[str], listening: Iterable[str], cors_origins: Iterable[str]) -> Access:
-        """From ``[gateway] allowed_hosts``, the interfaces that are listened on, and ``cors_origins``."""
+    def of(
+        cls,
+        allowed_hosts: Iterable[str],
+        listening: Iterable[str],
+        cors_origins: Iterable[str],
+        *,
+        public_url: str | None = None,
+        trusted_proxies: Iterable[str] = (),
+    ) -> Access:
+        """From the keys of ``[gateway]`` with these names, and the interfaces that are listened on."""
         interfaces = [host.lower() for host in listening]
         return cls(
-            frozenset([*(host.lower() for host in allowed_hosts), *interfaces]),
+            frozenset([*(host.lower() for host in allowed_hosts), *interfaces, *_host_of(public_url)]),
             any(host in ("", "0.0.0.0", "::") for host in interfaces),  # noqa: S104  # compared, not bound
             frozenset(origin.lower().rstrip("/") for origin in cors_origins),
+            public_url,
+            TrustedProxies.of(trusted_proxies),
         )
+
+    @classmethod
+    def configured(cls, config: GatewayConfig, listening: Iterable[str]) -> Access:
+        """From the table ``[gateway]``, and the interfaces that are listened on."""
+        return cls.of(
+            config.allowed_hosts,
+            listening,
+            config.cors_origins,
+            public_url=config.public_url,
+            trusted_proxies=config.trusted_proxies,
+        )
+
+    @property
+    def path_taken_away(self) -> str:
+        """The path of ``public_url``, which the proxy takes away before it passes a request on."""
+        return "" if self.public_url is None else urlsplit(self.public_url).path
+
+    def sender(self, peer: Peer, head: Head) -> Sender:
+        """
+        Who sends a request.
+
+        What comes by the name of ``public_url`` has come through the proxy that has this name, whether that says so or
+        not.
+        """
+        found = sender_of(peer.address, head.values, head.first, self.trusted, behind=peer.behind)
+        if found.local and not found.forwarded and self._is_public(head.first.get(b"host", b"")):
+            return attrs.evolve(found, local=False)
+        return found
+
+    def _is_public(self, host: bytes) -> bool:
+        match = _HOST.fullmatch(host.decode("latin-1").strip())
+        named = "" if match is None else match["host"].strip("[]").lower().rstrip(".")
+        return named in _host_of(self.public_url) and not is_loopback(named)
+
+    def address(self, peer: Peer, head: Head, *, secure: bool) -> str:
+        """
+        The base URL by which the sender of a request knows the gateway: what was configured; else what a trusted proxy
+        says; else what the request says, whose ``Host`` has been checked.
+        """
+        if self.public_url is not None:
+            return self.public_url
+        scheme = "https" if secure else "http"
+        host = head.first.get(b"host", b"127.0.0.1").decode("latin-1").strip()
+        if self.trusted.trust(peer.address):
+            hop = (forwarded_hops(head.values) or [None])[-1] or {}
+            told = _last(head, b"x-forwarded-proto") or hop.get("proto", "")
+            scheme = told.lower() if told.lower() in ("http", "https") else scheme
+            named = _last(head, b"x-forwarded-host") or hop.get("host", "")
+            host = named if _HOST.fullmatch(named) else host
+        return f"{scheme}://{host}"
 
     def check_host(self, values: Sequence[str], *, required: bool) -> str | None:
         """
@@ -121,6 +217,8 @@ class Access:
             return origin
         if host is not None and wanted in (f"http://{host.lower()}", f"https://{host.lower()}"):
             return None
+        if self.public_url is not None and wanted == "/".join(self.public_url.split("/", 3)[:3]):
+            return None
         raise Forbidden(
             "Web pages of this origin may not call the gateway. If they should, add it to [gateway] cors_origins.",
             reason="ORIGIN_NOT_ALLOWED",
@@ -130,7 +228,8 @@ class Access:
         """
         Refuse what a page made a browser send unasked.  Programs send none of the headers that this looks at.
 
-        A page that is not let in may link to the gateway, and no more.  A request that changes something is not taken
+        A page that is not let in may link to the gateway, and no more: it may not show it in a frame of its own.  A
+        request that changes something is not taken
         from any but the gateway's own pages in a form that browsers send without asking first (a preflight): not as a
         form, nor as plain text.
 
@@ -147,7 +246,8 @@ class Access:
         if origin is None and site is not None:
             if site in _OWN_SITES:
                 return
-            if method not in ("GET", "HEAD") or headers.get(b"sec-fetch-mode") != b"navigate":
+            linked = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") in _PAGES
+            if method not in ("GET", "HEAD") or not linked:
                 raise Forbidden(
                     "Web pages of other sites may not call the gateway. If this one should, add its origin to "
                     "[gateway] cors_origins.",

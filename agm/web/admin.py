@@ -2,8 +2,8 @@
 What a person asks the running gateway: ``/_agm/explain``, ``/_agm/plugins`` and ``/_agm/accounts``; how it stands as
 a whole is told by :mod:`agm.web.status`, and :mod:`agm.web.log` is about the request log.
 
-Open to this machine, and to client keys with ``admin = true``; nobody else.  Nothing here changes how requests are
-served.
+Open to this machine itself, through no proxy, and to client keys with ``admin = true``; nobody else.  Nothing here
+changes how requests are served.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 import msgspec
-from twisted.internet.address import UNIXAddress
 from twisted.logger import Logger
 from twisted.web.resource import IResource, Resource
 
@@ -29,7 +28,7 @@ from agm.explain import explain
 from agm.gateway import Gateway
 from agm.incoming import Incoming
 from agm.plugins import HOOKS, PluginManager
-from agm.web.access import Access, is_loopback
+from agm.web.access import Access
 from agm.web.request import GatewayRequestOnWire
 from agm.web.resources import (
     CREDENTIAL_HEADERS,
@@ -38,7 +37,6 @@ from agm.web.resources import (
     Unknown,
     Visit,
     framing_of,
-    not_known,
 )
 
 log = Logger()
@@ -71,11 +69,20 @@ class Reset(msgspec.Struct, forbid_unknown_fields=True):
 class AdminResource(ApiResource):
     """A resource for the person who runs the gateway."""
 
+    nothing_below = True
+    #: Whether a client key that is shown has to be one with ``admin = true``, on the gateway's own machine, too.
+    for_admins = False
+
     async def respond(self, visit: Visit) -> None:
-        if not (is_local(visit.wire) or (visit.key is not None and visit.key.admin)):
-            raise Forbidden(
-                "This is open to the gateway's own machine, and to client keys with admin = true.", reason="ADMIN_ONLY"
-            )
+        if visit.key is None or not visit.key.admin:
+            if not visit.wire.sender.local:
+                raise Forbidden(
+                    "This is open to the gateway's own machine (not through a proxy, unless [gateway] trusted_proxies "
+                    "has it believed), and to client keys with admin = true.",
+                    reason="ADMIN_ONLY",
+                )
+            if self.for_admins and visit.key is not None:
+                raise Forbidden("This takes a client key with admin = true.", reason="ADMIN_ONLY")
         await self.respond_to_admin(visit)
 
     async def respond_to_admin(self, visit: Visit) -> None:
@@ -86,12 +93,6 @@ class AdminResource(ApiResource):
         """Answer 200 with a document, from which secrets are taken that a plugin or an upstream may have put there."""
         text = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
         visit.wire.send(200, [], self.gateway.redactor.body(text))
-
-
-def is_local(wire: GatewayRequestOnWire) -> bool:
-    """Whether a request comes from this machine itself."""
-    client = wire.getClientAddress()
-    return isinstance(client, UNIXAddress) or is_loopback(getattr(client, "host", ""))
 
 
 class Explain(AdminResource):
@@ -197,16 +198,19 @@ class Accounts(AdminResource):
     """
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
-        return ("POST",) if wire.postpath else self.methods
+        match wire.postpath:
+            case [] | [b""]:
+                return self.methods
+            case [_, b"reset"]:
+                return ("POST",)
+        return ()
 
     async def respond_to_admin(self, visit: Visit) -> None:
         match visit.wire.postpath:
             case [] | [b""]:
                 self.tell(visit, {"accounts": describe_accounts(self.gateway)})
-            case [name, b"reset"]:
+            case [name, *_]:
                 self._reset(visit, name.decode("utf-8", "replace"))
-            case _:
-                raise not_known(visit.wire)
 
     def _reset(self, visit: Visit, name: str) -> None:
         try:
@@ -325,3 +329,7 @@ class AdminRoot(Resource):
     def getChild(self, path: bytes, request: Any) -> IResource:
         """There is nothing else."""
         return self._unknown
+
+    def render(self, request: Any) -> int:
+        """Nor is it something itself."""
+        return self._unknown.render(request)

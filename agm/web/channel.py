@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -19,10 +20,13 @@ from twisted.python.failure import Failure
 
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.http1 import Head, Malformed, RequestReader
+from agm.core.sender import UNIX
 from agm.ids import new_request_id
 from agm.readiness import adopt
-from agm.transports import flush, hang_up, send, send_soon, unsent, untaken
+from agm.transports import flush, hang_up, lowest, send, send_soon, unsent, untaken
 from agm.upstream.upload import StreamedBody
+from agm.web.access import Peer
+from agm.web.browsers import NOSNIFF
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
 
 if TYPE_CHECKING:
@@ -78,6 +82,7 @@ class GatewayChannel(Protocol):
         self.request: GatewayRequestOnWire | None = None
         self.refused = False
         self.secure = False
+        self._first = True
         self._reader = RequestReader(site.limits.header_bytes, site.limits.header_lines)
         #: The request has been handed to its resource, and has come in whole.  While both hold no other is begun.
         self._answering = False
@@ -104,11 +109,13 @@ class GatewayChannel(Protocol):
         """A client has connected."""
         transport = self.transport
         self.client, self.host = transport.getPeer(), transport.getHost()
+        self.peer = Peer(_address(self.client))
         self.secure = ISSLTransport(transport, None) is not None
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
         adopt(transport)
         self.site.channels.add(self)
+        self.site.falls_silent(self)
         self._expect_within(self.site.read_timeout)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -143,6 +150,13 @@ class GatewayChannel(Protocol):
             self.transport.abortConnection()
 
     abortConnection = abort
+
+    def give_way(self) -> None:
+        """Close now: nothing is under way, and others need the place."""
+        if self._closing:
+            self.abort()
+        else:
+            self.close()
 
     def close_when_idle(self) -> None:
         """Close now if no request is under way, else after its answer."""
@@ -251,11 +265,16 @@ class GatewayChannel(Protocol):
 
     def _begin(self, head: Head) -> None:
         """A head has come."""
+        if self._first and lowest(self.transport) is not self.transport:
+            self._learn_peer()
+        self._first = False
         request = self.request = GatewayRequestOnWire(self, head)
         self._complete, self._answering = False, False
         self._keep_alive = self._keep_alive and head.keep_alive
         self._body_bytes_seen = 0
         self.site.check_open(self, request)
+        if not self.crowded:  # one of those that are let in for health alone may well fall silent in the middle of one
+            self.site.silent.pop(self, None)
         if head.length == 0:
             return
         if self.site.is_streamed(request):
@@ -274,6 +293,13 @@ class GatewayChannel(Protocol):
         if request.streamed is not None:
             self._answering = True
             request.process()
+
+    def _learn_peer(self) -> None:
+        """Take up what the PROXY protocol says, which is known once it has brought the first request."""
+        told = getattr(self.transport, "_proxyInfo", None)
+        if told is not None:
+            self.client = self.transport.getPeer()
+            self.peer = Peer(self.peer.address, "" if told.source is None else _address(told.source))
 
     def _piece(self, data: bytes) -> None:
         """A piece of a body has come."""
@@ -338,6 +364,7 @@ class GatewayChannel(Protocol):
     def answered(self, request: GatewayRequestOnWire) -> None:
         """The answer is complete."""
         self.request = None
+        self.site.falls_silent(self)
         self.site.give_back(self._take_body_bytes())
         if not self._complete:  # what has not come of its body is not waited for, and so nothing can follow it
             if request.streamed is not None:
@@ -394,6 +421,7 @@ class GatewayChannel(Protocol):
                 b"Server: " + SERVER,
                 b"X-Agm-Request-Id: " + request_id.encode("ascii"),
                 b"%b: %b" % JSON_TYPE,
+                b"%b: %b" % NOSNIFF,
                 b"Content-Length: %d" % len(body),
                 b"Connection: close",
                 *(name + b": " + value for name, value in error.headers()),
@@ -410,6 +438,7 @@ class GatewayChannel(Protocol):
     def _linger(self) -> None:
         """Throw away what still comes, for a while, so that the client gets to read its answer."""
         self.refused = True
+        self.site.falls_silent(self)
         flush(self.transport)
         if self.secure:  # it says that nothing follows, and reads on until the client says so, too
             self.transport.loseConnection()
@@ -445,6 +474,11 @@ class GatewayChannel(Protocol):
                 self.abort()
 
         reactor.callLater(FLUSH_SECONDS, look)
+
+
+def _address(peer: Any) -> str:
+    """The address of the other end of a connection, as :class:`agm.web.access.Peer` has it."""
+    return UNIX if isinstance(peer, UNIXAddress) else str(getattr(peer, "host", ""))
 
 
 def _refusal(error: Malformed) -> GatewayError:

@@ -7,7 +7,7 @@ one is asked for.  The page may load nothing from elsewhere, run nothing but its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from agm.core.errors import NotFound
@@ -27,7 +27,6 @@ _HEADERS = [
         b"Content-Security-Policy",
         b"default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
-    (b"X-Content-Type-Options", b"nosniff"),
     (b"X-Frame-Options", b"DENY"),
     (b"Referrer-Policy", b"no-referrer"),
     (b"Cross-Origin-Opener-Policy", b"same-origin"),
@@ -51,16 +50,24 @@ class Dashboard(ApiResource):
         """It holds no secret; what it asks for is guarded where that is."""
         return True
 
+    def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        return self.methods if not wire.postpath or self._file(wire) is not None else ()
+
+    def unknown(self, wire: GatewayRequestOnWire) -> NotFound:
+        """There is no such file."""
+        return NotFound("The dashboard has no such file; it begins at /ui/.")
+
+    def _file(self, wire: GatewayRequestOnWire) -> tuple[bytes, bytes] | None:
+        """The type and the content of the file that a path names."""
+        rest = wire.postpath
+        return self._files.get(rest[0].decode("ascii", "replace") or "index.html") if len(rest) == 1 else None
+
     async def respond(self, visit: Visit) -> None:
-        rest = visit.wire.postpath
-        if not rest:
-            redirect(visit.wire)
-            return
-        found = self._files.get(rest[0].decode("ascii", "replace") or "index.html") if len(rest) == 1 else None
+        found = self._file(visit.wire)
         if found is None:
-            raise NotFound("The dashboard has no such file; it begins at /ui/.")
-        content_type, content = found
-        visit.wire.send(200, [(b"Content-Type", content_type), *_HEADERS], content)
+            redirect(visit.wire)
+        else:
+            visit.wire.send(200, [(b"Content-Type", found[0]), *_HEADERS], found[1])
 
 
 class Home(Unknown):
@@ -70,11 +77,11 @@ class Home(Unknown):
         """Where the dashboard is, is no secret either."""
         return wants_page(wire)
 
+    def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        return ("GET", "HEAD") if wants_page(wire) else ()
+
     async def respond(self, visit: Visit) -> None:
-        if wants_page(visit.wire):
-            redirect(visit.wire)
-        else:
-            await super().respond(visit)
+        redirect(visit.wire)
 
 
 def wants_page(wire: GatewayRequestOnWire) -> bool:

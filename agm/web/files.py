@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from agm.core import ownership
 from agm.core.answers import Framing
+from agm.core.breaker import origin
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import (
     NOT_JSON,
@@ -41,6 +42,7 @@ from agm.gateway import Gateway
 from agm.owned import Lists, ResourceAttempts, Search, names_in, opened, owner_of
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials import CredentialError
+from agm.upstream.http1 import split_url
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access
 from agm.web.request import GatewayRequestOnWire
@@ -71,6 +73,8 @@ MAX_DESCRIPTION = 1024 * 1024
 UPLOAD_SECONDS = 24 * 3600.0
 MAX_UPLOADS = 10_000
 _UPLOAD = re.compile(rb"/+upload/")
+#: The addresses for bytes that can be asked for: a host, no user, and visible ASCII.
+_URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/[!-\"$-~]*")
 #: A list's page is never asked for with more than this.
 MAX_PAGE = 1000
 #: Collections whose resources are not listed as a whole.
@@ -92,6 +96,12 @@ class Owned(Gemini):
         self.uploads = Uploads()
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
+        try:
+            ownership.parse(wire.path, wire.method.decode("ascii", "replace"))
+        except ownership.NamesNoMethod:
+            return ()
+        except InvalidRequest:  # it is told what of its name is wrong
+            pass
         return ("POST", "PUT") if _UPLOAD.match(wire.path) else ("GET", "POST", "PATCH", "DELETE")
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
@@ -147,23 +157,48 @@ class Owned(Gemini):
         return headers
 
     def _upload_address(self, wire: GatewayRequestOnWire, opened: OpenAnswer, url: str) -> str:
-        """The gateway's own address for an upload that the upstream has at `url`."""
-        token = self.uploads.begin(opened.account.name, url, self.gateway.reactor.seconds())
+        """
+        The gateway's own address for an upload that the upstream has at `url`.
+
+        :raises BadUpstreamAnswer: if that is elsewhere: the bytes are the upstream's, and nobody else's.
+        """
+        address = own_address(url, opened.account.endpoints)
+        if address is None:
+            raise BadUpstreamAnswer(
+                "The upstream names an address for the bytes of the upload that is not its own.",
+                reason="UPLOAD_ADDRESS_FOREIGN",
+            )
+        token = self.uploads.begin(opened.account.name, address, self.gateway.reactor.seconds())
         path = wire.path.decode("ascii", "replace")
-        return f"{_base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
+        return f"{self._base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
 
     def _address(self, wire: GatewayRequestOnWire, opened: OpenAnswer, url: str) -> str:
         """An address to which an answer points: the gateway's own if it is at the account's endpoint."""
         for endpoint in opened.account.endpoints:
             if url.startswith(f"{endpoint.rstrip('/')}/"):
-                return _base(wire) + url.removeprefix(endpoint.rstrip("/"))
+                return self._base(wire) + url.removeprefix(endpoint.rstrip("/"))
         return url
 
+    def _base(self, wire: GatewayRequestOnWire) -> str:
+        """The address by which the client knows the gateway."""
+        return self.access.address(wire.peer, wire.head, secure=wire.isSecure())
 
-def _base(wire: GatewayRequestOnWire) -> str:
-    """The address by which the client knows the gateway; its ``Host`` has been checked."""
-    host = wire.header(b"host") or "127.0.0.1"
-    return f"{'https' if wire.isSecure() else 'http'}://{host}"
+
+def own_address(url: str, endpoints: Sequence[str]) -> str | None:
+    """
+    The address that an upstream names, as it can be asked for; None if it is at none of the upstream's endpoints.
+
+    What belongs together is scheme, host and port, read as they are when a request is sent there.
+    """
+    if url.startswith("/") and not url.startswith("//"):
+        url = origin(endpoints[0]) + url
+    if not _URL.fullmatch(url):
+        return None
+    try:
+        found = split_url(url.encode("ascii"))[0]
+    except ValueError:
+        return None
+    return url if any(found == split_url(endpoint.encode("ascii"))[0] for endpoint in endpoints) else None
 
 
 class OwnedPreparation:

@@ -64,6 +64,7 @@ class LogBodies(AdminResource):
     """``POST /_agm/log/bodies``: have bodies kept for so many seconds; 0 ends it at once."""
 
     methods = ("POST",)
+    for_admins = True
 
     async def respond_to_admin(self, visit: Visit) -> None:
         found = self.gateway.request_log

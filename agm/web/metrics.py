@@ -15,13 +15,14 @@ from agm.core.errors import Forbidden, NotFound
 from agm.gateway import Gateway
 from agm.metrics import Metrics
 from agm.web.access import Access
-from agm.web.admin import is_local
 from agm.web.request import GatewayRequestOnWire
 from agm.web.resources import ApiResource, Visit
 
 
 class Scrape(ApiResource):
     """The metrics of a gateway."""
+
+    nothing_below = True
 
     def __init__(self, gateway: Gateway, access: Access, metrics: Metrics) -> None:
         super().__init__(gateway, access)
@@ -49,7 +50,7 @@ class Scrape(ApiResource):
                     "This is open to the bearer of the [metrics] token, and to client keys with admin = true.",
                     reason="METRICS_TOKEN_MISSING",
                 )
-        elif not admin and not is_local(visit.wire):
+        elif not admin and not visit.wire.sender.local:
             raise Forbidden(
                 "This is open to the gateway's own machine, to client keys with admin = true, and to the bearer of "
                 "the [metrics] token, if one is configured.",

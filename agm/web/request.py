@@ -27,9 +27,11 @@ from twisted.web.server import Request
 from agm import __version__
 from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
 from agm.core.http1 import Head
+from agm.core.sender import Sender
 from agm.ids import new_request_id
 from agm.layout import lay_out
 from agm.upstream.upload import StreamedBody
+from agm.web.browsers import NOSNIFF
 
 if TYPE_CHECKING:
     from agm.web.channel import GatewayChannel
@@ -107,6 +109,7 @@ class GatewayRequestOnWire(Request):
         self.transport = channel.transport
         self.client = channel.client
         self.host = channel.host
+        self.peer = channel.peer
         self.head = head
         self.id = new_request_id()
         self.method = head.method
@@ -160,6 +163,14 @@ class GatewayRequestOnWire(Request):
     @cached_property
     def _adapterCache(self) -> dict[str, Any]:  # type: ignore[override]  # an attribute there
         return {}
+
+    @property
+    def sender(self) -> Sender:
+        """Who sends it: ``request.sender.local`` says whether it comes from this machine, and through no proxy."""
+        found: Sender | None = self.head.found.get(Sender)  # a connection has one sender as long as it has one head
+        if found is None:
+            found = self.head.found[Sender] = self.site.access.sender(self.peer, self.head)
+        return found
 
     @property
     def limit(self) -> int:
@@ -302,6 +313,7 @@ class GatewayRequestOnWire(Request):
         own = list(headers)
         if not any(name == b"Content-Type" for name, _ in own) and not self.answers_with(b"content-type"):
             own.append(JSON_TYPE)
+        own.append(NOSNIFF)
         if status != 204:
             own.append((b"Content-Length", b"%d" % len(body)))
         self.start(status, own, body)
@@ -424,7 +436,20 @@ class GatewayRequestOnWire(Request):
 
 lay_out(
     GatewayRequestOnWire,
-    *("channel", "transport", "client", "host", "head", "id", "method", "uri", "path", "clientproto", "notifications"),
+    *(
+        "channel",
+        "transport",
+        "client",
+        "host",
+        "peer",
+        "head",
+        "id",
+        "method",
+        "uri",
+        "path",
+        "clientproto",
+        "notifications",
+    ),
     *("_body", "_growing", "site", "interrupt", "on_gone", "code", "_prepared", "startedWriting", "chunked"),
     *("sentLength", "_bodiless", "framed", "streamingProducer", "producer", "_ended", "finished", "_disconnected"),
 )

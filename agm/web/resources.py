@@ -42,6 +42,7 @@ from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
 from agm.plugins import HookFailed
 from agm.web.access import Access
+from agm.web.browsers import NOSNIFF, apart
 from agm.web.relay import Relay
 from agm.web.request import JSON_TYPE, GatewayRequestOnWire
 
@@ -64,12 +65,13 @@ CREDENTIAL_PARAMETERS = frozenset(
         *("$key", "$apiKey", "$access_token", "$oauth_token", "$userProject"),
     }
 )
+#: What a page may be told that it may ask with, where nothing is.
+_ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _ALT = re.compile(r"(sse|json)(?:;.*)?")
 #: Headers of an upstream's answer that mean something to a client; all others are about the hop.
 _PASSED_HEADERS = tuple(
     (name, name.lower())
     for name in (
-        b"Content-Disposition",
         b"X-Gemini-Service-Tier",
         b"X-Cloudaicompanion-Trace-Id",
         b"Content-Range",
@@ -81,6 +83,7 @@ _SSE_HEADERS = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-cache"),
     (b"X-Accel-Buffering", b"no"),
+    NOSNIFF,
 )
 
 
@@ -102,7 +105,7 @@ class _Asked:
     """What a head tells a resource: nothing of it depends on the body, nor on what a reload may change."""
 
     method: str
-    #: The methods of the path, and OPTIONS.
+    #: The methods of the path, and OPTIONS; none for a path that is not known.
     allowed: Sequence[str]
     #: A browser asks whether a page may ask.
     preflight: bool
@@ -153,6 +156,8 @@ class ApiResource(Resource):
     methods: Sequence[str] = ("GET", "HEAD")
     #: Whether it is open where ``auth.mode`` is ``all_except_health``.
     is_health = False
+    #: Whether it is one path, and what is below that is not known.
+    nothing_below = False
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__()
@@ -164,12 +169,18 @@ class ApiResource(Resource):
         raise NotImplementedError
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
-        """The HTTP methods that the path of this request has."""
-        return self.methods
+        """The HTTP methods that the path of this request has; none where there is nothing at that path."""
+        return () if self.nothing_below and any(wire.postpath) else self.methods
+
+    def unknown(self, wire: GatewayRequestOnWire) -> NotFound:
+        """The error for a request whose path has no method."""
+        access = self.access
+        base = access.address(wire.peer, wire.head, secure=wire.isSecure())
+        return target.unknown(wire.path, base, access.path_taken_away)
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
         """Whether a request needs no client key, whatever ``auth.mode`` says."""
-        return self.is_health and self.gateway.auth_mode == "all_except_health"
+        return self.is_health and self.gateway.mode_for(local=wire.sender.local) == "all_except_health"
 
     def render(self, request: Any) -> int:
         """Twisted's entry."""
@@ -197,9 +208,11 @@ class ApiResource(Resource):
             asked = self._look(wire)
         key: ClientKey | None = None
         if not asked.preflight and not self.is_open(wire, asked.query):
-            key = await self.gateway.authenticate(asked.keys, wire.id)
-        if asked.method == "OPTIONS":
-            self._options(wire, asked.allowed, preflight=asked.preflight)
+            key = await self.gateway.authenticate(asked.keys, wire.id, local=wire.sender.local)
+        if not asked.allowed and not asked.preflight:
+            raise self.unknown(wire)
+        if asked.method == "OPTIONS":  # a page gets to see an error only if it may ask
+            self._options(wire, asked.allowed or _ANY_METHOD, preflight=asked.preflight)
         elif asked.method in asked.allowed:
             await self.respond(Visit(wire, asked.query, key))
         else:
@@ -226,7 +239,7 @@ class ApiResource(Resource):
         query = _query(wire)
         asked = _Asked(
             method=method,
-            allowed=[*self.methods_of(wire), "OPTIONS"],
+            allowed=[*methods, "OPTIONS"] if (methods := self.methods_of(wire)) else (),
             preflight=method == "OPTIONS" and b"access-control-request-method" in given,
             query=MappingProxyType(query),
             keys=presented_keys(given, query.get("key")),
@@ -281,25 +294,13 @@ def send_json(wire: GatewayRequestOnWire, document: object) -> None:
     wire.send(200, [], msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
-def only_itself(wire: GatewayRequestOnWire) -> None:
-    """:raises NotFound: for a path below a page that has nothing below it."""
-    if any(wire.postpath or ()):
-        raise not_known(wire)
-
-
-def not_known(wire: GatewayRequestOnWire) -> NotFound:
-    """The error for a path that nobody serves."""
-    path = wire.path.decode("ascii", "backslashreplace")[:120]
-    return NotFound(f"The path {path} is not known. The Gemini API is served below /v1beta/, health at /healthz.")
-
-
 class Health(ApiResource):
     """``GET /healthz``."""
 
     is_health = True
+    nothing_below = True
 
     async def respond(self, visit: Visit) -> None:
-        only_itself(visit.wire)
         visit.wire.send(200, [], b'{"status":"ok"}')
 
 
@@ -307,9 +308,9 @@ class Ready(ApiResource):
     """``GET /readyz``: whether requests should come here; not while the gateway stops."""
 
     is_health = True
+    nothing_below = True
 
     async def respond(self, visit: Visit) -> None:
-        only_itself(visit.wire)
         if visit.wire.site.draining:
             raise Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=1.0)
         visit.wire.send(200, [], b'{"status":"ok"}')
@@ -318,11 +319,7 @@ class Ready(ApiResource):
 class Unknown(ApiResource):
     """Every path that is not another's."""
 
-    def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
-        return (wire.method.decode("ascii", "replace"),) if wire.method != b"OPTIONS" else ("GET",)
-
-    async def respond(self, visit: Visit) -> None:
-        raise not_known(visit.wire)
+    methods = ()
 
 
 class Opening(Protocol):
@@ -351,12 +348,14 @@ class Gemini(ApiResource):
     """The Gemini API of one version: lists models, describes one, and relays calls."""
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
-        path = wire.path.rstrip(b"/")
-        if path.rpartition(b"/")[2] == b"models":
-            return ("GET", "HEAD")
-        name = path.rpartition(b"/")[2].lower()
-        called = b":" in name or b"%3a" in name or name == b"counttokens"
-        return ("POST",) if called else ("GET", "HEAD")
+        try:
+            return target.methods_of(wire.path)
+        except NotFound:
+            pass
+        try:  # some calls make what is owned: they come here only where another method is asked for
+            return () if ownership.parse(wire.path, "POST") is None else ("POST",)
+        except GatewayError:
+            return ("POST",)
 
     def respond(self, visit: Visit) -> Awaitable[None]:
         return self._call(visit) if visit.wire.method == b"POST" else self._list(visit)
@@ -495,9 +494,10 @@ class Gemini(ApiResource):
         if opened.framing is Framing.SSE:
             headers += _SSE_HEADERS
         elif opened.framing is Framing.ARRAY or content_type is None:
-            headers.append(JSON_TYPE)
+            headers += (JSON_TYPE, NOSNIFF)
         else:
             headers.append((b"Content-Type", content_type))
+            headers += apart(content_type, given.get(b"content-disposition"))
         if opened.plain and opened.answer.length is not None:
             headers.append((b"Content-Length", b"%d" % opened.answer.length))
         elif opened.framing is Framing.UNARY and opened.body.ended and not opened.body.failed:
@@ -588,7 +588,7 @@ class Root(Resource):
     def _is_owned(self, wire: GatewayRequestOnWire) -> bool:
         try:
             asked = ownership.parse(wire.path, wire.method.decode("ascii", "replace"))
-        except InvalidRequest:
+        except GatewayError:
             return True  # it will say so
         if asked is None:
             return False

@@ -22,7 +22,7 @@ from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
 from agm.core.target import plain_call
 from agm.logs import LATER
-from agm.transports import hang_up
+from agm.transports import hang_up, unsent
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
 
@@ -39,6 +39,8 @@ _STREAMED = re.compile(rb"/+upload/")
 HEALTH = frozenset({b"/healthz", b"/readyz"})
 #: Connections beyond ``[limits] connections`` that are let in for the sake of health; further ones are closed.
 SPARE_CONNECTIONS = 16
+#: Seconds after which a connection on which nothing is under way gives way to another where there are too many.
+SILENT_SECONDS = 1.0
 #: Seconds after which a client that was refused for want of room may come again.
 RETRY_SECONDS = 1.0
 #: What an answer that is cut short gets to reach its client.
@@ -49,6 +51,9 @@ NOTICE_SECONDS = 1.0
 log = Logger()
 #: What of an answer's line clients have written.
 _LOG_FOREIGN = ("method", "path")
+#: Such a line; of what has not come from this machine itself it says where it came from.
+_LOG_LINE = "{request_id}: {method} {path} {status} {sent}"
+_LOG_LINE_FROM = _LOG_LINE + " from {sender}"
 #: Where that line is from: what it would be made of for each.
 _LOG_SYSTEM = f"{log.namespace}#info"
 
@@ -97,6 +102,8 @@ class GatewaySite(Site):
         self.stall_timeout = timeouts.client_stall
         #: The open connections of clients.
         self.channels: set[GatewayChannel] = set()
+        #: Those on which nothing is under way, each with since when; the one of which that holds the longest is first.
+        self.silent: dict[GatewayChannel, float] = {}
         self.draining = False
         self.wrapped = False
         #: Bytes of requests' bodies that are held.
@@ -185,9 +192,34 @@ class GatewaySite(Site):
             if cut.active():
                 cut.cancel()
 
+    def falls_silent(self, channel: GatewayChannel) -> None:
+        """From now on nothing is under way on a connection."""
+        self.silent.pop(channel, None)
+        self.silent[channel] = self.reactor.seconds()
+
+    def _make_room(self) -> None:
+        """
+        Have silent connections give way until another is one of ``[limits] connections``.
+
+        Who connects and says nothing would else hold all places, health's too.  Each has a moment first: of many that
+        come at once, all that say something are served as far as there is room.
+        """
+        now = self.reactor.seconds()
+        for _ in range(len(self.silent)):
+            channel, since = next(iter(self.silent.items()))
+            if len(self.channels) < self.connections or now - since < SILENT_SECONDS:
+                return
+            if unsent(channel.transport):
+                self.falls_silent(channel)  # not yet: it takes the end of its answer, slowly
+                continue
+            del self.silent[channel]
+            self.channels.discard(channel)
+            channel.give_way()
+
     def forget(self, channel: GatewayChannel) -> None:
         """A connection is closed."""
         self.channels.discard(channel)
+        self.silent.pop(channel, None)
         if not self.channels:
             self._noticed()
         if not self.channels and self._drained is not None:
@@ -217,13 +249,22 @@ class GatewaySite(Site):
 
     def buildProtocol(self, addr: Any) -> Any:
         """A protocol for a new connection; None, and it is closed, if there are far too many."""
+        if len(self.channels) >= self.connections:
+            self._warn_of_a_crowd()
+            self._make_room()
         beyond = len(self.channels) - self.connections
-        if beyond >= 0 and self.reactor.seconds() >= self._crowded_until:
-            self._crowded_until = self.reactor.seconds() + 60.0
-            log.warn("more than [limits] connections, {most}, are open: new ones are refused", most=self.connections)
         if beyond >= SPARE_CONNECTIONS:
             return _TurnedAway() if self.wrapped else None
         return GatewayChannel(self, crowded=beyond >= 0)
+
+    def _warn_of_a_crowd(self) -> None:
+        if self.reactor.seconds() >= self._crowded_until:
+            self._crowded_until = self.reactor.seconds() + 60.0
+            log.warn(
+                "more than [limits] connections, {most}, are open: those on which nothing is under way give way, and "
+                "where there are none new ones are refused",
+                most=self.connections,
+            )
 
     def acceptableProtocols(self) -> list[bytes]:
         """What a TLS listener negotiates."""
@@ -237,6 +278,7 @@ class GatewaySite(Site):
 
     def log(self, request: Any) -> None:
         """One line for each answer: no query, since clients put keys there."""
+        sender = request.sender
         log.observer(  # what Logger.info would do, but for its check of the level's name
             {
                 "log_logger": log,
@@ -245,12 +287,13 @@ class GatewaySite(Site):
                 "log_level": LogLevel.info,
                 "log_time": time.time(),
                 "log_system": _LOG_SYSTEM,
-                "log_format": "{request_id}: {method} {path} {status} {sent}",
+                "log_format": _LOG_LINE if sender.local else _LOG_LINE_FROM,
                 LATER: _LOG_FOREIGN,
                 "request_id": request.id,
                 "method": request.method.decode("ascii", "backslashreplace"),
                 "path": request.path.decode("ascii", "backslashreplace")[:200],
                 "status": request.code,
                 "sent": request.sentLength,
+                **({} if sender.local else {"sender": sender.address}),
             }
         )

@@ -26,6 +26,7 @@ from agm.core.errors import Unavailable
 from agm.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin import AdminResource, describe_accounts, describe_key, describe_plugins
+from agm.web.browsers import NOSNIFF
 from agm.web.resources import Visit
 from agm.web.site import GatewayRequestOnWire
 
@@ -70,6 +71,7 @@ def _describe_gateway(gateway: Gateway) -> dict[str, Any]:
         "config": None if path is None else str(path),
         "listeners": list(gateway.live.listening),
         "auth_mode": gateway.auth_mode,
+        "auth_forwarded": gateway.mode_for(local=False),
         "strategy": gateway.config.pool.strategy,
         "max_attempts": gateway.config.pool.max_attempts,
     }
@@ -208,6 +210,7 @@ class Feed:
             (b"Content-Type", b"text/event-stream"),
             (b"Cache-Control", b"no-store"),
             (b"X-Accel-Buffering", b"no"),
+            NOSNIFF,
         ):
             wire.responseHeaders.setRawHeaders(name, [value])
         wire.registerProducer(watcher, True)

@@ -150,6 +150,40 @@ def test_a_failure_shows_its_reason_and_no_control_characters(agm: Callable[...,
     assert "\x1b" not in agm("log", "--id", "bad")[1]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["log"],
+        ["log", "--json"],
+        ["log", "--csv"],
+        ["log", "--bodies"],
+        ["log", "--bodies", "--json"],
+        ["log", "--id", "bad"],
+        ["log", "--id", "bad", "--bodies", "--json"],
+        *(["usage", "--by", by, *form] for by in ("model", "account", "key") for form in ([], ["--json"], ["--csv"])),
+    ],
+    ids=" ".join,
+)
+def test_no_form_of_the_log_does_anything_to_a_terminal(
+    agm: Callable[..., Answer], book: Book, command: list[str]
+) -> None:
+    """ESC, the single bytes of the second set of controls that do the same, and what turns the order of text."""
+    nasty = "a\x1b[2Jb\x9b31mc\x9d0;x\x9cd\u202ee\u2066f\rg\x7fh"
+    words = dict.fromkeys(
+        ("client_key", "client", "asked_model", "model", "account", "finish_reason", "reason", "message", "stopped"),
+        nasty,
+    )
+    tried = json.dumps([{**TRIED[0], "chosen": nasty, "endpoint": nasty, "reason": nasty}], ensure_ascii=False)
+    book.add("bad", **{**FAILED, **words, "timeline": tried}, bodies=(nasty.encode(), 1, nasty.encode(), 1))
+    status, out, err = agm(*command)
+    assert (status, err) == (0, "")
+    assert all(line.isprintable() for line in out.split("\n")), out
+    assert "h" in out
+    if "--json" in command:
+        (found,) = json.loads(out)
+        assert nasty in found.values()
+
+
 def test_one_request_is_shown_with_everything_that_was_tried_and_why_it_stopped(
     agm: Callable[..., Answer], book: Book
 ) -> None:

@@ -176,9 +176,20 @@ def test_what_an_account_reports_counts_more_than_a_name() -> None:
             reported("b", inputTokenLimit=1),
             reported("b", inputTokenLimit=2),
         ],
+        display_name="upstream",
     )
     assert catalog.get("a") == {"name": "models/a", "displayName": "A", "inputTokenLimit": 7}
     assert catalog.get("b") == {"name": "models/b", "displayName": "b", "inputTokenLimit": 1}
+
+
+def test_a_model_is_listed_under_its_id_unless_the_upstreams_name_is_wanted() -> None:
+    """It can be asked for by both in either case."""
+    report = [reported("a", displayName="The A"), reported("b")]
+    for display_name, shown in (("id", ["c", "a", "b"]), ("upstream", ["c", "The A", "b"])):
+        catalog = Catalog(["c"], Aliases({}), report, display_name=display_name)  # type: ignore[arg-type]
+        assert [model["displayName"] for model in catalog.page(None, None)["models"]] == shown
+        assert (catalog.id_of("The A"), catalog.id_of("a")) == ("a", "a")
+    assert Catalog([], Aliases({}), report).get("a") == reported("a", displayName="a")
 
 
 def test_an_alias_is_listed_with_what_is_known_of_its_target() -> None:
@@ -224,7 +235,7 @@ def test_models_are_found_by_id_and_by_display_name() -> None:
         "unknown": "unknown",
     }
     assert {name: catalog.id_of(name) for name in found} == found
-    assert catalog.get("The One") == reported("one", displayName="The One")
+    assert catalog.get("The One") == reported("one", displayName="one")
     assert catalog.get("unknown") is None
 
 

@@ -19,9 +19,11 @@ from agm.core.target import (
     ModelGet,
     ModelList,
     bare_model,
+    methods_of,
     parse_call,
     parse_collection,
     quote_model,
+    unknown,
 )
 from core.cuts import unhurried
 
@@ -239,3 +241,96 @@ def test_a_path_in_a_message_is_ascii() -> None:
     assert caught.value.message.isascii()
     with pytest.raises(InvalidRequest, match=r"is not UTF-8\.$"):
         parse_call(quote(b"/v1beta/models/\xff:x", safe="/:").encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "versions"),
+    [
+        ("/v1beta/v1beta/models/m:generateContent", "v1beta and v1beta"),
+        ("/v1/v1beta/models", "v1 and v1beta"),
+        ("/v1beta/v1/files/a", "v1beta and v1"),
+        ("/v1beta/v1beta", "v1beta and v1beta"),
+        ("//v1beta//v1alpha/models/m", "v1beta and v1alpha"),
+        ("/v1beta/v1beta/v1beta/models", "v1beta and v1beta"),
+        ("/v1beta/v1beta1/publishers/google/models/m:predict", "v1beta and v1beta1"),
+        ("/v2/v1beta/models", "v2 and v1beta"),
+        ("/v1%62eta/v1beta/models", "v1beta and v1beta"),
+        ("/v1beta/upload/v1beta/files", "v1beta and v1beta"),
+        ("/upload/v1beta/v1beta/files", "v1beta and v1beta"),
+        ("/upload/v1beta/upload/v1beta/files", "v1beta and v1beta"),
+        ("/v1beta/download/v1beta/files/a:download", "v1beta and v1beta"),
+    ],
+)
+def test_a_version_twice_is_told_with_the_base_url_that_cures_it(path: str, versions: str) -> None:
+    message = unknown(path.encode(), "http://127.0.0.1:8045").message
+    assert f"an API version twice, {versions}: " in message
+    assert message.endswith("Leave it out of the base URL: http://127.0.0.1:8045")
+
+
+@pytest.mark.parametrize(
+    ("path", "cure"),
+    [
+        ("/v1/chat/completions", "OpenAI"),
+        ("/v1beta/openai/chat/completions", "OpenAI"),
+        ("/openai/v1/responses", "OpenAI"),
+        ("/v1/images/generations", "OpenAI"),
+        ("/embeddings/", "OpenAI"),
+        ("/v1/messages", "Anthropic"),
+        ("/anthropic/v1/messages/count_tokens", "Anthropic"),
+        ("/v1/projects/p/locations/us/publishers/google/models/m:predict", "vertexai=True"),
+        ("/v1beta1/publishers/google/models", "vertexai=True"),
+        ("/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent", "Live API"),
+        ("/v1beta/models/m:generateContents", "is not supported for generateContents"),
+        ("/v1beta/models/m:", "names no method"),
+        ("/v1beta/secrets", "/v1beta/models"),
+        ("/nowhere", "/healthz"),
+        ("/v1beta/%ff", "is not UTF-8"),
+        ("/gemini/v1beta/models", "has to take away /gemini"),
+        ("/gemini", "has to take away /gemini"),
+        ("/geminis", "/healthz"),
+    ],
+)
+def test_an_unknown_path_is_told_with_what_helps(path: str, cure: str) -> None:
+    assert cure in unknown(path.encode(), "http://127.0.0.1:8045", "/gemini").message
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1beta/models", ["GET", "HEAD"]),
+        ("/models/", ["GET", "HEAD"]),
+        ("/v1beta/models/m", ["GET", "HEAD"]),
+        ("/v1beta/models/a/b", ["GET", "HEAD"]),
+        ("/v1beta/models/a%00", ["GET", "HEAD"]),  # refused, but for its name
+        ("/v1beta/models/m:predict", ["POST"]),
+        ("/v1beta/models/m%3Apredict", ["POST"]),
+        ("/v1beta/models/m/countTokens", ["POST"]),
+        ("/v1beta/models/a%00:predict", ["POST"]),
+        ("/v1beta/models/%ff:predict", ["POST"]),
+        ("/v1beta/models/m:predicts", None),
+        ("/v1beta/models/m:", None),
+        ("/v1beta/models/:predict", None),
+        ("/v1beta", None),
+        ("/v1beta/", None),
+        ("/v1beta/secrets/m:predict", None),
+        ("/v1beta/secrets", None),
+        ("/v1beta/dynamic", None),
+        ("/v1beta/%ff", None),
+        ("/v1beta/v1beta/models", None),
+        ("/v1beta/v1beta/models/m:predict", None),
+    ],
+)
+def test_a_path_has_its_methods_or_is_not_known(path: str, methods: list[str] | None) -> None:
+    if methods is None:
+        with pytest.raises(NotFound):
+            methods_of(path.encode())
+    else:
+        assert list(methods_of(path.encode())) == methods
+
+
+@unhurried
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=60))
+def test_whatever_is_asked_for_is_told_in_a_line(path: str) -> None:
+    message = unknown(f"/{path}".encode(), "http://127.0.0.1:8045", "/x").message
+    assert message.isprintable()
+    assert len(message) < 600

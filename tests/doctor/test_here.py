@@ -6,6 +6,7 @@ import importlib.metadata
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from agm.config import parse
 from agm.core.clientkeys import digest
 from agm.doctor import Finding, limited
-from agm.doctor.here import environment, modes, packages, port, setup
+from agm.doctor.here import environment, modes, packages, port, public, setup
 
 ADDRESS = "http://127.0.0.1:8045"
 
@@ -294,3 +295,67 @@ def test_addresses_that_cannot_be_looked_at_are_told() -> None:
     ((level, said),) = levels(port((), "http://u:canary@h", None))
     assert (level, "canary" in said) == ("error", False)
     assert "no gateway runs at unix:/nowhere/s" in levels(port(("unix:/nowhere/s",), None, None))[0][1]
+
+
+# The public address
+
+
+def told(number: int, trusted: str = "") -> list[tuple[str, str]]:
+    """What is found of a public address at this port."""
+    config = parse(f'[gateway]\npublic_url = "http://127.0.0.1:{number}/gemini"\n{trusted}', environ={})
+    return levels(public(config))
+
+
+@contextmanager
+def answering(*statuses: int, agm: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """A server that answers one request after the other with these statuses; its port, and the targets asked for."""
+    asked: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for status in statuses:
+                client, _ = server.accept()
+                with client:
+                    asked.append(client.recv(65536).split(b" ")[1].decode())
+                    own = "X-Agm-Request-Id: 0123456789abcdef\r\n" if agm else ""
+                    client.sendall(f"HTTP/1.1 {status} X\r\n{own}Content-Length: 2\r\n\r\n{{}}".encode())
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], asked
+        thread.join(10)
+
+
+def test_without_a_public_address_there_is_nothing_to_find() -> None:
+    assert list(public(parse("", environ={}))) == []
+    assert list(public(None)) == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_proxy_that_is_known_as_one_is_well(status: int) -> None:
+    with answering(200, status) as (number, asked):
+        ((level, found),) = told(number)
+    assert (level, "knows that there is a proxy" in found) == ("ok", True)
+    assert asked == ["/gemini/healthz", "/gemini/_agm/status"]
+
+
+def test_a_proxy_that_makes_everybody_local_is_an_error() -> None:
+    """Unless it is believed: then it may be right."""
+    with answering(200, 200) as (number, _):
+        ((level, found),) = told(number)
+    assert level == "error"
+    assert "counts as this machine itself" in found
+    assert "X-Forwarded-For" in found
+    with answering(200, 200) as (number, _):
+        ((level, found),) = told(number, 'trusted_proxies = ["loopback"]')
+    assert (level, "knows" in found) == ("ok", False)
+
+
+def test_a_public_address_that_leads_elsewhere_is_a_warning() -> None:
+    with answering(200, 404, agm=False) as (number, _):
+        ((level, found),) = told(number)
+    assert (level, "is not agm" in found) == ("warning", True)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        ((level, found),) = told(bound.getsockname()[1])
+    assert (level, "cannot be asked from here" in found) == ("warning", True)

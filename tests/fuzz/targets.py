@@ -9,6 +9,7 @@ A target's ``check`` raises whatever shows that something does not hold.  Differ
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import json
 import math
 import random
@@ -31,7 +32,7 @@ from agm.core.eventstream import EventReader, EventTooLarge
 from agm.core.http1 import END, Head, Malformed, RequestReader
 from agm.core.inflate import inflate
 from agm.core.request import Body
-from agm.web.access import Access
+from agm.web.access import Access, Peer
 from agm.web.resources import framing_of
 
 
@@ -282,6 +283,21 @@ def hosts_and_origins(data: bytes, rng: random.Random) -> None:
         assert data in (b"same-origin", b"none")
 
 
+def senders(data: bytes, rng: random.Random) -> None:
+    """Whatever a proxy says, or a client in its place, makes nobody local who is not, and an address stays one."""
+    name = rng.choice((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
+    proxied = Head(b"GET", b"/", b"HTTP/1.1", [(name, data), (b"host", b"127.0.0.1")])
+    trusting = Access.of([], ["127.0.0.1"], [], trusted_proxies=["loopback", "10.0.0.0/8"])
+    assert not Access.of([], ["127.0.0.1"], []).sender(Peer("127.0.0.1"), proxied).local
+    assert not trusting.sender(Peer("192.0.2.7"), proxied).local
+    found = trusting.sender(Peer("127.0.0.1"), proxied)
+    assert found.forwarded
+    address = ipaddress.ip_address(found.address)
+    assert address.is_loopback or not found.local
+    base = trusting.address(Peer("127.0.0.1"), Head(b"GET", b"/", b"HTTP/1.1", [(b"forwarded", data)]), secure=False)
+    assert re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", base), base
+
+
 def read_requests(chunks: Sequence[bytes]) -> tuple[list[tuple[Head, bytes, bool]], int]:
     """The requests of a connection: head, body, and whether it is whole; and the status of what ends it, or 0."""
     reader = RequestReader(max_head=2000, max_lines=20)
@@ -410,6 +426,18 @@ TARGETS: dict[str, Target] = {
     "access": Target(
         [b"127.0.0.1:8045", b"[::1]:80", b"localhost", b"own.example", b"https://page.example", b"none", b"text/plain"],
         hosts_and_origins,
+    ),
+    "senders": Target(
+        [
+            b"127.0.0.1",
+            b"127.0.0.1, 203.0.113.9",
+            b"203.0.113.9:80, 10.0.0.1",
+            b"[2001:db8::9]:4711",
+            b'for="[2001:db8::9]:4711";proto=https;host="ai.example.net:8443", for=127.0.0.1',
+            b"for=_hidden;by=unknown",
+        ],
+        senders,
+        (*TOKENS, b",", b";", b"for=", b"127.0.0.1", b"::1", b"unknown", b'"'),
     ),
     "requests": Target(REQUESTS, requests),
     "connections": Target(REQUESTS, connections.check),

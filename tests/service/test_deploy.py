@@ -67,12 +67,14 @@ def test_the_page_names_files_that_are_there_and_all_of_them() -> None:
 
 def test_each_configuration_of_the_page_can_be_used(tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         key = tmp_path / "key"
         key.write_text("k")
+        key.chmod(0o600)
         read = config.parse(re.sub(r"/run/[\w./]+", str(key), block), path=tmp_path / "agm.toml", environ={})
-        assert [account.name for account in read.accounts] == ["work"]
+        assert [account.name for account in read.accounts] == ([] if "public_url" in block else ["work"])
+        assert read.warnings == ()
 
 
 def test_each_shell_block_can_be_read_by_a_shell() -> None:

@@ -280,10 +280,30 @@ def test_the_address_is_that_of_the_page_where_it_is_not_localhost(page: Page, d
     show(page, demo, "connect")
     addresses = page.run(
         "import(new URL('connect.js', document.baseURI)).then(({ address }) => ["
-        "'http://localhost:8045', 'https://localhost', 'http://gate.example:81', 'http://[::1]:8045']"
+        "'http://localhost:8045', 'https://localhost', 'http://gate.example:81', 'http://[::1]:8045/ui/#/connect',"
+        "'https://ai.example/gemini/ui/', 'http://localhost/a/b/ui/index.html']"
         ".map((a) => address(new URL(a))))"
     )
-    assert addresses == ["http://127.0.0.1:8045", "https://127.0.0.1", "http://gate.example:81", "http://[::1]:8045"]
+    assert addresses == [
+        "http://127.0.0.1:8045",
+        "https://127.0.0.1",
+        "http://gate.example:81",
+        "http://[::1]:8045",
+        "https://ai.example/gemini",
+        "http://127.0.0.1/a/b",
+    ]
+
+
+def test_a_key_is_put_in_place_where_one_is_asked_for_there(page: Page, demo: str) -> None:
+    """On this machine, or behind the proxy through which the page has come."""
+    show(page, demo, "connect")
+    asked = page.run(
+        "import(new URL('connect.js', document.baseURI)).then(({ asksForKey }) => ["
+        "['http://127.0.0.1:8045', 'off', 'all_except_health'], ['https://ai.example', 'off', 'all_except_health'],"
+        "['http://localhost', 'strict', 'strict'], ['https://ai.example', 'off', undefined]]"
+        ".map(([a, here, through]) => asksForKey(new URL(a), { auth_mode: here, auth_forwarded: through })))"
+    )
+    assert asked == [False, True, True, False]
 
 
 # Who may look

@@ -6,13 +6,16 @@ import gzip
 import json
 from typing import Any
 
+import pytest
 import pytest_twisted
 from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, account, chunk, connect, eventually, get, post
 from twisted.web.resource import EncodingResourceWrapper, Resource
 from twisted.web.server import GzipEncoderFactory
 
 from agm import hookimpl
-from agm.testing import GatewayFactory
+from agm.testing import GatewayFactory, RunningGateway
+from agm.transports import unsent
+from agm.web import site
 from agm.web.channel import MAX_AHEAD
 from agm.web.site import SPARE_CONNECTIONS
 
@@ -76,8 +79,11 @@ async def test_the_bodies_of_all_requests_are_bounded_together(
 
 
 @pytest_twisted.ensureDeferred
-async def test_beyond_the_connections_only_health_is_told(gateway: GatewayFactory) -> None:
-    """With 503 for everything else, and nothing at all for far too many."""
+async def test_beyond_the_connections_only_health_is_told(
+    gateway: GatewayFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 503 for everything else, and nothing at all for far too many, as long as nobody has been silent for long."""
+    monkeypatch.setattr(site, "SILENT_SECONDS", 3600.0)
     running = await gateway("[limits]\nconnections = 2\n")
     held = [await connect(running.port) for _ in range(2)]
     await eventually(lambda: len(running.site.channels) == 2, "two connections")
@@ -94,6 +100,111 @@ async def test_beyond_the_connections_only_health_is_told(gateway: GatewayFactor
         client.transport.abortConnection()
     await eventually(lambda: not running.site.channels, "no connection")
     assert b'"models"' in await told(running.port, "/v1beta/models")
+
+
+async def crowd(running: RunningGateway, count: int, said: bytes = b"G") -> list[Wire]:
+    """Clients that have connected, have said something, and stay, whatever they are told."""
+    clients = []
+    for number in range(1, count + 1):
+        clients.append(await connect(running.port))
+        clients[-1].transport.pauseProducing()
+        clients[-1].send(said)
+        await eventually(lambda: len(running.site.channels) >= number, "a connection")  # noqa: B023
+    return clients
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"G",
+        get("/healthz")[:-2],
+        get("/healthz", "Content-Length: 5"),
+        get("/healthz"),
+        get("/v1beta/models"),
+        get("/nowhere", "Content-Length: 5"),
+        b"NOT HTTP\r\n\r\n",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_health_is_told_whoever_holds_the_connections(
+    gateway: GatewayFactory, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """The oldest of those on which nothing is under way gives way; there are never more than there may be."""
+    monkeypatch.setattr(site, "SILENT_SECONDS", 3600.0)
+    running = await gateway("[limits]\nconnections = 3\n")
+    clients = await crowd(running, 3 + SPARE_CONNECTIONS, said)
+    assert await told(running.port, "/healthz") == b""
+    oldest = next(iter(running.site.silent))
+    monkeypatch.setattr(site, "SILENT_SECONDS", 0.0)
+    assert b'{"status":"ok"}' in await told(running.port, "/healthz")
+    assert b'{"status":"ok"}' in await told(running.port, "/readyz")
+    assert oldest not in running.site.channels
+    assert len(running.site.channels) <= 3 + SPARE_CONNECTIONS
+    for client in clients:
+        client.transport.abortConnection()
+    await eventually(lambda: not running.site.channels and not running.site.silent, "nothing left")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_says_something_is_served_though_others_say_nothing(
+    gateway: GatewayFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "SILENT_SECONDS", 0.0)
+    running = await gateway("[limits]\nconnections = 3\n")
+    for _ in range(5):
+        await crowd(running, 3)
+        assert b'"models"' in await told(running.port, "/v1beta/models")
+    assert len(running.site.channels) <= 3
+
+
+class Large(Resource):
+    """A page of so many bytes that a socket does not hold it."""
+
+    isLeaf = True
+    size = 32 * 1024 * 1024
+
+    def render_GET(self, request: Any) -> bytes:
+        return bytes(self.size)
+
+
+class LargePage:
+    """A plugin with that page."""
+
+    @hookimpl
+    def agm_resources(self) -> dict[str, Any]:
+        return {"large": Large()}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_gives_way_who_has_something_under_way(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while the answer is waited for, nor while a body comes, nor while the end of an answer is taken slowly."""
+    monkeypatch.setattr(site, "SILENT_SECONDS", 0.0)
+    running = await gateway(account(upstream) + "[limits]\nconnections = 3\n", plugins=[LargePage()])
+    waiting, sending, reading = [await connect(running.port) for _ in range(3)]
+    waiting.send(post(STREAM, b"{}"))
+    served = await upstream.connection()
+    sending.send(get(UNARY, "Content-Length: 2", method="POST") + b"{")
+    reading.transport.pauseProducing()
+    reading.send(get("/large"))
+    await eventually(lambda: any(unsent(c.transport) for c in running.site.silent), "an answer that is being taken")
+    await eventually(lambda: len(running.site.silent) == 1, "two requests under way")
+    refused = await connect(running.port)
+    refused.send(get("/v1beta/models"))
+    await refusal(refused, 503, "[limits] connections, 3")
+    assert not [client for client in (waiting, sending, reading) if client.lost]
+    reading.keep = False
+    reading.transport.resumeProducing()
+    await eventually(lambda: reading.count > Large.size, "all of the answer")
+    sending.send(b"}")
+    (await upstream.connection(1)).send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+    await sending.until(b"\r\n\r\n{}")
+    served.send(SSE_HEAD + chunk(b'data: {"a":1}\r\n\r\n') + b"0\r\n\r\n")
+    await waiting.until(b'{"a":1}', b"0\r\n\r\n")
+    for client in (waiting, sending, reading):
+        client.transport.abortConnection()
 
 
 @pytest_twisted.ensureDeferred

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, google_error, info, retry
+from support import AnsweringUpstream, Asked, account, connect, get, google_error, info, retry
 
 from agm import hookimpl
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
@@ -301,6 +301,90 @@ async def test_a_file_is_downloaded_byte_for_byte_or_in_part(
     assert [asked.uri for asked in upstream.asked] == ["/v1beta/files/video:download?alt=media"] * 2
 
 
+PAGE = b"<html><script>document.title='x'</script></html>"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/html",
+        "TEXT/HTML; charset=utf-8",
+        "text/html;charset=utf-7",
+        "application/xhtml+xml",
+        "image/svg+xml",
+        "text/xml",
+        "application/xml",
+        "application/rss+xml",
+        "text/javascript",
+        "text/css",
+        "multipart/x-mixed-replace; boundary=x",
+        "application/x-shockwave-flash",
+        "message/rfc822",
+        "text/plain, text/html",
+        "image/png,text/html",
+        "text/plain;a=b, text/html",
+        "text/plain text/html",
+        "nonsense",
+        "*/*",
+        "",
+    ],
+)
+@pytest.mark.parametrize("status", [200, 404])
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_could_be_a_page_is_saved_and_runs_nothing(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream], content_type: str, status: int
+) -> None:
+    """In the gateway's own origin a script of it could ask for all that the person may."""
+    upstream = upstreams(lambda asked: (status, PAGE, {"content-type": content_type}))
+    running = await gateway(keys(upstream, "a"))
+    running.gateway.ownership.remember("files/page", "a")
+    answer = await running.fetch("GET", "/v1beta/files/page:download?alt=media")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if answer.headers["content-type"].startswith("application/json"):  # an error in Google's form
+        assert (answer.status, b"<" in answer.body) == (404, False)
+    else:
+        assert answer.headers["content-disposition"] == "attachment"
+        assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "said", "sent"),
+    [
+        ("text/html", 'inline; filename="a.html"', 'attachment; filename="a.html"'),
+        ("text/html", "attachment; filename*=UTF-8''a", "attachment; filename*=UTF-8''a"),
+        ("text/html", 'inline"; nonsense', "attachment"),
+        ("text/html", "", "attachment"),
+        ("video/mp4", 'attachment; filename="a.mp4"', 'attachment; filename="a.mp4"'),
+        ("video/mp4", None, None),
+        ("audio/wav", None, None),
+        ("image/png", None, None),
+        ("image/jpeg", 'inline; filename="a.jpg"', 'inline; filename="a.jpg"'),
+        ("text/plain; charset=utf-8", None, None),
+        ("text/csv", None, None),
+        ("application/pdf", None, None),
+        ("application/octet-stream", None, None),
+        ("application/jsonl", None, None),
+        ("application/json; charset=UTF-8", None, None),
+        ("application/problem+json", None, None),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_people_download_keeps_its_name_and_its_type(
+    gateway: GatewayFactory,
+    upstreams: Callable[..., AnsweringUpstream],
+    content_type: str,
+    said: str | None,
+    sent: str | None,
+) -> None:
+    given = {"content-type": content_type} | ({} if said is None else {"content-disposition": said})
+    running = await gateway(keys(upstreams(lambda asked: (200, b"content", given)), "a"))
+    answer = await running.fetch("GET", "/v1beta/files/f:download?alt=media")
+    assert (answer.body, answer.headers["content-type"]) == (b"content", content_type)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers.get("content-disposition") == sent
+    assert ("content-security-policy" in answer.headers) is (content_type == "text/html")
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_redirect_within_google_stays_within_the_gateway(
     gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
@@ -320,6 +404,22 @@ async def test_a_redirect_within_google_stays_within_the_gateway(
     answered = await running.fetch("GET", "/v1beta/files/video:download?alt=media")  # treq follows
     assert (answered.status, answered.body, answered.account) == (200, b"content", "b")
     assert upstream.credentials == ["key-b", "key-b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redirect_leads_to_the_public_address(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        return 302, b"", {"location": f"{upstream.url}/download/v1beta/files/video:download?alt=media"}
+
+    upstream = upstreams(answer)
+    running = await gateway('[gateway]\npublic_url = "https://ai.example.net/gemini"\n' + account(upstream))
+    client = await connect(running.port)
+    client.send(get("/v1beta/files/video:download?alt=media"))
+    received = await client.until(b"\r\n\r\n")
+    assert b"\r\nLocation: https://ai.example.net/gemini/download/v1beta/files/video:download?alt=media\r\n" in received
+    client.transport.abortConnection()
 
 
 @pytest_twisted.ensureDeferred

@@ -419,7 +419,7 @@ async def test_a_request_on_a_new_connection_that_closes_is_not_silently_sent_ag
 
 @pytest_twisted.ensureDeferred
 async def test_what_the_hop_says_stays_on_the_hop(gateway: GatewayFactory, upstream: ScriptedUpstream) -> None:
-    running = await gateway(accounts(upstream.url, "api-key"))
+    running = await gateway('[auth]\nmode = "off"\n' + accounts(upstream.url, "api-key"))
     client = await connect(running.port)
     client.send(
         post(

@@ -235,6 +235,75 @@ async def test_what_cannot_be_served_is_refused_in_googles_form(
         assert "OPTIONS" in answer.headers["allow"]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_path_is_404_whatever_the_method(gateway: GatewayFactory, method: str) -> None:
+    running = await gateway("")
+    for path in (
+        "/",
+        "/nowhere",
+        "/v1beta",
+        "/v1beta/",
+        "/v1beta/secrets",
+        "/v1beta/secrets/m:generateContent",
+        "/v1beta/models/m:generateContents",
+        "/v1beta/v1beta/models",
+        "/v1beta/v1beta/models/m:generateContent",
+        "/v1/v1beta/models/m",
+        "/v1beta/v1/files/a",
+        "/v1beta/upload/v1beta/files",
+        "/v1beta/files/a:no-method",
+        "/v1/chat/completions",
+        "/v1beta/%ff",
+        "/upload/v1beta/secrets",
+        "/healthz/x",
+        "/readyz/x",
+        "/metrics/x",
+        "/ui/nowhere",
+        "/ui/app.js/x",
+        "/_agm",
+        "/_agm/",
+        "/_agm/nowhere",
+        "/_agm/status/x",
+        "/_agm/explain/x",
+        "/_agm/log/x",
+        "/_agm/log/bodies/x",
+    ):
+        client = await connect(running.port)
+        client.send(get(path, "Connection: close", method=method))
+        received = await client.closed()
+        assert received.startswith(b"HTTP/1.1 404 "), (path, received[:200])
+        assert b"\r\nAllow:" not in received, path
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_that_may_ask_gets_to_see_that_a_path_is_not_known(gateway: GatewayFactory) -> None:
+    """Its browser asks first, and would show nothing but that it may not."""
+    running = await gateway('[gateway]\ncors_origins = ["https://app.example"]\n')
+    page = "Origin: https://app.example"
+    asked = await say(running, get("/nowhere", page, "Access-Control-Request-Method: PUT", method="OPTIONS"))
+    assert (asked.status, "PUT" in asked.headers["access-control-allow-methods"]) == (204, True)
+    answer = await say(running, get("/nowhere", page))
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (404, "https://app.example")
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_a_key_is_asked_for_nobody_else_learns_what_there_is(gateway: GatewayFactory) -> None:
+    running = await gateway(KEYS, auth_mode="strict")
+    for path in ("/nowhere", "/v1beta/v1beta/models", "/v1beta/files/a:no-method"):
+        assert (await say(running, get(path))).status == 401
+        assert (await say(running, get(path, "x-api-key: correct-horse"))).status == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_base_url_of_the_cure_is_the_public_one(gateway: GatewayFactory) -> None:
+    running = await gateway('[gateway]\npublic_url = "https://ai.example.net/gemini"\n')
+    twice = await say(running, get("/v1beta/v1beta/models"))
+    assert twice.error["message"].endswith("Leave it out of the base URL: https://ai.example.net/gemini")
+    passed = await say(running, get("/gemini/v1beta/models"))
+    assert "take away /gemini" in passed.error["message"]
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:8045", "localhost:1", "[::1]:8045", "mine.example", "a.localhost"]
 )

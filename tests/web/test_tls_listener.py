@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import pytest
 import pytest_twisted
 from support import Wire, connect, eventually, get, reactor
 from twisted.internet.defer import maybeDeferred
@@ -15,6 +16,7 @@ from upstream.certificates import TestAuthority
 
 from agm.tap import ListenerService
 from agm.testing import GatewayFactory, RunningGateway
+from agm.web import site
 from agm.web.site import SPARE_CONNECTIONS
 
 AUTHORITY = TestAuthority()
@@ -100,8 +102,11 @@ async def test_the_end_of_a_connection_does_not_wait_for_the_clients_word(
 
 
 @pytest_twisted.ensureDeferred
-async def test_far_too_many_connections_are_closed_at_once(gateway: GatewayFactory, connect_tls: Connect) -> None:
+async def test_far_too_many_connections_are_closed_at_once(
+    gateway: GatewayFactory, connect_tls: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a word in the log but the warning."""
+    monkeypatch.setattr(site, "SILENT_SECONDS", 3600.0)
     running = await gateway("[limits]\nconnections = 1\n")
     held = [await connect_tls(running) for _ in range(1 + SPARE_CONNECTIONS)]
     for client in held:
@@ -115,3 +120,26 @@ async def test_far_too_many_connections_are_closed_at_once(gateway: GatewayFacto
     await served(again)
     again.transport.loseConnection()
     await again.closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_health_is_told_whoever_holds_the_connections(
+    gateway: GatewayFactory, connect_tls: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who have not even begun to agree on keys among them."""
+    monkeypatch.setattr(site, "SILENT_SECONDS", 3600.0)
+    running = await gateway("[limits]\nconnections = 2\n")
+    first = await connect_tls(running)
+    await served(first)
+    port = int(running.gateway.live.listening[-1].rpartition(":")[2])
+    held = [first, *[await connect(port) for _ in range(1 + SPARE_CONNECTIONS)]]
+    await eventually(lambda: len(running.site.channels) == 2 + SPARE_CONNECTIONS, "all connections")
+    monkeypatch.setattr(site, "SILENT_SECONDS", 0.0)
+    last = await connect_tls(running)
+    await served(last)
+    await first.closed()
+    assert first.lost is not None
+    assert first.lost.check(ConnectionDone), "it was closed in good order"
+    for client in (*held[1:], last):
+        client.transport.abortConnection()
+    await eventually(lambda: not running.site.channels, "no connection")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -209,6 +210,131 @@ async def test_googles_older_protocol_is_relayed_too(gateway: GatewayFactory) ->
     assert upstream.asked[1].uri == "/session/1"
     assert upstream.asked[1].headers["content-range"] == "bytes 0-4/10"
     await upstream.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def naming() -> AsyncIterator[Callable[..., AnsweringUpstream]]:
+    """A function that makes an upstream, which has the bytes of uploads sent to an address; HERE in it is its own."""
+    started: list[AnsweringUpstream] = []
+
+    def make(url: str, header: str = "X-Goog-Upload-URL") -> AnsweringUpstream:
+        def answer(asked: Asked) -> tuple[Any, ...]:
+            if "upload_id=" in asked.uri:
+                return 200, {"file": {"name": "files/f"}}, {"X-Goog-Upload-Status": "final"}
+            here = upstream.url.removeprefix("http://")
+            return 200, b"", {header: url.replace("HERE", here), "X-Goog-Upload-Status": "active"}
+
+        upstream = AnsweringUpstream(answer)
+        started.append(upstream)
+        return upstream
+
+    yield make
+    for upstream in started:
+        await upstream.stop()
+
+
+@pytest.mark.parametrize("header", ["X-Goog-Upload-URL", "X-Goog-Upload-Control-URL", "Location"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/upload?upload_id=u",
+        "http://HERE.evil.example/upload?upload_id=u",
+        "http://localhost/upload?upload_id=u",
+        "http://user@HERE/upload?upload_id=u",
+        "http://HERE@evil.example/upload?upload_id=u",
+        "https://HERE/upload?upload_id=u",
+        "ftp://HERE/upload?upload_id=u",
+        "//evil.example/upload?upload_id=u",
+        "http://evil.example\\@HERE/upload?upload_id=u",
+        "http://HERE",
+        "http://HERE?upload_id=u",
+        "http://HERE/upload?upload_id=u#x",
+        "http://HERE/upload upload_id=u",
+        "http://HERE0/upload",
+        "http://127.0.0.1:99999/upload",
+        "upload?upload_id=u",
+        "http://169.254.169.254/computeMetadata/v1/",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_bytes_go_to_the_upstream_that_was_asked_and_nowhere_else(
+    gateway: GatewayFactory, naming: Callable[..., AnsweringUpstream], header: str, url: str
+) -> None:
+    """An address of another scheme, host or port is refused, and no address is given out for it."""
+    upstream = naming(url, header)
+    running = await gateway(account(upstream.url))
+    begun = await running.fetch("POST", "/upload/v1beta/files", body=b"{}", headers=START)
+    assert (begun.status, begun.json["error"]["details"][0]["reason"]) == (502, "UPLOAD_ADDRESS_FOREIGN")
+    assert not {"x-goog-upload-url", "x-goog-upload-control-url", "location"} & begun.headers.keys()
+    assert "evil" not in begun.body.decode()
+
+
+@pytest.mark.parametrize("url", ["http://HERE/x?upload_id=u", "/x?upload_id=u", "http://HERE/x?upload_id=u/../..//@y"])
+@pytest_twisted.ensureDeferred
+async def test_an_address_of_the_upstreams_own_is_taken_however_it_is_written(
+    gateway: GatewayFactory, naming: Callable[..., AnsweringUpstream], url: str
+) -> None:
+    upstream = naming(url)
+    running = await gateway(account(upstream.url + "/prefix"))
+    begun = await running.fetch("POST", "/upload/v1beta/files", body=b"{}", headers=START)
+    target = begun.headers["x-goog-upload-url"].removeprefix(running.url)
+    assert (await running.fetch("POST", target, body=b"hello")).status == 200
+    assert upstream.asked[-1].uri == url.removeprefix("http://HERE")
+
+
+@pytest.mark.parametrize(
+    ("configured", "headers", "base"),
+    [
+        ("", {"Host": "127.0.0.1:8045"}, "http://127.0.0.1:8045"),
+        ('public_url = "https://ai.example.net/gemini"', {"Host": "127.0.0.1:8045"}, "https://ai.example.net/gemini"),
+        ('public_url = "https://ai.example.net"', {"Host": "ai.example.net"}, "https://ai.example.net"),
+        # what a proxy says that is not believed
+        (
+            'allowed_hosts = ["ai.example.net"]',
+            {"Host": "ai.example.net", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"},
+            "http://ai.example.net",
+        ),
+        # and of one that is
+        (
+            'trusted_proxies = ["loopback"]\nallowed_hosts = ["ai.example.net"]',
+            {"Host": "ai.example.net:8443", "X-Forwarded-Proto": "https"},
+            "https://ai.example.net:8443",
+        ),
+        (
+            'trusted_proxies = ["loopback"]',
+            {"X-Forwarded-Proto": "http, HTTPS", "X-Forwarded-Host": "evil.example, ai.example.net"},
+            "https://ai.example.net",
+        ),
+        (
+            'trusted_proxies = ["loopback"]',
+            {"Forwarded": 'for=203.0.113.9;host="ai.example.net:8443";proto=https'},
+            "https://ai.example.net:8443",
+        ),
+        (
+            'trusted_proxies = ["loopback"]',
+            {"Host": "127.0.0.1", "X-Forwarded-Proto": "javascript", "X-Forwarded-Host": "evil.example/?"},
+            "http://127.0.0.1",
+        ),
+        (
+            'trusted_proxies = ["loopback"]\npublic_url = "https://ai.example.net"',
+            {"X-Forwarded-Host": "other.example"},
+            "https://ai.example.net",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_address_of_an_upload_is_the_one_by_which_clients_know_the_gateway(
+    gateway: GatewayFactory,
+    naming: Callable[..., AnsweringUpstream],
+    configured: str,
+    headers: dict[str, str],
+    base: str,
+) -> None:
+    for header in ("X-Goog-Upload-URL", "Location"):
+        upstream = naming("http://HERE/x?upload_id=u", header)
+        running = await gateway(f'[gateway]\n{configured}\n[auth]\nmode = "off"\n' + account(upstream.url))
+        begun = await running.fetch("POST", "/upload/v1beta/files", body=b"{}", headers={**START, **headers})
+        assert begun.headers[header.lower()].startswith(f"{base}/upload/v1beta/files?upload_id="), begun
 
 
 @pytest_twisted.ensureDeferred

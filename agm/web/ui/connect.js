@@ -2,10 +2,20 @@
 
 import { el } from "./dom.js";
 
-/** The address that programs should use: 127.0.0.1 rather than localhost, which may be another address. */
+/**
+ * The address that programs should use, with the path that a proxy puts before the page's own, and 127.0.0.1 rather than
+ * localhost, which may be another address.
+ */
 export function address(location) {
-  if (location.hostname !== "localhost") return location.origin;
-  return `${location.protocol}//127.0.0.1${location.port ? `:${location.port}` : ""}`;
+  const before = location.pathname.replace(/\/(ui\/.*)?$/, "");
+  if (location.hostname !== "localhost") return location.origin + before;
+  return `${location.protocol}//127.0.0.1${location.port ? `:${location.port}` : ""}${before}`;
+}
+
+/** Whether a client key is asked for where the page comes from: this machine itself, or a proxy before the gateway. */
+export function asksForKey(location, gateway) {
+  const here = /^(localhost|127\..*|\[::1\])$/.test(location.hostname);
+  return (here ? gateway.auth_mode : (gateway.auth_forwarded ?? gateway.auth_mode)) !== "off";
 }
 
 /** A word for a shell. */
@@ -118,7 +128,7 @@ export function connect() {
   let gateway = null;
 
   function draw() {
-    const asked = gateway.auth_mode !== "off";
+    const asked = asksForKey(window.location, gateway);
     const base = address(window.location);
     where.textContent = base;
     hint.textContent = asked
