@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-import msgspec
 from twisted.internet.defer import Deferred
 
 from agm.config import Config
+from agm.core import documents
 from agm.core.answers import Framing
 from agm.core.classify import Fault
 from agm.core.errors import NOT_JSON, GatewayError
@@ -164,7 +164,7 @@ async def _whole(answer: OpenAnswer) -> bytes:
 
 def _counted(body: bytes) -> tuple[int | None, str | None]:
     try:
-        tokens = msgspec.json.decode(body)["totalTokens"]
+        tokens = documents.decode(body)["totalTokens"]
     except (*NOT_JSON, KeyError, TypeError, IndexError):
         tokens = None
     if isinstance(tokens, int) and not isinstance(tokens, bool):
@@ -174,7 +174,7 @@ def _counted(body: bytes) -> tuple[int | None, str | None]:
 
 def _message(body: bytes) -> str | None:
     try:
-        message = msgspec.json.decode(body)["error"]["message"]
+        message = documents.decode(body)["error"]["message"]
     except (*NOT_JSON, KeyError, TypeError, IndexError):
         return None
     return message if isinstance(message, str) else None

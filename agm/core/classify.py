@@ -18,8 +18,8 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import attrs
-import msgspec
 
+from agm.core import documents
 from agm.core.errors import NOT_JSON
 
 #: A stated delay up to this many seconds is waited out on the same account.
@@ -122,7 +122,7 @@ class _Error:
 
 def _read(body: bytes) -> _Error:
     try:
-        document = msgspec.json.decode(body)
+        document = documents.decode(body)
     except NOT_JSON:
         document = None
     if isinstance(document, list) and document:

@@ -71,6 +71,16 @@ class Body:
         """Whether it is a JSON object with a user turn that has neither a ``model`` nor a session of its own."""
         return (self._look or self._looked()).plain
 
+    @property
+    def strict(self) -> bool:
+        """Whether it is a JSON object by the letter of the standard."""
+        return (self._look or self._looked()).strict
+
+    @property
+    def roles(self) -> bool:
+        """Whether it is a JSON object in which every turn has a role."""
+        return (self._look or self._looked()).roles
+
     def _looked(self) -> Look:
         self.parses += 1
         self._look = look(self.raw)
