@@ -75,6 +75,12 @@ def _owners(gateway: Gateway, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
+async def pause(gateway: Gateway, body: bytes) -> None:
+    """Let others be served before a large body is looked through once more."""
+    if len(body) > documents.LARGE:
+        await deferLater(gateway.reactor, 0)
+
+
 async def read(gateway: Gateway, body: bytes, *, most: int = MOST) -> Reading:
     """
     What a body says; whatever else is due is done in between if that takes long.
@@ -102,7 +108,9 @@ async def names_in(gateway: Gateway, body: Body) -> list[str]:
         return []
     if not ownership.may_name(raw, collections) and (b"\\" not in raw or body.strict):
         return []
+    await pause(gateway, raw)
     if body.strict:
+        await pause(gateway, raw)
         found = ownership.written_in(raw, collections)
         if found is not None and len(_owners(gateway, found)) < 2:
             return found

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from agm.core import ownership
 
 #: A body may have so many strings, brackets and the like, and be nested so deep, as with Google.
-MOST = 500_000
+MOST = 250_000
 MOST_DEPTH = 100
 #: So many of them are read at once: some milliseconds.
 SLICE = 5_000

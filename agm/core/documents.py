@@ -21,10 +21,12 @@ MOST_BYTES = 4 * 1024 * 1024
 MOST_VALUES = 50_000
 MOST_DEPTH = 32
 
-#: A larger document is looked at before fields or turns are made of it.
+#: A larger document is looked at before it is skipped through, or fields or turns are made of it.
 LARGE = 1024 * 1024
 #: It is crowded if it has more of them.
 CROWD = 50_000
+#: Even what makes nothing takes its time for so many brackets and commas: no request consists of as many.
+DENSE = 1_000_000
 
 _BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
 
@@ -51,16 +53,34 @@ def is_bounded(document: bytes) -> bool:
     return opened <= MOST_DEPTH or not _deeper(document, MOST_DEPTH)
 
 
-def is_crowded(document: bytes, mark: bytes) -> bool:
+def is_crowded(document: bytes, mark: bytes, most: int = CROWD) -> bool:
     """Whether a large document has more of a mark, a colon or a bracket, than things can be made at once."""
     if len(document) <= LARGE:
         return False
     at, find = -1, document.find
-    for _ in range(CROWD):
+    for _ in range(most):
         at = find(mark, at + 1)
         if at < 0:
             return False
     return True
+
+
+def is_dense(document: bytes) -> bool:
+    """Whether a large document is so full of brackets and commas that nobody looks through it at once."""
+    if not any(is_crowded(document, mark, 5000) for mark in (b"{", b"[", b",")):
+        return False
+    return len(document) - len(document.translate(None, b"[{,")) > DENSE
+
+
+def undense(document: bytes) -> bytes:
+    """
+    The same document.
+
+    :raises msgspec.DecodeError: if it is :func:`dense <is_dense>`.
+    """
+    if is_dense(document):
+        raise msgspec.DecodeError(f"it has more than {DENSE} brackets and commas")
+    return document
 
 
 def _deeper(document: bytes, most: int) -> bool:

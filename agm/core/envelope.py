@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from agm.core import documents
-from agm.core.documents import is_crowded
+from agm.core.documents import is_crowded, undense
 from agm.core.errors import NOT_JSON, InvalidRequest
 from agm.core.spliced import Spliced
 
@@ -82,7 +82,7 @@ def _fields(body: bytes) -> dict[str, msgspec.Raw]:
 
     :raises msgspec.DecodeError: or another of :data:`agm.core.errors.NOT_JSON`.
     """
-    if not is_crowded(body, b":"):
+    if not is_crowded(undense(body), b":"):
         return _DOCUMENT.decode(body)
     known = _KNOWN.decode(body)
     found = ((name, getattr(known, name)) for name in _REQUEST_FIELDS)
@@ -225,7 +225,7 @@ def unwrap(document: bytes) -> bytes:
     :raises NotAnEnvelope: if it is not JSON, or neither of the two.
     """
     try:
-        answer = _ANSWER.decode(document)
+        answer = _ANSWER.decode(undense(document))
     except NOT_JSON:
         error = error_document(document)
         if error is not None:
@@ -254,7 +254,7 @@ def error_document(document: bytes) -> bytes | None:
     too large or too deep to be read, code, status and message are left.
     """
     try:
-        found = _ERROR.decode(document)
+        found = _ERROR.decode(undense(document))
     except NOT_JSON:
         if len(document) > documents.LARGE:
             return None

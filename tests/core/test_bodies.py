@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agm.core import bodies
 from agm.core.bodies import Reading, Unreadable
+from core.cuts import unhurried
 
 FILE = "https://generativelanguage.googleapis.com/v1beta/files/a"
 
@@ -233,6 +234,7 @@ def _string(text: str, draw: Callable[[list[str]], str]) -> str:
     return f"{quote}{made}{quote}"
 
 
+@unhurried
 @given(_DOCUMENTS, st.data())
 def test_a_document_says_the_same_in_every_form(document: dict[str, Any], data: st.DataObject) -> None:
     body = written(document, lambda ways: data.draw(st.sampled_from(ways))).encode()

@@ -51,6 +51,18 @@ def test_what_is_within_bounds_is_decoded_as_ever(document: object) -> None:
     assert documents.decode(json.dumps(document).encode()) == document
 
 
+def test_a_dense_document_is_none_that_anybody_looks_through() -> None:
+    """A large one of nothing but brackets or values; text has commas, too, but not as many."""
+    half = documents.DENSE // 2
+    for document in (b"[]" * documents.DENSE + b"[", b"{" * half + b"[" * half + b",", b"1," * documents.DENSE + b"["):
+        document += b" " * LARGE
+        assert documents.is_dense(document)
+        with pytest.raises(msgspec.DecodeError, match="brackets"):
+            documents.undense(document)
+    for document in (b"[]" * (LARGE // 2), b"x" * 30_000_000, b"some, text" * 900_000, b'{"a":[],' * 300_000, b""):
+        assert documents.undense(document) is document
+
+
 def test_a_small_document_is_never_crowded() -> None:
     """A large one is if it has very many of the mark; where they stand is all the same."""
     assert not documents.is_crowded(b"{" * LARGE, b"{")
