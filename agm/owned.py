@@ -291,7 +291,7 @@ class ResourceAttempts(PinnedAttempts):
         account = lease.account
         failure = self._classified(status, body, retry_after, account)
         credential = self.gateway.credentials.get(account.name)
-        if failure.verdict.fault is Fault.CREDENTIAL and credential is not None:
+        if failure.verdict.fault is Fault.CREDENTIAL and credential is not None and credential.refreshable:
             credential.mark_rejected(self._presented.get(account.name))  # the next request shows a fresh one
         else:
             self.gateway.pool.failed(account, self.request.model, failure.verdict, lease)
