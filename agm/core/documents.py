@@ -23,7 +23,8 @@ MOST_DEPTH = 32
 
 #: A larger document is looked at before it is skipped through, or fields or turns are made of it.
 LARGE = 1024 * 1024
-#: It is crowded if it has more of them.
+#: It is busy if it has more brackets or commas, and crowded if it has more of what things are made of.
+BUSY = 5_000
 CROWD = 50_000
 #: Even what makes nothing takes its time for so many brackets and commas: no request consists of as many.
 DENSE = 1_000_000
@@ -53,23 +54,28 @@ def is_bounded(document: bytes) -> bool:
     return opened <= MOST_DEPTH or not _deeper(document, MOST_DEPTH)
 
 
-def is_crowded(document: bytes, mark: bytes, most: int = CROWD) -> bool:
+def is_busy(document: bytes) -> bool:
+    """Whether a document is large and no image with a few words: else it is neither crowded nor dense."""
+    return len(document) > LARGE and any(_has_more(document, mark, BUSY) for mark in (b"{", b"[", b","))
+
+
+def is_crowded(document: bytes, mark: bytes) -> bool:
     """Whether a large document has more of a mark, a colon or a bracket, than things can be made at once."""
-    if len(document) <= LARGE:
-        return False
+    return len(document) > LARGE and _has_more(document, mark, CROWD)
+
+
+def is_dense(document: bytes) -> bool:
+    """Whether a large document is so full of brackets and commas that nobody looks through it at once."""
+    return is_busy(document) and len(document) - len(document.translate(None, b"[{,")) > DENSE
+
+
+def _has_more(document: bytes, mark: bytes, most: int) -> bool:
     at, find = -1, document.find
     for _ in range(most):
         at = find(mark, at + 1)
         if at < 0:
             return False
     return True
-
-
-def is_dense(document: bytes) -> bool:
-    """Whether a large document is so full of brackets and commas that nobody looks through it at once."""
-    if not any(is_crowded(document, mark, 5000) for mark in (b"{", b"[", b",")):
-        return False
-    return len(document) - len(document.translate(None, b"[{,")) > DENSE
 
 
 def undense(document: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agm.core.documents import is_crowded, undense
+from agm.core.documents import is_busy, is_crowded, undense
 from agm.core.errors import NOT_JSON
 
 #: Bytes of a turn that all count.  Of more than these count its length, its two edges, where people's words are, and so
@@ -77,7 +77,7 @@ def look(body: bytes) -> Look:
     turns to be made one by one, the beginning of them all counts.
     """
     try:
-        if is_crowded(undense(body), b"{"):
+        if is_busy(body) and is_crowded(undense(body), b"{"):
             return _look_at_crowd(body)
         read = _CONVERSATION.decode(body)
     except NOT_JSON:
