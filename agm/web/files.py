@@ -114,9 +114,14 @@ class Owned(Gemini):
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, described))
-        elif wire.streamed is None or (isinstance(wire.streamed.length, int) and wire.streamed.length <= MAX_HELD):
-            content = await self._collected(wire)
-            await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, b"", content=content))
+        elif wire.head.length is not None and wire.head.length <= MAX_HELD:
+            site, length = wire.site, wire.head.length
+            site.lend(length)
+            try:
+                content = await self._collected(wire)
+                await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, b"", content=content))
+            finally:
+                site.give_back(length)
         else:
             await self._answer(wire, WholeUpload(self.gateway, visit, asked))
 

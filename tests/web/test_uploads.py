@@ -256,6 +256,21 @@ async def test_an_upload_in_one_request_counts_for_its_key(
     assert [entry.rpc for entry in emulator.log] == ["CreateFile"]
 
 
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_is_kept_to_be_sent_again_counts_among_the_bodies(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """A large one is not kept, and does not count."""
+    running = await gateway(emulator.account("a") + "[gateway]\nmax_body = 1000\n[limits]\nbodies = 1000\n")
+    path, text = "/upload/v1beta/files?uploadType=media", {"Content-Type": "text/plain"}
+    answers = [
+        await running.fetch("POST", path, body=b"x" * size, headers=text) for size in (1000, 1001, 1000, LARGE, 1000)
+    ]
+    assert [answer.status for answer in answers] == [200, 503, 200, 200, 200]
+    assert answers[1].json["error"]["details"][0]["reason"] == "TOO_MANY_BODIES"
+    assert running.site.lent == 0
+
+
 def three_accounts(upstream: AnsweringUpstream) -> str:
     """Accounts in an order, on one upstream."""
     return '[gateway]\nshow_account = true\n[pool]\nstrategy = "priority"\nmax_wait = 0\n' + "".join(
