@@ -97,9 +97,8 @@ async def names_in(gateway: Gateway, body: Body) -> list[str]:
     """
     The owned resources that a body names: as far as their owners are known, every one of them.
 
-    Most bodies cost a search of their bytes.  In one that is strict JSON the names are found by their surroundings;
-    that is enough unless they belong to several accounts, since it finds too many rather than too few.  Any other is
-    read as Google reads it.
+    Most bodies cost a search of their bytes.  In one that is strict JSON the names are found by what stands around
+    them; that is enough where one of them is sure and all belong to one account.  Any other is read as Google reads it.
 
     :raises InvalidRequest: if it cannot be read.
     """
@@ -112,8 +111,10 @@ async def names_in(gateway: Gateway, body: Body) -> list[str]:
     if body.strict:
         await pause(gateway, raw)
         found = ownership.written_in(raw, collections)
-        if found is not None and len(_owners(gateway, found)) < 2:
-            return found
+        if found is not None:
+            owners = _owners(gateway, list(found)).keys()
+            if len(owners) < 2 and owners == _owners(gateway, [name for name, sure in found.items() if sure]).keys():
+                return list(found)
     try:
         return list((await read(gateway, raw)).names)
     except Unreadable as e:

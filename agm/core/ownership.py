@@ -70,7 +70,13 @@ _SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, 
     "models": "operation",
 }
 _WORDS = re.compile(r"[A-Za-z0-9._~-]*[A-Za-z0-9_~-]")
-_IS_TEXT = re.compile(rb'"text"\s{0,8}:\s{0,8}\Z')
+_IS_TEXT = re.compile(rb'"(?:text|data|displayName|display_name|title|description)"\s{0,8}:\s{0,8}\Z')
+#: What stands behind the name of a field.
+_IS_FIELD = re.compile(rb"\s{0,64}:")
+#: What stands before a name that can be nothing else.
+_IS_NAMED = re.compile(rb'"(?:fileUri|file_uri|fileName|file_name|cachedContent|cached_content)"\s{0,8}:\s{0,8}\Z')
+#: What stands before the words of tools, in strict JSON without escapes: see :mod:`agm.core.bodies`.
+_OWN_WORDS = (b'"args"', b'"response', b'"parameters')
 #: Fields in which an answer says what its account has.
 _TELLING = frozenset(
     {
@@ -233,16 +239,17 @@ def _hides(body: bytes) -> bool:
     return b"\\u00" in body and (len(body) > _SEARCHED or _HIDING.search(body) is not None)
 
 
-def written_in(body: bytes, collections: Iterable[str]) -> list[str] | None:
+def written_in(body: bytes, collections: Iterable[str]) -> dict[str, bool] | None:
     """
-    The resources of these collections that strict JSON holds as strings of their own, in whatever field.
+    The resources of these collections that strict JSON holds as strings of their own, in whatever field; and of each
+    whether it is surely named, or may be a word that a tool was given.
 
-    That is every one that it names and perhaps some more: what a tool was given is not told apart.  None where they
-    cannot be found in this way, which is fast because only their surroundings are looked at.
+    None where they cannot be found in this way, which is fast because only their surroundings are looked at.
     """
     if _hides(body):
         return None
-    found: dict[str, None] = {}
+    found: dict[str, bool] = {}
+    sure = not any(mark in body for mark in _OWN_WORDS)
     places = 0
     for mark in _marks(body, collections):
         at = body.find(mark)
@@ -254,10 +261,12 @@ def written_in(body: bytes, collections: Iterable[str]) -> list[str] | None:
             # a quote behind a backslash is one in a text
             if start >= 0 and end >= 0 and body[start - 1 : start] != b"\\" and body[end - 1 : end] != b"\\":
                 name = _named_by_literal(body[start : end + 1])
-                if name is not None and not _IS_TEXT.search(body, max(0, start - 24), start):
-                    found[name] = None
+                before = max(0, start - 40)
+                other = _IS_TEXT.search(body, before, start) or _IS_FIELD.match(body, end + 1)
+                if name is not None and not other:
+                    found[name] = found.get(name, sure) or _IS_NAMED.search(body, before, start) is not None
             at = body.find(mark, end if end >= 0 else at + len(mark))
-    return list(found)
+    return found
 
 
 def _named_by_literal(literal: bytes) -> str | None:

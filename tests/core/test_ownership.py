@@ -177,10 +177,19 @@ def test_names_are_found_by_what_stands_around_them() -> None:
     for text in (json.dumps(body), json.dumps(body, indent=2), json.dumps(body).replace("/", "\\/")):
         assert ownership.may_name(text.encode(), ALL)
         assert sorted(ownership.written_in(text.encode(), ALL) or ()) == sorted(found)
-        assert ownership.written_in(text.encode(), ["cachedContents"]) == ["cachedContents/c"]
+        assert ownership.written_in(text.encode(), ["cachedContents"]) == {"cachedContents/c": True}
     assert not ownership.may_name(b'{"contents": [{"parts": [{"text": "files a"}]}]}', ALL)
     assert not ownership.may_name(b'{"cachedContent": "cachedContents/c"}', ["files"])
-    assert ownership.written_in(b'{"a": "http://h/v1/models/veo/operations/o?x"}', ALL) == ["models/veo/operations/o"]
+    operation = b'{"a": "http://h/v1/models/veo/operations/o?x", "batches/b" : 1, "title": "files/t"}'
+    assert ownership.written_in(operation, ALL) == {"models/veo/operations/o": True}
+
+
+def test_what_a_tool_may_have_been_given_is_not_sure() -> None:
+    """Only a field that can be nothing else is, where there are words of tools."""
+    args = b'{"functionCall": {"args": {"uri": "files/a"}}, "uri": "files/b", "fileUri" : "files/c", "x": "files/c"}'
+    assert ownership.written_in(args, ALL) == {"files/a": False, "files/b": False, "files/c": True}
+    for field in ("response", "responseSchema", "parametersJsonSchema", "response_json_schema"):
+        assert ownership.written_in(b'{"%b": {"uri": "files/a"}}' % field.encode(), ALL) == {"files/a": False}
 
 
 def test_what_may_be_hidden_is_not_searched_for() -> None:
@@ -191,7 +200,7 @@ def test_what_may_be_hidden_is_not_searched_for() -> None:
         assert ownership.written_in(body, ["files"]) is None
     assert not ownership.may_name(rb'{"text": "\u00e9\u003c\u0026\u2028"}', ["files"])
     found = ownership.written_in(rb'{"uri": "https://h/v1/files/a:download?a=b\u0026c", "text": "\u003c"}', ["files"])
-    assert found == ["files/a"]
+    assert found == {"files/a": True}
     long = b'{"uri": "files/a", "text": "%b"}' % (rb"\u00e9" * 200_000)
     assert ownership.written_in(long, ["files"]) is None
     assert ownership.written_in(b"[" + b'"files/a",' * 10_001 + b"1]", ["files"]) is None

@@ -291,7 +291,10 @@ def named(data: bytes, rng: random.Random) -> None:
             assert not strict
             assert b"\\" in data
         elif strict and (found := ownership.written_in(data, _KNOWN)) is not None:
-            assert seen.names.keys() <= set(found)
+            assert seen.names.keys() <= found.keys()
+            if not any(mark in data for mark in ownership._OWN_WORDS):
+                assert seen.names.keys() == found.keys()
+                assert all(found.values())
 
 
 #: A slash in a name without quotes, or behind a number.
