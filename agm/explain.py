@@ -12,12 +12,14 @@ from typing import Any
 
 import msgspec
 
-from agm.core.errors import GatewayError
+from agm.core import documents
+from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.exclusions import nothing_left
 from agm.core.request import Account, UpstreamRequest
 from agm.exchange import Attempts
 from agm.gateway import Gateway
 from agm.incoming import Incoming, Preparation
+from agm.owned import pause
 from agm.plugins import Call, HookFailed
 
 REDACTED = "[redacted]"
@@ -44,6 +46,7 @@ async def explain(gateway: Gateway, incoming: Incoming) -> dict[str, Any]:
         "client_key": None if incoming.key is None else incoming.key.name,
         "client_key_required": gateway.auth_mode != "off",
     }
+    await pause(gateway, incoming.body)
     with gateway.hooks.recorded() as calls:
         try:
             attempts = await Preparation(gateway, incoming, explaining=True).run()
@@ -165,10 +168,10 @@ def _said(call: Call) -> Any:
 
 
 def _shown(body: bytes) -> Any:
-    """A body as JSON, or as text where it is not; cut where it is long."""
+    """A body as JSON, or as text where it is none, or nested so deeply that laid out it would be all space; cut."""
     if len(body) > MAX_SHOWN:
         return body[:MAX_SHOWN].decode("utf-8", "replace") + f"… ({len(body)} bytes)"
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return documents.decode(body)
+    except NOT_JSON:
         return body.decode("utf-8", "replace")

@@ -84,4 +84,4 @@ class Preparation:
         if gateway.hooks.edits_requests:
             edited = await gateway.hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
-        return make_attempts(gateway, request, body, choice)
+        return await make_attempts(gateway, request, body, choice)

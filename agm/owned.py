@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
-from agm.core import ownership
+from agm.core import documents, ownership
 from agm.core.answers import AnswerFilter, CollectedBody, Framing, PlainBody
+from agm.core.bodies import MOST, Reading, Unreadable
 from agm.core.candidates import Candidates
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
@@ -31,7 +33,7 @@ from agm.core.request import (
     ModelChoice,
     UpstreamRequest,
 )
-from agm.exchange import MAX_COLLECTED, Attempts, Failed, FinalAnswer, OpenAnswer
+from agm.exchange import MAX_ERROR, Attempts, Failed, FinalAnswer, OpenAnswer
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 if TYPE_CHECKING:
@@ -39,10 +41,12 @@ if TYPE_CHECKING:
 
 #: How many accounts are asked for a resource whose owner nobody remembers.
 MAX_SEARCH = 64
+#: So much of a refusal is looked through for what it is about.
+MAX_TOLD = 8 * 1024
 #: A page of a merged list has at least so many resources, if there are so many and the client does not say how many.
 DEFAULT_PAGE = 50
 #: An upstream's page of a list is refused beyond this many bytes.
-MAX_LIST = 16 * 1024 * 1024
+MAX_LIST = documents.MOST_BYTES
 
 
 def owner_of(gateway: Gateway, names: Sequence[str]) -> tuple[str, str] | None:
@@ -51,11 +55,7 @@ def owner_of(gateway: Gateway, names: Sequence[str]) -> tuple[str, str] | None:
 
     :raises InvalidRequest: if the resources belong to several accounts: no account could serve the request.
     """
-    found: dict[str, str] = {}
-    for name in names:
-        account = gateway.ownership.owner(name)
-        if account is not None and account in gateway.credentials:
-            found.setdefault(account, name)
+    found = _owners(gateway, names)
     if len(found) > 1:
         raise InvalidRequest(
             f"The request names resources of different accounts of this gateway, {' and '.join(found.values())}; no "
@@ -65,28 +65,79 @@ def owner_of(gateway: Gateway, names: Sequence[str]) -> tuple[str, str] | None:
     return next(iter(found.items()), None)
 
 
-def names_in(model: str, body: Body) -> list[str]:
-    """The owned resources that a call names: a tuned model, and what its body refers to."""
-    names = [name for name in (ownership.root(model),) if name is not None]
-    if ownership.may_name(body.raw):
-        try:
-            names += ownership.names_in(body.json())
-        except GatewayError:  # no JSON: the upstream has words for it
-            return names
-    return names
+def _owners(gateway: Gateway, names: Sequence[str]) -> dict[str, str]:
+    """The accounts that have what is named, and the first resource of each."""
+    found: dict[str, str] = {}
+    for name in names:
+        account = gateway.ownership.owner(name)
+        if account is not None and account in gateway.credentials:
+            found.setdefault(account, name)
+    return found
 
 
-def make_attempts(gateway: Gateway, request: GatewayRequest, body: bytes, mapped: ModelChoice) -> Attempts:
+async def pause(gateway: Gateway, body: bytes) -> None:
+    """Let others be served before a large body is looked through once more."""
+    if len(body) > documents.LARGE:
+        await deferLater(gateway.reactor, 0)
+
+
+async def read(gateway: Gateway, body: bytes, *, most: int = MOST) -> Reading:
+    """
+    What a body says; whatever else is due is done in between if that takes long.
+
+    :raises Unreadable: if it cannot be read.
+    """
+    reading = Reading(body, most=most)
+    while reading.go_on():
+        await deferLater(gateway.reactor, 0)
+    return reading
+
+
+async def names_in(gateway: Gateway, body: Body) -> list[str]:
+    """
+    The owned resources that a body names: as far as their owners are known, every one of them.
+
+    Most bodies cost a search of their bytes.  In one that is strict JSON the names are found by what stands around
+    them; that is enough where one of them is sure and all belong to one account.  Any other is read as Google reads it.
+
+    :raises InvalidRequest: if it cannot be read.
+    """
+    raw, collections = body.raw, gateway.ownership.collections
+    if not collections or not raw:
+        return []
+    if not ownership.may_name(raw, collections) and (b"\\" not in raw or body.strict):
+        return []
+    await pause(gateway, raw)
+    if body.strict:
+        await pause(gateway, raw)
+        found = ownership.written_in(raw, collections)
+        if found is not None:
+            owners = _owners(gateway, list(found)).keys()
+            if len(owners) < 2 and owners == _owners(gateway, [name for name, sure in found.items() if sure]).keys():
+                return list(found)
+    try:
+        return list((await read(gateway, raw)).names)
+    except Unreadable as e:
+        raise InvalidRequest(
+            f"Invalid JSON payload received: {e}. It may name a file or the like, which one account of this gateway "
+            "has, so it is not sent to just any of them.",
+            reason="BODY_UNREADABLE",
+        ) from None
+
+
+async def make_attempts(gateway: Gateway, request: GatewayRequest, body: bytes, mapped: ModelChoice) -> Attempts:
     """
     The attempts of a call: pinned to the owner of what it names, if it names something that has one.
 
-    :raises InvalidRequest: if what it names belongs to several accounts.
+    :raises InvalidRequest: if what it names belongs to several accounts, or cannot be read.
     """
     if len(gateway.ownership):
-        read = request.body if body is request.body.raw else Body(body)
-        owned = owner_of(gateway, names_in(request.model, read))
+        tuned = ownership.root(request.model)
+        names = [] if tuned is None else [tuned]
+        names += await names_in(gateway, request.body if body is request.body.raw else Body(body))
+        owned = owner_of(gateway, names)
         if owned is not None:
-            return PinnedAttempts(gateway, request, body, mapped, owner=owned[0], owned=owned[1])
+            return PinnedAttempts(gateway, request, body, mapped, owner=owned[0], owned=owned[1], named=tuple(names))
     return Attempts(gateway, request, body, mapped)
 
 
@@ -97,6 +148,8 @@ class PinnedAttempts(Attempts):
     #: The account, and the resource that it has; without them any account will do.
     owner: str | None = attrs.field(kw_only=True, default=None)
     owned: str = attrs.field(kw_only=True, default="")
+    #: Everything that the request names, whoever has it.
+    named: tuple[str, ...] = attrs.field(kw_only=True, default=())
 
     def _eligible(self) -> tuple[Candidates, Mapping[str, str]]:
         accounts, refused = super()._eligible()
@@ -132,13 +185,15 @@ class PinnedAttempts(Attempts):
     def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> Failed:
         failure = super()._classified(status, body, retry_after, account)
         if failure.verdict.fault is Fault.MISSING:
-            self._disowned(self.owned, account)
+            self._disowned(account, body)
         return failure
 
-    def _disowned(self, name: str | None, account: Account) -> None:
+    def _disowned(self, account: Account, body: bytes) -> None:
         """An account says that it does not have a resource: deleted, expired, or never its own."""
-        if name is not None and self.gateway.ownership.owner(name) == account.name:
-            self.gateway.ownership.forget(name)
+        owners = self.gateway.ownership
+        for name in ownership.refused(self.named, body[:MAX_TOLD].decode("utf-8", "replace")):
+            if owners.owner(name) == account.name:
+                owners.forget(name)
 
     def _recovery(self, last: Failed) -> float:
         if self.owner is None:
@@ -191,6 +246,7 @@ class ResourceAttempts(PinnedAttempts):
             self.mapped,
             owner=account,
             owned=self.name or "a list",
+            named=self.named,
             name=self.name,
             path=self.path,
             http_method=self.http_method,
@@ -227,13 +283,27 @@ class ResourceAttempts(PinnedAttempts):
             route.lease.release()
             raise
 
+    def judge(self, lease: Lease, status: int, body: bytes, retry_after: str | None) -> tuple[Verdict, FinalAnswer]:
+        """
+        What the failure of a request means that was sent by :meth:`one_route`, and what the client gets.
+
+        What follows for the account is drawn; nothing is sent again.
+        """
+        account = lease.account
+        failure = self._classified(status, body, retry_after, account)
+        credential = self.gateway.credentials.get(account.name)
+        if failure.verdict.fault is Fault.CREDENTIAL and credential is not None and credential.refreshable:
+            credential.mark_rejected(self._presented.get(account.name))  # the next request shows a fresh one
+        else:
+            self.gateway.pool.failed(account, self.request.model, failure.verdict, lease)
+        return failure.verdict, self._last_word(failure)
+
     def _classified(self, status: int, body: bytes, retry_after: str | None, account: Account) -> Failed:
         failure = super()._classified(status, body, retry_after, account)
         of_the_resource = status in (403, 404) and not self.request.model
         if of_the_resource and failure.verdict.fault in (Fault.NO_MODEL, Fault.FORBIDDEN, Fault.UNCLEAR):
-            failure = attrs.evolve(failure, verdict=Verdict(Fault.MISSING, failure.verdict.reason))
-        if failure.verdict.fault is Fault.MISSING:
-            self._disowned(self.name, account)
+            self._disowned(account, body)
+            return attrs.evolve(failure, verdict=Verdict(Fault.MISSING, failure.verdict.reason))
         return failure
 
 
@@ -247,7 +317,7 @@ def opened(gateway: Gateway, answer: UpstreamAnswer, lease: Lease, *, made: bool
     json = (answer.header("content-type") or "").startswith("application/json") and answer.status < 300
     passing: AnswerFilter
     if answer.status >= 400:  # it may repeat what it was shown
-        passing = CollectedBody(gateway.redactor.body, limit=MAX_COLLECTED)
+        passing = CollectedBody(gateway.redactor.body, limit=MAX_ERROR)
     else:
         passing = _Noted(lambda body: learn(gateway, account, body, made=made)) if json else PlainBody()
     flow = UpstreamBody(passing, gateway.deadlines, gateway.config.timeouts.idle)
@@ -401,9 +471,11 @@ class Lists:
         finally:
             answer.close()
         try:
-            document = msgspec.json.decode(body, type=dict[str, Any])
+            document = documents.decode(body)
         except NOT_JSON:
-            raise BadUpstreamAnswer("The upstream's list cannot be read.") from None
+            document = None
+        if not isinstance(document, dict):
+            raise BadUpstreamAnswer("The upstream's list cannot be read.")
         return document
 
 

@@ -8,10 +8,10 @@ holds one account at a time, so that no other can answer in its place.
 from __future__ import annotations
 
 import attrs
-import msgspec
 from twisted.internet.defer import Deferred
 
 from agm.config import Config
+from agm.core import documents
 from agm.core.answers import Framing
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.models import model_to_count
@@ -154,7 +154,7 @@ async def _whole(answer: OpenAnswer) -> bytes:
 
 def _counted(body: bytes) -> tuple[int | None, str | None]:
     try:
-        tokens = msgspec.json.decode(body)["totalTokens"]
+        tokens = documents.decode(body)["totalTokens"]
     except (*NOT_JSON, KeyError, TypeError, IndexError):
         tokens = None
     if isinstance(tokens, int) and not isinstance(tokens, bool):
@@ -164,7 +164,7 @@ def _counted(body: bytes) -> tuple[int | None, str | None]:
 
 def _message(body: bytes) -> str | None:
     try:
-        message = msgspec.json.decode(body)["error"]["message"]
+        message = documents.decode(body)["error"]["message"]
     except (*NOT_JSON, KeyError, TypeError, IndexError):
         return None
     return message if isinstance(message, str) else None

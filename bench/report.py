@@ -41,7 +41,7 @@ GROUPS = {
     "Time": ("latency", "added time", "cold start", "CPU of a cold start"),
     "Memory": ("resident memory", "memory of", "growth"),
     "Many accounts and keys": ("10,000",),
-    "Large requests": ("request of",),
+    "Large requests": ("request of", "held up by"),
 }
 
 

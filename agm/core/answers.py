@@ -20,6 +20,7 @@ import attrs
 import msgspec
 
 from agm.core import envelope
+from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, GatewayError, status_body
 from agm.core.eventstream import MAX_BARE, EventReader, EventTooLarge
 
@@ -517,7 +518,7 @@ def plain_event(document: bytes) -> bytes:
     if error is not None:
         raise envelope.UpstreamError(error)
     try:
-        msgspec.json.decode(document, type=msgspec.Raw)
+        msgspec.json.decode(undense(document), type=msgspec.Raw)
     except NOT_JSON:
         raise envelope.NotAnEnvelope("not JSON") from None
     return document

@@ -14,6 +14,8 @@ from typing import Literal
 
 import msgspec
 
+from agm.core import documents
+from agm.core.documents import is_crowded, undense
 from agm.core.errors import NOT_JSON, InvalidRequest
 from agm.core.spliced import Spliced
 
@@ -26,6 +28,20 @@ LARGE = 64 * 1024
 _LF, _CR = b"\n\r"
 
 _DOCUMENT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+#: The fields of a request, in either spelling.
+_REQUEST_FIELDS = (
+    *("contents", "model", "sessionId", "session_id", "labels", "tools"),
+    *("systemInstruction", "system_instruction", "toolConfig", "tool_config", "safetySettings", "safety_settings"),
+    *("generationConfig", "generation_config", "cachedContent", "cached_content", "serviceTier", "service_tier"),
+    *("generateContentRequest", "generate_content_request", "instances", "parameters"),
+)
+_KNOWN = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "Known",
+        [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in _REQUEST_FIELDS],
+        forbid_unknown_fields=True,
+    )
+)
 
 
 class _Answer(msgspec.Struct):
@@ -55,9 +71,22 @@ def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
     :raises InvalidRequest: in Google's words, if `body` is not one JSON object.
     """
     try:
-        return _DOCUMENT.decode(body)
+        return _fields(body)
     except NOT_JSON as e:
         raise unreadable(e) from None
+
+
+def _fields(body: bytes) -> dict[str, msgspec.Raw]:
+    """
+    As :func:`parse_object`; a large body that may be made of fields has none but those of a request.
+
+    :raises msgspec.DecodeError: or another of :data:`agm.core.errors.NOT_JSON`.
+    """
+    if not is_crowded(undense(body), b":"):
+        return _DOCUMENT.decode(body)
+    known = _KNOWN.decode(body)
+    found = ((name, getattr(known, name)) for name in _REQUEST_FIELDS)
+    return {name: value for name, value in found if value is not msgspec.UNSET}
 
 
 def unreadable(why: Exception) -> InvalidRequest:
@@ -157,11 +186,11 @@ def plain_count(body: bytes) -> bytes:
     byte for byte; what is wrong with it is the upstream's to say.
     """
     try:
-        fields = _present(_DOCUMENT.decode(body))
+        fields = _present(_fields(body))
         inner = fields.get("generateContentRequest", fields.get("generate_content_request"))
         if inner is None:
             return body
-        asked = _present(_DOCUMENT.decode(inner))
+        asked = _present(_fields(bytes(inner)))
     except NOT_JSON:
         return body
     return _join({name: asked[name] for names in _COUNTED_BY_VERTEX for name in names if name in asked})
@@ -174,8 +203,10 @@ def with_roles(body: bytes) -> bytes:
 
     A body that lacks none, or cannot be read, stays as it is, byte for byte.
     """
+    if is_crowded(body, b"{"):
+        return body
     try:
-        fields = _DOCUMENT.decode(body)
+        fields = _fields(body)
         turns = _TURNS.decode(fields["contents"])
     except (*NOT_JSON, KeyError):
         return body
@@ -194,14 +225,14 @@ def unwrap(document: bytes) -> bytes:
     :raises NotAnEnvelope: if it is not JSON, or neither of the two.
     """
     try:
-        answer = _ANSWER.decode(document)
+        answer = _ANSWER.decode(undense(document))
     except NOT_JSON:
         error = error_document(document)
         if error is not None:
             raise UpstreamError(error) from None
         raise NotAnEnvelope("not a JSON object") from None
     if answer.error is not msgspec.UNSET:
-        raise UpstreamError(b'{"error":' + one_line(bytes(answer.error)) + b"}")
+        raise UpstreamError(_of_error(answer.error))
     if answer.response is msgspec.UNSET:
         raise NotAnEnvelope("a JSON object without response")
     return bytes(answer.response)
@@ -219,16 +250,46 @@ def error_document(document: bytes) -> bytes | None:
     """
     ``{"error": …}`` on one line from a document that is one, or an array whose first element is one; else None.
 
-    Google answers a failed streaming call with the array, which no SDK expects from the others.
+    Google answers a failed streaming call with the array, which no SDK expects from the others.  Of an error that is
+    too large or too deep to be read, code, status and message are left.
     """
     try:
-        found = _ERROR.decode(document)
+        found = _ERROR.decode(undense(document))
     except NOT_JSON:
+        if len(document) > documents.LARGE:
+            return None
         try:
             found = _ERROR.decode(_ARRAY.decode(document)[0])
         except (*NOT_JSON, IndexError):
             return None
-    return b'{"error":' + one_line(bytes(found.error)) + b"}"
+    return _of_error(found.error)
+
+
+def _of_error(error: msgspec.Raw) -> bytes:
+    whole = bytes(error) if memoryview(error).nbytes <= documents.LARGE else b""
+    if not whole or not documents.is_bounded(whole):
+        return _in_short(error)
+    return b'{"error":' + one_line(whole) + b"}"
+
+
+class _ErrorInShort(msgspec.Struct, omit_defaults=True):
+    code: int | msgspec.UnsetType = msgspec.UNSET
+    message: str = "The upstream's error is too large to be shown."
+    status: str | msgspec.UnsetType = msgspec.UNSET
+
+
+_IN_SHORT = msgspec.json.Decoder(_ErrorInShort, strict=False)
+#: Characters that are left of a message.
+_SHOWN = 4096
+
+
+def _in_short(error: msgspec.Raw) -> bytes:
+    try:
+        short = _IN_SHORT.decode(error)
+    except NOT_JSON:
+        short = _ErrorInShort()
+    left = {"message": short.message[:_SHOWN], "code": short.code, "status": short.status}
+    return msgspec.json.encode({"error": {name: value for name, value in left.items() if value is not msgspec.UNSET}})
 
 
 class _ErrorFields(msgspec.Struct):

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from agm.core import documents
+
 #: What msgspec raises for bytes that it cannot read: no JSON, no UTF-8, or brackets nested beyond all reason.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -194,7 +196,7 @@ class UpstreamTimeout(GatewayError):
 def with_retry_info(body: bytes, seconds: float) -> bytes:
     """An upstream's error body with RetryInfo set to `seconds`; as it was if it is not google.rpc.Status."""
     try:
-        document = msgspec.json.decode(body)
+        document = documents.decode(body)
         error = document["error"]
         details = [d for d in error.get("details") or [] if not str(d.get("@type")).endswith("google.rpc.RetryInfo")]
     except (*NOT_JSON, KeyError, TypeError, AttributeError):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from agm.core.documents import is_busy, is_crowded, undense
 from agm.core.errors import NOT_JSON
 
 #: Bytes of a turn that all count.  Of more than these count its length, its two edges, where people's words are, and so
@@ -22,7 +23,7 @@ SAMPLES = 64
 SAMPLE = 1024
 
 
-class _Turn(msgspec.Struct):
+class _Turn(msgspec.Struct, gc=False):
     parts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     role: str | None = None
 
@@ -34,19 +35,32 @@ class _Conversation(msgspec.Struct):
     session_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+class _Crowd(msgspec.Struct):
+    """The same, of which the turns are too many to be made."""
+
+    contents: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    sessionId: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    session_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 _CONVERSATION = msgspec.json.Decoder(_Conversation)
+_CROWD = msgspec.json.Decoder(_Crowd)
 
 
 class Look(NamedTuple):
     """
-    What one pass over a body tells: the conversation's fingerprint, and whether the body is `plain`.
+    What one pass over a body tells: the conversation's fingerprint, and whether the body is `plain` and `strict`.
 
     A plain one is a JSON object with a user turn, and with nothing that the ``v1internal`` envelope has to do anything
-    about: no ``model``, and no session of its own.
+    about: no ``model``, and no session of its own.  A strict one is a JSON object by the letter of the standard.
+    `roles` says that every turn has one.
     """
 
     fingerprint: str | None
     plain: bool
+    strict: bool = False
+    roles: bool = False
 
 
 def fingerprint(body: bytes) -> str | None:
@@ -59,19 +73,33 @@ def look(body: bytes) -> Look:
     32 hexadecimal digits for the conversation in `body`, a Gemini request; None where it has no user turn.
 
     The parts of the first turn with role ``user``, or with no role, count as they were sent, byte for byte; of those
-    beyond :data:`WHOLE` bytes, which hold an image or the like, their length and samples.
+    beyond :data:`WHOLE` bytes, which hold an image or the like, their length and samples.  Where there may be too many
+    turns to be made one by one, the beginning of them all counts.
     """
     try:
+        if is_busy(body) and is_crowded(undense(body), b"{"):
+            return _look_at_crowd(body)
         read = _CONVERSATION.decode(body)
     except NOT_JSON:
         return Look(None, plain=False)
-    contents = read.contents
-    for turn in contents if isinstance(contents, list) else [contents]:
+    turns = read.contents if isinstance(read.contents, list) else [read.contents]
+    for turn in turns:
         if turn.role in (None, "", "user") and turn.parts is not msgspec.UNSET:
             return Look(
-                _digest(memoryview(turn.parts)), read.model is read.sessionId is read.session_id is msgspec.UNSET
+                _digest(memoryview(turn.parts)),
+                plain=read.model is read.sessionId is read.session_id is msgspec.UNSET,
+                strict=True,
+                roles=all(turn.role is not None for turn in turns),
             )
-    return Look(None, plain=False)
+    return Look(None, plain=False, strict=True)
+
+
+def _look_at_crowd(body: bytes) -> Look:
+    read = _CROWD.decode(body)
+    if read.contents is msgspec.UNSET:
+        return Look(None, plain=False, strict=True)
+    alone = read.model is read.sessionId is read.session_id is msgspec.UNSET
+    return Look(_digest(memoryview(read.contents)[:EDGE]), plain=alone, strict=True)
 
 
 def _digest(parts: memoryview) -> str:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 import attrs
 import msgspec
 
+from agm.core import documents
 from agm.core.errors import NOT_JSON, InvalidRequest
 from agm.core.kinds import COLLECTIONS
 from agm.core.target import MAX_MODEL, METHODS, bare_model
@@ -42,18 +43,40 @@ _MODEL_CALL = re.compile(
 )
 _OPERATION = re.compile(r".+?/operations(?:/[^/:]+(?::[A-Za-z]+)?)?")
 _NOT_IN_A_NAME = re.compile(r"[\x00-\x20\x7f\\?#]")
+_NOT_IN_AN_ADDRESS = re.compile(r"[\x00-\x20\x7f\"\\]")
 _VERB = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 #: Characters that stand unescaped in a path.
 _SAFE = "/:@!$&'()*+,;=-._~"
 
 _NAME = re.compile(rf"(?:(?:{_ALL})/[A-Za-z0-9._~-]+|models/[^/]+/operations/[A-Za-z0-9._~-]+)(?:/.*)?")
-_IN_A_URI = re.compile(
-    r"(?:https?://[^/]+/(?:download/)?(?:v1beta|v1alpha|v1)/)?(files/[A-Za-z0-9._~-]+)(?::download)?(?:\?.*)?"
-)
+#: Where the name of a resource begins in the path of its address, at Google or here.
+_IN_A_PATH = re.compile(rf"(?:^|/)(?:v1beta|v1alpha|v1)/+(?=(?:{_ALL}|models)/)")
 
-#: Bytes of which one is in every body that names a resource of an account.
-_MARKS = (b"fileUri", b"file_uri", b"cachedContent", b"cached_content", b"fileName", b"file_name")
-_NAMING = frozenset(mark.decode("ascii") for mark in _MARKS)
+#: What is written of a resource's name before its id, by the collection: where that is not, and no escape stands for
+#: it, none of them is named.
+_MARKS = {name: (f"{name}/".encode("ascii"), rf"{name}\/".encode("ascii")) for name in COLLECTIONS} | {
+    "models": (b"/operations/", rb"\/operations\/")
+}
+#: An escape of a letter, a digit, a dash or a slash.
+_HIDING = re.compile(rb"\\u00(?:2[dDfF]|3[0-9]|[4-7])")
+#: A body of more bytes is not searched for these: that takes longer than to read it.
+_SEARCHED = 1024 * 1024
+#: In more places than this nobody looks for names one by one.
+_PLACES = 10_000
+#: One of each collection, as a message may have it but for spaces.
+_SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, "models")} | {
+    "batches": "batch",
+    "corpora": "corp",
+    "models": "operation",
+}
+_WORDS = re.compile(r"[A-Za-z0-9._~-]*[A-Za-z0-9_~-]")
+_IS_TEXT = re.compile(rb'"(?:text|data|displayName|display_name|title|description)"\s{0,8}:\s{0,8}\Z')
+#: What stands behind the name of a field.
+_IS_FIELD = re.compile(rb"\s{0,64}:")
+#: What stands before a name that can be nothing else.
+_IS_NAMED = re.compile(rb'"(?:fileUri|file_uri|fileName|file_name|cachedContent|cached_content)"\s{0,8}:\s{0,8}\Z')
+#: What stands before the words of tools, in strict JSON without escapes: see :mod:`agm.core.bodies`.
+_OWN_WORDS = (b'"args"', b'"response', b'"parameters')
 #: Fields in which an answer says what its account has.
 _TELLING = frozenset(
     {
@@ -68,6 +91,8 @@ _TELLING = frozenset(
         "documentName",
     }
 )
+#: Below these are the answers of models, and what clients have written beside their requests.
+_OTHERS_WORDS = frozenset({"candidates", "inlinedResponses", "inlinedEmbedContentResponses", "requests"})
 
 
 class NamesNoMethod(InvalidRequest):
@@ -100,7 +125,7 @@ class OwnedTarget:
             return f"{collection}.upload"
         if self.verb:
             return f"{collection}.{self.verb if self.verb in ('download', 'cancel') else 'call'}"
-        whole = self.name is None or self.name.count("/") % 2 == 0
+        whole = self.name is None or self.name.replace("/upload/", "/").count("/") % 2 == 0
         match http_method:
             case "GET" | "HEAD":
                 return f"{collection}.list" if whole and self.collection != "models" else f"{collection}.get"
@@ -186,21 +211,90 @@ def root(name: str) -> str | None:
 
 
 def named_by(value: str) -> str | None:
-    """The owned resource that a field's value names: by its name, or a file by its address at Google."""
-    if len(value) > 2 * MAX_NAME:
+    """The owned resource that a field's value names: by its name, or by its address at Google or here."""
+    if len(value) > 2 * MAX_NAME or "/" not in value or _NOT_IN_AN_ADDRESS.search(value):
         return None
-    address = _IN_A_URI.fullmatch(value)
-    return root(address[1] if address else value)
+    name = value.partition("?")[0]
+    if name[:8].lower().startswith(("http://", "https://")):
+        path = name.partition("#")[0].split("/", 3)[3:]
+        begins = _IN_A_PATH.search(path[0]) if path else None
+        if begins is None:
+            return None
+        name = path[0][begins.end() :]
+    name, colon, verb = name.partition(":")
+    return None if colon and not _VERB.fullmatch(verb) else root(name)
 
 
-def may_name(body: bytes) -> bool:
-    """Whether a body may name an owned resource.  Cheap: bytes are searched, nothing is parsed."""
-    return any(mark in body for mark in _MARKS) or b"\\u00" in body  # an ASCII letter may be written so
+def may_name(body: bytes, collections: Iterable[str]) -> bool:
+    """
+    Whether a body may name a resource of these collections, for all that its bytes tell; nothing is parsed.
+
+    What is escaped as JSON allows is taken into account; what only Google's parser takes for an escape is not.
+    """
+    return any(mark in body for mark in _marks(body, collections)) or _hides(body)
 
 
-def names_in(document: object) -> list[str]:
-    """The owned resources that a request's body refers to, each once."""
-    return list(dict.fromkeys(_found(document, _NAMING)))
+def _marks(body: bytes, collections: Iterable[str]) -> list[bytes]:
+    slashes = 2 if b"\\" in body and b"\\/" in body else 1
+    return [mark for name in collections for mark in _MARKS[name][:slashes]]
+
+
+def _hides(body: bytes) -> bool:
+    """Whether escapes may stand for letters of a name; or there are some, and it takes too long to tell which."""
+    return b"\\u00" in body and (len(body) > _SEARCHED or _HIDING.search(body) is not None)
+
+
+def written_in(body: bytes, collections: Iterable[str]) -> dict[str, bool] | None:
+    """
+    The resources of these collections that strict JSON holds as strings of their own, in whatever field; and of each
+    whether it is surely named, or may be a word that a tool was given.
+
+    None where they cannot be found in this way, which is fast because only their surroundings are looked at.
+    """
+    if _hides(body):
+        return None
+    found: dict[str, bool] = {}
+    sure = not any(mark in body for mark in _OWN_WORDS)
+    places = 0
+    for mark in _marks(body, collections):
+        at = body.find(mark)
+        while at >= 0:
+            places += 1
+            if places > _PLACES:
+                return None
+            start, end = body.rfind(b'"', max(0, at - 2 * MAX_NAME), at), body.find(b'"', at, at + 2 * MAX_NAME)
+            # a quote behind a backslash is one in a text
+            if start >= 0 and end >= 0 and body[start - 1 : start] != b"\\" and body[end - 1 : end] != b"\\":
+                name = _named_by_literal(body[start : end + 1])
+                before = max(0, start - 40)
+                other = _IS_TEXT.search(body, before, start) or _IS_FIELD.match(body, end + 1)
+                if name is not None and not other:
+                    found[name] = found.get(name, sure) or _IS_NAMED.search(body, before, start) is not None
+            at = body.find(mark, end if end >= 0 else at + len(mark))
+    return found
+
+
+def _named_by_literal(literal: bytes) -> str | None:
+    try:
+        return named_by(msgspec.json.decode(literal.decode("utf-8", "replace"), type=str))
+    except NOT_JSON:
+        return None
+
+
+def refused(names: Sequence[str], message: str) -> list[str]:
+    """Which of the resources that a request names an account does not have, by what its refusal says."""
+    if len(names) < 2:
+        return list(names)
+    words = set(_WORDS.findall(message))
+    told = [name for name in names if name.rpartition("/")[2] in words]
+    if told:
+        return told
+    said, squeezed = set(), message.replace(" ", "").casefold()
+    for word in sorted(_SINGULAR.values(), key=len, reverse=True):  # a file search store is no file
+        if word in squeezed:
+            said.add(word)
+            squeezed = squeezed.replace(word, " ")
+    return [name for name in names if _SINGULAR[name.partition("/")[0]] in said] or list(names)
 
 
 def names_told(body: bytes) -> list[str]:
@@ -208,14 +302,14 @@ def names_told(body: bytes) -> list[str]:
     if len(body) > MAX_READ:
         return []
     try:
-        document = msgspec.json.decode(body)
+        document = documents.decode(body)
     except NOT_JSON:
         return []
-    return list(dict.fromkeys(_found(document, _TELLING)))
+    return list(dict.fromkeys(_told(document)))
 
 
-def _found(document: object, fields: frozenset[str]) -> Iterator[str]:
-    """Names in `fields`, at any depth, in the order in which they stand."""
+def _told(document: object) -> Iterator[str]:
+    """Names in the fields that tell, at any depth, in the order in which they stand."""
     waiting: list[object] = [document]
     while waiting:
         value = waiting.pop()
@@ -223,9 +317,11 @@ def _found(document: object, fields: frozenset[str]) -> Iterator[str]:
             waiting.extend(reversed(value))
         elif isinstance(value, dict):
             for key, field in value.items():
-                if isinstance(field, str) and key in fields and (name := named_by(field)) is not None:
+                if isinstance(field, str) and key in _TELLING and (name := named_by(field)) is not None:
                     yield name
-            waiting.extend(reversed([v for v in value.values() if isinstance(v, dict | list)]))
+            waiting.extend(
+                reversed([v for key, v in value.items() if isinstance(v, dict | list) and key not in _OTHERS_WORDS])
+            )
 
 
 class Ownership(Protocol):
@@ -233,6 +329,10 @@ class Ownership(Protocol):
 
     def __len__(self) -> int:
         """How many names are known."""
+
+    @property
+    def collections(self) -> Set[str]:
+        """The collections of which a name is known; ``models`` for the operations of models."""
 
     def owner(self, name: str) -> str | None:
         """The account that has a resource; `name` as :func:`root` gives it.  None if that is not known."""
@@ -255,10 +355,16 @@ class KnownOwners:
     def __init__(self, limit: int = MAX_NAMES) -> None:
         self._limit = limit
         self._owners: OrderedDict[str, str] = OrderedDict()
+        self._collections: Counter[str] = Counter()
         self.changed: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
         return len(self._owners)
+
+    @property
+    def collections(self) -> Set[str]:
+        """See :class:`Ownership`."""
+        return self._collections.keys()
 
     def owner(self, name: str) -> str | None:
         """See :class:`Ownership`."""
@@ -270,17 +376,26 @@ class KnownOwners:
     def remember(self, name: str, account: str) -> None:
         """See :class:`Ownership`."""
         before = self._owners.get(name)
+        if before is None:
+            self._collections[name.partition("/")[0]] += 1
         self._owners[name] = account
         self._owners.move_to_end(name)
         if len(self._owners) > self._limit:
-            self._owners.popitem(last=False)
+            self._left(self._owners.popitem(last=False)[0])
         if before != account:
             self.changed()
 
     def forget(self, name: str) -> None:
         """See :class:`Ownership`."""
         if self._owners.pop(name, None) is not None:
+            self._left(name)
             self.changed()
+
+    def _left(self, name: str) -> None:
+        collection = name.partition("/")[0]
+        self._collections[collection] -= 1
+        if not self._collections[collection]:
+            del self._collections[collection]
 
     def dump(self) -> list[tuple[str, str]]:
         """Names and their accounts, for a file; the one that was asked for last is the last."""

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote, urlsplit
 import attrs
 import msgspec
 
+from agm.core import documents
 from agm.core.errors import NOT_JSON
 
 __all__ = ["MARK", "PASSING", "Redactor", "shapes_redacted"]
@@ -104,6 +105,9 @@ def _looks_secret(text: str) -> bool:
     """Whether a text is more likely a key than a name: somebody who is not known must not get words out of the log."""
     mixed = all(re.search(letters, text) for letters in ("[a-z]", "[A-Z]", "[0-9]"))
     return len(text) > 100 or (len(text) >= 20 and mixed) or re.fullmatch("[0-9a-fA-F]{32,}", text) is not None
+
+
+_ESCAPE = re.compile(r"\\(?:u00([0-7][0-9a-fA-F])|([/\"\\]))")
 
 
 # -- Known secrets -----------------------------------------------------------------------------------
@@ -251,6 +255,12 @@ class Redactor:
             case _:
                 return document
 
+    def _unread(self, body: str) -> str:
+        """A body that is not read as JSON: as text, and as what its escapes mean if that is where a secret is."""
+        meant = _ESCAPE.sub(_plain, body)
+        without = self.text(meant)
+        return without if without != meant else self.text(body)
+
     def body(self, body: bytes) -> bytes:
         """
         A body without secrets, byte for byte the same if it has none.
@@ -260,14 +270,18 @@ class Redactor:
         try:
             if b"\\" not in body and self.text(plain_text := body.decode("utf-8")) == plain_text:
                 return body  # as it stands it has none, and there is nothing that it could mean beside
-            document = msgspec.json.decode(body)
+            document = documents.decode(body)
             changed = self.document(document)
         except NOT_JSON:
-            return self.text(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            return self._unread(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         if changed is document:
             return body
         plain = msgspec.json.encode(changed)
         return msgspec.json.format(plain, indent=2) + b"\n" if b"\n" in body.strip() else plain
+
+
+def _plain(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 16)) if escape[1] else escape[2]
 
 
 def _forms(secret: str) -> list[str]:

@@ -15,6 +15,7 @@ import msgspec
 
 from agm.core.answers import Framing
 from agm.core.classify import Verdict
+from agm.core.documents import undense
 from agm.core.envelope import unreadable
 from agm.core.errors import NOT_JSON
 from agm.core.fingerprint import Look, look
@@ -56,7 +57,7 @@ class Body:
         if self._document is None:
             self.parses += 1
             try:
-                self._document = _OBJECT.decode(self.raw)
+                self._document = _OBJECT.decode(undense(self.raw))
             except NOT_JSON as e:
                 raise unreadable(e) from None
         return self._document
@@ -70,6 +71,16 @@ class Body:
     def plain(self) -> bool:
         """Whether it is a JSON object with a user turn that has neither a ``model`` nor a session of its own."""
         return (self._look or self._looked()).plain
+
+    @property
+    def strict(self) -> bool:
+        """Whether it is a JSON object by the letter of the standard."""
+        return (self._look or self._looked()).strict
+
+    @property
+    def roles(self) -> bool:
+        """Whether it is a JSON object in which every turn has a role."""
+        return (self._look or self._looked()).roles
 
     def _looked(self) -> Look:
         self.parses += 1

@@ -47,7 +47,7 @@ def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> 
             path = _vertex_path(request, account)
             if request.method == "countTokens":
                 body = envelope.plain_count(body)
-            if request.method in _CONVERSATIONS:
+            if request.method in _CONVERSATIONS and not (body is request.body.raw and request.body.roles):
                 body = envelope.with_roles(body)
         case _:
             model = quote_model(request.model)

@@ -80,7 +80,7 @@ def reply(call: Call, state: State, entry: Entry, version: str, rest: str) -> Re
 
 def _upload(call: Call, state: State, entry: Entry, version: str) -> Reply:
     """
-    The resumable protocol: a start that names the file, then bytes to the URL that the start gave.
+    The resumable protocol, a start that names the file, then bytes to the URL that the start gave; and whole uploads.
 
     The URL carries its own right: clients send the bytes without a key.
     """
@@ -89,6 +89,9 @@ def _upload(call: Call, state: State, entry: Entry, version: str) -> Reply:
     if call.method not in ("POST", "PUT"):
         raise GoogleError(404, "Requested entity was not found.")
     if upload_id is None:
+        protocol = call.headers.get("x-goog-upload-protocol", "").lower() or call.query.get("uploadType", "").lower()
+        if protocol in ("multipart", "raw", "media"):
+            return _whole_upload(call, state, entry, version, multipart=protocol == "multipart")
         return _start_upload(call, state, entry, version, commands)
     entry.rpc = "UploadFile"
     upload = state.holdings.uploads.get(upload_id)
@@ -111,6 +114,12 @@ def _upload(call: Call, state: State, entry: Entry, version: str) -> Reply:
     if "finalize" not in commands:
         return _upload_status("active", upload)
     del state.holdings.uploads[upload_id]
+    document = _stored(call, state, version, upload)
+    return json_reply(document, headers=(*SCAFFOLDING, ("X-Goog-Upload-Status", "final")))
+
+
+def _stored(call: Call, state: State, version: str, upload: Upload) -> dict[str, Any]:
+    """Keep what has been uploaded, and tell of it."""
     stored = StoredFile(
         name=upload.name,
         account=upload.account,
@@ -121,8 +130,64 @@ def _upload(call: Call, state: State, entry: Entry, version: str) -> Reply:
         created=state.clock.now(),
     )
     state.holdings.files[stored.name] = stored
-    document = {"file": stored.resource(state.clock.now(), f"{call.base_url}/{version}")}
-    return json_reply(document, headers=(*SCAFFOLDING, ("X-Goog-Upload-Status", "final")))
+    return {"file": stored.resource(state.clock.now(), f"{call.base_url}/{version}")}
+
+
+def _whole_upload(call: Call, state: State, entry: Entry, version: str, *, multipart: bool) -> Reply:
+    """One request: the bytes alone, or behind what they are."""
+    admitted = modelcalls.admit(call, state, entry, Target(Kind.API_KEY, version, "", "CreateFile"))
+    entry.model = None
+    described: Mapping[str, Any] = {}
+    content, mime_type = call.body, call.headers.get("content-type", "")
+    if multipart:
+        (_, metadata), (mime_type, content) = _parts(call)
+        described = modelcalls.read_body(attrs.evolve(call, body=metadata), "CreateFileRequest", Kind.API_KEY).get(
+            "file", {}
+        )
+    upload = Upload(
+        account=admitted.account.name,
+        name=_name(described, state),
+        display_name=described.get("displayName", ""),
+        mime_type=described.get("mimeType") or mime_type or "application/octet-stream",
+        received=len(content),
+    )
+    upload.digest.update(content)
+    return json_reply(_stored(call, state, version, upload), headers=SCAFFOLDING)
+
+
+def _parts(call: Call) -> list[tuple[str, bytes]]:
+    """The two parts of a ``multipart/related`` body, each with its type."""
+    boundary = re.fullmatch(
+        r"""multipart/related;(?:.*;)?\s*boundary=(?:"([^"]{1,70})"|([^\s";]{1,70}))(?:;.*)?""",
+        call.headers.get("content-type", ""),
+        re.IGNORECASE,
+    )
+    between = b"\r\n--" + ((boundary[1] or boundary[2]).encode("latin-1") if boundary else b"")
+    sections = (b"\r\n" + call.body).split(between)
+    if boundary is None or len(sections) != 4 or not sections[3].startswith(b"--"):
+        raise errors.invalid_argument("Malformed multipart body.")
+    found = []
+    for section in sections[1:3]:
+        head, blank, content = section.partition(b"\r\n\r\n")
+        if not blank:
+            raise errors.invalid_argument("Malformed multipart body.")
+        mime_type = re.search(rb"(?i)\r\ncontent-type:[ \t]*([^\r]*)", head)
+        found.append((mime_type[1].decode("latin-1") if mime_type else "", content))
+    return found
+
+
+def _name(described: Mapping[str, Any], state: State) -> str:
+    """The name of a new file: the caller's if it may be one."""
+    name: str = described.get("name") or "files/" + state.holdings.new_id(state.seed)
+    if not name.startswith("files/"):
+        name = f"files/{name}"
+    if not re.fullmatch(r"files/[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", name):
+        raise errors.invalid_argument(
+            "* CreateFileRequest.file.name: File name may only contain lowercase alphanumeric characters or dashes\n"
+        )
+    if name in state.holdings.files:
+        raise GoogleError(409, "Requested entity already exists", rpc="ALREADY_EXISTS")
+    return name
 
 
 def _start_upload(call: Call, state: State, entry: Entry, version: str, commands: set[str]) -> Reply:
@@ -132,15 +197,7 @@ def _start_upload(call: Call, state: State, entry: Entry, version: str, commands
     if call.headers.get("x-goog-upload-protocol", "").lower() != "resumable" or "start" not in commands:
         raise errors.invalid_argument("Upload protocol is not supported; use X-Goog-Upload-Protocol: resumable.")
     described = modelcalls.read_body(call, "CreateFileRequest", Kind.API_KEY).get("file", {})
-    name = described.get("name") or "files/" + state.holdings.new_id(state.seed)
-    if not name.startswith("files/"):
-        name = f"files/{name}"
-    if not re.fullmatch(r"files/[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", name):
-        raise errors.invalid_argument(
-            "* CreateFileRequest.file.name: File name may only contain lowercase alphanumeric characters or dashes\n"
-        )
-    if name in state.holdings.files:
-        raise GoogleError(409, "Requested entity already exists", rpc="ALREADY_EXISTS")
+    name = _name(described, state)
     upload_id = state.holdings.new_id(state.seed, 40)
     state.holdings.uploads[upload_id] = Upload(
         account=admitted.account.name,

@@ -22,6 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from agm import __version__
+from agm.core import documents
 from agm.core.errors import NOT_JSON
 from agm.core.request import Account
 from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed
@@ -550,7 +551,7 @@ class CodeAssist:
         if without:
             self.works_without_user_project(account)
         try:
-            document = msgspec.json.decode(content)
+            document = documents.decode(content)
         except NOT_JSON:
             document = None
         if not isinstance(document, dict):
@@ -580,7 +581,7 @@ class CodeAssist:
 def _message(body: bytes) -> str:
     """What an error says."""
     try:
-        error = msgspec.json.decode(body)["error"]
+        error = documents.decode(body)["error"]
         return _readable(error["message"])
     except (*NOT_JSON, KeyError, TypeError, IndexError):
         return "no error of Google's"

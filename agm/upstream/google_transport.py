@@ -35,7 +35,7 @@ from agm.upstream.trust import tls_reason
 from agm.upstream.tunnel import ProxyFailed
 
 #: Bytes of an answer that are read at most; tokens are some kilobytes.
-MAX_ANSWER = 1024 * 1024
+MAX_ANSWER = 256 * 1024
 #: Seconds for a request and its whole answer, where google-auth names no limit.
 TIMEOUT = 20.0
 #: Seconds that a worker waits beyond a request's time limit; only a reactor that has stopped takes longer.

@@ -14,6 +14,7 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from agm.core import documents
 from agm.core.request import Account
 from agm.core.target import bare_model
 from agm.upstream.client import UpstreamClient, UpstreamFailed
@@ -116,5 +117,5 @@ class ModelReports:
         )
         body = answer.read(MAX_REPORT)
         body.addTimeout(PATIENCE * 2, self._reactor)
-        models: list[Any] = msgspec.json.decode(await body).get("models", []) if answer.status == 200 else []
+        models: list[Any] = documents.decode(await body).get("models", []) if answer.status == 200 else []
         return models

@@ -18,12 +18,13 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource, Resource
 
 from agm.core.clientkeys import ClientKey
+from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, Forbidden, InvalidRequest, NotFound
 from agm.core.exclusions import Cause
 from agm.core.remedies import fix_for
 from agm.core.request import Account
 from agm.core.rests import KnownRest, Remembered
-from agm.core.target import METHODS, VERSIONS, bare_model, parse_call, quote_model
+from agm.core.target import MAX_MODEL, METHODS, VERSIONS, bare_model, parse_call, quote_model
 from agm.explain import explain
 from agm.gateway import Gateway
 from agm.incoming import Incoming
@@ -47,17 +48,32 @@ _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
 
 
 class Question(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of ``POST /_agm/explain``."""
+    """The body of ``POST /_agm/explain``; what may be of any size is left as it is written."""
 
     model: str
     method: str = "generateContent"
     body: msgspec.Raw = msgspec.Raw(b"{}")
     version: str = "v1beta"
-    #: Parameters of the query, ``{"alt": "sse"}``.
-    query: dict[str, str] = {}
-    headers: dict[str, str] = {}
+    #: Parameters of the query, ``{"alt": "sse"}``, and headers.
+    written_query: msgspec.Raw = msgspec.field(name="query", default=msgspec.Raw(b"{}"))
+    written_headers: msgspec.Raw = msgspec.field(name="headers", default=msgspec.Raw(b"{}"))
     #: The name of a client key, to explain a request that comes with it.
     key: str | None = None
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters.  :raises msgspec.ValidationError: if they are none."""
+        return _TEXTS.decode(self.written_query)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers.  :raises msgspec.ValidationError: if they are none."""
+        return _TEXTS.decode(self.written_headers)
+
+
+#: Bytes that the parameters and the headers of a question may have: more than a request's head.
+MAX_HEAD = 64 * 1024
+_TEXTS = msgspec.json.Decoder(dict[str, str])
 
 
 class Reset(msgspec.Struct, forbid_unknown_fields=True):
@@ -112,14 +128,19 @@ def read_question(body: bytes) -> Question:
     :raises InvalidRequest: if it is not one.  No header of it is repeated: keys get pasted into wrong places.
     """
     try:
-        question = msgspec.json.decode(body, type=Question)
+        question = msgspec.json.decode(undense(body), type=Question)
+        if len(bytes(question.written_query)) + len(bytes(question.written_headers)) > MAX_HEAD:
+            raise InvalidRequest(f"The parameters and headers of the question are larger than {MAX_HEAD} bytes.")
+        headers, _ = question.headers, question.query
     except NOT_JSON as e:
         raise InvalidRequest(f"This is not a question to explain: {e}") from None
+    if len(question.model) > 2 * MAX_MODEL:
+        raise InvalidRequest(f"The model's name is longer than {MAX_MODEL} characters.")
     if question.method not in METHODS:
         raise InvalidRequest(f"There is no method {question.method[:60]!r}; there are {', '.join(METHODS)}.")
     if question.version not in VERSIONS:
         raise InvalidRequest(f"There is no version {question.version[:60]!r}; there are {', '.join(VERSIONS)}.")
-    for name, value in question.headers.items():
+    for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise InvalidRequest("One of the headers cannot be one: a name is a token, a value one line of Latin-1.")
     return question

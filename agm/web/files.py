@@ -14,16 +14,15 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, quote, urlencode
 
 import attrs
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from agm.core import ownership
 from agm.core.answers import Framing
+from agm.core.bodies import MOST, Unreadable
 from agm.core.breaker import origin
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import (
-    NOT_JSON,
     BadUpstreamAnswer,
     BodyTooLarge,
     InvalidRequest,
@@ -37,16 +36,16 @@ from agm.core.ownership import OwnedTarget, Page
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.target import bare_model, quote_model
 from agm.defaults.wrapping import USER_AGENT
-from agm.exchange import OpenAnswer
+from agm.exchange import MAX_ERROR, FinalAnswer, OpenAnswer
 from agm.gateway import Gateway
-from agm.owned import Lists, ResourceAttempts, Search, names_in, opened, owner_of
+from agm.owned import Lists, ResourceAttempts, Search, names_in, opened, owner_of, read
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials import CredentialError
 from agm.upstream.http1 import split_url
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access
 from agm.web.request import GatewayRequestOnWire
-from agm.web.resources import CREDENTIAL_PARAMETERS, Gemini, Visit, decoded_body, plain_headers
+from agm.web.resources import CREDENTIAL_PARAMETERS, Gemini, Visit, decoded, decoded_body, plain_headers
 
 #: Headers of a client's that go along: they are about the resource, not about who asks or over which hop.
 FORWARDED = (
@@ -69,6 +68,10 @@ UPLOAD_HEADERS = (
 ADDRESSES = ("X-Goog-Upload-URL", "X-Goog-Upload-Control-URL", "Location")
 #: What the beginning of an upload may say of its file, in bytes.
 MAX_DESCRIPTION = 1024 * 1024
+#: Of a body by which nothing has to be decided so much is read, in strings and brackets, to tell its model.
+MOST_UNHELD = 20_000
+#: An upload in one request is held in memory up to so many bytes, so that it can be sent again.
+MAX_HELD = MAX_DESCRIPTION
 #: How long an upload may take, in seconds, and how many can be under way; the oldest is forgotten first.
 UPLOAD_SECONDS = 24 * 3600.0
 MAX_UPLOADS = 10_000
@@ -79,13 +82,6 @@ _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5
 MAX_PAGE = 1000
 #: Collections whose resources are not listed as a whole.
 _WITHOUT_A_LIST = frozenset({"operations", "models"})
-
-
-class _Model(msgspec.Struct):
-    """As much of a new resource as says which model it is for."""
-
-    model: str = ""
-    baseModel: str = ""
 
 
 class Owned(Gemini):
@@ -126,14 +122,23 @@ class Owned(Gemini):
         elif "upload_id" in visit.query:
             raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
         elif begins_upload(visit):
-            await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, await self._described(wire)))
+            described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
+            await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, described))
+        elif wire.head.length is not None and wire.head.length <= MAX_HELD:
+            site, length = wire.site, wire.head.length
+            site.lend(length)
+            try:
+                content = await self._collected(wire)
+                await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, b"", content=content))
+            finally:
+                site.give_back(length)
         else:
             await self._answer(wire, WholeUpload(self.gateway, visit, asked))
 
-    async def _described(self, wire: GatewayRequestOnWire) -> bytes:
-        """What the beginning of an upload says of its file."""
+    async def _collected(self, wire: GatewayRequestOnWire) -> bytes:
+        """The body of a request to upload, whole: what the beginning says of its file, or a small file itself."""
         if wire.streamed is None:
-            return decoded_body(wire)
+            return wire.body
         body = await wire.streamed.collect(MAX_DESCRIPTION)
         if body is None:
             raise BodyTooLarge(f"The description of an upload is larger than {MAX_DESCRIPTION} bytes.")
@@ -205,17 +210,21 @@ class OwnedPreparation:
     """
     The steps before a request about a resource is sent: hold the key to its limits, find the owner.
 
+    :param body: JSON, or nothing.
+    :param content: what is sent in its place: a file, which no plugin sees and which is not looked into.
     :ivar request: the request as plugins see it; its model is empty where it is about no model.
     """
 
-    def __init__(self, gateway: Gateway, visit: Visit, asked: OwnedTarget, body: bytes) -> None:
+    def __init__(
+        self, gateway: Gateway, visit: Visit, asked: OwnedTarget, body: bytes, *, content: bytes | None = None
+    ) -> None:
         self._gateway = gateway
         self._visit = visit
         self._asked = asked
+        self._content = content
         self._http_method = visit.wire.method.decode("ascii")
         self._query = parameters(visit)
-        model = asked.model or (_model_in(body) if self._http_method == "POST" else "")
-        self.request = describe(gateway, visit, asked, model, body)
+        self.request = describe(gateway, visit, asked, asked.model, body)
 
     async def run(self) -> ResourceAttempts | Search | Lists:
         """
@@ -223,7 +232,11 @@ class OwnedPreparation:
 
         :raises GatewayError: if the request may not be made.
         """
-        gateway, asked, request = self._gateway, self._asked, self.request
+        gateway, asked = self._gateway, self._asked
+        models = await self._models()
+        if models and not asked.model:
+            self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
+        request = self.request
         mapped = ModelChoice(request.model, "as asked")
         path = asked.path
         if asked.model:
@@ -231,20 +244,25 @@ class OwnedPreparation:
             request = self.request = attrs.evolve(request, model=mapped.model)
             path = f"/{asked.version}/models/{quote_model(mapped.model)}:{asked.verb}"
         if self._visit.key is not None:
+            for model in models:
+                gateway.admit(self._visit.key, model, counting=False)
             gateway.admit(self._visit.key, request.asked_model)
         name = None if asked.name is None else ownership.root(asked.name)
-        owned = owner_of(gateway, [name] if name is not None else names_in("", request.body))
+        names = ([] if name is None else [name]) + await names_in(gateway, request.body)
+        owned = owner_of(gateway, names)
+        content = request.body.raw if self._content is None else self._content
         attempts = ResourceAttempts(
             gateway,
             request,
-            request.body.raw,
+            content,
             mapped,
             owner=None if owned is None else owned[0],
             owned="" if owned is None else owned[1],
+            named=tuple(names),
             name=name,
             path=path + _query(self._query),
             http_method=self._http_method,
-            headers=forwarded(request, body=bool(request.body.raw), streamed=self._visit.wire.streamed is not None),
+            headers=forwarded(request, content=bool(content) or self._content is not None, json=self._content is None),
         )
         able = sum(request.method in METHODS[account.kind] for account in gateway.pool.accounts)
         if owned is not None or able < 2:
@@ -254,6 +272,28 @@ class OwnedPreparation:
         if request.method.endswith(".list") and asked.collection not in _WITHOUT_A_LIST:
             return self._lists(attempts, path)
         return attempts
+
+    async def _models(self) -> list[str]:
+        """
+        The models that the body names: a new resource's, a batch's.
+
+        :raises InvalidRequest: if it cannot be read, and the client's key is held to some models.
+        """
+        key, body = self._visit.key, self.request.body.raw
+        held = key is not None and bool(key.models)
+        if not body.strip() or not (held or b"odel" in body or b"\\" in body):
+            return []
+        try:
+            reading = await read(self._gateway, body, most=MOST if held else MOST_UNHELD)
+        except Unreadable as e:
+            if not held:
+                return []
+            raise InvalidRequest(
+                f"Invalid JSON payload received: {e}. This client key may use some models only, and which one this is "
+                "for cannot be told.",
+                reason="BODY_UNREADABLE",
+            ) from None
+        return list(dict.fromkeys(filter(None, map(bare_model, reading.models))))
 
     def _lists(self, attempts: ResourceAttempts, path: str) -> Lists:
         size, token = self.request.query.get("pageSize", ""), self.request.query.get("pageToken", "")
@@ -267,17 +307,6 @@ class OwnedPreparation:
 
         wanted = min(int(size), MAX_PAGE) if size and int(size) else None
         return Lists(attempts, wanted, Page.decode(token) if token else None, path_of)
-
-
-def _model_in(body: bytes) -> str:
-    """The model that a new resource is for, or nothing."""
-    if b"odel" not in body and b"\\" not in body:  # an escape may hide it
-        return ""
-    try:
-        found = msgspec.json.decode(body, type=_Model)
-    except NOT_JSON:
-        return ""
-    return bare_model(found.model or found.baseModel)
 
 
 def describe(gateway: Gateway, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
@@ -300,28 +329,34 @@ def describe(gateway: Gateway, visit: Visit, asked: OwnedTarget, model: str, bod
 
 
 def parameters(visit: Visit) -> list[tuple[str, str]]:
-    """The query, but for credentials and the right to an upload."""
+    """
+    The query, but for credentials and the right to an upload; and for ``$httpHeaders`` and its like, by which a request
+    could say that it is another.
+    """
     pairs = parse_qsl(visit.wire.uri.partition(b"?")[2].decode("ascii", "replace"), keep_blank_values=True)
-    return [(name, value) for name, value in pairs if name not in CREDENTIAL_PARAMETERS and name != "upload_id"]
+    left_out = {*CREDENTIAL_PARAMETERS, "upload_id"}
+    return [(name, value) for name, value in pairs if name not in left_out and not name.lower().startswith("$http")]
 
 
 def _query(parameters: Sequence[tuple[str, str]]) -> str:
     return "?" + urlencode(parameters, quote_via=quote) if parameters else ""
 
 
-def forwarded(request: GatewayRequest, *, body: bool, streamed: bool) -> tuple[tuple[bytes, bytes], ...]:
+def forwarded(request: GatewayRequest, *, content: bool, json: bool) -> tuple[tuple[bytes, bytes], ...]:
     """
     The headers that go along with a request.
 
-    :param body: whether it has one.
-    :param streamed: whether that is as the client sent it; where it was read here, it is inflated.
+    :param content: whether it has any.
+    :param json: whether that is JSON, which was inflated and read here, and must not be taken for anything else.
     """
-    left_out = {name for name, there in (("content-type", body), ("content-encoding", streamed)) if not there}
+    left_out = {"content-type", "content-encoding"} if json or not content else set()
     found = [
         (name.encode("ascii"), value.encode("latin-1"))
         for name, value in request.headers.items()
-        if (name in FORWARDED or name.startswith("x-goog-upload-")) and name not in left_out
+        if (name in FORWARDED or name.startswith(("x-goog-upload-", "x-upload-content-"))) and name not in left_out
     ]
+    if json and content:
+        found.append((b"Content-Type", b"application/json"))
     return (*found, (b"User-Agent", USER_AGENT.encode("ascii")))
 
 
@@ -381,13 +416,18 @@ class _Sending:
         """Nothing has to be prepared."""
         return self
 
-    async def open(self) -> OpenAnswer:
+    async def open(self) -> OpenAnswer | FinalAnswer:
         """Send it, and wait for the head of the answer."""
         raise NotImplementedError
 
+    async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
+        """What an answer means, and what the client gets."""
+        verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
+        return verdict, opened(self.gateway, answer, lease, made=True)
+
     async def _sent(
         self, lease: Lease, endpoint: str, url: str, headers: Sequence[tuple[bytes, bytes]], chosen: str
-    ) -> OpenAnswer:
+    ) -> OpenAnswer | FinalAnswer:
         """The answer; an upstream that takes nothing, or does not answer what it has got, is given up in time."""
         gateway, reactor, limits = self.gateway, self.gateway.reactor, self.gateway.config.timeouts
         wire = self.visit.wire
@@ -396,6 +436,7 @@ class _Sending:
         timer: IDelayedCall | None = None
         why = ""
         answer: UpstreamAnswer | None = None
+        verdict: Verdict | None = Verdict(Fault.FINAL, "UPLOAD_FAILED")
 
         def watch(flows: bool | None) -> None:
             nonlocal timer
@@ -423,6 +464,8 @@ class _Sending:
         watch(None if whole or wire.streamed is None or wire.streamed.complete else True)
         try:
             answer = await sending
+            watch(True)
+            verdict, outcome = await self._outcome(answer, lease)
         except UpstreamFailed as e:
             raise BadUpstreamAnswer(f"{str(e)[:1].upper()}{str(e)[1:]}.", reason=e.reason) from None
         except CancelledError:
@@ -434,7 +477,6 @@ class _Sending:
                 body.on_change = lambda flows: None
             watch(True)
             ended = reactor.seconds() - began
-            failed = answer is None or answer.status >= 400
             record = AttemptRecord(
                 request_id=self.request.id,
                 number=1,
@@ -443,15 +485,15 @@ class _Sending:
                 endpoint=endpoint,
                 model="",
                 started=started,
-                first_byte=None if failed else ended,
+                first_byte=None if verdict else ended,
                 ended=ended,
                 status=None if answer is None else answer.status,
-                verdict=None if not failed else Verdict(Fault.FINAL, "UPLOAD_FAILED"),
-                message="the upload was not taken" if failed else "",
+                verdict=verdict,
+                message="the upload was not taken" if verdict else "",
             )
             self.records.append(record)
             gateway.hooks.attempt_finished(record)
-        return opened(gateway, answer, lease, made=True)
+        return outcome
 
 
 class PartOfUpload(_Sending):
@@ -461,7 +503,7 @@ class PartOfUpload(_Sending):
         super().__init__(gateway, visit, asked)
         self._upload = upload
 
-    async def open(self) -> OpenAnswer:
+    async def open(self) -> OpenAnswer | FinalAnswer:
         """
         Send it.
 
@@ -474,7 +516,7 @@ class PartOfUpload(_Sending):
             raise NotFound("The upload is not known any more: its account has been taken out of the configuration.")
         lease = pool.lease(account, "")
         try:
-            headers = forwarded(self.request, body=True, streamed=self.visit.wire.streamed is not None)
+            headers = forwarded(self.request, content=True, json=False)
             return await self._sent(lease, account.endpoints[0], upload.url, headers, "the upload was begun on it")
         except BaseException:
             lease.release()
@@ -482,39 +524,82 @@ class PartOfUpload(_Sending):
 
 
 class WholeUpload(_Sending):
-    """An upload in one request, ``uploadType=media`` or ``multipart``."""
+    """A large upload in one request, ``uploadType=media`` or ``multipart``."""
 
-    async def open(self) -> OpenAnswer:
+    _attempts: ResourceAttempts
+
+    async def open(self) -> OpenAnswer | FinalAnswer:
         """
-        Send it to an account that makes files.
+        Send it to the account that has what it goes into, or to one that makes files.
 
         :raises GatewayError: if there is none, or the upstream does not answer.
         """
-        gateway, asked = self.gateway, self.asked
         if self.visit.key is not None:
-            gateway.admit(self.visit.key, "")
-        name = None if asked.name is None else ownership.root(asked.name)
-        owned = owner_of(gateway, [name] if name is not None else [])
-        path = asked.path + _query(parameters(self.visit))
-        attempts = ResourceAttempts(
-            gateway,
-            self.request,
-            b"",
-            ModelChoice("", "as asked"),
-            owner=None if owned is None else owned[0],
-            owned="" if owned is None else owned[1],
-            name=name,
-            path=path,
-            http_method="POST",
-            headers=(),
-        )
+            self.gateway.admit(self.visit.key, "")
+        name = None if self.asked.name is None else ownership.root(self.asked.name)
+        if name is not None and owner_of(self.gateway, [name]) is None:
+            refusal = await self._search(name)
+            if refusal is not None:
+                return refusal
+        self._attempts = attempts = self._of(self.request, name, self.asked.path + _query(parameters(self.visit)))
         try:
             lease, url, credential = await attempts.one_route()
         except CredentialError as e:
             raise Unavailable(f"{e.reason}.", reason="CREDENTIAL_UNAVAILABLE", retry_after=1.0) from None
         try:
-            headers = (*forwarded(self.request, body=True, streamed=self.visit.wire.streamed is not None), *credential)
-            return await self._sent(lease, url, url + path, headers, "an upload in one request")
+            headers = (*forwarded(self.request, content=True, json=False), *credential)
+            answer = await self._sent(lease, url, url + attempts.path, headers, "an upload in one request")
         except BaseException:
             lease.release()
             raise
+        if isinstance(answer, FinalAnswer):
+            lease.release()
+        return answer
+
+    async def _search(self, name: str) -> FinalAnswer | None:
+        """Ask who has what the upload goes into: its bytes can be sent to one account only.  The refusal if nobody."""
+        asked = attrs.evolve(self.asked, name=name, verb="", way="")
+        request = attrs.evolve(self.request, method=asked.method("GET"))
+        search = Search(self._of(request, name, f"/{self.asked.version}/{name}", http_method="GET"))
+        try:
+            answer = await search.open()
+        finally:
+            self.records += search.records
+        if isinstance(answer, OpenAnswer):
+            answer.close()
+            return None
+        return answer
+
+    def _of(
+        self, request: GatewayRequest, name: str | None, path: str, *, http_method: str = "POST"
+    ) -> ResourceAttempts:
+        owned = owner_of(self.gateway, [] if name is None else [name])
+        return ResourceAttempts(
+            self.gateway,
+            request,
+            b"",
+            ModelChoice("", "as asked"),
+            owner=None if owned is None else owned[0],
+            owned="" if owned is None else owned[1],
+            named=() if name is None else (name,),
+            name=name,
+            path=path,
+            http_method=http_method,
+            headers=(),
+        )
+
+    async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
+        """See :class:`_Sending`; what a refusal says of the account is drawn for it, as for any other request."""
+        if answer.status < 400:
+            self.gateway.pool.succeeded(lease.account, "", lease)
+            return await super()._outcome(answer, lease)
+        reading = answer.read(MAX_ERROR)
+        reading.addTimeout(self.gateway.config.timeouts.idle, self.gateway.reactor)
+        try:
+            body = await reading
+        except CancelledError:
+            answer.abort()
+            raise
+        except Exception:  # the timeout: what the status says is enough
+            body = b""
+        return self._attempts.judge(lease, answer.status, body, answer.header("retry-after"))

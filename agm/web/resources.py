@@ -546,14 +546,23 @@ def decoded_body(wire: GatewayRequestOnWire) -> bytes:
     :raises UnsupportedMedia: for an encoding other than gzip.
     :raises BodyTooLarge: if it inflates beyond the limit.
     """
-    if b"content-encoding" not in wire.head.first:
-        return wire.body
+    return wire.body if b"content-encoding" not in wire.head.first else decoded(wire, wire.body, wire.limit)
+
+
+def decoded(wire: GatewayRequestOnWire, body: bytes, limit: int) -> bytes:
+    """
+    The body of a request, inflated if it was compressed.
+
+    :param limit: for its size then.
+    :raises UnsupportedMedia: for an encoding other than gzip.
+    :raises BodyTooLarge: if it inflates beyond the limit.
+    """
     encoding = b",".join(wire.head.values(b"content-encoding")).strip().lower().decode("latin-1")
     if encoding in ("", "identity"):
-        return wire.body
+        return body
     if encoding not in ("gzip", "x-gzip"):
         raise UnsupportedMedia(f"Content-Encoding {encoding[:40]!r} is not read here. Send the body plain or gzip'd.")
-    return inflate(wire.body, wire.limit)
+    return inflate(body, limit)
 
 
 class Root(Resource):

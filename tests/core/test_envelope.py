@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agm.core import envelope
 from agm.core.envelope import (
     LARGE,
     NotAnEnvelope,
@@ -326,6 +327,45 @@ def test_what_is_neither_answer_nor_error_is_told_apart(document: bytes) -> None
     assert error_document(document) is None
     with pytest.raises(NotAnEnvelope):
         unwrap(document)
+
+
+def test_an_error_without_end_is_told_in_short() -> None:
+    """Code, status and message are left of what is too deep, too dense or too large to be read."""
+    told = b'"code": 403, "status": "PERMISSION_DENIED", "message": "no"'
+    short = {"error": {"message": "no", "code": 403, "status": "PERMISSION_DENIED"}}
+    for filling in (b"[" * 900 + b"]" * 900, b"[" + b"[]," * 60_000 + b"1]", b'"' + b"x" * 5_000_000 + b'"'):
+        error = b'{"error": {%b, "details": %b}}' % (told, filling)
+        for document in (error, b"[" + error + b"]") if len(error) < 1_000_000 else (error,):
+            found = envelope.error_document(document)
+            assert found is not None
+            assert json.loads(found) == short
+        with pytest.raises(envelope.UpstreamError) as caught:
+            envelope.unwrap(error)
+        assert json.loads(caught.value.document) == short
+    assert json.loads(envelope.error_document(b'{"error": %b}' % (b"[" * 500 + b"]" * 500)) or b"") == {
+        "error": {"message": "The upstream's error is too large to be shown."}
+    }
+    long = envelope.error_document(b'{"error": {"message": "%b", "x": %b}}' % (b"m" * 9000, b"[" * 99 + b"]" * 99))
+    assert long is not None
+    assert len(long) < 5000
+    assert envelope.error_document(b"[" + b"[]," * 1_000_000 + b"1]") is None
+
+
+def test_fields_without_number_are_not_made_one_by_one() -> None:
+    """A large request with the fields of a request is taken apart, one with all kinds of fields is not."""
+    text = b'"' + b": " * 600_000 + b'"'
+    body = b'{"contents":[{"parts":[{"text":%b}]}],"model":"m"}' % text
+    made = bytes(envelope.wrap(body, project=None, model="m", request_id="r", user_agent="u", session_id=None))
+    assert json.loads(made)["request"] == {"contents": [{"parts": [{"text": ": " * 600_000}]}]}
+    assert json.loads(envelope.with_roles(body))["contents"][0]["role"] == "user"
+    counted = envelope.plain_count(b'{"generateContentRequest":{"contents":[{"parts":[{"text":%b}]}]}}' % text)
+    assert list(json.loads(counted)) == ["contents"]
+    fields = b"{" + b'"a":1,' * 200_000 + b'"contents":[]}'
+    with pytest.raises(InvalidRequest):
+        envelope.parse_object(fields)
+    assert envelope.with_roles(fields) == envelope.plain_count(fields) == fields
+    turns = b'{"contents":[' + b"{}," * 400_000 + b"{}]}"
+    assert envelope.with_roles(turns) == turns
 
 
 @pytest.mark.parametrize(

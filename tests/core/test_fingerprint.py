@@ -105,10 +105,42 @@ def test_a_large_turn_is_told_from_another_by_its_edges_and_its_length(at: int) 
 )
 def test_a_body_is_plain_if_the_envelope_has_nothing_to_see_to(more: str, plain: bool) -> None:
     """A model or a session of the client's own must be seen, however its name is written."""
-    assert look(f'{{"contents":[{FIRST}]{more}}}'.encode()) == (PLAIN, plain)
+    assert look(f'{{"contents":[{FIRST}]{more}}}'.encode())[:2] == (PLAIN, plain)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"contents":[]}', b'{"contents":[{"parts":[1]}]} x'])
 def test_a_body_without_a_turn_or_that_is_not_json_is_not_plain(body: bytes) -> None:
     """It must be read again before it is put into an envelope."""
-    assert look(body) == (None, False)
+    assert look(body)[:2] == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "strict", "roles"),
+    [
+        (b'{"contents":[{"role":"user","parts":[]},{"role":"model","parts":[]}]}', True, True),
+        (b'{"contents":[{"role":"user","parts":[]},{"parts":[]}]}', True, False),
+        (b'{"contents":[{"role":null,"parts":[]}]}', True, False),
+        (b"{}", True, False),
+        (b'{"contents":[{"role":"user","parts":[]},]}', False, False),
+        (b"[]", False, False),
+        (b"", False, False),
+    ],
+)
+def test_one_pass_tells_whether_a_body_is_strict_and_every_turn_has_a_role(
+    body: bytes, strict: bool, roles: bool
+) -> None:
+    found = look(body)
+    assert (found.strict, found.roles) == (strict, roles)
+
+
+def test_turns_without_number_are_not_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beginning of them tells the conversation; a model of its own is seen all the same."""
+    made: list[str] = []
+    monkeypatch.setattr("agm.core.fingerprint._CONVERSATION", made)  # nobody may decode with it
+    crowd = b'{"contents":[{"role":"user","parts":[1]},' + b"{}," * 400_000
+    first, later = look(crowd + b'{}],"x":1}'), look(crowd + b'{},{"parts":["more"]}],"model":"m"}')
+    assert first.fingerprint is not None
+    assert first.fingerprint == later.fingerprint
+    assert (first.plain, first.strict, later.plain, later.strict) == (True, True, False, True)
+    assert look(crowd + b'{}],"x":1').fingerprint is None
+    assert look(b"{" + b'"a":{},' * 200_000 + b'"b":{}}') == (None, False, True, False)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agm.core import ownership
 from agm.core.errors import InvalidRequest
-from agm.core.kinds import RESOURCE_METHODS
+from agm.core.kinds import COLLECTIONS, RESOURCE_METHODS
 from agm.core.ownership import KnownOwners, Page
 
 
@@ -58,6 +58,15 @@ from agm.core.ownership import KnownOwners, Page
             "fileSearchStores/s",
             "/upload/v1beta/fileSearchStores/s:uploadToFileSearchStore",
         ),
+        (
+            "GET",
+            "/v1beta/fileSearchStores/s/upload/operations/o",
+            "fileSearchStores.get",
+            "fileSearchStores/s/upload/operations/o",
+            "/v1beta/fileSearchStores/s/upload/operations/o",
+        ),
+        ("GET", "/v1/fileSearchStores/s/operations/o", "fileSearchStores.get", "fileSearchStores/s/operations/o", None),
+        ("GET", "/v1/fileSearchStores/s/media/b", "fileSearchStores.get", "fileSearchStores/s/media/b", None),
         ("POST", "/v1beta/tunedModels/t:transferOwnership", "tunedModels.call", "tunedModels/t", None),
         ("GET", "/v1beta/files/a b", "files.get", None, None),
     ],
@@ -127,6 +136,19 @@ def test_any_path_is_read_or_refused(rest: bytes, http_method: str) -> None:
         ("fileSearchStores/s/documents/d", "fileSearchStores/s"),
         ("models/veo/operations/o", "models/veo/operations/o"),
         ("models/m", None),
+        ("https://generativelanguage.googleapis.com/v1/cachedContents/c", "cachedContents/c"),
+        (
+            "http://127.0.0.1:8045/behind/a/proxy/v1beta/fileSearchStores/s/documents/d?x=/v1/files/b",
+            "fileSearchStores/s",
+        ),
+        ("HTTPS://h/v1alpha/models/veo/operations/o#x", "models/veo/operations/o"),
+        ("https://h/v1/models/m", None),
+        ("https://h", None),
+        ("files/a:download?alt=media", "files/a"),
+        ("files/a:b:c", None),
+        ("files/a b", None),
+        ("fileSearchStores/s/upload/operations/o", "fileSearchStores/s"),
+        ("fileSearchStores/s/operations/o", "fileSearchStores/s"),
         ("gs://bucket/files/a", None),
         ("https://example.com/files/a", None),
         ("files/", None),
@@ -137,19 +159,69 @@ def test_a_field_names_a_resource_by_its_name_or_address(value: str, name: str |
     assert ownership.named_by(value) == name
 
 
-def test_names_are_found_wherever_they_stand_in_a_request() -> None:
-    """In either spelling, at any depth, once each; a text that looks like a name is none."""
+ALL = (*COLLECTIONS, "models")
+
+
+def test_names_are_found_by_what_stands_around_them() -> None:
+    """In any field of strict JSON, once each; a text that looks like a name is none, nor is a name in a text."""
     body = {
         "contents": [
-            {"parts": [{"text": "files/text"}, {"fileData": {"fileUri": "files/a"}}]},
-            {"parts": [{"file_data": {"file_uri": "https://x/v1beta/files/b"}}, {"fileData": {"fileUri": "files/a"}}]},
+            {"parts": [{"text": "files/text"}, {"text": 'see "files/quoted" in src/files/x\n'}, {"text": "\\"}]},
+            {"parts": [{"fileData": {"fileUri": "files/a"}}, {"file_data": {"uri": "https://x/v1beta/files/b"}}]},
+            {"parts": [{"fileData": {"fileUri": "files/a"}}, {"text": "files/" * 100 + '"files/c"'}]},
         ],
         "cached_content": "cachedContents/c",
+        "tools": [{"fileSearch": {"fileSearchStoreNames": ["fileSearchStores/s", "fileSearchStores/t/documents/d"]}}],
     }
-    assert ownership.may_name(json.dumps(body).encode())
-    assert sorted(ownership.names_in(body)) == ["cachedContents/c", "files/a", "files/b"]
-    assert not ownership.may_name(b'{"contents": [{"parts": [{"text": "files/a"}]}]}')
-    assert ownership.may_name(rb'{"contents": [{"parts": [{"fileData": {"fil\u0065Uri": "files/a"}}]}]}')
+    found = ["files/a", "files/b", "cachedContents/c", "fileSearchStores/s", "fileSearchStores/t"]
+    for text in (json.dumps(body), json.dumps(body, indent=2), json.dumps(body).replace("/", "\\/")):
+        assert ownership.may_name(text.encode(), ALL)
+        assert sorted(ownership.written_in(text.encode(), ALL) or ()) == sorted(found)
+        assert ownership.written_in(text.encode(), ["cachedContents"]) == {"cachedContents/c": True}
+    assert not ownership.may_name(b'{"contents": [{"parts": [{"text": "files a"}]}]}', ALL)
+    assert not ownership.may_name(b'{"cachedContent": "cachedContents/c"}', ["files"])
+    operation = b'{"a": "http://h/v1/models/veo/operations/o?x", "batches/b" : 1, "title": "files/t"}'
+    assert ownership.written_in(operation, ALL) == {"models/veo/operations/o": True}
+
+
+def test_what_a_tool_may_have_been_given_is_not_sure() -> None:
+    """Only a field that can be nothing else is, where there are words of tools."""
+    args = b'{"functionCall": {"args": {"uri": "files/a"}}, "uri": "files/b", "fileUri" : "files/c", "x": "files/c"}'
+    assert ownership.written_in(args, ALL) == {"files/a": False, "files/b": False, "files/c": True}
+    for field in ("response", "responseSchema", "parametersJsonSchema", "response_json_schema"):
+        assert ownership.written_in(b'{"%b": {"uri": "files/a"}}' % field.encode(), ALL) == {"files/a": False}
+
+
+def test_what_may_be_hidden_is_not_searched_for() -> None:
+    """Letters written as numbers need a reader; accents and angle brackets do not."""
+    for escaped in (rb"fil\u0065s\u002fa", rb"files\u002Fa", rb"\u0066iles/\u0061", rb"files/\u0031"):
+        body = b'{"fileUri": "%b"}' % escaped
+        assert ownership.may_name(body, ["files"])
+        assert ownership.written_in(body, ["files"]) is None
+    assert not ownership.may_name(rb'{"text": "\u00e9\u003c\u0026\u2028"}', ["files"])
+    found = ownership.written_in(rb'{"uri": "https://h/v1/files/a:download?a=b\u0026c", "text": "\u003c"}', ["files"])
+    assert found == {"files/a": True}
+    long = b'{"uri": "files/a", "text": "%b"}' % (rb"\u00e9" * 200_000)
+    assert ownership.written_in(long, ["files"]) is None
+    assert ownership.written_in(b"[" + b'"files/a",' * 10_001 + b"1]", ["files"]) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "message", "found"),
+    [
+        (["files/a"], "anything", ["files/a"]),
+        (["files/abc", "cachedContents/xyz"], "You do not have permission to access the File abc.", ["files/abc"]),
+        (["files/abc", "cachedContents/xyz"], "CachedContent not found (or permission denied)", ["cachedContents/xyz"]),
+        (["files/abc", "cachedContents/xyz"], "Not found: cached content metadata for xyz.", ["cachedContents/xyz"]),
+        (["files/f1", "fileSearchStores/s1"], "No permission for the file search store", ["fileSearchStores/s1"]),
+        (["files/f1", "fileSearchStores/s1"], "The File does not exist.", ["files/f1"]),
+        (["files/f1", "files/f2"], "The caller does not have permission", ["files/f1", "files/f2"]),
+        ([], "anything", []),
+    ],
+)
+def test_a_refusal_is_about_what_it_says(names: list[str], message: str, found: list[str]) -> None:
+    """By the id that it repeats, else by the kind that it names, else it may be about all of them."""
+    assert ownership.refused(names, message) == found
 
 
 def test_an_answer_tells_what_its_account_has() -> None:
@@ -157,7 +229,10 @@ def test_an_answer_tells_what_its_account_has() -> None:
     assert ownership.names_told(b'{"file": {"name": "files/a", "displayName": "files/b"}}') == ["files/a"]
     video = b'{"name": "models/v/operations/o", "response": {"video": {"uri": "https://x/v1beta/files/v:download"}}}'
     assert ownership.names_told(video) == ["models/v/operations/o", "files/v"]
+    echoed = b'{"name": "batches/b", "response": {"inlinedResponses": [{"metadata": {"name": "files/other"}}]}}'
+    assert ownership.names_told(echoed) == ["batches/b"]
     assert ownership.names_told(b"not JSON") == []
+    assert ownership.names_told(b'{"name": "files/a", "x": %b}' % (b"[" * 40 + b"]" * 40)) == []
     assert ownership.names_told(b'{"name": "files/a", "x": "%b"}' % (b"x" * ownership.MAX_READ)) == []
 
 
@@ -172,6 +247,18 @@ def test_what_was_not_asked_for_the_longest_is_forgotten_first() -> None:
     owners.forget("files/a")
     owners.forget("files/never")
     assert len(owners) == 1
+
+
+def test_it_is_known_of_which_collections_anything_is_known() -> None:
+    """So that nobody looks for what nobody has."""
+    owners = KnownOwners(limit=3)
+    assert not owners.collections
+    for name in ("files/a", "files/b", "models/veo/operations/o", "files/b"):
+        owners.remember(name, "one")
+    assert owners.collections == {"files", "models"}
+    owners.remember("batches/c", "one")
+    owners.forget("files/b")
+    assert owners.collections == {"models", "batches"}
 
 
 def test_what_is_known_survives_in_a_file() -> None:

@@ -195,6 +195,16 @@ def test_a_body_without_a_secret_is_the_same_to_the_byte(body: bytes) -> None:
     assert redactor.body(body) == body
 
 
+def test_escapes_hide_nothing_in_what_is_too_deep_to_be_read() -> None:
+    """Then it is shown as what it means."""
+    redactor = Redactor()
+    redactor.learn("canary-deep/secret")
+    deep = b"[" * 99 + rb'"canary\u002ddeep\/secret", "\u00e9"' + b"]" * 99
+    assert redactor.body(deep) == b"[" * 99 + rb'"[redacted]", "\u00e9"' + b"]" * 99
+    plain = deep.replace(rb"canary\u002ddeep\/secret", rb"a \"word\" or two")
+    assert redactor.body(plain) == plain
+
+
 def test_a_body_that_is_no_json_is_read_as_text() -> None:
     redactor = Redactor()
     redactor.learn("canary-api-key-1")

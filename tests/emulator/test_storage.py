@@ -84,17 +84,74 @@ def test_a_file_may_be_named(emu: Dialogue) -> None:
     assert emu.ask("POST", "/upload/v1beta/files", {"file": {"name": "files/Mine!"}}, START).status == 400
 
 
+CONTENT = b"hello\r\n--other\r\n\x00\xff"
+PARTS = (
+    b'--b\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{"file": {"displayName": "greeting"}}\r\n'
+    b"--b\r\nContent-Type: text/plain\r\n\r\n" + CONTENT + b"\r\n--b--\r\n"
+)
+RELATED = {**KEY, "content-type": "multipart/related; boundary=b"}
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("?uploadType=multipart", RELATED),
+        ("", {**RELATED, "x-goog-upload-protocol": "multipart"}),
+        (
+            "",
+            {**RELATED, "content-type": 'multipart/related; x=y; boundary="b"', "x-goog-upload-protocol": "multipart"},
+        ),
+    ],
+)
+def test_a_file_with_what_it_is_in_one_request(emu: Dialogue, query: str, headers: dict[str, str]) -> None:
+    """What is said of it, and its bytes, whatever they are."""
+    file = emu.ask("POST", f"/upload/v1beta/files{query}", PARTS, headers).json["file"]
+    assert (file["displayName"], file["mimeType"], file["sizeBytes"]) == ("greeting", "text/plain", str(len(CONTENT)))
+    assert base64.b64decode(file["sha256Hash"]).decode() == hashlib.sha256(CONTENT).hexdigest()
+    assert emu.ask("GET", f"/v1beta/{file['name']}").json == file
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"), [("?uploadType=media", {}), ("", {"x-goog-upload-protocol": "raw"})], ids=["media", "raw"]
+)
+def test_a_file_alone_in_one_request(emu: Dialogue, query: str, headers: dict[str, str]) -> None:
+    """Its type is the request's."""
+    answered = emu.ask("POST", f"/upload/v1beta/files{query}", CONTENT, {**KEY, **headers, "content-type": "audio/mp3"})
+    assert (answered.json["file"]["mimeType"], answered.json["file"]["sizeBytes"]) == ("audio/mp3", str(len(CONTENT)))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (PARTS, "multipart/related"),
+        (PARTS, "multipart/related; boundary=c"),
+        (PARTS, "text/plain; boundary=b"),
+        (PARTS[:-8], "multipart/related; boundary=b"),
+        (b"--b\r\n\r\n{}\r\n--b--", "multipart/related; boundary=b"),
+        (b"--b\r\nno blank line\r\n--b\r\n\r\nx\r\n--b--", "multipart/related; boundary=b"),
+        (b"--b\r\n\r\n{\r\n--b\r\n\r\nx\r\n--b--", "multipart/related; boundary=b"),
+        (b"", "multipart/related; boundary=b"),
+    ],
+)
+def test_what_is_not_two_parts_is_refused(emu: Dialogue, body: bytes, content_type: str) -> None:
+    """And nothing is kept of it."""
+    headers = {**KEY, "content-type": content_type}
+    answered = emu.ask("POST", "/upload/v1beta/files?uploadType=multipart", body, headers)
+    assert (answered.status, answered.error["status"]) == (400, "INVALID_ARGUMENT")
+    assert not emu.state.holdings.files
+
+
 @pytest.mark.parametrize(
     ("method", "headers", "status"),
     [
-        ("POST", {**START, "x-goog-upload-protocol": "multipart"}, 400),
+        ("POST", {**START, "x-goog-upload-protocol": "pigeon"}, 400),
         ("POST", {**START, "x-goog-upload-command": "upload"}, 400),
         ("POST", {key: value for key, value in START.items() if key != "x-goog-api-key"}, 403),
         ("GET", START, 404),
     ],
 )
 def test_other_ways_to_upload_are_refused(emu: Dialogue, method: str, headers: Any, status: int) -> None:
-    """Only the resumable protocol, and only with a key."""
+    """Only in Google's protocols, and only with a key."""
     assert emu.ask(method, "/upload/v1beta/files", b"", headers).status == status
 
 

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from agm import config
-from agm.core import answers, classify, envelope, errors, ownership, target, usage
+from agm.core import answers, bodies, classify, envelope, errors, ownership, target, usage
 from agm.core.answers import AnswerFilter, Framing
 from agm.core.errors import GatewayError
 from agm.core.eventstream import EventReader, EventTooLarge
 from agm.core.http1 import Malformed, RequestReader
 from agm.core.inflate import inflate
+from agm.core.kinds import COLLECTIONS
 from agm.core.request import Body
 
 #: Twice the size may take this many times as long; twice is linear, four times quadratic.
@@ -82,10 +83,11 @@ def _body(data: bytes) -> None:
         lambda: envelope.wrap(data, project="p", model="m", request_id="r", user_agent="u", session_id="s"),
         lambda: envelope.with_roles(data),
         lambda: envelope.plain_count(data),
-        lambda: ownership.names_in(Body(data).json()),
+        lambda: bodies.Reading(data).whole(),
+        lambda: ownership.written_in(data, COLLECTIONS),
         lambda: Body(data).fingerprint,
     ):
-        with contextlib.suppress(GatewayError):
+        with contextlib.suppress(GatewayError, bodies.Unreadable):
             read()
 
 
@@ -179,6 +181,17 @@ CASES: Mapping[str, Callable[[int], object]] = {
     "bodies: nested": lambda n: _body(b'{"a":' + b"[" * n),
     "bodies: fields": lambda n: _body(b"{" + b",".join(b'"%d": 1' % i for i in range(n)) + b"}"),
     "bodies: backslashes": lambda n: _body(b'{"a": "' + b"\\u0061" * n + b'"}'),
+    "bodies: names": lambda n: _body(b'{"a": [' + b'"files/a",' * n + b"{}]}"),
+    "bodies: addresses": lambda n: _body(b'{"a": "http://h/' + b"v1/" * n + b'"}'),
+    "bodies: many addresses": lambda n: _body(
+        b'{"a": [' + (b'"http://h/' + b"v1/" * 300 + b':a:b",') * (n // 999) + b"{}]}"
+    ),
+    "bodies: quotes in a string": lambda n: _body(b'{"a": "' + b'\\"files/' * n + b'"}'),
+    "bodies: backslashes in a string": lambda n: _body(b"{'files/a': '" + b"\\\\" * n + b"'}"),
+    "bodies: a string that does not end": lambda n: _body(b'{"files/": "' + b'\\"' * n),
+    "bodies: white space": lambda n: _body(b'{"files/a"' + b" " * n + b":1}"),
+    "bodies: names without quotes": lambda n: _body(b"{" + b"a:1,files/," * n + b"}"),
+    "bodies: comments": lambda n: _body(b"{" + b"/*files/*/" * n + b"//" * n + b"}"),
     "bodies: a long number": lambda n: _body(b'{"a": ' + b"9" * n + b"}"),
     "gzip: empty members": lambda n: _inflate(_EMPTY * n),
     "gzip: one member": lambda n: _inflate(gzip.compress(b"x" * n, 1)),

@@ -19,18 +19,20 @@ from contextlib import contextmanager, suppress
 
 import attrs
 import msgspec
-from fuzz import connections
+from fuzz import connections, esf
 from fuzz.mutation import TOKENS, pieces
 from web import hostile
 
 from agm import config
 from agm.core import answers, classify, envelope, errors, ownership, target, usage
+from agm.core import bodies as bodies_
 from agm.core.answers import AnswerFilter, Framing
 from agm.core.clientkeys import ClientKey, KeyRing, digest, presented_keys
 from agm.core.errors import GatewayError
 from agm.core.eventstream import EventReader, EventTooLarge
 from agm.core.http1 import END, Head, Malformed, RequestReader
 from agm.core.inflate import inflate
+from agm.core.kinds import COLLECTIONS
 from agm.core.request import Body
 from agm.web.access import Access, Peer
 from agm.web.resources import framing_of
@@ -228,11 +230,77 @@ def bodies(data: bytes, rng: random.Random) -> None:
     assert envelope.with_roles(roles) == roles
     assert envelope.plain_count(envelope.plain_count(data)) == envelope.plain_count(data) or b"enerate" in data
     Body(data).fingerprint  # noqa: B018  # it must not raise
-    if ownership.may_name(data):
-        with refusing(400):
-            ownership.names_in(Body(data).json())
     with suppress(envelope.NotAnEnvelope, envelope.UpstreamError):
         envelope.unwrap(data)
+
+
+#: What no name or model is looked for in, in the words of the fields around it.
+_OWN_WORDS = {
+    ("functionCall", "args"),
+    ("function_call", "args"),
+    ("functionResponse", "response"),
+    ("function_response", "response"),
+    *(
+        (outer, inner)
+        for outer in ("functionDeclarations", "function_declarations")
+        for inner in (
+            *("parameters", "parametersJsonSchema", "parameters_json_schema"),
+            *("response", "responseJsonSchema", "response_json_schema"),
+        )
+    ),
+    *(
+        (outer, inner)
+        for outer in ("generationConfig", "generation_config")
+        for inner in ("responseSchema", "response_schema", "responseJsonSchema", "response_json_schema")
+    ),
+}
+
+
+def _said(value: object, field: str = "") -> Iterator[tuple[str, str]]:
+    """The strings of a document, each with the name of the field that it, or the list around it, stands in."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, esf.Fields):
+        for name, inner in value:
+            if isinstance(inner, str) or (field, name) not in _OWN_WORDS:
+                yield from _said(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _said(inner, field)
+
+
+def named(data: bytes, rng: random.Random) -> None:
+    """Whatever Google would take is read, and every name and model of it is seen; what is searched hides none."""
+    try:
+        document = esf.read(data)
+    except (esf.Refused, RecursionError):
+        document = None
+    seen = None
+    with suppress(bodies_.Unreadable):
+        seen = bodies_.Reading(data).whole()
+    if isinstance(document, esf.Fields):
+        assert seen is not None or _IN_A_NAME.search(data)
+    if isinstance(document, esf.Fields) and seen is not None:
+        for field, value in _said(document):
+            name = ownership.named_by(value)
+            assert name is None or name in seen.names or field.encode() in bodies_._TEXTS
+            if field.encode() in bodies_._MODELS and value.isascii() and b"\\U" not in data:  # Google's newer escape
+                assert value in seen.models
+    if seen is not None and seen.names:
+        strict = Body(data).strict
+        if not ownership.may_name(data, _KNOWN):
+            assert not strict
+            assert b"\\" in data
+        elif strict and (found := ownership.written_in(data, _KNOWN)) is not None:
+            assert seen.names.keys() <= found.keys()
+            if not any(mark in data for mark in ownership._OWN_WORDS):
+                assert seen.names.keys() == found.keys()
+                assert all(found.values())
+
+
+#: A slash in a name without quotes, or behind a number.
+_IN_A_NAME = re.compile(rb"[^\s,]/")
+_KNOWN = (*COLLECTIONS, "models")
 
 
 def inflated(data: bytes, rng: random.Random) -> None:
@@ -406,6 +474,18 @@ _BODIES = [
     b'{"a": 1e400, "b": -0, "c": "\\ud800", "d": "\xed\xa0\x80", "a": 2}',
 ]
 
+_NAMING = [
+    *_BODIES,
+    b'{"contents": [{"parts": [{"text": "files/x"}, {"fileData": {"fileUri": "files/a"}}]},], \'model\': "models/m"}',
+    b'{tools: [{fileSearch: {file_search_store_names: ["fileSearchStores/a", "fileSearchStores/b/documents/c",]}}]}',
+    b'{"instances":[{"prompt":"x","video":{"uri":"https:\\/\\/h\\/v1beta\\/files\\/v:download?alt=media"}}],"p":{"n":1.5e3}}',
+    b'{"cachedContent": "cachedContents\\u002fa", "model": "models/a", "mod\\u0065l": "models/b", base_model: "c"} ',
+    b'{"parts":[{"functionCall":{"args":{"uri":"files/a"}}},{"functionResponse":{"response":{"o":["files/b"]},'
+    b'"parts":[{"fileData":{"fileUri":"files/c"}}]}}], "a": [[[]], {}, null, true, -1, ""]}',
+    b'/* a */ {"a": "it\\\'s", // b\n "name" : "models/v/operations/o",'
+    b' "f\\ile": \'fi\\les/a\', b: , c: [,"batches/b"]}',
+]
+
 TARGETS: dict[str, Target] = {
     "events": Target(EVENTS, events),
     "answers": Target([*EVENTS, *ARRAYS, *_BODIES], answer_filters),
@@ -418,6 +498,14 @@ TARGETS: dict[str, Target] = {
     ),
     "errors": Target(_ERRORS, error_bodies),
     "bodies": Target(_BODIES, bodies),
+    "names": Target(
+        _NAMING,
+        named,
+        (
+            *(*TOKENS, b"'", b",}", b",]", b"//", b"/*", b"*/", b"\\'", b'\\"', b"\\\\", b"\\/", b"\\f", b"\\u006"),
+            *(b"files/", b'"model":', b"model:", b'"text":', b'"args":', b'"', b'"'),
+        ),
+    ),
     "gzip": Target(
         [gzip.compress(b"x" * 5000, mtime=0), gzip.compress(b"a", mtime=0) * 3, gzip.compress(b"", mtime=0)], inflated
     ),

@@ -160,6 +160,138 @@ async def test_resources_of_two_accounts_cannot_be_used_together(
     assert not emulator.log
 
 
+def owning(names: dict[str, str]) -> Callable[[Asked], tuple[Any, ...]]:
+    """An upstream of accounts that have these resources each: what names another's is refused."""
+
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        for name, whose in names.items():
+            short = name.rpartition("/")[2]
+            if short in asked.uri + asked.body.decode() and asked.credential != f"key-{whose}":
+                words = f"You do not have permission to access {short} or it may not exist."
+                return 403, google_error(403, "PERMISSION_DENIED", words)
+        return 200, {"candidates": []}
+
+    return answer
+
+
+#: A resource of account b, in every way in which a call can name one.
+NAMING = [
+    b'{"contents": [{"parts": [{"fileData": {"fileUri": "files/f-of-b"}}]}]}',
+    b'{"contents": [{"parts": [{"file_data": {"file_uri": "https://h/v1beta/files/f-of-b"}}]}]}',
+    b'{"tools": [{"fileSearch": {"fileSearchStoreNames": ["fileSearchStores/s-of-b"]}}]}',
+    b'{"tools": [{"file_search": {"file_search_store_names": ["fileSearchStores/s-of-b"]}}]}',
+    b'{"instances": [{"prompt": "on", "video": {"uri": "https://h/v1beta/files/f-of-b:download?alt=media"}}]}',
+    b'{"contents": [], "cachedContent": "cachedContents/c-of-b",}',
+    b"{'contents': [], 'cached_content': 'cachedContents/c-of-b'}",
+    b'{contents: [], cachedContent: "cachedContents/c-of-b"}',
+    b'{"cachedContent": "cachedContents/c-of-b", "cachedContent": "cachedContents/nobodys"}',
+    b'{"cachedContent": "cachedContents/nobodys", "cachedContent": "cachedContents/c-of-b"}',
+    rb'{"cachedContent": "cachedContents\/c-of-b", "contents": []}',
+    rb'{"cachedContent": "\u0063achedContents/c\u002dof-b"}',
+    rb'{"cachedContent": "\cachedContent\s/c-of-b"}',
+    b'{"contents": [{"parts": [{"text": "%b"}]}], "cachedContent": "cachedContents/c-of-b"}' % (b"x" * 2_000_000),
+]
+
+
+@pytest.mark.parametrize("body", NAMING, ids=range(len(NAMING)))
+@pytest_twisted.ensureDeferred
+async def test_a_name_leads_to_its_owner_however_it_is_written(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream], body: bytes
+) -> None:
+    """In any field and any spelling, in JSON of the standard or of Google's."""
+    mine = {"files/f-of-b": "b", "fileSearchStores/s-of-b": "b", "cachedContents/c-of-b": "b"}
+    upstream = upstreams(owning(mine))
+    running = await gateway(keys(upstream, "a", "b", "c") + '[pool]\nstrategy = "round-robin"\n')
+    for name, owner in mine.items():
+        running.gateway.ownership.remember(name, owner)
+    for method in ("generateContent", "countTokens", "predict", "batchEmbedContents"):
+        for _ in range(2):
+            assert (await running.ask(body=body, method=method)).account == "b"
+    for path in ("models/m:predictLongRunning", "models/m:batchGenerateContent", "cachedContents", "tunedModels"):
+        assert (await running.fetch("POST", f"/v1beta/{path}", body=body)).account == "b"
+    assert set(upstream.credentials) == {"key-b"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_read_goes_on_where_nothing_depends_on_it(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """The upstream has words for it; but what may name a resource of one account is sent to nobody."""
+    upstream = upstreams(lambda asked: (400, google_error(400, "INVALID_ARGUMENT", "Invalid JSON payload received.")))
+    running = await gateway(keys(upstream, "a", "b"))
+    broken = b'{"cachedContent": "cachedContents/c", "contents": [}'
+    assert (await running.ask(body=broken)).json["error"]["message"] == "Invalid JSON payload received."
+    running.gateway.ownership.remember("files/f", "a")
+    assert (await running.ask(body=broken)).json["error"]["message"] == "Invalid JSON payload received."
+    assert len(upstream.asked) == 2
+    running.gateway.ownership.remember("cachedContents/c", "a")
+    refused = await running.ask(body=broken)
+    assert (refused.status, refused.json["error"]["details"][0]["reason"]) == (400, "BODY_UNREADABLE")
+    assert "a bracket is wrong" in refused.json["error"]["message"]
+    assert len(upstream.asked) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_another_account_is_not_imported_into_a_store(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """The path names the store, the body the file: one account has to have both."""
+    upstream = upstreams(owning({"fileSearchStores/s-of-b": "b", "files/f-of-a": "a", "files/f-of-b": "b"}))
+    running = await gateway(keys(upstream, "a", "b"))
+    for name in ("fileSearchStores/s-of-b", "files/f-of-a", "files/f-of-b"):
+        running.gateway.ownership.remember(name, name[-1])
+    path = "/v1beta/fileSearchStores/s-of-b:importFile"
+    for body in (b'{"fileName": "files/f-of-a"}', b"{'file_name': 'files/f-of-a',}"):
+        refused = await running.fetch("POST", path, body=body)
+        assert (refused.status, refused.json["error"]["status"]) == (400, "INVALID_ARGUMENT")
+        assert refused.json["error"]["details"][0]["reason"] == "RESOURCES_OF_DIFFERENT_ACCOUNTS"
+        assert "fileSearchStores/s-of-b and files/f-of-a" in refused.json["error"]["message"]
+    assert not upstream.asked
+    assert (await running.fetch("POST", path, body=b'{"fileName": "files/f-of-b"}')).account == "b"
+    running.gateway.ownership.forget("fileSearchStores/s-of-b")
+    assert (await running.fetch("POST", path, body=b'{"fileName": "files/f-of-b"}')).account == "b"
+    assert running.gateway.ownership.owner("fileSearchStores/s-of-b") == "b"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_is_held_against_what_it_is_about(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """A cache that has expired takes no file with it."""
+    gone = google_error(403, "PERMISSION_DENIED", "CachedContent not found (or permission denied)")
+    upstream = upstreams(lambda asked: (403, gone))
+    running = await gateway(keys(upstream, "a", "b"))
+    owners = running.gateway.ownership
+    owners.remember("files/f", "b")
+    owners.remember("cachedContents/c", "b")
+    part = {"fileData": {"fileUri": "files/f"}}
+    body = {"contents": [{"role": "user", "parts": [part]}], "cachedContent": "cachedContents/c"}
+    assert (await running.ask(body=body)).status == 403
+    assert (owners.owner("files/f"), owners.owner("cachedContents/c")) == ("b", None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_agent_has_read_holds_it_to_nobody(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
+) -> None:
+    """A tool that lists the files of several accounts, and a text that mentions one, name nothing."""
+    upstream = upstreams(lambda asked: (200, {"candidates": []}))
+    running = await gateway(keys(upstream, "a", "b") + '[pool]\nstrategy = "round-robin"\n')
+    running.gateway.ownership.remember("files/one", "a")
+    running.gateway.ownership.remember("files/two", "b")
+    listed = {"files": [{"uri": "files/one"}, {"uri": "files/two"}]}
+    turns = [
+        {"role": "user", "parts": [{"text": "files/one"}, {"text": 'compare "files/one" with files/two'}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "files", "args": {"of": ["files/one", "files/two"]}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "files", "response": listed}}]},
+    ]
+    assert (await running.ask(body={"contents": turns})).status == 200
+    one = [{**turns[2], "parts": [{"functionResponse": {"name": "files", "response": {"uri": "files/one"}}}]}]
+    assert {(await running.ask(body={"contents": one})).account for _ in range(3)} == {"a", "b"}
+    turns.append({"role": "user", "parts": [{"fileData": {"fileUri": "files/two"}}]})
+    assert {(await running.ask(body={"contents": turns})).account for _ in range(3)} == {"b"}
+
+
 @pytest.mark.parametrize("kind", ["vertex", "code-assist"])
 @pytest_twisted.ensureDeferred
 async def test_other_kinds_of_accounts_have_no_such_resources(
@@ -262,6 +394,50 @@ async def test_a_key_with_models_may_not_make_things_for_others(
     batch = "/v1beta/models/gemini-2.5-flash:batchGenerateContent"
     assert (await running.fetch("POST", batch, body=b"{}", key="a-client-key-0123")).status == 403
     assert [entry.rpc for entry in emulator.log] == ["ListFiles"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("cachedContents", b'{"model": "models/gemini-2.5-pro",}'),
+        ("cachedContents", b"{'model': 'models/gemini-2.5-pro'}"),
+        ("cachedContents", b'{model: "models/gemini-2.5-pro"}'),
+        ("cachedContents", b'{"model": "models/gemini-2.5-pro", "model": "models/gemini-2.5-flash"}'),
+        ("cachedContents", b'{"model": "models/gemini-2.5-flash", "model": "models/gemini-2.5-pro"}'),
+        ("cachedContents", rb'{"m\odel": "models\/gemini-2.5-pro"}'),
+        ("cachedContents", b'{"model": "models/gemini-2.5-flash", "model"'),
+        ("cachedContents", '{"model": "models/gemini-2.5-pro"}'.encode("utf-16-le")),
+        ("tunedModels", b'{"baseModel": "models/gemini-2.5-pro"}'),
+        ("tunedModels", b'{"base_model": "models/gemini-2.5-pro"}'),
+        ("tunedModels", b'{"tuned_model_source": {"base_model": "models/gemini-2.5-pro"}}'),
+        ("models/gemini-2.5-flash:batchGenerateContent", b'{"batch": {"model": "models/gemini-2.5-pro"}}'),
+        (
+            "models/gemini-2.5-flash:batchGenerateContent",
+            b'{batch: {input_config: {requests: {requests: [{request: {model: "models/gemini-2.5-pro"}}]}}}}',
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_no_spelling_gets_a_key_past_its_models(
+    gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream], path: str, body: bytes
+) -> None:
+    """Every model that Google could find there counts, and where none can be found for sure nothing is sent."""
+    upstream = upstreams(lambda asked: (200, {"name": "cachedContents/c"}))
+    key = "a-client-key-0123"
+    limited = f'[auth]\nmode = "strict"\n[[auth.keys]]\nname = "k"\nkey = "{key}"\nmodels = ["*-flash"]\n'
+    running = await gateway(keys(upstream, "a") + limited)
+    assert (await running.fetch("POST", f"/v1beta/{path}", body=body, key=key)).status in (400, 403)
+    assert not upstream.asked
+    allowed = body.replace(b"pro", b"flash") if b"\0" not in body and not body.endswith(b'"') else b"{}"
+    forms = {"Content-Type": "application/x-protobuf", "X-HTTP-Method-Override": "GET"}
+    answer = await running.fetch(
+        "POST", f"/v1beta/{path}?$httpHeaders=Content-Type:x&$httpMethod=GET", body=allowed, key=key, headers=forms
+    )
+    assert answer.status == 200
+    (asked,) = upstream.asked
+    assert asked.headers["content-type"] == "application/json"
+    assert "x-http-method-override" not in asked.headers
+    assert asked.uri == f"/v1beta/{path}"
 
 
 @pytest.mark.parametrize("path", ["files/../models", "files/a%2f%2e%2e", "files/a%3fb", "files/a%00", "files//a"])

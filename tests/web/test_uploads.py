@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, AnsweringUpstream, Asked, ScriptedUpstream, connect, eventually, settle
+from support import (
+    JSON_HEAD,
+    AnsweringUpstream,
+    Asked,
+    ScriptedUpstream,
+    connect,
+    eventually,
+    google_error,
+    info,
+    retry,
+    settle,
+)
 
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
 
@@ -180,6 +193,162 @@ async def test_a_file_may_come_in_one_request(gateway: GatewayFactory, kind: str
     assert (asked.body, asked.credential) == (body, "key-a")
     assert asked.headers["content-type"] == "multipart/related; boundary=b"
     assert running.gateway.ownership.owner("files/made") == "a"
+    await upstream.stop()
+
+
+SMALL, LARGE = 1000, 2 * MIB
+
+
+def two_parts(content: bytes) -> bytes:
+    """A file with what it is, in one body."""
+    described = b'--b\r\nContent-Type: application/json\r\n\r\n{"file": {"displayName": "x"}}\r\n'
+    return described + b"--b\r\nContent-Type: text/plain\r\n\r\n" + content + b"\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize("size", [0, SMALL, LARGE])
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("?uploadType=multipart", {"Content-Type": "multipart/related; boundary=b"}),
+        ("", {"Content-Type": "multipart/related; boundary=b", "X-Goog-Upload-Protocol": "multipart"}),
+        ("?uploadType=media", {"Content-Type": "text/plain"}),
+        ("", {"Content-Type": "text/plain", "X-Goog-Upload-Protocol": "raw"}),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_file_in_one_request_belongs_to_who_took_it(
+    gateway: GatewayFactory, emulator: RunningEmulator, query: str, headers: dict[str, str], size: int
+) -> None:
+    """Its bytes arrive, large or small, and what names it goes where it is."""
+    two = emulator.account("a") + emulator.account("b")
+    running = await gateway(two + '[pool]\nstrategy = "round-robin"\n[gateway]\nshow_account = true\n')
+    owners = set()
+    for _ in range(2):
+        content = (bytes(range(256)) * (size // 256 + 1))[:size]
+        body = content if "text" in headers["Content-Type"] else two_parts(content)
+        answer = await running.fetch("POST", f"/upload/v1beta/files{query}", body=body, headers=headers)
+        assert answer.status == 200, answer.body
+        file = answer.json["file"]
+        assert (file["sizeBytes"], file["mimeType"]) == (str(size), "text/plain")
+        assert base64.b64decode(file["sha256Hash"]).decode() == hashlib.sha256(content).hexdigest()
+        owners.add(answer.account)
+        part = {"fileData": {"fileUri": file["uri"], "mimeType": "text/plain"}}
+        for _ in range(2):
+            asked = await running.ask(body={"contents": [{"role": "user", "parts": [part, {"text": "what?"}]}]})
+            assert (asked.status, asked.account) == (200, answer.account)
+    assert owners == {"a", "b"}
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest_twisted.ensureDeferred
+async def test_an_upload_in_one_request_counts_for_its_key(
+    gateway: GatewayFactory, emulator: RunningEmulator, size: int
+) -> None:
+    """A key that is held to some models may upload, but not more often than any request."""
+    limited = '[[auth.keys]]\nname = "k"\nkey = "a-client-key-0123"\nmodels = ["m"]\nrequests_per_minute = 1\n'
+    running = await gateway(emulator.account("a") + '[auth]\nmode = "strict"\n' + limited)
+    path, text = "/upload/v1beta/files?uploadType=media", {"Content-Type": "text/plain"}
+    assert (await running.fetch("POST", path, body=b"x" * size, headers=text)).status == 401
+    statuses = [
+        (await running.fetch("POST", path, body=b"x" * size, headers=text, key="a-client-key-0123")).status
+        for _ in range(2)
+    ]
+    assert statuses == [200, 429]
+    assert [entry.rpc for entry in emulator.log] == ["CreateFile"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_is_kept_to_be_sent_again_counts_among_the_bodies(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """A large one is not kept, and does not count."""
+    running = await gateway(emulator.account("a") + "[gateway]\nmax_body = 1000\n[limits]\nbodies = 1000\n")
+    path, text = "/upload/v1beta/files?uploadType=media", {"Content-Type": "text/plain"}
+    answers = [
+        await running.fetch("POST", path, body=b"x" * size, headers=text) for size in (1000, 1001, 1000, LARGE, 1000)
+    ]
+    assert [answer.status for answer in answers] == [200, 503, 200, 200, 200]
+    assert answers[1].json["error"]["details"][0]["reason"] == "TOO_MANY_BODIES"
+    assert running.site.lent == 0
+
+
+def three_accounts(upstream: AnsweringUpstream) -> str:
+    """Accounts in an order, on one upstream."""
+    return '[gateway]\nshow_account = true\n[pool]\nstrategy = "priority"\nmax_wait = 0\n' + "".join(
+        f'[[accounts]]\nname = "{name}"\nkind = "api-key"\napi_key = "key-{name}"\nendpoints = ["{upstream.url}"]\n'
+        f"priority = {number}\n"
+        for number, name in enumerate("abc")
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (429, google_error(429, "RESOURCE_EXHAUSTED", "slow", retry("47s"))),
+        (400, google_error(400, "INVALID_ARGUMENT", "API key not valid.", info("API_KEY_INVALID"))),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_refused_upload_means_what_it_means_for_any_request(
+    gateway: GatewayFactory, status: int, error: dict[str, Any]
+) -> None:
+    """A small one goes to another account at once; of a large one the bytes are gone, but the next goes there."""
+    upstream = AnsweringUpstream(
+        lambda asked: (status, error) if asked.credential == "key-a" else (200, {"file": {"name": "files/made"}})
+    )
+    path, text = "/upload/v1beta/files?uploadType=media", {"Content-Type": "text/plain"}
+    small = await gateway(three_accounts(upstream))
+    assert (await small.fetch("POST", path, body=b"x", headers=text)).account == "b"
+    assert set(upstream.credentials) == {"key-a", "key-b"}
+    upstream.asked.clear()
+    assert (await small.fetch("POST", path, body=b"x", headers=text)).account == "b"
+    assert upstream.credentials == ["key-b"]
+    assert small.gateway.ownership.owner("files/made") == "b"
+    upstream.asked.clear()
+    large = await gateway(three_accounts(upstream))
+    refused = await large.fetch("POST", path, body=b"x" * LARGE, headers=text)
+    assert (refused.status, refused.json["error"]["status"]) == (status, error["error"]["status"])
+    assert ("retry-after" in refused.headers) == (status == 429)
+    assert (await large.fetch("POST", path, body=b"x" * LARGE, headers=text)).account == "b"
+    assert upstream.credentials == ["key-a", "key-b"]
+    assert {len(asked.body) for asked in upstream.asked} == {LARGE}
+    reasons = [
+        attempt.verdict and attempt.verdict.reason for it in large.gateway.live.finished for attempt in it.attempts
+    ]
+    assert reasons[0] not in (None, "UPLOAD_FAILED")
+    assert reasons[1:] == [None]
+    await upstream.stop()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest_twisted.ensureDeferred
+async def test_an_upload_into_a_store_finds_the_stores_owner(gateway: GatewayFactory, size: int) -> None:
+    """Nobody remembers it: it is looked for before a large file is sent, and a small one is shown to each."""
+
+    def answer(asked: Asked) -> tuple[int, object]:
+        if asked.credential != "key-b":
+            return 403, google_error(403, "PERMISSION_DENIED", "You do not have permission to access the store s.")
+        return 200, {"name": "fileSearchStores/s/upload/operations/o"}
+
+    upstream = AnsweringUpstream(answer)
+    running = await gateway(three_accounts(upstream))
+    path = "/upload/v1beta/fileSearchStores/s:uploadToFileSearchStore?uploadType=media"
+    text = {"Content-Type": "text/plain"}
+    taken = await running.fetch("POST", path, body=b"x" * size, headers=text)
+    assert (taken.status, taken.account) == (200, "b")
+    assert running.gateway.ownership.owner("fileSearchStores/s") == "b"
+    assert [asked.credential for asked in upstream.asked if len(asked.body) == size][-1] == "key-b"
+    assert sum(len(asked.body) == LARGE for asked in upstream.asked) in (0, 1)
+    again = await running.fetch("POST", path, body=b"x" * size, headers=text)
+    polled = await running.fetch("GET", "/v1beta/fileSearchStores/s/upload/operations/o")
+    assert (again.account, polled.account) == ("b", "b")
+    nobodys = path.replace("/s:", "/nobodys:")
+    upstream.asked.clear()
+    upstream_says_no = await (await gateway(three_accounts(upstream).replace('"key-b"', '"key-d"'))).fetch(
+        "POST", nobodys, body=b"x" * size, headers=text
+    )
+    assert upstream_says_no.status == 403
+    assert not any(len(asked.body) == LARGE for asked in upstream.asked)
     await upstream.stop()
 
 
