@@ -49,6 +49,7 @@ from agm.core.request import (
     AccountChoice,
     AttemptRecord,
     GatewayRequest,
+    LastFailure,
     ModelChoice,
     UpstreamRequest,
 )
@@ -160,6 +161,12 @@ class Attempts:
     _capacity: int = 0
     #: Seconds that this request has spent in the line for an account.
     _lined_up: float = 0.0
+    #: What makes a date of the reactor's time: the same for all attempts, though the clock be set between them.
+    _epoch: float = attrs.field(init=False)
+
+    @_epoch.default
+    def _when_it_began(self) -> float:
+        return self.gateway.wall() - float(self.gateway.reactor.seconds())
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -376,7 +383,7 @@ class Attempts:
     async def _attempt(self, number: int, route: _Route) -> OpenAnswer | _Failure:
         """One try: lease, wrap, send, and wait for the first byte."""
         gateway, request, account = self.gateway, self.request, route.account
-        started, began = gateway.wall(), gateway.reactor.seconds()
+        began = gateway.reactor.seconds()
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | _Failure | None = None
         try:
@@ -421,7 +428,7 @@ class Attempts:
                 chosen=route.reason,
                 endpoint=route.url,
                 model=request.model,
-                started=started,
+                started=began + self._epoch,
                 first_byte=ended if isinstance(outcome, OpenAnswer) else None,
                 ended=ended,
                 status=None if answer is None else answer.status,
@@ -433,7 +440,7 @@ class Attempts:
             gateway.hooks.attempt_finished(record)
             gateway.code_assist.attempted(account, record.status)
             if failure is not None and failure.verdict.fault is not Fault.FINAL:
-                gateway.last_failures[account.name] = record
+                gateway.last_failures[account.name] = LastFailure(record, gateway.reactor.seconds())
         if failure is None:
             gateway.pool.endpoint_answered(route.url, request.model, good=True)
             gateway.pool.succeeded(account, request.model, route.lease)

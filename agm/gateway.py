@@ -28,7 +28,7 @@ from agm.core.models import Aliases, Catalog
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import AttemptRecord, RequestRecord
+from agm.core.request import LastFailure, RequestRecord
 from agm.core.tally import Tally
 from agm.deadlines import Deadlines
 from agm.hookspecs import ClientKeySource
@@ -89,7 +89,7 @@ class Gateway:
     #: Where requests are remembered; None for nowhere.
     request_log: RequestLog | None = attrs.field(init=False, default=None)
     #: Of each account, the last attempt that failed through no fault of its request.
-    last_failures: dict[str, AttemptRecord] = attrs.field(init=False, factory=dict)
+    last_failures: dict[str, LastFailure] = attrs.field(init=False, factory=dict)
     _sources: dict[str, AccountSource] = attrs.field(init=False, factory=dict)
     _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
     #: Sources of client keys, each with the name of the plugin that it is of.
@@ -152,6 +152,24 @@ class Gateway:
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
         if self.request_log is not None:
             await self.request_log.stop()
+
+    def clock_set(self, seconds: float) -> None:
+        """
+        Say that the wall clock was set forward by so many seconds, or back.
+
+        What is stored holds times of that clock, and is written anew.  This is also what a virtual machine sees that
+        goes on after a pause: what its connections lead through has not waited.
+        """
+        if self._state is not None:
+            self._state.changed()
+        if self._counts is not None:
+            self._counts.changed()
+        if seconds > 0:
+            self.client.distrust()
+
+    def woke(self, seconds: float) -> None:
+        """Say that the machine has slept for so many seconds."""
+        self.client.distrust()
 
     async def reload(self, config: Config) -> None:
         """

@@ -139,6 +139,10 @@ class PoolState:
             if known.origin == self._origins[name]:
                 self._pool.restore(name, self._remembered(known))
 
+    def changed(self) -> None:
+        """Write the file again soon."""
+        self._file.changed()
+
     def settled(self) -> None:
         """All accounts are there: forget those that are not."""
         self._left.clear()

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 
 from agm import config as configuration
 from agm import descriptors, logfile, state
+from agm.clocks import ClockWatch, use_steady_clock
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.core.redact import Redactor
 from agm.gateway import Gateway
@@ -444,6 +445,7 @@ def makeService(options: Options) -> MultiService:
     """The service that twistd runs."""
     from twisted.internet import reactor
 
+    use_steady_clock(reactor)  # first of all: nothing is scheduled yet
     descriptors.raise_limit()
     here = os.getcwd()
     if options["plugin"] and here not in sys.path:
@@ -505,6 +507,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         demo.setServiceParent(service)
     if config.path is not None:
         ConfigWatch(reactor, gateway, config.path, adapt, manager).setServiceParent(service)
+    ClockWatch(reactor, gateway.wall, stepped=gateway.clock_set, woke=gateway.woke).setServiceParent(service)
     for listener, endpoint in zip(listeners, endpoints, strict=True):
         ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)
     return service

@@ -47,8 +47,8 @@ def describe_status(gateway: Gateway) -> dict[str, Any]:
 
 
 def _moment(gateway: Gateway) -> dict[str, Any]:
-    live, now = gateway.live, gateway.wall()
-    return {"at": round(now, 3), "uptime": round(max(now - live.started, 0.0), 3), "totals": live.totals()}
+    live = gateway.live
+    return {"at": round(gateway.wall(), 3), "uptime": round(live.uptime, 3), "totals": live.totals()}
 
 
 def _traffic(gateway: Gateway, seconds: int | None = None) -> dict[str, Any]:

@@ -607,6 +607,31 @@ async def test_idle_connections_are_bounded_in_number_and_time(
 
 
 @pytest_twisted.ensureDeferred
+async def test_after_a_sleep_of_the_machine_no_kept_connection_is_used(server: ScriptedUpstream) -> None:
+    """What they lead through may have forgotten them: nobody would ever answer."""
+    slept = 100.0
+    connections = Connections(reactor, BrowserLikePolicyForHTTPS(), 5, asleep=lambda: slept)
+    agent = Http1Agent(connections)
+
+    async def ask(number: int) -> None:
+        asking = get(agent, server.url)
+        await eventually(
+            lambda: len(server.connections) > number and b"\r\n\r\n" in server.connections[number].received
+        )
+        server.connections[number].received = b""
+        server.connections[number].send(OK)
+        await whole(await asking)
+
+    await ask(0)
+    await ask(0)
+    slept += 30
+    await ask(1)
+    await server.connections[0].closed()
+    await ask(1)
+    connections.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_nobody_there_is_a_connection_error(agent: Http1Agent) -> None:
     port = reactor.listenTCP(0, Site(Resource()), interface="127.0.0.1")
     number = port.getHost().port
