@@ -46,7 +46,7 @@ from agm.core.network import Proxy
 from agm.core.spliced import Spliced
 from agm.layout import lay_out
 from agm.readiness import adopt
-from agm.transports import belongs_to, hang_up, send, send_soon
+from agm.transports import belongs_to, hang_up, keep_alive, send, send_soon
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
 #: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.
@@ -348,6 +348,7 @@ class Connection(Protocol):
         """Connected; ready unless TLS is still to be agreed on."""
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
+        keep_alive(self.transport)
         adopt(self.transport)
         if self._open is not None:
             self._open.add(self)

@@ -21,7 +21,7 @@ from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimpl
 from agm.core.http1 import Head, Malformed, RequestReader
 from agm.ids import new_request_id
 from agm.readiness import adopt
-from agm.transports import flush, hang_up, send, send_soon, unsent, untaken
+from agm.transports import flush, hang_up, keep_alive, send, send_soon, unsent, untaken
 from agm.upstream.upload import StreamedBody
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
 
@@ -107,6 +107,7 @@ class GatewayChannel(Protocol):
         self.secure = ISSLTransport(transport, None) is not None
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        keep_alive(transport)
         adopt(transport)
         self.site.channels.add(self)
         self._expect_within(self.site.read_timeout)

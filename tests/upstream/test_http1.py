@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from support import ScriptedUpstream, chunk, eventually, reactor, settle
+from support import ScriptedUpstream, chunk, eventually, found_out_within, needs_keepalive, reactor, settle
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
@@ -604,6 +604,20 @@ async def test_idle_connections_are_bounded_in_number_and_time(
     await eventually(lambda: sum(w.lost is not None for w in server.connections) == 1)
     await eventually(lambda: all(w.lost is not None for w in server.connections), "all of them closed")
     connections.close()
+
+
+@needs_keepalive
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_is_gone_is_found_out(
+    connections: Connections, agent: Http1Agent, server: ScriptedUpstream
+) -> None:
+    """While a model thinks nothing comes, and what is on the way forgets a silent connection."""
+    asking = get(agent, server.url)
+    wire = await server.connection()
+    (connection,) = connections._open
+    assert (found_out_within(connection.transport) or 999) <= 120
+    wire.send(OK)
+    await whole(await asking)
 
 
 @pytest_twisted.ensureDeferred

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, ScriptedUpstream, Wire, account, connect, eventually, get, post, settle
+from support import (
+    JSON_HEAD,
+    ScriptedUpstream,
+    Wire,
+    account,
+    connect,
+    eventually,
+    found_out_within,
+    get,
+    needs_keepalive,
+    post,
+    reactor,
+    settle,
+)
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -41,6 +55,28 @@ async def leave(client: Wire, running: RunningGateway) -> None:
     """End a client, and wait until the gateway has seen it."""
     client.transport.abortConnection()
     await eventually(lambda: not running.site.channels, "the client gone")
+
+
+@needs_keepalive
+@pytest.mark.parametrize("inherited", [False, True], ids=["tcp", "systemd"])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_is_gone_is_found_out(gateway: GatewayFactory, inherited: bool) -> None:
+    """Also behind a socket that the service manager has bound."""
+    running = await gateway()
+    port = running.port
+    listening: Any = None
+    if inherited:
+        with socket.create_server(("127.0.0.1", 0)) as bound:
+            bound.setblocking(False)
+            port = bound.getsockname()[1]
+            listening = reactor.adoptStreamPort(bound.fileno(), socket.AF_INET, running.site)
+    client = await connect(port)
+    client.send(get("/healthz"))
+    await client.until(b'{"status":"ok"}')
+    assert (found_out_within((await channel_of(running)).transport) or 999) <= 120
+    await leave(client, running)
+    if listening is not None:
+        await listening.stopListening()
 
 
 class Big(Resource):
