@@ -38,6 +38,7 @@ from agm.metrics import Metrics
 from agm.plugins import HookFailed, Hooks
 from agm.requestlog import RequestLog
 from agm.secrecy import overheard, secrets_of
+from agm.stalls import Stalls
 from agm.state import PoolState
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
@@ -80,6 +81,7 @@ class Gateway:
     _counts: KeyCounts | None = attrs.field(init=False, default=None)
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
     deadlines: Deadlines = attrs.field(init=False)
+    stalls: Stalls = attrs.field(init=False)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
     #: What is going on, for whoever asks.
@@ -112,6 +114,7 @@ class Gateway:
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
         self.deadlines = self.client.deadlines
+        self.stalls = Stalls(self.reactor)
         self.allowances = Allowances(self.reactor.seconds, self.wall)
         self.tally = Tally(self._is_model, self.pool.kind_of)
         self.metrics = Metrics(self, self.tally)
@@ -143,6 +146,7 @@ class Gateway:
         """Close the connections to upstreams and end the credentials' threads."""
         self.code_assist.stop()
         self.metrics.stop()
+        self.stalls.stop()
         if self._state is not None:
             await self._state.stop()
         if self._counts is not None:

@@ -350,7 +350,8 @@ class GatewayService(MultiService):
         # beyond the drain a moment for the last writes
         self._manager.stopping(f"stopping after {self.site.busy} requests", patience + 10)
         self.gateway.live.close()
-        await self.site.notice()
+        until = self.gateway.reactor.seconds() + patience
+        await self.site.notice(patience)
         await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
         if self.site.busy:
             log.info(
@@ -358,7 +359,7 @@ class GatewayService(MultiService):
                 patience=patience,
                 count=self.site.busy,
             )
-        await self.site.drain(patience)
+        await self.site.drain(max(until - self.gateway.reactor.seconds(), 0.0))
         stopping = super().stopService()  # a demo's upstream has served until here
         if isinstance(stopping, Deferred):
             await stopping
