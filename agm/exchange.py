@@ -8,6 +8,7 @@ comes after, the relay, is the web's (:mod:`agm.web.relay`).  No Twisted request
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.config import TimeoutsConfig
 from agm.core import envelope
 from agm.core.answers import (
     AnswerFilter,
@@ -69,7 +71,23 @@ MAX_COLLECTED = 256 * 1024 * 1024
 #: Seconds before the same account is tried again because there is no other.
 SAME_ACCOUNT_PAUSE = 0.25
 
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+
 log = Logger()
+
+
+def first_byte_within(headers: Mapping[str, str], limits: TimeoutsConfig) -> float:
+    """
+    Seconds within which an upstream must begin its answer.
+
+    ``X-Server-Timeout`` of the client, in seconds, lengthens ``first_byte``, up to ``total``: the client is ready to
+    wait, and the upstream gets the header as well.  A shorter one is the upstream's to keep, and one that is no number
+    is the upstream's to refuse.
+    """
+    asked = headers.get("x-server-timeout")
+    if asked is None or _SECONDS.fullmatch(asked) is None:
+        return limits.first_byte
+    return max(limits.first_byte, min(float(asked), limits.total))
 
 
 @attrs.frozen
@@ -384,6 +402,7 @@ class Attempts:
         """One try: lease, wrap, send, and wait for the first byte."""
         gateway, request, account = self.gateway, self.request, route.account
         began = gateway.reactor.seconds()
+        within = first_byte_within(request.headers, gateway.config.timeouts)
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | _Failure | None = None
         try:
@@ -396,11 +415,11 @@ class Attempts:
                 route.url + wrapped.path,
                 (*wrapped.headers, *credential),
                 wrapped.content,
-                timeout=gateway.config.timeouts.first_byte,
+                timeout=within,
                 network=account.network,
             )
-            left = gateway.config.timeouts.first_byte - (gateway.reactor.seconds() - began)
-            outcome = await self._first_bytes(answer, wrapped, located, route.lease, max(left, 0.0))
+            left = max(within - (gateway.reactor.seconds() - began), 0.0)
+            outcome = await self._first_bytes(answer, wrapped, located, route.lease, left)
             if isinstance(outcome, _Failure):
                 outcome = attrs.evolve(outcome, user_project=any(n == b"x-goog-user-project" for n, _ in credential))
             elif bare:
@@ -492,7 +511,9 @@ class Attempts:
             watch = KeepingWatch(self.gateway.kept_answers, embeds=method == "predict")
         elif method != "countTokens":  # it uses none
             watch = UsageWatch(embeds=method == "predict")
-        flow = UpstreamBody(passing, self.gateway.deadlines, limits.idle, watch)
+        within = first_byte_within(self.request.headers, limits)
+        silent = limits.idle + timeout if within > limits.first_byte else limits.idle  # who asked for it may wait
+        flow = UpstreamBody(passing, self.gateway.deadlines, limits.idle, watch, first=silent)
         answer.deliver(flow)
         timed_out = False
         if not flow.has_bytes and not flow.ended:
@@ -511,7 +532,7 @@ class Attempts:
             finally:
                 timer.cancel()
         if timed_out:
-            message = f"the upstream sent no answer within {limits.first_byte:g} seconds"
+            message = f"the upstream sent no answer within {within:g} seconds"
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
             return _Failure(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes:
