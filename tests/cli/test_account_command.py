@@ -253,6 +253,8 @@ def at_a_terminal(argv: list[str], keys: bytes, wait_for: bytes) -> tuple[int, b
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if not select.select([terminal], [], [], 1)[0]:
+            if typed:  # Ctrl-C right before Python begins to wait interrupts nothing: a person presses it again
+                os.write(terminal, keys)
             continue
         try:
             data = os.read(terminal, 4096)
