@@ -18,6 +18,8 @@ from processes import environment, run
 from agm.cli import main, make_parser
 
 CONFIGURATION = """
+[gateway]
+listen = ["tcp:1:interface=127.0.0.1"]
 [models]
 list = ["gemini-2.5-flash", "für-\N{GRINNING FACE}"]
 [models.aliases]
