@@ -31,15 +31,24 @@ class Reading:
     :param now: a time in seconds; so are those that :meth:`idle` is asked with.
     """
 
-    __slots__ = ("_left", "_since", "_transport")
+    __slots__ = ("_left", "_looked", "_since", "_transport")
 
     def __init__(self, transport: Any, now: float) -> None:
         self._transport = transport
         self._left = untaken(transport)
-        self._since = now
+        self._since = self._looked = now
 
     def idle(self, now: float) -> float:
-        """Look; for how many seconds it has taken nothing, as far as looks have told."""
+        """
+        Look; for how many seconds it has taken nothing, as far as looks have told.
+
+        Time in which nobody could look does not count: the machine has slept, and the client with it, or this process
+        was held up, and gave the client nothing.
+        """
+        late = now - self._looked - LOOK_EVERY
+        if late > LOOK_EVERY:
+            self._since += late
+        self._looked = now
         left = untaken(self._transport)
         if left < self._left:
             self._since = now

@@ -93,8 +93,23 @@ def test_what_is_written_meanwhile_is_not_taken() -> None:
     transport = Waiting(10)
     reading = Reading(transport, 100.0)
     transport.take(4)
-    assert reading.idle(101.0) == 0
+    assert reading.idle(100.25) == 0
     transport.dataBuffer += b"x" * 10
-    assert reading.idle(103.0) == 2
+    assert reading.idle(100.5) == 0.25
+    assert reading.idle(100.75) == 0.5
     transport.take(12)
-    assert reading.idle(104.0) == 0
+    assert reading.idle(101.0) == 0
+
+
+def test_a_sleep_of_the_machine_is_not_the_client_s_fault() -> None:
+    """It had no time to read either; nor has it while this process is held up."""
+    clock = Clock()
+    stalls = Stalls(clock)
+    cut: list[float] = []
+    stalls.watch(Waiting(), 2, lambda: cut.append(clock.seconds()))
+    clock.pump([LOOK_EVERY] * 4)
+    clock.advance(3600)
+    clock.pump([LOOK_EVERY] * 2)
+    assert not cut
+    clock.pump([LOOK_EVERY] * 2)
+    assert cut == [3601.75]

@@ -371,7 +371,7 @@ def test_a_fresh_process_does_the_same(file: Path) -> None:
     assert (added.returncode, added.stdout) == (0, f"added work (api-key) to {file}\n")
     key = file.parent / "keys" / "work.key"
     assert [mode(each) for each in (file, key, file.parent, key.parent)] == [0o600, 0o600, 0o700, 0o700]
-    listed = run("list", "--json")
+    listed = run("list", "--json", "--offline")
     assert [account["name"] for account in json.loads(listed.stdout)] == ["work"]
     assert run("remove", "wrk", "--yes").stderr == "no account of this name; did you mean 'work'?\n"
     assert KEY not in added.stdout + added.stderr + listed.stdout + listed.stderr
