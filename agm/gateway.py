@@ -39,7 +39,7 @@ from agm.plugins import HookFailed, Hooks
 from agm.requestlog import RequestLog
 from agm.secrecy import overheard, secrets_of
 from agm.stalls import Stalls
-from agm.state import PoolState
+from agm.state import PoolState, written_at
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
@@ -134,7 +134,10 @@ class Gateway:
             self.live.told = self.request_log.note
         if self.state_path is not None:
             owners = self.ownership if isinstance(self.ownership, KnownOwners) else None
-            self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall, owners=owners)
+            written = written_at(self.state_path)
+            self._state = PoolState(
+                self.reactor, self.pool, self.state_path, self.wall, owners=owners, not_before=written
+            )
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.allowances, path_beside(self.state_path))
             self._counts.start()

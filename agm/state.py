@@ -67,6 +67,14 @@ def path_of(config: Config) -> Path | None:
     return user_state_path("agm", appauthor=False) / f"state{mark}.json"
 
 
+def written_at(path: Path) -> float:
+    """When a file was written, in seconds since the epoch; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def digest_of(origin: object) -> str | None:
     """What tells whether an account is still made from the same; None where that cannot be told."""
     if origin is None:
@@ -90,6 +98,7 @@ class PoolState:
     Keeps what a pool knows in a file.
 
     :param wall: seconds since the epoch.
+    :param not_before: the same, of a moment that has passed for certain, whatever the clock says.
     :param replace: :func:`os.replace`, but for tests.
     """
 
@@ -101,8 +110,10 @@ class PoolState:
         wall: Callable[[], float],
         *,
         owners: KnownOwners | None = None,
+        not_before: float = 0.0,
         replace: Replace = os.replace,
     ) -> None:
+        self._not_before = not_before
         self._owners = KnownOwners() if owners is None else owners
         self._pool = pool
         self._wall = wall
@@ -153,7 +164,8 @@ class PoolState:
         await self._file.stop()
 
     def _remembered(self, known: _Account) -> Remembered:
-        now = self._wall()
+        # a machine without a battery for its clock begins in 1970: no rest may last until today for that
+        now = max(self._wall(), self._not_before)
         return Remembered(
             known.disabled,
             tuple(
