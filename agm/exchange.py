@@ -8,6 +8,7 @@ comes after, the relay, is the web's (:mod:`agm.web.relay`).  No Twisted request
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.config import TimeoutsConfig
 from agm.core import envelope
 from agm.core.answers import (
     AnswerFilter,
@@ -52,6 +54,7 @@ from agm.core.request import (
     AccountChoice,
     AttemptRecord,
     GatewayRequest,
+    LastFailure,
     ModelChoice,
     UpstreamRequest,
 )
@@ -71,7 +74,23 @@ MAX_COLLECTED = 256 * 1024 * 1024
 #: Seconds before the same account is tried again because there is no other.
 SAME_ACCOUNT_PAUSE = 0.25
 
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+
 log = Logger()
+
+
+def first_byte_within(headers: Mapping[str, str], limits: TimeoutsConfig) -> float:
+    """
+    Seconds within which an upstream must begin its answer.
+
+    ``X-Server-Timeout`` of the client, in seconds, lengthens ``first_byte``, up to ``total``: the client is ready to
+    wait, and the upstream gets the header as well.  A shorter one is the upstream's to keep, and one that is no number
+    is the upstream's to refuse.
+    """
+    asked = headers.get("x-server-timeout")
+    if asked is None or _SECONDS.fullmatch(asked) is None:
+        return limits.first_byte
+    return max(limits.first_byte, min(float(asked), limits.total))
 
 
 @attrs.frozen
@@ -163,6 +182,12 @@ class Attempts:
     _capacity: int = 0
     #: Seconds that this request has spent in the line for an account.
     _lined_up: float = 0.0
+    #: What makes a date of the reactor's time: the same for all attempts, though the clock be set between them.
+    _epoch: float = attrs.field(init=False)
+
+    @_epoch.default
+    def _when_it_began(self) -> float:
+        return self.gateway.wall() - float(self.gateway.reactor.seconds())
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -407,8 +432,8 @@ class Attempts:
     async def _attempt(self, number: int, route: Route, patience: float | None = None) -> OpenAnswer | Failed:
         """One try: lease, wrap, send, and wait for the first byte."""
         gateway, request, account = self.gateway, self.request, route.account
-        patience = patience or gateway.config.timeouts.first_byte
-        started, began = gateway.wall(), gateway.reactor.seconds()
+        began = gateway.reactor.seconds()
+        within = patience or first_byte_within(request.headers, gateway.config.timeouts)
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | Failed | None = None
         try:
@@ -421,11 +446,11 @@ class Attempts:
                 route.url + wrapped.path,
                 (*wrapped.headers, *credential),
                 wrapped.content,
-                timeout=patience,
+                timeout=within,
                 network=account.network,
             )
-            left = patience - (gateway.reactor.seconds() - began)
-            outcome = await self._first_bytes(answer, wrapped, located, route.lease, max(left, 0.0))
+            left = max(within - (gateway.reactor.seconds() - began), 0.0)
+            outcome = await self._first_bytes(answer, wrapped, located, route.lease, left)
             if isinstance(outcome, Failed):
                 outcome = attrs.evolve(outcome, user_project=any(n == b"x-goog-user-project" for n, _ in credential))
             elif bare:
@@ -455,7 +480,7 @@ class Attempts:
                 chosen=route.reason,
                 endpoint=route.url,
                 model=request.model,
-                started=started,
+                started=began + self._epoch,
                 first_byte=ended if isinstance(outcome, OpenAnswer) else None,
                 ended=ended,
                 status=None if answer is None else answer.status,
@@ -467,7 +492,7 @@ class Attempts:
             gateway.hooks.attempt_finished(record)
             gateway.code_assist.attempted(account, record.status)
             if failure is not None and failure.verdict.fault not in ABOUT_THE_REQUEST:
-                gateway.last_failures[account.name] = record
+                gateway.last_failures[account.name] = LastFailure(record, gateway.reactor.seconds())
         if failure is None:
             gateway.pool.endpoint_answered(route.url, request.model, good=True)
             gateway.pool.succeeded(account, request.model, route.lease)
@@ -523,7 +548,9 @@ class Attempts:
             watch = KeepingWatch(self.gateway.kept_answers, embeds=method == "predict")
         elif method != "countTokens":  # it uses none
             watch = UsageWatch(embeds=method == "predict")
-        flow = UpstreamBody(passing, self.gateway.deadlines, limits.idle, watch)
+        within = first_byte_within(self.request.headers, limits)
+        silent = limits.idle + timeout if within > limits.first_byte else limits.idle  # who asked for it may wait
+        flow = UpstreamBody(passing, self.gateway.deadlines, limits.idle, watch, first=silent)
         answer.deliver(flow)
         timed_out = False
         if not flow.has_bytes and not flow.ended:
@@ -542,7 +569,7 @@ class Attempts:
             finally:
                 timer.cancel()
         if timed_out:
-            message = "the upstream did not answer in time"
+            message = "the upstream did not begin its answer in time"
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
             return Failed(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes:

@@ -28,7 +28,7 @@ from agm.core.models import Aliases, Catalog
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import AttemptRecord, RequestRecord
+from agm.core.request import LastFailure, RequestRecord
 from agm.core.tally import Tally
 from agm.deadlines import Deadlines
 from agm.health_checks import HealthChecks
@@ -39,7 +39,8 @@ from agm.metrics import Metrics
 from agm.plugins import HookFailed, Hooks
 from agm.requestlog import RequestLog
 from agm.secrecy import overheard, secrets_of
-from agm.state import PoolState
+from agm.stalls import Stalls
+from agm.state import PoolState, written_at
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
@@ -83,6 +84,7 @@ class Gateway:
     _counts: KeyCounts | None = attrs.field(init=False, default=None)
     credentials: dict[str, Credential] = attrs.field(init=False, factory=dict)
     deadlines: Deadlines = attrs.field(init=False)
+    stalls: Stalls = attrs.field(init=False)
     code_assist: CodeAssist = attrs.field(init=False)
     reports: ModelReports = attrs.field(init=False)
     #: Asks accounts and endpoints that are in doubt.
@@ -94,7 +96,7 @@ class Gateway:
     #: Where requests are remembered; None for nowhere.
     request_log: RequestLog | None = attrs.field(init=False, default=None)
     #: Of each account, the last attempt that failed through no fault of its request.
-    last_failures: dict[str, AttemptRecord] = attrs.field(init=False, factory=dict)
+    last_failures: dict[str, LastFailure] = attrs.field(init=False, factory=dict)
     _sources: dict[str, AccountSource] = attrs.field(init=False, factory=dict)
     _awaited: list[Awaitable[list[AccountSource]]] = attrs.field(init=False, factory=list)
     #: Sources of client keys, each with the name of the plugin that it is of.
@@ -120,6 +122,7 @@ class Gateway:
     def __attrs_post_init__(self) -> None:
         self.pool = Pool((), self.reactor.seconds)
         self.deadlines = self.client.deadlines
+        self.stalls = Stalls(self.reactor)
         self.allowances = Allowances(self.reactor.seconds, self.wall)
         self.tally = Tally(self._is_model, self.pool.kind_of)
         self.metrics = Metrics(self, self.tally)
@@ -140,7 +143,10 @@ class Gateway:
             self.live.told = self.request_log.note
         if self.state_path is not None:
             owners = self.ownership if isinstance(self.ownership, KnownOwners) else None
-            self._state = PoolState(self.reactor, self.pool, self.state_path, self.wall, owners=owners)
+            written = written_at(self.state_path)
+            self._state = PoolState(
+                self.reactor, self.pool, self.state_path, self.wall, owners=owners, not_before=written
+            )
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.allowances, path_beside(self.state_path))
             self._counts.start()
@@ -153,6 +159,7 @@ class Gateway:
         self.checks.stop()
         self.code_assist.stop()
         self.metrics.stop()
+        self.stalls.stop()
         if self._state is not None:
             await self._state.stop()
         if self._counts is not None:
@@ -162,6 +169,24 @@ class Gateway:
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
         if self.request_log is not None:
             await self.request_log.stop()
+
+    def clock_set(self, seconds: float) -> None:
+        """
+        Say that the wall clock was set forward by so many seconds, or back.
+
+        What is stored holds times of that clock, and is written anew.  This is also what a virtual machine sees that
+        goes on after a pause: what its connections lead through has not waited.
+        """
+        if self._state is not None:
+            self._state.changed()
+        if self._counts is not None:
+            self._counts.changed()
+        if seconds > 0:
+            self.client.distrust()
+
+    def woke(self, seconds: float) -> None:
+        """Say that the machine has slept for so many seconds."""
+        self.client.distrust()
 
     async def reload(self, config: Config) -> None:
         """

@@ -64,6 +64,10 @@ class KeyCounts:
             self._allowances.load(found.day, ((n, (it.requests, it.tokens)) for n, it in found.client_keys.items()))
         self._allowances.changed = self._file.changed
 
+    def changed(self) -> None:
+        """Write the file again soon."""
+        self._file.changed()
+
     async def stop(self) -> None:
         """Write what has not been written, and end the thread."""
         self._allowances.changed = lambda: None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from agm.clocks import steady
 from agm.core.clientkeys import ClientKey, digest
 
 
@@ -33,7 +33,7 @@ class CachedKeys:
     :param fresh: seconds for which a known key is not asked for again; so long a revoked key goes on being accepted.
     :param unknown_fresh: the same for a key that is not known, so that a guesser does not reach the database each time.
     :param size: how many answers are remembered.
-    :param now: seconds of a clock that never goes back.
+    :param now: seconds of a clock that never goes back; the default goes on while the machine sleeps.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CachedKeys:
         fresh: float = 60.0,
         unknown_fresh: float = 5.0,
         size: int = 10_000,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = steady,
     ) -> None:
         self._fetch = fetch
         self._fresh = fresh

@@ -204,6 +204,11 @@ class Live:
 
     # What requests say
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since it began."""
+        return self._clock() - self._zero
+
     def begin(self, asking: Asking) -> Underway:
         """A request has come; give what this returns to :meth:`relaying` and :meth:`end`."""
         now = self._clock()

@@ -10,6 +10,7 @@ It never decides what is logged, but for the level.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import syslog
@@ -48,6 +49,8 @@ LATER: Final = "log_later"
 
 _RANKS: Mapping[Any, int] = {LogLevel.levelWithName(name): rank for rank, name in enumerate(LEVELS)}
 _INFO: Final = LEVELS.index("info")
+#: How many rotated files are kept, of a megabyte each.
+KEPT_FILES: Final = 20
 #: Seconds for which a line may wait for others.
 HOLD: Final = 0.2
 _PRIORITIES: Mapping[Any, int] = {
@@ -273,8 +276,13 @@ class FileObserver:
         for are_lines, group in groupby(held, lambda it: type(it) is str):
             some: list[Any] = list(group)
             lines += some if are_lines else self._lines(some)
+        text = "".join(lines)
         try:
-            self._file.write("".join(lines))
+            try:
+                self._file.write(text)
+            except UnicodeEncodeError:  # the terminal's encoding lacks a character of somebody's
+                encoding = getattr(self._file, "encoding", "utf-8")
+                self._file.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._file.flush()
         except (OSError, ValueError):  # a full disk, a closed pipe: there is nowhere to say so
             pass
@@ -292,6 +300,17 @@ class FileObserver:
         self.flush()
 
 
+class _RotatedFile(LogFile):
+    """twistd's log file, of which so many rotated ones are kept; twistd itself keeps all."""
+
+    def listLogs(self) -> list[int]:
+        """The numbers of the rotated files: from 1 on, without a gap; whatever else ends with a number is another's."""
+        last = 0
+        while os.path.exists(f"{self.path}.{last + 1}"):
+            last += 1
+        return list(range(1, last + 1))
+
+
 def _file(reactor: Any, twistd: Mapping[str, Any]) -> Any:
     """The file that twistd would log to; it is rotated on SIGUSR1, as twistd does."""
     name = twistd.get("logfile")
@@ -299,7 +318,7 @@ def _file(reactor: Any, twistd: Mapping[str, Any]) -> Any:
         return sys.stdout
     if name == "-":
         raise SystemExit("agm: a daemon has no standard output to log to; give twistd -n, or another --logfile")
-    file = LogFile.fromFullPath(name or "twistd.log")
+    file = _RotatedFile.fromFullPath(name or "twistd.log", maxRotatedFiles=KEPT_FILES)
     if not signal.getsignal(signal.SIGUSR1):
 
         def rotate(number: int, frame: object) -> None:
@@ -332,6 +351,7 @@ def syslog_observer(redactor: Redactor, form: str, level: str, send: Callable[[i
             entry = f"[{_system(event)}] {_safe(redactor.text(text))}" if text else ""
         if entry:
             priority = _PRIORITIES.get(level, syslog.LOG_INFO)
+            entry = entry.encode("utf-8", "backslashreplace").decode("utf-8")  # syslog takes nothing else
             for line in entry.rstrip("\n").split("\n"):
                 send(priority, line.replace("\0", ""))
 

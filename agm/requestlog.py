@@ -47,6 +47,8 @@ QUEUED_BODIES = 32 * 2**20
 RETRY = 30.0
 #: Seconds between looks for what is too old.
 PRUNE_EVERY = 600.0
+#: Seconds by which the wall clock may have moved between two of them without anybody having set it.
+SET_BY = 60.0
 #: Seconds for which bodies can be kept without being asked again.
 MOST_BODIES = 24 * 3600.0
 
@@ -160,6 +162,8 @@ class RequestLog:
         self._full_batches = 0
         self._said_dropped = 0
         self._pruned = float("-inf")
+        #: How far the wall clock was ahead of the reactor's when it was looked for what is too old.
+        self._ahead: float | None = None
         self._until: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -303,8 +307,11 @@ class RequestLog:
 
     def _write(self, pool: _Pool) -> Deferred[None]:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
-        settings, now = self._settings(), self._wall()
-        due = self._reactor.seconds() - self._pruned > PRUNE_EVERY
+        settings, now, seconds = self._settings(), self._wall(), self._reactor.seconds()
+        due = seconds - self._pruned > PRUNE_EVERY
+        # by a clock that was set a moment ago all may be too old: whether it stays so is seen the next time
+        was_set = self._ahead is not None and abs(now - seconds - self._ahead) > SET_BY
+        long_ago = float("-inf")
         # not in the thread: two take the interpreter from each other; and all at once, in half the time of one by one
         try:
             rows = [row_of(entry.finished) for entry in batch]
@@ -326,15 +333,15 @@ class RequestLog:
                 if due or ((weigh or kept) and logfile.size(connection) > settings.max_size):
                     logfile.prune(
                         connection,
-                        oldest=now - settings.max_days * 86_400,
-                        oldest_body=now - logfile.BODY_SECONDS,
+                        oldest=long_ago if was_set else now - settings.max_days * 86_400,
+                        oldest_body=long_ago if was_set else now - logfile.BODY_SECONDS,
                         max_size=settings.max_size,
                     )
 
         writing: Deferred[None] = pool.runWithConnection(write)
         self._writing = writing
         if due:
-            self._pruned = self._reactor.seconds()
+            self._pruned, self._ahead = seconds, now - seconds
         writing.addCallbacks(self._wrote, self._failed, callbackArgs=(batch,), errbackArgs=(batch, pool))
         return writing.addBoth(self._again)
 

@@ -113,6 +113,14 @@ def reset(path: Path | None, name: str, model: str | None) -> bool:
     return changed
 
 
+def written_at(path: Path) -> float:
+    """When a file was written, in seconds since the epoch; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def digest_of(origin: object) -> str | None:
     """What tells whether an account is still made from the same; None where that cannot be told."""
     if origin is None:
@@ -138,6 +146,7 @@ class PoolState:
     Keeps what a pool knows in a file.
 
     :param wall: seconds since the epoch.
+    :param not_before: the same, of a moment that has passed for certain, whatever the clock says.
     :param replace: :func:`os.replace`, but for tests.
     """
 
@@ -149,8 +158,10 @@ class PoolState:
         wall: Callable[[], float],
         *,
         owners: KnownOwners | None = None,
+        not_before: float = 0.0,
         replace: Replace = os.replace,
     ) -> None:
+        self._not_before = not_before
         self._owners = KnownOwners() if owners is None else owners
         self._pool = pool
         self._wall = wall
@@ -187,6 +198,10 @@ class PoolState:
             if known.origin == self._origins[name]:
                 self._pool.restore(name, self._remembered(known))
 
+    def changed(self) -> None:
+        """Write the file again soon."""
+        self._file.changed()
+
     def settled(self) -> None:
         """All accounts are there: forget those that are not."""
         self._left.clear()
@@ -197,7 +212,8 @@ class PoolState:
         await self._file.stop()
 
     def _remembered(self, known: _Account) -> Remembered:
-        now = self._wall()
+        # a machine without a battery for its clock begins in 1970: no rest may last until today for that
+        now = max(self._wall(), self._not_before)
         held = None if known.held is None else known.held.known(now)
         if held is None and known.disabled is not None:  # an earlier release's
             held = KnownRest(ALL_MODELS, Cause.DISABLED.name, known.disabled, None)

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 
 from agm import config as configuration
 from agm import descriptors, logfile, state
+from agm.clocks import ClockWatch, use_steady_clock
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.core.listening import Description
 from agm.core.redact import Redactor
@@ -336,7 +337,8 @@ class GatewayService(MultiService):
         # beyond the drain a moment for the last writes
         self._manager.stopping(f"stopping after {self.site.busy} requests", patience + 10)
         self.gateway.live.close()
-        await self.site.notice()
+        until = self.gateway.reactor.seconds() + patience
+        await self.site.notice(patience)
         await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
         if self.site.busy:
             log.info(
@@ -344,7 +346,7 @@ class GatewayService(MultiService):
                 patience=patience,
                 count=self.site.busy,
             )
-        await self.site.drain(patience)
+        await self.site.drain(max(until - self.gateway.reactor.seconds(), 0.0))
         stopping = super().stopService()  # a demo's upstream has served until here
         if isinstance(stopping, Deferred):
             await stopping
@@ -431,6 +433,7 @@ def makeService(options: Options) -> MultiService:
     """The service that twistd runs."""
     from twisted.internet import reactor
 
+    use_steady_clock(reactor)  # first of all: nothing is scheduled yet
     descriptors.raise_limit()
     here = os.getcwd()
     if options["plugin"] and here not in sys.path:
@@ -498,6 +501,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         demo.setServiceParent(service)
     if config.path is not None or certificates:
         ConfigWatch(reactor, gateway, config.path, adapt, manager, certificates).setServiceParent(service)
+    ClockWatch(reactor, gateway.wall, stepped=gateway.clock_set, woke=gateway.woke).setServiceParent(service)
     for listener, endpoint in zip(listeners, endpoints, strict=True):
         ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)
     return service

@@ -12,6 +12,7 @@ receiver of an earlier one at work.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fcntl import ioctl
@@ -31,6 +32,21 @@ SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
 SMALL = 16 * 1024
 #: Seconds after which what waits goes out, though the turn be long.
 LONG_TURN = 0.002
+
+#: Seconds of silence before the other side is asked whether it is there, seconds between two questions, and how many
+#: may stay without an answer: one that is gone is found out within two minutes.
+SILENCE, ASK_EVERY, ASK_TIMES = 60, 10, 5
+#: The same as options of a socket, as far as the system has them; on a Mac the first has another name.
+_KEEP_ALIVE = [
+    (option, value)
+    for names, value in (
+        (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), SILENCE),
+        (("TCP_KEEPINTVL",), ASK_EVERY),
+        (("TCP_KEEPCNT",), ASK_TIMES),
+    )
+    for option in [next((getattr(socket, name) for name in names if hasattr(socket, name)), None)]
+    if option is not None
+]
 
 log = Logger()
 
@@ -203,6 +219,27 @@ def untaken(transport: Any) -> int:
     except (AttributeError, OSError, ValueError):  # it is no socket, or closed
         return waiting
     return waiting + int.from_bytes(held, byteorder)
+
+
+def keep_alive(transport: Any) -> None:
+    """
+    Have the kernel ask over a silent connection whether the other side is there still.
+
+    What is on the way (a router that translates addresses, a load balancer) forgets a connection over which nothing
+    comes for some minutes, as while a model thinks; and a side that is gone for good says nothing of it.
+    """
+    handle = getattr(lowest(transport), "getHandle", None)
+    if handle is None:  # no socket of Twisted's
+        return
+    connection = handle()
+    if getattr(connection, "family", None) not in (socket.AF_INET, socket.AF_INET6):
+        return
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEP_ALIVE:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    except OSError:  # it is closed already, or the system knows no such option: what it does by itself has to do
+        pass
 
 
 def lowest(transport: Any) -> Any:

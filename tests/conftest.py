@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hermetic import isolate
 from support import ScriptedUpstream, failures_logged
 from twisted.logger import formatEvent, globalLogPublisher
 
 pytest_plugins = ["agm.testing", "canary"]
+
+isolate()
 
 
 @pytest.fixture(scope="session", autouse=True)

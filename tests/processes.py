@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 from canary import watch
+from hermetic import outside
 
 #: The folder of the commands that were installed with the Python that runs the tests.
 BIN = Path(sys.executable).parent
@@ -24,23 +25,23 @@ BIN = Path(sys.executable).parent
 PATIENCE = 30.0
 
 _LISTENING = re.compile(r'listening on ([^\s"]+)')
-_NOT_INHERITED = re.compile(r"AGM_|GEMINI_|GOOGLE_|CLOUDSDK_")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """An environment in which nothing of the person's own configuration is found."""
-    inherited = {name: value for name, value in os.environ.items() if not _NOT_INHERITED.match(name)}
+    """The environment of the tests, with a home of its own."""
     own = {"HOME": home, "XDG_CONFIG_HOME": home / ".config", "XDG_STATE_HOME": home / ".local" / "state"}
-    return {**inherited, **{name: str(folder) for name, folder in own.items()}, **more}
+    return {**os.environ, **{name: str(folder) for name, folder in own.items()}, **more}
 
 
 def run_outside(*command: str | Path, cwd: Path) -> str:
-    """The output of a command that succeeds; it sees nothing of the Python that runs the tests, but has pip's cache."""
-    env = environment(cwd, HOME=os.environ.get("HOME", str(cwd)))
+    """
+    The output of a command that succeeds; it sees nothing of the Python that runs the tests, but reaches what who runs
+    them does, and has pip's cache.
+    """
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={name: value for name, value in env.items() if not name.startswith(("PYTHON", "COVERAGE"))},
+        env={name: value for name, value in outside().items() if not name.startswith(("PYTHON", "COVERAGE"))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

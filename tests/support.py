@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gc
 import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -21,6 +23,8 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
+
+from agm.transports import lowest
 
 reactor: Any = _reactor
 
@@ -127,6 +131,25 @@ def _complete(data: bytes) -> bool:
         if line.startswith(b"content-length:"):
             return len(body) >= int(line.split(b":")[1])
     return True
+
+
+def found_out_within(transport: Any) -> float | None:
+    """
+    Seconds after which the kernel knows that the other side of a connection has gone for good; None if it never asks.
+    """
+    bound: socket.socket = lowest(transport).getHandle()
+    if not bound.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+        return None
+    silence, every, times = (
+        bound.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+    )
+    assert silence == 60
+    return silence + every * times
+
+
+#: For tests of it.
+needs_keepalive = pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the system does not tell of it")
 
 
 async def connect(port: int) -> Wire:

@@ -225,6 +225,63 @@ def test_a_log_file_is_twistds_and_is_rotated_on_sigusr1(tmp_path: Path) -> None
     assert (tmp_path / "twistd.log.1").read_text().endswith("one\n")
 
 
+@pytest.mark.usefixtures("usr1")
+def test_of_rotated_files_a_number_is_kept_and_nobody_else_s_is_touched(tmp_path: Path) -> None:
+    """Also those are too many that an earlier version has left."""
+    file = tmp_path / "twistd.log"
+    for number in range(1, 31):
+        (tmp_path / f"twistd.log.{number}").write_text(f"old {number}")
+    others = {"twistd.log.20260105": "logrotate's", "twistd.log.old.3": "mine", "twistd.log.40": "unlike ours"}
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+    log = Logger("agm.test", observer=logs.observer(Turns(), Redactor(), "text", "info", {"logfile": str(file)}))
+    for number in range(3):
+        log.info("{number}", number=number)
+        os.kill(os.getpid(), signal.SIGUSR1)
+    rotated = {f"twistd.log.{number}" for number in range(1, logs.KEPT_FILES + 1)}
+    assert {path.name for path in tmp_path.iterdir()} == {"twistd.log", *rotated, *others}
+    assert [(tmp_path / f"twistd.log.{number}").read_text().rpartition(" ")[2] for number in (1, 2, 3, 4)] == [
+        "2\n",
+        "1\n",
+        "0\n",
+        "1",
+    ]
+    assert {name: (tmp_path / name).read_text() for name in others} == others
+
+
+@pytest.mark.usefixtures("usr1")
+def test_a_file_that_has_grown_is_rotated_and_the_oldest_goes(tmp_path: Path) -> None:
+    file = tmp_path / "twistd.log"
+    log = Logger("agm.test", observer=logs.observer(Turns(), Redactor(), "text", "info", {"logfile": str(file)}))
+    for number in range(logs.KEPT_FILES + 4):
+        log.info("{number} {text}", number=number, text="x" * 1_000_000)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) == logs.KEPT_FILES + 1
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1_001_000 * len(files)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
+def test_a_character_that_the_terminal_lacks_costs_no_line(encoding: str) -> None:
+    """Nor those that are written with it."""
+    out = io.BytesIO()
+    file = io.TextIOWrapper(out, encoding)
+    observer = logs.FileObserver(Turns(), file, logs.text_lines(str))
+    log = Logger("agm.test", observer=observer)
+    log.info("before {text} after", text="gpt-4o \u2192 gemini \udcff")
+    log.info("then")
+    first, second = out.getvalue().decode(encoding).splitlines()
+    arrow = "\u2192" if encoding == "utf-8" else "\\u2192"
+    assert first.endswith(f"before gpt-4o {arrow} gemini \\udcff after")
+    assert second.endswith("then")
+
+
+def test_what_no_encoding_has_costs_no_entry_of_the_system_s_log() -> None:
+    sent: list[str] = []
+    observer = logs.syslog_observer(Redactor(), "text", "info", lambda priority, line: sent.append(line))
+    Logger("agm.test", observer=observer).info("{text}", text="\u2192 \udcff")
+    assert sent == ["[agm.test#info] \u2192 \\udcff"]
+
+
 def test_lines_of_a_moment_are_written_together_but_none_waits_behind_a_warning(tmp_path: Path) -> None:
     file, reactor = tmp_path / "twistd.log", Turns()
     observer: Any = logs.observer(reactor, Redactor(), "text", "info", {"logfile": str(file)})

@@ -21,6 +21,7 @@ from pathlib import Path
 import attrs
 import pages
 import pytest
+from hermetic import outside
 from pages import ROOT, write_possessions
 from processes import BIN, PATIENCE, Twistd, environment, get, run, until
 
@@ -85,6 +86,11 @@ class Reader:
             if block.block.file is not None:
                 (self.folder / block.block.file).write_text(block.text)
         write_possessions(self.folder)
+        # as the README has it the gateway is at its own port, and so may be that of the person who runs the tests
+        file = Path(self.env["XDG_CONFIG_HOME"]) / "agm" / "agm.toml"
+        file.parent.mkdir(parents=True, mode=0o700)
+        file.write_text('[gateway]\nlisten = ["tcp:1:interface=127.0.0.1"]\n')
+        file.chmod(0o600)
         self._gateways: dict[str, Twistd] = {}
 
     @property
@@ -160,7 +166,8 @@ def test_each_javascript_program_prints_what_the_readme_says(reader: Reader, blo
     if not (reader.folder / "package.json").exists():
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(NODE / name, reader.folder / name)
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=reader.folder, check=True, capture_output=True)
+        npm = ["npm", "ci", "--no-audit", "--no-fund"]
+        subprocess.run(npm, cwd=reader.folder, env=outside(), check=True, capture_output=True)
     program = reader.folder / "program.mjs"
     program.write_text(block.text.replace(ADDRESS, reader.address(block)))
     assert reader.run("node", str(program), block=block) == block.output

@@ -381,6 +381,29 @@ async def test_old_requests_are_forgotten_now_and_then_and_a_large_file_at_once(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_clock_that_is_set_forward_for_a_while_makes_nothing_too_old(setting: Setting) -> None:
+    """Only when the next look finds it there as well."""
+
+    async def log(name: str, written: int) -> list[str]:
+        setting.note(name, at=setting.wall)
+        setting.clock.advance(requestlog.DELAY)
+        await setting.written(written)
+        setting.clock.advance(requestlog.PRUNE_EVERY)
+        setting.wall += requestlog.PRUNE_EVERY + requestlog.DELAY
+        return await setting.rows()
+
+    year = 365 * 86_400.0
+    assert await log("r1", 1) == ["r1"]
+    setting.wall += year
+    assert await log("r2", 2) == ["r2", "r1"]
+    setting.wall -= year
+    assert await log("r3", 3) == ["r3", "r2", "r1"]
+    setting.wall += year
+    assert await log("r4", 4) == ["r4", "r3", "r2", "r1"]
+    assert await log("r5", 5) == ["r5", "r4", "r2"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_file_is_asked_in_the_same_thread(setting: Setting) -> None:
     """Sums by every group since a time, for whoever shows them."""
     setting.note("r1", at=500.0)

@@ -20,7 +20,7 @@ from agm.core.exclusions import Cause
 from agm.core.ownership import KnownOwners
 from agm.core.pool import Pool
 from agm.core.request import Account
-from agm.state import PoolState, digest_of, path_of
+from agm.state import PoolState, digest_of, path_of, written_at
 from agm.upstream.accounts import account_source
 
 GENERATE = "generateContent"
@@ -62,6 +62,24 @@ async def test_a_restart_keeps_who_has_which_resource(tmp_path: Path) -> None:
         owners.forget("cachedContents/gone")
         await state.stop()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("wall", [30.0, 4000.0], ids=["before the first word of a time server", "set back"])
+@pytest_twisted.ensureDeferred
+async def test_a_start_with_a_wrong_clock_makes_no_rest_longer(tmp_path: Path, wall: float) -> None:
+    """It cannot be earlier than when the file was written."""
+    path = tmp_path / "state.json"
+    first = Life(path)
+    first.pool.failed(A, "m", Verdict(Fault.RATE, "RATE", 20.0))
+    await first.state.stop()
+    os.utime(path, (5000.0, 5000.0))
+    pool = Pool([A], Clock().seconds)
+    second = PoolState(reactor, pool, path, lambda: wall, not_before=written_at(path))
+    second.start({"a": "one"})
+    (found,) = pool.excluded("m", GENERATE)
+    assert (found.cause, found.wait) == (Cause.RESTING, 20.0)
+    await second.stop()
+    assert written_at(tmp_path / "none.json") == 0.0
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from agm import __version__
 from agm.cli import (
@@ -33,11 +33,13 @@ from agm.cli import (
     plugins,
     replay,
     status,
+    streams,
     top,
     usage,
 )
 from agm.cli.discreet import Discreet
 from agm.cli.files import Refused
+from agm.cli.streams import Output, OutputLost
 from agm.config import ConfigError
 
 __all__ = ["main", "make_parser"]
@@ -111,12 +113,33 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     it quietly, and so does Ctrl-C.  Nothing on standard error looks like a secret, not even in the traceback of
     what should not happen.
     """
-    with contextlib.redirect_stderr(Discreet(sys.stderr)):
+    streams.prepare()
+    out, errors = Output(sys.stdout), Output(sys.stderr)
+    shown: Any = Discreet(cast(Any, errors))
+    with contextlib.redirect_stdout(cast(Any, out)), contextlib.redirect_stderr(shown):
         try:
-            return _run(argv)
+            status = _run(argv)
+        except SystemExit:  # argparse has printed its help, or a mistake
+            if _written(out, errors):
+                raise
+            status = 1
+        except OutputLost:
+            status = 1
         except Exception:
-            traceback.print_exc()
-            return 1
+            with contextlib.suppress(OutputLost):
+                traceback.print_exc()
+            status = 1
+        return status if _written(out, errors) else status or 1
+
+
+def _written(out: Output, errors: Output) -> bool:
+    """Write out what was printed; whether it could be.  A reader who has left is told nothing."""
+    out.settle()
+    if out.lost is not None and not isinstance(out.lost, BrokenPipeError):
+        with contextlib.suppress(OutputLost):
+            print(f"the output cannot be written: {out.lost.strerror}", file=sys.stderr)
+    errors.settle()
+    return out.lost is None
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -124,16 +147,12 @@ def _run(argv: Sequence[str] | None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         completion.complete(parser)
     args = parser.parse_args(argv)
+    if not getattr(args, "json", False) and not getattr(args, "csv", False):
+        streams.spell()
     try:
-        status = int(args.run(args))
-        sys.stdout.flush()
+        return int(args.run(args))
     except (ConfigError, Refused) as error:
         print(error, file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        # the interpreter flushes once more at its end, and would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    return status

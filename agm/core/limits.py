@@ -120,12 +120,24 @@ class _Use:
     tokens: int = 0
     request_minute: PerMinute | None = None
     token_minute: PerMinute | None = None
+    #: The day that was counted before, its requests and tokens: a clock that was wrong for a while comes back to it.
+    before: tuple[int, int, int] = (-1, 0, 0)
 
     def on(self, day: int) -> _Use:
         """This, with the counts of `day`."""
         if self.day != day:
-            self.day, self.requests, self.tokens = day, 0, 0
+            requests, tokens = self.of(day)
+            if self.requests or self.tokens:
+                self.before = (self.day, self.requests, self.tokens)
+            self.day, self.requests, self.tokens = day, requests, tokens
         return self
+
+    def of(self, day: int) -> tuple[int, int]:
+        """The requests and tokens of `day`, as far as they are known."""
+        for known, requests, tokens in ((self.day, self.requests, self.tokens), self.before):
+            if known == day:
+                return requests, tokens
+        return 0, 0
 
 
 class Allowances:
@@ -176,7 +188,7 @@ class Allowances:
     def today(self, name: str) -> tuple[int, int]:
         """The requests and the tokens of a key since midnight UTC."""
         use, day = self._uses.get(name), int(self._wall() // DAY)
-        return (use.requests, use.tokens) if use is not None and use.day == day else (0, 0)
+        return (0, 0) if use is None else use.of(day)
 
     def _use(self, name: str, day: int) -> _Use:
         use = self._uses.get(name)
@@ -193,19 +205,18 @@ class Allowances:
     def dump(self) -> tuple[int, Mapping[str, tuple[int, int]]]:
         """Today, in days since the epoch, and the requests and tokens of each key that was used today."""
         day = int(self._wall() // DAY)
-        return day, {
-            name: (use.requests, use.tokens)
-            for name, use in self._uses.items()
-            if use.day == day and (use.requests or use.tokens)
-        }
+        return day, {name: counts for name, use in self._uses.items() if any(counts := use.of(day))}
 
     def load(self, day: int, counts: Iterable[tuple[str, tuple[int, int]]]) -> None:
-        """Go on with the counts of a day; those of another day are over."""
-        if day == int(self._wall() // DAY):
-            for name, (requests, tokens) in counts:
-                use = self._use(name, day)
+        """Go on with the counts of a day; those of another day count again if the clock comes to be set to that."""
+        today = int(self._wall() // DAY)
+        for name, (requests, tokens) in counts:
+            use = self._use(name, today)
+            if day == today:
                 use.requests += requests
                 use.tokens += tokens
+            else:
+                use.before = (day, requests, tokens)
 
 
 def _bucket(known: PerMinute | None, limit: int | None) -> PerMinute | None:

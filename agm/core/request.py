@@ -209,6 +209,14 @@ class AttemptRecord:
     probe: bool = False
 
 
+@attrs.frozen
+class LastFailure:
+    """The attempt of an account that failed last, and when it ended, in seconds of a clock that is never set."""
+
+    record: AttemptRecord
+    at: float
+
+
 @attrs.frozen(slots=False)
 class RequestRecord:
     """

@@ -37,7 +37,10 @@ class Clock:
         self._offset = 0.0
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """
+        Seconds since the epoch, as far as the reactor tells them: below ``twistd`` its clock is right at the start, and
+        goes on when this machine's is set, as Google's does.
+        """
         return self._reactor.seconds() + self._offset
 
     def advance(self, seconds: float) -> None:

@@ -12,6 +12,7 @@ from twisted.internet import endpoints
 from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
+from agm.clocks import use_steady_clock
 from agm.emulator.site import make_site
 
 DEFAULT_PORT = 8046
@@ -77,6 +78,7 @@ def makeService(options: Options) -> service.MultiService:
     """The emulator on every endpoint of the options."""
     from twisted.internet import reactor
 
+    use_steady_clock(reactor)
     site = make_site(reactor, seed=options["seed"])
     services = Listening()
     for endpoint in options["listen"]:

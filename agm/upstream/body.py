@@ -32,17 +32,25 @@ class UpstreamBody(Protocol):
 
     :param deadlines: for the idle timer, which runs while the body is not paused.
     :param watch: is shown what the upstream sends, as it comes.
+    :param first: seconds until its first bytes, if not `idle`.
     """
 
     transport: Any
 
     def __init__(
-        self, filter_: AnswerFilter, deadlines: Deadlines, idle: float, watch: UsageWatch | None = None
+        self,
+        filter_: AnswerFilter,
+        deadlines: Deadlines,
+        idle: float,
+        watch: UsageWatch | None = None,
+        *,
+        first: float | None = None,
     ) -> None:
         self._filter = filter_
         self.watch = watch
         self._deadlines = deadlines
         self._idle = idle
+        self._first_within = idle if first is None else first
         self._timer: Deadline | None = None
         self._held: list[bytes] = []
         self._sink: Callable[[bytes], None] | None = None
@@ -81,7 +89,7 @@ class UpstreamBody(Protocol):
 
     def connectionMade(self) -> None:
         if not self.transport.complete:
-            self._start_timer()
+            self._start_timer(self._first_within)
 
     def take_in(self, data: bytes) -> None:
         """The body is all here, and is complete."""
@@ -168,7 +176,7 @@ class UpstreamBody(Protocol):
         """Read from the upstream again."""
         if self._paused and not self.ended:
             self._paused = False
-            self._start_timer()
+            self._start_timer(self._idle)
             self.transport.resumeProducing()
 
     def abort(self, why: str) -> None:
@@ -179,9 +187,9 @@ class UpstreamBody(Protocol):
             self._end()
             abort()
 
-    def _start_timer(self) -> None:
+    def _start_timer(self, seconds: float) -> None:
         self._stop_timer()
-        self._timer = self._deadlines.after(self._idle, self._idled)
+        self._timer = self._deadlines.after(seconds, self._idled)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -218,6 +218,11 @@ class Networks(PlainClient):
             self._default = default
             self.close()
 
+    def distrust(self) -> None:
+        """Use no connection again that is idle now."""
+        for connections in self._connections:
+            connections.distrust()
+
     def close(self) -> None:
         """Close the idle connections."""
         for connections in self._connections:
@@ -303,6 +308,10 @@ class UpstreamClient:
     def default_to(self, network: Network) -> None:
         """From now on reach upstreams like this, where an account does not say otherwise."""
         self._http.default_to(network)
+
+    def distrust(self) -> None:
+        """Use no connection again that is idle now: what it leads through may have forgotten it."""
+        self._http.distrust()
 
     def close(self) -> Deferred[None]:
         """Close idle connections, and leave no timer."""

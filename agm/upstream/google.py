@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -45,10 +46,11 @@ PACE = 10.0
 
 @attrs.frozen(eq=False)
 class _Token:
-    """`expires` is a time of the credential's own clock; None if the token has no known end."""
+    """`expires` is a time of the credential's own clock, `ends` one of the wall clock; None if no end is known."""
 
     headers: Headers = attrs.field(repr=False)
     expires: float | None
+    ends: float | None
 
 
 @attrs.frozen(eq=False)
@@ -75,6 +77,7 @@ class GoogleCredential(Refreshed):
     :param load: gives the credentials, called in a thread, never twice at a time; may block, may raise
         :class:`CredentialError`.
     :param now: seconds of any clock that goes on steadily, from any thread; the reactor's if not given.
+    :param wall: seconds since the epoch, from any thread.
     :param network: how the token endpoint is reached, if not as the gateway's upstreams.
     """
 
@@ -87,9 +90,11 @@ class GoogleCredential(Refreshed):
         *,
         refresher: Refresher,
         now: Callable[[], float] | None = None,
+        wall: Callable[[], float] = time.time,
         network: Network | None = None,
     ) -> None:
         self._load = load
+        self._wall = wall
         self._refresher = refresher
         self._network = network
         self._now = refresher.seconds if now is None else now
@@ -125,14 +130,19 @@ class GoogleCredential(Refreshed):
             self._token = None
 
     def _current(self) -> _Token | None:
-        """The token if it is valid; one that is about to expire starts its renewal."""
+        """
+        The token if it is valid; one that is about to expire starts its renewal.
+
+        The steady clock says that it is valid.  Where the wall clock alone says that it is not, either that was set, or
+        the machine was paused without either clock knowing: it is renewed, and used until it is refused.
+        """
         token = self._token
-        if token is None or token.expires is None:
+        if token is None or token.expires is None or token.ends is None:
             return token
         left = token.expires - self._now()
         if left <= 0:
             return None
-        if left < REFRESH_AHEAD and not self._renewing and not self._within(PACE):
+        if min(left, token.ends - self._wall()) < REFRESH_AHEAD and not self._renewing and not self._within(PACE):
             self._renew()
         return token
 
@@ -201,7 +211,7 @@ class GoogleCredential(Refreshed):
             # only at first: later it may be the one that was rejected
             if self._renewed_at is None and _holds_token(google):
                 return self._result(google, _lifetime(google, None))
-            google.refresh(exchange)
+            _refresh(google, exchange)
             return self._result(google, _lifetime(google, exchange))
         except Exception as e:
             return _refusal(e, exchange, google)
@@ -222,8 +232,10 @@ class GoogleCredential(Refreshed):
         headers = [(b"authorization", b"Bearer " + token.encode("ascii"))]
         if google.quota_project_id:
             headers.append((b"x-goog-user-project", header_value(google.quota_project_id, "the quota project")))
-        expires = None if lifetime is None else self._now() + max(lifetime, PACE)
-        return _Token(tuple(headers), expires), getattr(google, "project_id", None)
+        expires = ends = None
+        if lifetime is not None:
+            expires, ends = self._now() + max(lifetime, PACE), self._wall() + max(lifetime, PACE)
+        return _Token(tuple(headers), expires, ends), getattr(google, "project_id", None)
 
 
 class _Watched(Request):
@@ -231,6 +243,7 @@ class _Watched(Request):
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self.asked = 0
         self.status: int | None = None
         self.date: datetime | None = None
         self.code = ""
@@ -238,6 +251,7 @@ class _Watched(Request):
         self.untimely = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> TokenAnswer:
+        self.asked += 1
         answer: TokenAnswer = self._request(*args, **kwargs)
         self.status = answer.status
         self.date = _date(answer.headers.get("date", ""))
@@ -245,6 +259,24 @@ class _Watched(Request):
             self.code = _error_code(answer.data)
             self.untimely = re.search(rb"reasonable timeframe|iat and exp", answer.data) is not None
         return answer
+
+
+def _refresh(google: GoogleCredentials, exchange: _Watched) -> None:
+    """
+    Have google-auth get a token.
+
+    Who impersonates shows a token of its own for that.  google-auth keeps it for as long as the wall clock says, which
+    is too long once that was set back: one that is refused without having been renewed just now is renewed.
+    """
+    try:
+        google.refresh(exchange)
+    except GoogleAuthError:
+        impersonating = getattr(google, "_impersonated_credentials", None) or google
+        source = getattr(impersonating, "_source_credentials", None)
+        if source is None or exchange.status != 401 or exchange.asked != 1:
+            raise
+        source.token = None
+        google.refresh(exchange)
 
 
 def _error_code(body: bytes) -> str:

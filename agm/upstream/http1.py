@@ -41,11 +41,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
+from agm.clocks import STEP, slept
 from agm.core.network import Proxy
 from agm.core.spliced import Spliced
 from agm.layout import lay_out
 from agm.readiness import adopt
-from agm.transports import belongs_to, hang_up, send, send_soon
+from agm.transports import belongs_to, hang_up, keep_alive, send, send_soon
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
 #: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.
@@ -353,6 +354,7 @@ class Connection(Protocol):
         """Connected; ready unless TLS is still to be agreed on."""
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
+        keep_alive(self.transport)
         adopt(self.transport)
         if self._open is not None:
             self._open.add(self)
@@ -619,6 +621,7 @@ class Connections:
 
     :param timeout: seconds for a connection to be made, the proxy's part and TLS included.
     :param proxy_of: the proxy on the way to an origin, None for the direct way; may raise :class:`ValueError`.
+    :param asleep: for how many seconds the machine has slept, from some moment on.
     """
 
     def __init__(
@@ -627,8 +630,11 @@ class Connections:
         policy: IPolicyForHTTPS,
         timeout: float,
         proxy_of: Callable[[Origin], Proxy | None] = lambda origin: None,
+        asleep: Callable[[], float] = slept,
     ) -> None:
         self._reactor = reactor
+        self._asleep = asleep
+        self._slept = asleep()
         self._policy = policy
         self.timeout = timeout
         self._proxy_of = proxy_of
@@ -651,11 +657,24 @@ class Connections:
     def take(self, origin: Origin) -> Connection | None:
         """The idle connection that was used last, or None."""
         idle = self._idle.get(origin)
+        if not idle:
+            return None
+        if self._asleep() - self._slept >= STEP:  # looked at here: the first thing after a sleep may be a request
+            self.distrust()
+            return None
         while idle:
             connection = idle.pop()
             if not connection.lost:
                 return connection
         return None
+
+    def distrust(self) -> None:
+        """Close the idle connections: the machine has slept, and what they lead through may have forgotten them."""
+        self._slept = self._asleep()
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.abort()
+        self._idle.clear()
 
     def connect(self, origin: Origin) -> Deferred[Connection]:
         """A new connection; cancelling gives it up."""
@@ -756,10 +775,7 @@ class Connections:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.abort()
-        self._idle.clear()
+        self.distrust()
 
 
 @lru_cache(maxsize=256)

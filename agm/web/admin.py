@@ -266,7 +266,8 @@ def describe_accounts(gateway: Gateway) -> list[dict[str, Any]]:
 
 
 def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) -> dict[str, Any]:
-    last = gateway.last_failures.get(account.name)
+    failed = gateway.last_failures.get(account.name)
+    last = None if failed is None else failed.record
     return {
         "name": account.name,
         "kind": account.kind,
@@ -281,9 +282,9 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
             for model, remaining, left in known.quotas
         ],
         "last_failure": None
-        if last is None or last.verdict is None
+        if failed is None or last is None or last.verdict is None
         else {
-            "seconds_ago": max(round(gateway.wall() - last.started - last.ended, 1), 0.0),
+            "seconds_ago": round(gateway.reactor.seconds() - failed.at, 1),
             "model": last.model,
             "status": last.status,
             "reason": last.verdict.reason,

@@ -9,7 +9,6 @@ answer's producer directly.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import UNIXAddress
@@ -23,7 +22,8 @@ from agm.core.http1 import Head, Malformed, RequestReader
 from agm.core.sender import UNIX
 from agm.ids import new_request_id
 from agm.readiness import adopt
-from agm.transports import flush, hang_up, lowest, send, send_soon, unsent, untaken
+from agm.stalls import LOOK_EVERY, Reading
+from agm.transports import flush, hang_up, keep_alive, lowest, send, send_soon, unsent, untaken
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Peer
 from agm.web.browsers import NOSNIFF
@@ -94,7 +94,9 @@ class GatewayChannel(Protocol):
         self._closing = False
         self._lost = False
         self._thrown_away = 0
-        self._untaken = 0
+        #: While what was written waits: whether it is taken, and for how many seconds that may not be so.
+        self._taking: Reading | None = None
+        self._patience = 0.0
         #: Bytes of the body that count as lent, and those that have come since the deadline was set.
         self._body_bytes = 0
         self._body_bytes_seen = 0
@@ -113,6 +115,7 @@ class GatewayChannel(Protocol):
         self.secure = ISSLTransport(transport, None) is not None
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        keep_alive(transport)
         adopt(transport)
         self.site.channels.add(self)
         self.site.falls_silent(self)
@@ -139,8 +142,7 @@ class GatewayChannel(Protocol):
         if not self._closing and not self._lost:
             self._closing = True
             hang_up(self.transport)
-            self._untaken = untaken(self.transport)
-            self._expect_within(self.site.stall_timeout)
+            self._expect_taken(self.site.stall_timeout)
 
     loseConnection = close
 
@@ -177,7 +179,20 @@ class GatewayChannel(Protocol):
     # Time
 
     def _expect_within(self, seconds: float) -> None:
-        """Something must have happened by then.  One timer serves all deadlines of a connection: most are met."""
+        """Something must have happened by then."""
+        self._taking = None
+        self._wait(seconds)
+
+    def _expect_taken(self, seconds: float) -> None:
+        """What waits must be taken, however slowly: a client that takes nothing for so many seconds is cut."""
+        if unsent(self.transport):
+            self._taking, self._patience = Reading(self.transport, self.site.reactor.seconds()), seconds
+            self._wait(min(seconds, LOOK_EVERY))
+        else:
+            self._expect_within(seconds)
+
+    def _wait(self, seconds: float) -> None:
+        """One timer serves all deadlines of a connection: most are met."""
         reactor = self.site.reactor
         self._deadline = reactor.seconds() + seconds
         if self._timer is None:
@@ -206,9 +221,16 @@ class GatewayChannel(Protocol):
 
     def _late(self) -> None:
         waiting = (self._closing or self.request is None) and unsent(self.transport) > 0
-        if waiting and (left := untaken(self.transport)) < self._untaken:  # it takes its answer, slowly
-            self._untaken = left
-            self._expect_within(LINGER_SECONDS if self.refused else self.site.stall_timeout)
+        if self._taking is not None and waiting:
+            left = self._patience - self._taking.idle(self.site.reactor.seconds())
+            if left > 0.001:
+                self._wait(min(left, LOOK_EVERY))
+            else:
+                self.abort()
+        elif self._taking is not None:  # what waited has gone out
+            self._expect_within(self._patience if self._closing or self.refused else self.site.read_timeout)
+        elif waiting and not self.refused and self._reader.between:  # what the end of a turn has left
+            self._expect_taken(self.site.stall_timeout)
         elif self._closing or self.refused or waiting:
             self.abort()
         elif self.request is None and self._reader.between:
@@ -376,10 +398,8 @@ class GatewayChannel(Protocol):
             self._resting = True
             waiting = unsent(self.transport)
             if waiting:
-                self._untaken = untaken(self.transport)
-                self._expect_within(self.site.stall_timeout)
+                self._expect_taken(self.site.stall_timeout)
             else:
-                self._untaken = sys.maxsize  # what the end of this turn may leave has all the time to be taken
                 self._expect_within(self.site.read_timeout)
             if waiting > MAX_UNSENT:
                 self._held = self.site.reactor.callLater(FLUSH_SECONDS, self._go_on)
@@ -444,8 +464,7 @@ class GatewayChannel(Protocol):
             self.transport.loseConnection()
         elif hasattr(self.transport, "loseWriteConnection"):
             self.transport.loseWriteConnection()
-        self._untaken = untaken(self.transport)
-        self._expect_within(LINGER_SECONDS)
+        self._expect_taken(LINGER_SECONDS)
 
     def break_off(self, request: GatewayRequestOnWire) -> None:
         """
@@ -459,16 +478,12 @@ class GatewayChannel(Protocol):
             self.close()
             return
         reactor = self.site.reactor
-        left, until = untaken(self.transport), reactor.seconds() + self.site.stall_timeout
+        reading = Reading(self.transport, reactor.seconds())
 
         def look() -> None:
-            nonlocal left, until
             if self._lost:
                 return
-            waiting = untaken(self.transport)
-            if waiting < left:
-                left, until = waiting, reactor.seconds() + self.site.stall_timeout
-            if waiting and reactor.seconds() < until:
+            if untaken(self.transport) and reading.idle(reactor.seconds()) < self.site.stall_timeout:
                 reactor.callLater(FLUSH_SECONDS, look)
             else:
                 self.abort()

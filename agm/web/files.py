@@ -36,7 +36,7 @@ from agm.core.ownership import OwnedTarget, Page
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.target import bare_model, quote_model
 from agm.defaults.wrapping import USER_AGENT
-from agm.exchange import MAX_ERROR, FinalAnswer, OpenAnswer
+from agm.exchange import MAX_ERROR, FinalAnswer, OpenAnswer, first_byte_within
 from agm.gateway import Gateway
 from agm.owned import Lists, ResourceAttempts, Search, names_in, opened, owner_of, read
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
@@ -444,7 +444,7 @@ class _Sending:
                 timer.cancel()
             timer = None
             if flows is None:
-                timer = reactor.callLater(limits.first_byte, give_up, "did not answer")
+                timer = reactor.callLater(first_byte_within(self.request.headers, limits), give_up, "did not answer")
             elif not flows:
                 timer = reactor.callLater(limits.idle, give_up, "took nothing more of the upload")
 

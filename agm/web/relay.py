@@ -13,11 +13,11 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from agm.core.answers import Framing, StreamFailure, error_event
-from agm.transports import untaken
+from agm.stalls import Stall, Stalls
 from agm.upstream.client import UpstreamBody
 from agm.web.request import GatewayRequestOnWire
 
@@ -31,6 +31,7 @@ class Relay:
 
     :param request: the client's; its head has not been written yet, and is with the first bytes.
     :param body: what the upstream sends, already filtered.
+    :param stalls: watches a client that takes nothing for now.
     :param stall: seconds that the client may take nothing before it is given up.
     :param redact: takes secrets out of an error's document, which an upstream may have written.
     """
@@ -40,7 +41,7 @@ class Relay:
         request: GatewayRequestOnWire,
         body: UpstreamBody,
         framing: Framing,
-        clock: IReactorTime,
+        stalls: Stalls,
         stall: float,
         redact: Callable[[bytes], bytes] = bytes,
     ) -> None:
@@ -48,11 +49,10 @@ class Relay:
         self._request = request
         self._body = body
         self._framing = framing
-        self._clock = clock
+        self._stalls = stalls
         self._stall = stall
-        self._stalled: IDelayedCall | None = None
+        self._behind: Stall | None = None
         self._gone = False
-        self._untaken = 0
         self._done: Deferred[Outcome] = Deferred()
         self.sent = 0
 
@@ -65,7 +65,7 @@ class Relay:
     @property
     def paused(self) -> bool:
         """Whether the client has to read before more goes out."""
-        return self._stalled is not None
+        return self._behind is not None
 
     def client_gone(self) -> None:
         """The client has left: stop the upstream."""
@@ -118,20 +118,16 @@ class Relay:
             self._request.channel.break_off(self._request)
 
     def _arm(self) -> None:
-        if self._stalled is None:
-            self._untaken = untaken(self._request.transport)
-            self._stalled = self._clock.callLater(self._stall, self._client_stalled)
+        if self._behind is None:
+            self._behind = self._stalls.watch(self._request.transport, self._stall, self._client_stalled)
 
     def _disarm(self) -> None:
-        timer, self._stalled = self._stalled, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.end()
 
     def _client_stalled(self) -> None:
-        self._stalled = None
+        self._behind = None
         transport = self._request.transport
-        if untaken(transport) < self._untaken:  # it takes a large piece, slowly
-            self._arm()
-            return
         self._body.abort(f"the client took nothing for {self._stall:g} seconds")
         transport.abortConnection()

@@ -443,7 +443,7 @@ class Gemini(ApiResource):
                     wire.send_prepared(whole)
                     return
                 stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
-                relay = Relay(wire, opened.body, opened.framing, gateway.reactor, stall, redact)
+                relay = Relay(wire, opened.body, opened.framing, gateway.stalls, stall, redact)
                 gateway.live.relaying(underway, relay)
                 relaying = relay.run()
                 try:

@@ -163,14 +163,18 @@ class GatewaySite(Site):
 
     # The end
 
-    async def notice(self) -> None:
-        """Begin no more requests; while others are under way, say so to new connections, too, for a moment."""
+    async def notice(self, patience: float) -> None:
+        """
+        Begin no more requests; while others are under way, say so to new connections, too, for a moment.
+
+        :param patience: the seconds that they have in all.
+        """
         self.draining = True
         for channel in list(self.channels):
             channel.close_when_idle()
         if self.busy:
             self._noticing = Deferred()
-            over = self.reactor.callLater(NOTICE_SECONDS, self._noticed)
+            over = self.reactor.callLater(min(NOTICE_SECONDS, patience), self._noticed)
             await self._noticing
             if over.active():
                 over.cancel()

@@ -24,6 +24,7 @@ from agm.core.breaker import origin
 from agm.core.clientkeys import ClientKey
 from agm.core.errors import Unavailable
 from agm.gateway import Gateway
+from agm.stalls import Stall
 from agm.web.access import Access
 from agm.web.admin import AdminResource, describe_accounts, describe_key, describe_plugins
 from agm.web.browsers import NOSNIFF
@@ -48,8 +49,8 @@ def describe_status(gateway: Gateway) -> dict[str, Any]:
 
 
 def _moment(gateway: Gateway) -> dict[str, Any]:
-    live, now = gateway.live, gateway.wall()
-    return {"at": round(now, 3), "uptime": round(max(now - live.started, 0.0), 3), "totals": live.totals()}
+    live = gateway.live
+    return {"at": round(gateway.wall(), 3), "uptime": round(live.uptime, 3), "totals": live.totals()}
 
 
 def _traffic(gateway: Gateway, seconds: int | None = None) -> dict[str, Any]:
@@ -306,7 +307,7 @@ class _Watcher:
         self._gateway = gateway
         self._done = done
         self._paused = self._missed = False
-        self._stalled: IDelayedCall | None = None
+        self._behind: Stall | None = None
 
     def tell(self, change: bytes) -> None:
         """Tell what has changed."""
@@ -327,9 +328,9 @@ class _Watcher:
     def pauseProducing(self) -> None:
         """It takes nothing for now."""
         self._paused = True
-        if self._stalled is None:
+        if self._behind is None:
             stall = self._gateway.config.timeouts.client_stall
-            self._stalled = self._gateway.reactor.callLater(stall, self._cut)
+            self._behind = self._gateway.stalls.watch(self._wire.transport, stall, self._cut)
 
     def resumeProducing(self) -> None:
         """It takes more."""
@@ -344,10 +345,10 @@ class _Watcher:
 
     def disarm(self) -> None:
         """It need not hurry any more."""
-        timer, self._stalled = self._stalled, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.end()
 
     def _cut(self) -> None:
-        self._stalled = None
+        self._behind = None
         self._wire.transport.abortConnection()

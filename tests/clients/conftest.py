@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hermetic import outside
 from servers import KINDS, Emulator, GatewayFactory, RunningGateway, SessionGateway, Target
 
 NODE = Path(__file__).parent / "node"
@@ -112,5 +113,5 @@ def node() -> Path:
     with (NODE / "package.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers the first one installs
         if not (NODE / "node_modules" / ".package-lock.json").exists():
-            subprocess.run(["npm", "ci"], cwd=NODE, check=True, timeout=300)
+            subprocess.run(["npm", "ci"], cwd=NODE, env=outside(), check=True, timeout=300)
     return NODE

@@ -219,6 +219,33 @@ def test_what_was_found_out_about_a_head_is_there_for_those_that_differ_in_the_l
     assert next_head(POST + b"X: z\r\n\r\n").found == {}
 
 
+@pytest.mark.parametrize("lengths", [(2, 2, 2), (2, 3, 2)], ids=["alike", "of other lengths"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n",
+        POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n",
+    ],
+)
+def test_each_head_that_expects_something_says_so(head: bytes, lengths: tuple[int, ...]) -> None:
+    """Whatever is known of the one before."""
+    reader = RequestReader(32768, 100)
+    for length in lengths:
+        for data, expects in ((head % length, True), (POST + b"Content-Length: %d\r\n\r\n" % length, False)):
+            reader.feed(data + b"x" * length)
+            found = reader.next()
+            assert isinstance(found, Head)
+            assert (found.expects, found.length) == (expects, length)
+            assert reader.next() == b"x" * length
+            assert reader.next() is END
+    for length in lengths:
+        reader.feed(head % length + b"x" * length)
+        found = reader.next()
+        assert isinstance(found, Head)
+        assert found.expects
+        assert reader.rest() == b"x" * length
+
+
 LIKELY_HEADS = st.sampled_from(
     [
         POST + b"Content-Length: %b\r\n\r\n",

@@ -211,6 +211,37 @@ def test_a_restart_on_the_same_day_goes_on_counting(time: Time, allowances: Allo
     assert after.today("a") == (0, 0)
 
 
+def test_a_clock_that_is_wrong_for_a_while_takes_no_count_away(time: Time, allowances: Allowances) -> None:
+    """Set forward by days and back again: the day goes on where it was, though requests came in between."""
+    limits = Limits(requests_per_day=2)
+    for _ in range(2):
+        allowances.admit("busy", limits, spends=True)
+    allowances.admit("quiet", limits, spends=True)
+    allowances.charge("busy", 7)
+    time.wall += 3 * DAY
+    assert (allowances.today("busy"), allowances.today("quiet")) == ((0, 0), (0, 0))
+    assert allowances.admit("busy", limits, spends=True) is None
+    time.wall -= 3 * DAY
+    assert (allowances.today("busy"), allowances.today("quiet")) == ((2, 7), (1, 0))
+    assert allowances.dump() == (20_000, {"busy": (2, 7), "quiet": (1, 0)})
+    assert refusal(allowances.admit("busy", limits, spends=True)) == ("requests_per_day", 23 * 3600)
+    time.wall += 3 * DAY
+    assert allowances.today("busy") == (1, 0)
+
+
+def test_a_start_before_the_first_word_of_a_time_server_takes_no_count_away(time: Time, allowances: Allowances) -> None:
+    """A machine without a battery for its clock begins in 1970."""
+    limits = Limits(requests_per_day=2)
+    right, time.wall = time.wall, 30.0
+    allowances.load(int(right // DAY), [("a", (1, 5))])
+    assert allowances.admit("a", limits, spends=True) is None
+    assert allowances.today("a") == (1, 0)
+    time.wall = right
+    assert allowances.admit("a", limits, spends=True) is None
+    assert allowances.today("a") == (2, 5)
+    assert refusal(allowances.admit("a", limits, spends=True)) == ("requests_per_day", 23 * 3600)
+
+
 def test_names_are_bounded_and_yesterdays_go_first(
     time: Time, allowances: Allowances, monkeypatch: pytest.MonkeyPatch
 ) -> None:

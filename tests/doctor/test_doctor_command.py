@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -131,7 +132,7 @@ async def test_an_upstream_that_repeats_the_key_has_it_taken_out(doctor: Doctor)
 @pytest_twisted.ensureDeferred
 async def test_offline_leaves_the_network_out(doctor: Doctor, emulator: RunningEmulator) -> None:
     """No endpoint and no account is asked; what is on this machine is looked at all the same."""
-    _, findings = await doctor(emulator.account("work"), "--offline")
+    _, findings = await doctor(emulator.account("work"), "--offline", "--url", "http://127.0.0.1:1")
     assert {each["check"] for each in findings} == {"packages", "configuration", "files", "environment", "port", "sdk"}
     assert emulator.log == ()
 
@@ -140,7 +141,11 @@ async def test_offline_leaves_the_network_out(doctor: Doctor, emulator: RunningE
 async def test_a_person_reads_lines_without_colour_and_the_status_counts(tmp_path: Path) -> None:
     """A configuration that cannot be used does not end the rest."""
     (tmp_path / "agm.toml").write_text("max_bdy = 1\n")
-    command = Command.start("doctor", "--offline", "--config", "agm.toml", env=environment(tmp_path), folder=tmp_path)
+    # not where a gateway of whoever runs the tests may be
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        free = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    where = ("--config", "agm.toml", "--url", free)
+    command = Command.start("doctor", "--offline", *where, env=environment(tmp_path), folder=tmp_path)
     await command.over.addTimeout(240, reactor)
     lines = command.out.decode().splitlines()
     assert command.status == 1

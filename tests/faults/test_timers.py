@@ -12,7 +12,11 @@ from misbehaving import Clients, Shape, configuration
 from seen import Seen, outcome
 from support import ScriptedUpstream, Wire, chunk, eventually, post, settle
 
+from agm.config import TimeoutsConfig
+from agm.exchange import first_byte_within
 from agm.testing import GatewayFactory
+
+ASK = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'
 
 
 @pytest.fixture
@@ -108,6 +112,56 @@ async def test_first_byte_is_not_pushed_away_by_bytes_of_a_head_or_interim_answe
         await settle(0.05)
         assert len(up.received) < 1_000_000
     assert await outcome(client, shape) == "504"
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before its head", "behind its head"])
+@pytest_twisted.ensureDeferred
+async def test_first_byte_is_as_long_as_the_client_asks_with_x_server_timeout(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, clients: Clients, shape: Shape, begun: bool
+) -> None:
+    running = await gateway(configuration(shape.kind, upstream.url, timeouts="first_byte = 0.1\nidle = 0.2"))
+    client = await clients(running)
+    client.send(post(shape.target, ASK, "X-Server-Timeout: 30"))
+    up = await upstream.connection()
+    assert b"X-Server-Timeout: 30\r\n" in up.received
+    head = shape.head(f"Content-Length: {len(shape.whole)}")
+    if begun:
+        up.send(head)
+    await settle(0.5)
+    up.send(shape.whole if begun else head + shape.whole)
+    assert await outcome(client, shape) == "served"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_client_asks_for_is_not_beyond_total(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, clients: Clients, shape: Shape
+) -> None:
+    running = await gateway(configuration(shape.kind, upstream.url, timeouts="first_byte = 0.1\ntotal = 0.4"))
+    client = await clients(running)
+    client.send(post(shape.target, ASK, "X-Server-Timeout: 3600"))
+    up = await upstream.connection()
+    assert await outcome(client, shape) == "504"
+    assert b"0.4 seconds" in client.received
+    await up.closed()
+
+
+@pytest.mark.parametrize(
+    ("asked", "within"),
+    [
+        ("600", 600.0),
+        ("30000", 3600.0),
+        ("299", 300.0),
+        ("600.5", 600.5),
+        ("0", 300.0),
+        *((text, 300.0) for text in ("", "-600", "+600", "1e3", "600s", "0x400", "nan", "inf", "600 ", "9" * 40)),
+    ],
+)
+def test_x_server_timeout_lengthens_first_byte_up_to_total_and_is_ignored_where_it_is_no_number(
+    asked: str, within: float
+) -> None:
+    """What is wrong with it is the upstream's to say: it gets the header as it is."""
+    assert first_byte_within({"x-server-timeout": asked}, TimeoutsConfig()) == within
+    assert first_byte_within({}, TimeoutsConfig()) == 300.0
 
 
 @pytest_twisted.ensureDeferred

@@ -501,6 +501,70 @@ async def test_a_clock_that_is_set_back_makes_no_failure_last(
     assert token(await user.headers()) == "1"
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_wall_clock_that_is_set_back_makes_no_token_last(
+    refresher: Refresher, server: TokenServer, write: Write, now: Time
+) -> None:
+    wall = Time()
+    path = write(**a_user(server.url))
+    credential = GoogleCredential(lambda: load_google(path), refresher=refresher, now=now, wall=wall)
+    assert token(await credential.headers()) == "1"
+    wall.seconds -= 10 * HOUR
+    now.seconds += HOUR
+    assert token(await credential.headers()) == "2"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_that_only_the_wall_clock_calls_expired_is_renewed_and_goes_on_being_used(
+    refresher: Refresher, server: TokenServer, write: Write, now: Time
+) -> None:
+    """The clock was set, which says nothing about the token; or the machine was paused, which does."""
+    wall = Time()
+    path = write(**a_user(server.url))
+    credential = GoogleCredential(lambda: load_google(path), refresher=refresher, now=now, wall=wall)
+    assert token(await credential.headers()) == "1"
+    now.seconds += PACE
+    wall.seconds += 10 * HOUR
+    server.held = True
+    assert token(await credential.headers()) == "1"
+    await eventually(lambda: server.count == 2, "a renewal")
+    assert token(await credential.headers()) == "1"
+    server.release()
+    await eventually(lambda: not credential._renewing, "the end of the renewal")
+    assert token(await credential.headers()) == "2"
+    assert server.count == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_impersonation_goes_on_when_the_clock_was_set_back(make: Make, server: TokenServer, now: Time) -> None:
+    """google-auth takes the source's token for valid until the wall clock says otherwise; its endpoint does not."""
+    credential = make(**an_impersonation(server.url, a_user(server.url)))
+    assert token(await credential.headers()) == "2"
+    now.seconds += HOUR
+    server.script.append(api_error(401, "UNAUTHENTICATED"))
+    assert token(await credential.headers()) == "4"
+    assert [asked.path.rpartition(":")[2] for asked in server.asked[2:]] == [
+        "generateAccessToken",
+        "/token",
+        "generateAccessToken",
+    ]
+    assert server.asked[-1].headers["authorization"] == [f"Bearer ya29.{CANARY}-3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_external_account_that_impersonates_goes_on_when_the_clock_was_set_back(
+    make: Make, server: TokenServer, now: Time, tmp_path: Path
+) -> None:
+    subject_token = tmp_path / "subject"
+    subject_token.write_text("subject")
+    robot = f"{server.url}/v1/projects/-/serviceAccounts/robot@b.c:generateAccessToken"
+    credential = make(**an_external_account(server.url, subject_token, service_account_impersonation_url=robot))
+    assert token(await credential.headers()) == "2"
+    now.seconds += HOUR
+    server.script.append(api_error(401, "UNAUTHENTICATED"))
+    assert token(await credential.headers()) == "4"
+
+
 class Given(GoogleCredentials):
     """A credential from a plugin, that knows its token."""
 

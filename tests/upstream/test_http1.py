@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from support import ScriptedUpstream, chunk, eventually, reactor, settle
+from support import ScriptedUpstream, chunk, eventually, found_out_within, needs_keepalive, reactor, settle
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
@@ -603,6 +603,45 @@ async def test_idle_connections_are_bounded_in_number_and_time(
         await whole(await each)
     await eventually(lambda: sum(w.lost is not None for w in server.connections) == 1)
     await eventually(lambda: all(w.lost is not None for w in server.connections), "all of them closed")
+    connections.close()
+
+
+@needs_keepalive
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_is_gone_is_found_out(
+    connections: Connections, agent: Http1Agent, server: ScriptedUpstream
+) -> None:
+    """While a model thinks nothing comes, and what is on the way forgets a silent connection."""
+    asking = get(agent, server.url)
+    wire = await server.connection()
+    (connection,) = connections._open
+    assert (found_out_within(connection.transport) or 999) <= 120
+    wire.send(OK)
+    await whole(await asking)
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_sleep_of_the_machine_no_kept_connection_is_used(server: ScriptedUpstream) -> None:
+    """What they lead through may have forgotten them: nobody would ever answer."""
+    slept = 100.0
+    connections = Connections(reactor, BrowserLikePolicyForHTTPS(), 5, asleep=lambda: slept)
+    agent = Http1Agent(connections)
+
+    async def ask(number: int) -> None:
+        asking = get(agent, server.url)
+        await eventually(
+            lambda: len(server.connections) > number and b"\r\n\r\n" in server.connections[number].received
+        )
+        server.connections[number].received = b""
+        server.connections[number].send(OK)
+        await whole(await asking)
+
+    await ask(0)
+    await ask(0)
+    slept += 30
+    await ask(1)
+    await server.connections[0].closed()
+    await ask(1)
     connections.close()
 
 

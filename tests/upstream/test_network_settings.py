@@ -201,7 +201,7 @@ async def test_an_account_behind_a_proxy_that_refuses_is_passed_over(
     globalLogPublisher.removeObserver(logged.append)
     assert answer.status == 200
     assert good.credentials == ["key-of-b"]
-    failure = running.gateway.last_failures["a"]
+    failure = running.gateway.last_failures["a"].record
     assert failure.verdict is not None
     assert (failure.verdict.reason, failure.status) == ("PROXY_FAILED", None)
     assert "(407)" in failure.message

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from certificates import TestAuthority
 from proxying import GRANTED, ConnectProxy, SecureUpstream
-from support import ScriptedUpstream, eventually, reactor, settle
+from support import ScriptedUpstream, eventually, found_out_within, needs_keepalive, reactor, settle
 from twisted.internet.defer import CancelledError, Deferred
 
 from agm import __version__
@@ -150,6 +150,23 @@ async def test_a_proxy_may_itself_be_behind_tls(start: Starts, secure: bool) -> 
         wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
         assert await (await answering).read(1_000_000) == b"x" * 1_000_000
     assert len(proxy.tunnels) == 1
+    await client.close()
+
+
+@needs_keepalive
+@pytest.mark.parametrize("behind_tls", [True, False])
+@pytest.mark.parametrize("secure", [True, False], ids=["https upstream", "http upstream"])
+@pytest_twisted.ensureDeferred
+async def test_a_tunnel_that_leads_nowhere_is_found_out(start: Starts, secure: bool, behind_tls: bool) -> None:
+    upstream = start(SecureUpstream(OURS.server(HOST), HOST) if secure else ScriptedUpstream())
+    port = int(upstream.url.rpartition(":")[2])
+    proxy = start(ConnectProxy(port, options=OURS.server("localhost") if behind_tls else None))
+    client = through(f"http{'s' if behind_tls else ''}://localhost:{proxy.port}")
+    answering = sending(client, f"http{'s' if secure else ''}://{HOST}:{port}")
+    (await upstream.connection()).send(OK)
+    assert await (await answering).read(10) == b"ok"
+    ((kept,),) = (connections._open for connections in client._http._connections)
+    assert (found_out_within(kept.transport) or 999) <= 120
     await client.close()
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, ScriptedUpstream, Wire, account, connect, eventually, get, post, settle
+from support import (
+    JSON_HEAD,
+    ScriptedUpstream,
+    Wire,
+    account,
+    connect,
+    eventually,
+    found_out_within,
+    get,
+    needs_keepalive,
+    post,
+    reactor,
+    settle,
+)
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -15,6 +29,7 @@ from twisted.web.resource import Resource
 
 from agm import hookimpl
 from agm.core.request import RequestRecord
+from agm.stalls import Stalls
 from agm.testing import GatewayFactory, RunningGateway
 from agm.transports import unsent, untaken
 from agm.web.channel import MAX_AHEAD, MAX_UNSENT, GatewayChannel
@@ -41,6 +56,28 @@ async def leave(client: Wire, running: RunningGateway) -> None:
     """End a client, and wait until the gateway has seen it."""
     client.transport.abortConnection()
     await eventually(lambda: not running.site.channels, "the client gone")
+
+
+@needs_keepalive
+@pytest.mark.parametrize("inherited", [False, True], ids=["tcp", "systemd"])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_is_gone_is_found_out(gateway: GatewayFactory, inherited: bool) -> None:
+    """Also behind a socket that the service manager has bound."""
+    running = await gateway()
+    port = running.port
+    listening: Any = None
+    if inherited:
+        with socket.create_server(("127.0.0.1", 0)) as bound:
+            bound.setblocking(False)
+            port = bound.getsockname()[1]
+            listening = reactor.adoptStreamPort(bound.fileno(), socket.AF_INET, running.site)
+    client = await connect(port)
+    client.send(get("/healthz"))
+    await client.until(b'{"status":"ok"}')
+    assert (found_out_within((await channel_of(running)).transport) or 999) <= 120
+    await leave(client, running)
+    if listening is not None:
+        await listening.stopListening()
 
 
 class Big(Resource):
@@ -217,6 +254,7 @@ async def test_who_reads_a_large_answer_slowly_is_not_cut_and_who_stops_is(
     """The kernel holds megabytes of it, and takes more only when a good part of them has gone."""
     running = await gateway(account(upstream, kind) + "[timeouts]\nclient_stall = 5\n")
     clock = running.site.reactor = running.gateway.reactor = Clock()
+    running.gateway.stalls = Stalls(clock)
     client = await connect(running.port)
     client.keep = False
     client.transport.pauseProducing()
@@ -227,18 +265,20 @@ async def test_who_reads_a_large_answer_slowly_is_not_cut_and_who_stops_is(
     channel = await channel_of(running)
     await eventually(lambda: any(0 < call.getTime() <= 5 for call in clock.getDelayedCalls()), "the client too slow")
     for _ in range(8):
-        clock.advance(2)
+        clock.pump([0.25] * 8)
         left = untaken(channel.transport)
         client.transport.resumeProducing()
         await eventually(lambda left=left: untaken(channel.transport) < left, "it reads")  # type: ignore[misc]
         client.transport.pauseProducing()
         await settle(0.02)
-        clock.advance(2)
+        clock.pump([0.25] * 10)
         assert running.site.channels
     assert unsent(channel.transport), "there is more to read"
-    clock.advance(5.1)
-    clock.advance(5.1)
-    await eventually(lambda: not running.site.channels, "the client cut")
+    clock.pump([0.25] * 9)  # it is 4.75 seconds since it last read
+    await settle(0.02)
+    assert running.site.channels
+    clock.pump([0.25] * 5)
+    await eventually(lambda: not running.site.channels, "the client cut within a second")
 
 
 @pytest_twisted.ensureDeferred

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,20 @@ def test_accounts_count_down_to_their_recovery(page: Page, demo: str) -> None:
     text = page.text("#view-accounts")
     for said in ("demo-1", "ready for other models", "emu-429rpm-90", "RESOURCE_EXHAUSTED", "Endpoints", "closed"):
         assert said in text
+
+
+@pytest.mark.parametrize("step", ["+ 3600000", "- 3600000"], ids=["forward", "back"])
+def test_a_clock_that_is_set_changes_no_time_that_runs_on_the_page(page: Page, demo: str, step: str) -> None:
+    """The browser is on the gateway's machine, as a rule."""
+    assert ask(demo, "emu-429rpm-95") == 429
+    show(page, demo, "accounts")
+    page.until("document.querySelector('#view-accounts')?.innerText.includes('emu-429rpm-95')")
+    page.run(f"(() => {{ const before = Date.now; Date.now = () => before() {step}; }})()")
+    first = page.run("document.querySelector('#view-accounts time.left').textContent")
+    page.until(f"document.querySelector('#view-accounts time.left').textContent !== {json.dumps(first)}")
+    left = page.run("document.querySelector('#view-accounts time.left').textContent")
+    assert re.fullmatch(r"(1 min )?[0-9]+ s", left)
+    assert re.fullmatch(r"[0-9]+ s ago", page.run("document.querySelector('#view-accounts time.ago').textContent"))
 
 
 def test_models_and_keys_are_shown(page: Page, demo: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
+import pytest
 import pytest_twisted
-from support import Wire, connect, eventually, get, post
+from support import AnsweringUpstream, Asked, Wire, account, connect, eventually, get, google_error, post
 from twisted.internet.task import Clock
 
 from agm.core.clientkeys import digest
@@ -98,6 +100,32 @@ async def test_the_status_tells_everything_in_one_document(gateway: GatewayFacto
     assert (nobody["name"], nobody["requests"], nobody["errors"]) == (None, 1, 1)
     assert {p["name"] for p in found["plugins"]["plugins"]} >= {"agm.defaults.accounts"}
     assert found["plugins"]["failures"] == []
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0], ids=["back", "forward"])
+@pytest_twisted.ensureDeferred
+async def test_a_clock_that_is_set_in_the_middle_of_a_request_makes_no_time_longer(
+    gateway: GatewayFactory, step: float
+) -> None:
+    """Between its two attempts; how long each took, and how long ago it was, is told as it was."""
+
+    def answer(asked: Asked) -> tuple[Any, ...]:
+        if len(upstream.asked) > 1:
+            return 200, {"candidates": []}
+        running.gateway.wall = lambda: time.time() + step
+        return 500, google_error(500, "INTERNAL")
+
+    upstream = AnsweringUpstream(answer)
+    running = await gateway(NO_WAIT + account(upstream, name="a") + account(upstream, name="b"))
+    assert (await running.ask()).status == 200
+    found = await told(running)
+    (request,) = found["requests"]
+    assert 0 <= request["attempts"][0]["after"] <= request["attempts"][1]["after"] < 60
+    assert abs(found["at"] - time.time() - step) < 60
+    assert 0 < found["uptime"] < 60
+    (failed,) = [one["last_failure"] for one in found["accounts"] if one["last_failure"] is not None]
+    assert 0 <= failed["seconds_ago"] < 60
+    await upstream.stop()
 
 
 @pytest_twisted.ensureDeferred

@@ -557,6 +557,35 @@ async def test_a_client_that_waits_for_100_continue_gets_it_or_the_refusal(
     assert b"100 Continue" not in refused.received
 
 
+@pytest.mark.parametrize("more", ["", "X: y\r\n"], ids=["length last", "length in the middle"])
+@pytest_twisted.ensureDeferred
+async def test_each_request_of_a_connection_that_waits_for_100_continue_gets_it(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, more: str
+) -> None:
+    """Those that are alike as well as those that differ in their length, and also behind ones that do not wait."""
+    running = await gateway(account(upstream))
+    client = await connect(running.port)
+    longer = b'{"a": 1}'
+    asked = [(b"{}", True), (b"{}", True), (longer, True), (b"{}", True), (b"{}", False), (longer, True), (b"{}", True)]
+    for number, (body, expects) in enumerate(asked):
+        client.received = b""
+        expect = "Expect: 100-continue\r\n" if expects else ""
+        head = f"POST {UNARY} HTTP/1.1\r\nHost: 127.0.0.1\r\n{expect}Content-Length: {len(body)}\r\n{more}\r\n"
+        client.send(head.encode())
+        if expects:
+            await client.until(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.send(body)
+        await eventually(lambda: upstream.connections, "the upstream's connection")
+        wire = upstream.connections[0]
+        await wire.until(b"\r\n\r\n" + body)
+        wire.received = b""
+        wire.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await client.until(b"HTTP/1.1 200 OK", b"\r\n\r\n{}")
+        assert client.received.count(b"100 Continue") == expects, number
+    client.transport.abortConnection()
+    await client.closed()
+
+
 @pytest_twisted.ensureDeferred
 async def test_pipelined_and_kept_alive_requests_are_answered_in_order(gateway: GatewayFactory) -> None:
     running = await gateway("")

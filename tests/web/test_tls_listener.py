@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import pytest_twisted
-from support import Wire, connect, eventually, get, reactor
+from support import Wire, connect, eventually, found_out_within, get, needs_keepalive, reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import SSL4ClientEndpoint, SSL4ServerEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
@@ -51,6 +51,15 @@ async def served(client: Wire) -> None:
     client.received = b""
     client.send(get("/healthz"))
     await client.until(b'{"status":"ok"}')
+
+
+@needs_keepalive
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_is_gone_is_found_out(gateway: GatewayFactory, connect_tls: Connect) -> None:
+    running = await gateway()
+    await served(await connect_tls(running))
+    (channel,) = running.site.channels
+    assert (found_out_within(channel.transport) or 999) <= 120
 
 
 @pytest_twisted.ensureDeferred

@@ -19,6 +19,7 @@ from support import (
     eventually,
     google_error,
     info,
+    post,
     retry,
     settle,
 )
@@ -139,6 +140,22 @@ async def test_an_upstream_that_takes_nothing_is_given_up(gateway: GatewayFactor
     received = await client.until(b'"DEADLINE_EXCEEDED"')
     assert received.startswith(b"HTTP/1.1 504 ")
     client.transport.abortConnection()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_s_answer_is_waited_for_as_long_as_the_client_asks(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    """With ``X-Server-Timeout``, as any other."""
+    running = await gateway(account(upstream.url) + "[timeouts]\nfirst_byte = 0.1\n")
+    client = await connect(running.port)
+    client.send(post(begun(running, upstream), b"{}", "X-Server-Timeout: 30"))
+    up = await upstream.connection()
+    await settle(0.4)
+    up.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
+    assert (await client.until(b"\r\n\r\n{}")).startswith(b"HTTP/1.1 200 ")
+    client.transport.abortConnection()
+    await client.closed()
 
 
 @pytest_twisted.ensureDeferred

@@ -116,15 +116,18 @@ export const sync = (at) => {
   ahead = Date.now() / 1000 - at;
 };
 
-/** A text that counts down to a time, in seconds since the epoch. */
-export const countdown = (until) => el("time", { class: "left", "data-until": until }, span(until - now()));
+/** Seconds of a clock that nobody sets, for what runs on the page. */
+export const elapsed = () => performance.now() / 1000;
 
-/** A text that says how long ago a time was. */
-export const ago = (at) => el("time", { class: "ago", "data-since": at }, `${span(Math.max(now() - at, 1))} ago`);
+/** A text that counts down so many seconds. */
+export const countdown = (left) => el("time", { class: "left", "data-until": elapsed() + left }, span(left));
+
+/** A text that says that something was so many seconds ago, and goes on. */
+export const ago = (seconds) => el("time", { class: "ago", "data-since": elapsed() - seconds }, `${span(Math.max(seconds, 1))} ago`);
 
 /** Let all of those run. */
 export function tick(root = document) {
-  const at = now();
+  const at = elapsed();
   for (const node of root.querySelectorAll("time[data-until]")) {
     const left = Number(node.dataset.until) - at;
     write(node, left > 0 ? span(left) : "due");

@@ -33,14 +33,14 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
       [exact(one.attempts), one.failed ? el("p", { class: "line muted" }, `${exact(one.failed)} failed`) : null],
       one.quotas.length === 0
         ? el("span", { class: "muted" }, "–")
-        : one.quotas.map((q) => el("p", { class: "line" }, `${q.model}: ${(100 * q.remaining).toFixed(0)} % left, `, countdown(now() + q.seconds_left))),
+        : one.quotas.map((q) => el("p", { class: "line" }, `${q.model}: ${(100 * q.remaining).toFixed(0)} % left, `, countdown(q.seconds_left))),
       one.last_failure === null
         ? el("span", { class: "muted" }, "none")
         : [
             tag(one.last_failure.status ?? "no answer", "warn"),
             " ",
             code(one.last_failure.reason),
-            el("span", { class: "muted" }, ` ${one.last_failure.model}, `, ago(now() - one.last_failure.seconds_ago)),
+            el("span", { class: "muted" }, ` ${one.last_failure.model}, `, ago(one.last_failure.seconds_ago)),
           ],
     ]),
     "There is no account yet. The command agm account add adds one.",
@@ -55,7 +55,7 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
       exact(one.accounts),
       [
         tag(one.breaker, { closed: "good", open: "bad" }[one.breaker] ?? "warn"),
-        one.breaker === "open" ? [" tried again in ", countdown(now() + one.seconds_left)] : null,
+        one.breaker === "open" ? [" tried again in ", countdown(one.seconds_left)] : null,
       ],
     ]),
     "Without accounts there are no endpoints.",
@@ -75,7 +75,7 @@ function standing(one) {
       tag(rest.state, rest.state === "disabled" ? "bad" : "warn"),
       " ",
       rest.model === "*" ? "all models" : rest.model,
-      rest.seconds_left === null ? "" : rest.seconds_left > 0 ? [" for ", countdown(now() + rest.seconds_left)] : "",
+      rest.seconds_left === null ? "" : rest.seconds_left > 0 ? [" for ", countdown(rest.seconds_left)] : "",
       el("span", { class: "muted" }, ` ${rest.reason}`),
       advice(rest),
     ),
@@ -140,7 +140,7 @@ export const keys = view(["keys"], (state) => [
       [exact(one.requests), one.today ? el("p", { class: "line muted" }, `${exact(one.today.requests)} today`) : null],
       one.errors ? exact(one.errors) : el("span", { class: "muted" }, "0"),
       `${count(one.prompt_tokens)} + ${count(one.output_tokens)}`,
-      one.last_used === null ? el("span", { class: "muted" }, "never") : ago(one.last_used),
+      one.last_used === null ? el("span", { class: "muted" }, "never") : ago(now() - one.last_used),
     ]),
     state.gateway.auth_mode === "off"
       ? "No key is asked for, and no request has come yet."

@@ -1,6 +1,6 @@
 // Traffic: plots, what is under way, and the latest requests with what was tried for each.
 
-import { bytes, clock, code, count, el, exact, facts, now, span, tag, took, write } from "./dom.js";
+import { bytes, clock, code, count, el, elapsed, exact, facts, span, tag, took, write } from "./dom.js";
 import { plot } from "./plots.js";
 
 /** How many requests are shown; the gateway keeps as many. */
@@ -159,9 +159,11 @@ function makeRow(explain) {
   const row = {
     body,
     one: undefined,
+    told: 0,
     show(one) {
       const ended = one.outcome !== undefined;
       row.one = one;
+      row.told = elapsed();
       body.className = `is-${ended ? one.outcome : "open"}${below.hidden ? "" : " unfolded"}`;
       write(button, clock(one.at));
       fill(cells[1], modelOf(one));
@@ -175,7 +177,7 @@ function makeRow(explain) {
       if (!below.hidden) detail.replaceChildren(describe(one, explain));
     },
     run() {
-      write(cells[6], took(Math.max(now() - row.one.at, row.one.seconds)));
+      write(cells[6], took(row.one.seconds + elapsed() - row.told));
     },
   };
   const toggle = () => {
