@@ -98,16 +98,6 @@ class Reading:
         """
         return next(self._slices, self) is None
 
-    def whole(self) -> Reading:
-        """
-        Read all of it at once: for a short one.
-
-        :raises Unreadable: as :meth:`go_on`.
-        """
-        while self.go_on():
-            pass
-        return self
-
     def _value(self, field: bytes, value: bytes) -> None:
         """A string that is the value of a field, or stands in the list that is."""
         model = field in _MODELS

@@ -18,12 +18,20 @@ from core.cuts import unhurried
 FILE = "https://generativelanguage.googleapis.com/v1beta/files/a"
 
 
+def read(body: bytes | dict[str, Any], **most: int) -> Reading:
+    """A body, read to its end."""
+    reading = Reading(body if isinstance(body, bytes) else json.dumps(body).encode(), **most)
+    while reading.go_on():
+        pass
+    return reading
+
+
 def names(body: bytes | dict[str, Any]) -> list[str]:
-    return list(Reading(body if isinstance(body, bytes) else json.dumps(body).encode()).whole().names)
+    return list(read(body).names)
 
 
 def models(body: bytes | dict[str, Any]) -> list[str]:
-    return Reading(body if isinstance(body, bytes) else json.dumps(body).encode()).whole().models
+    return read(body).models
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,7 @@ def test_what_people_and_tools_say_names_nothing(body: dict[str, Any]) -> None:
 )
 def test_what_only_google_takes_for_json_hides_nothing(body: bytes) -> None:
     """Trailing commas, single quotes, names without quotes or twice, escapes of any kind, and any amount of nothing."""
-    reading = Reading(body).whole()
+    reading = read(body)
     assert "cachedContents/c" in reading.names
     assert "models/m" in reading.models
 
@@ -162,14 +170,14 @@ def test_every_field_that_is_a_model_counts(body: dict[str, Any], found: list[st
 )
 def test_what_cannot_be_read_is_never_passed_over(body: bytes) -> None:
     with pytest.raises(Unreadable):
-        Reading(body).whole()
+        read(body)
 
 
 def test_depth_and_number_are_bounded_and_long_readings_pause() -> None:
     """A hundred levels, as with Google; so many values; and the work of a slice is the same whatever comes."""
     assert names(b'{"a": ' + b"[" * 99 + b'"files/a"' + b"]" * 99 + b"}") == ["files/a"]
     with pytest.raises(Unreadable, match="more than 1000"):
-        Reading(b"[" + b"[]," * 20_000 + b"]", most=1000).whole()
+        read(b"[" + b"[]," * 20_000 + b"]", most=1000)
     for body in (
         b"[" + b"[]," * 50_000 + b"]",
         b'{"a": "' + b'\\"' * 100_000 + b'"}',
@@ -238,7 +246,7 @@ def _string(text: str, draw: Callable[[list[str]], str]) -> str:
 @given(_DOCUMENTS, st.data())
 def test_a_document_says_the_same_in_every_form(document: dict[str, Any], data: st.DataObject) -> None:
     body = written(document, lambda ways: data.draw(st.sampled_from(ways))).encode()
-    plain, free = Reading(json.dumps(document).encode()).whole(), Reading(body).whole()
+    plain, free = read(document), read(body)
     assert list(free.names) == list(plain.names)
     assert free.models == plain.models
 
@@ -246,7 +254,7 @@ def test_a_document_says_the_same_in_every_form(document: dict[str, Any], data: 
 @given(st.binary(max_size=80))
 def test_any_bytes_are_read_or_unreadable(body: bytes) -> None:
     with suppress(Unreadable):
-        Reading(body).whole()
+        read(body)
 
 
 def test_what_a_string_means_is_what_google_takes_it_for() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from agm import config
@@ -83,7 +84,7 @@ def _body(data: bytes) -> None:
         lambda: envelope.wrap(data, project="p", model="m", request_id="r", user_agent="u", session_id="s"),
         lambda: envelope.with_roles(data),
         lambda: envelope.plain_count(data),
-        lambda: bodies.Reading(data).whole(),
+        lambda: deque(iter(bodies.Reading(data).go_on, False), maxlen=0),
         lambda: ownership.written_in(data, COLLECTIONS),
         lambda: Body(data).fingerprint,
     ):

@@ -269,15 +269,23 @@ def _said(value: object, field: str = "") -> Iterator[tuple[str, str]]:
             yield from _said(inner, field)
 
 
+def _read(data: bytes) -> bodies_.Reading | None:
+    reading = bodies_.Reading(data)
+    try:
+        while reading.go_on():
+            pass
+    except bodies_.Unreadable:
+        return None
+    return reading
+
+
 def named(data: bytes, rng: random.Random) -> None:
     """Whatever Google would take is read, and every name and model of it is seen; what is searched hides none."""
     try:
         document = esf.read(data)
     except (esf.Refused, RecursionError):
         document = None
-    seen = None
-    with suppress(bodies_.Unreadable):
-        seen = bodies_.Reading(data).whole()
+    seen = _read(data)
     if isinstance(document, esf.Fields):
         assert seen is not None or _IN_A_NAME.search(data)
     if isinstance(document, esf.Fields) and seen is not None:
