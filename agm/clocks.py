@@ -108,7 +108,7 @@ class ClockWatch(Service):
     """
     Notices that the wall clock was set, and that the machine has slept; says so in the log, once each time.
 
-    :param seconds: a clock that never steps and goes on in sleep: the reactor's.
+    :param reactor: its clock is the steady one.
     :param wall: seconds since the epoch.
     :param stepped: called with the seconds by which the wall clock was set forward; they are negative for back.
     :param woke: called with the seconds that the machine has slept.
