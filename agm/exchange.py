@@ -183,11 +183,7 @@ class Attempts:
     #: Seconds that this request has spent in the line for an account.
     _lined_up: float = 0.0
     #: What makes a date of the reactor's time: the same for all attempts, though the clock be set between them.
-    _epoch: float = attrs.field(init=False)
-
-    @_epoch.default
-    def _when_it_began(self) -> float:
-        return self.gateway.wall() - float(self.gateway.reactor.seconds())
+    _epoch: float | None = None
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -432,7 +428,9 @@ class Attempts:
     async def _attempt(self, number: int, route: Route, patience: float | None = None) -> OpenAnswer | Failed:
         """One try: lease, wrap, send, and wait for the first byte."""
         gateway, request, account = self.gateway, self.request, route.account
-        began = gateway.reactor.seconds()
+        began: float = gateway.reactor.seconds()
+        if self._epoch is None:
+            self._epoch = gateway.wall() - began
         within = patience or first_byte_within(request.headers, gateway.config.timeouts)
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | Failed | None = None

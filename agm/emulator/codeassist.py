@@ -85,6 +85,8 @@ def _model_call(call: Call, state: State, entry: Entry, method: str) -> Reply:
         declared = admitted.account.project
         if project and declared and project != declared:
             raise errors.iam_denied(about, project)
+        if project:  # errors name the one that was asked with
+            about = attrs.evolve(about, project=project)
         return modelcalls.answer(attrs.evolve(admitted, target=target, about=about), state, message)
     except GoogleError as error:
         return modelcalls.refuse(call, target, error)

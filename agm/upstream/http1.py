@@ -659,7 +659,8 @@ class Connections:
         idle = self._idle.get(origin)
         if not idle:
             return None
-        if self._asleep() - self._slept >= STEP:  # looked at here: the first thing after a sleep may be a request
+        # looked at here: the first thing after a sleep may be a request; one that was just used has not slept
+        if self._reactor.seconds() - idle[-1].idle_since >= STEP and self._asleep() - self._slept >= STEP:
             self.distrust()
             return None
         while idle:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 from processes import PATIENCE, Twistd
@@ -144,6 +145,19 @@ class RunningGateway:
         file.write_text(config(upstream, kind, accounts=accounts, gateway=gateway))
         twistd = Twistd.start(folder, "agm", "--config", str(file))
         return cls(twistd, twistd.url(), kind)
+
+    def reset(self) -> None:
+        """Take back what earlier requests have left held against the accounts."""
+        place = urlsplit(self.url)
+        client = http.client.HTTPConnection(str(place.hostname), place.port, timeout=10)
+        headers = {"x-goog-api-key": CLIENT_KEY}
+        try:
+            client.request("GET", "/_agm/accounts", headers=headers)
+            for account in json.loads(client.getresponse().read())["accounts"]:
+                client.request("POST", f"/_agm/accounts/{account['name']}/reset", b"{}", headers)
+                client.getresponse().read()
+        finally:
+            client.close()
 
     def stop(self) -> None:
         """SIGTERM; it must end in order, have met nothing unexpected, and have told no secret."""

@@ -639,6 +639,8 @@ async def test_after_a_sleep_of_the_machine_no_kept_connection_is_used(server: S
     await ask(0)
     await ask(0)
     slept += 30
+    for kept in connections._idle.values():
+        kept[0].idle_since -= 30
     await ask(1)
     await server.connections[0].closed()
     await ask(1)
