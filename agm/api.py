@@ -6,9 +6,8 @@ These names, and the attributes that their docstrings name, are the public inter
 """
 
 from agm import hookimpl
-from agm.core.answers import Framing
 from agm.core.classify import Fault, Verdict
-from agm.core.clientkeys import ClientKey, KeyRing, digest
+from agm.core.client_keys import ClientKey, KeyRing, digest
 from agm.core.errors import (
     BodyTooLarge,
     Forbidden,
@@ -30,11 +29,12 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
-from agm.core.target import quote_model
-from agm.core.usage import Usage
-from agm.keys import CachedKeys
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.target import quote_model
+from agm.core.wire.usage import Usage
+from agm.plugins.key_lookups import CachedKeys
 from agm.upstream.accounts import AccountSource
-from agm.upstream.credentials import ApiKey, StaticToken
+from agm.upstream.credentials.credential import ApiKey, StaticToken
 from agm.web.resources import ApiResource, Visit, send_json
 
 __all__ = [

@@ -5,8 +5,8 @@ A plugin is a module (or an object) with functions of these names, each marked w
 the arguments that it wants.  The values that hooks receive and return are in :mod:`agm.api`: they are frozen, hold no
 Twisted object and no credential, and stay as they are from version to version.
 
-The built-in behaviour is made of plugins behind the same hooks (:mod:`agm.defaults`), all ``trylast``: yours are asked
-first, the one loaded last before the others, and ``tryfirst``, ``trylast`` and wrappers work as pluggy says.
+The built-in behaviour is made of plugins behind the same hooks (:mod:`agm.plugins.builtin`), all ``trylast``: yours
+are asked first, the one loaded last before the others, and ``tryfirst``, ``trylast`` and wrappers work as pluggy says.
 
 Each hook says what an exception does.  It is always logged with the plugin, the hook and the request, and counted.  A
 hook that *fails open* is then passed over, and the other plugins are asked; one that *fails closed* ends the request
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from agm.core.classify import Verdict
-from agm.core.clientkeys import ClientKey
+from agm.core.client_keys import ClientKey
 from agm.core.request import (
     Account,
     AccountChoice,

@@ -31,30 +31,32 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from agm import config as configuration
-from agm import descriptors, logfile, state
-from agm.clocks import ClockWatch, use_steady_clock
+from agm.app import rlimit as descriptors
+from agm.app.listeners import ListenerRefused, endpoint_of
+from agm.app.reload import ConfigWatch, keeping
+from agm.app.systemd import ServiceManager
 from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.core.listening import Description
 from agm.core.redact import Redactor
-from agm.gateway import Gateway
-from agm.listeners import ListenerRefused, endpoint_of
-from agm.logs import FORMATS, observer
-from agm.notify import ServiceManager
-from agm.plugins import HookFailed, Hooks, PluginError, make_plugin_manager
-from agm.reload import ConfigWatch, keeping
-from agm.requestlog import RequestLog
+from agm.net.clocks import ClockWatch, use_steady_clock
+from agm.observe.logging import FORMATS, observer
+from agm.observe.requestlog import store as logfile
+from agm.observe.requestlog.writer import RequestLog
+from agm.persist import pool_state as state
+from agm.plugins.manager import HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.serving.gateway import Gateway
 from agm.upstream.client import UpstreamClient
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.refresher import Refresher
 from agm.web.access import Access, is_loopback
-from agm.web.admin import AdminRoot
+from agm.web.admin.base import AdminRoot
+from agm.web.admin.metrics import Scrape
 from agm.web.dashboard import Dashboard, Home
 from agm.web.files import Owned
-from agm.web.metrics import Scrape
 from agm.web.resources import Root
 from agm.web.site import GatewaySite
 
 if TYPE_CHECKING:
-    from agm.otel import Traces
+    from agm.observe.tracing import Traces
 
 log = Logger()
 
@@ -515,7 +517,7 @@ def traces_of(reactor: Any, config: Config, environ: Mapping[str, str]) -> Trace
     if disabled or (config.otel.endpoint is None and not wanted):
         return None
     try:
-        from agm.otel import Traces
+        from agm.observe.tracing import Traces
     except ImportError as e:
         cure = f"OpenTelemetry is not installed ({e.name} is missing): pip install 'agm[otel]'"
         if config.otel.endpoint is not None:

@@ -12,7 +12,7 @@ import msgspec
 
 from agm import hookimpl
 from agm.api import ApiResource, Visit
-from agm.exchange import Attempts
+from agm.serving.attempts import Attempts
 from agm.upstream.client import UpstreamBody
 from agm.web.channel import GatewayChannel
 from agm.web.relay import Relay

@@ -16,13 +16,13 @@ from typing import Any
 import attrs
 from twisted.internet.task import Clock
 
-from agm.conformance import build_request
 from agm.core.classify import Fault, Verdict
+from agm.core.counters import Tally
 from agm.core.request import AttemptRecord, RequestRecord
-from agm.core.tally import Tally
-from agm.core.usage import Usage
+from agm.core.wire.usage import Usage
 from agm.tap import make_gateway
 from agm.testing import parse_config
+from agm.testing.conformance import build_request
 
 LIMIT = 10e-6
 CALLS = 100_000

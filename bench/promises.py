@@ -34,7 +34,7 @@ from slow_reader import FORMS, KINDS, READERS, emulator, peak
 from sockets import Client
 from standby import Standby, standby
 
-from agm.descriptors import raise_limit
+from agm.app.rlimit import raise_limit
 
 CALLS = {
     "unary": "/v1beta/models/{}:generateContent",

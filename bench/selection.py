@@ -18,11 +18,11 @@ from collections import deque
 from statistics import median
 
 from agm.config import parse
-from agm.conformance import build_request
-from agm.core.lease import Lease
-from agm.core.pool import Pool
+from agm.core.pool.lease import Lease
+from agm.core.pool.pool import Pool
 from agm.core.request import Account, GatewayRequest
-from agm.defaults.strategies import Strategies
+from agm.plugins.builtin.strategies import Strategies
+from agm.testing.conformance import build_request
 
 STRATEGIES = ("sticky", "round-robin", "least-loaded", "priority")
 SIZES = (10, 100, 1_000, 10_000)

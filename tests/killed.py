@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agm import wholefile
 from agm.cli import files
-from agm.wholefile import write_whole
+from agm.persist import atomic_write as wholefile
+from agm.persist.atomic_write import write_whole
 
 OLD_FILE, NEW_FILE = b"old" * 5000, b"new" * 5000
 OLD_CONFIG = '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "old-key-1"\n'

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from agm.transports import lowest
+from agm.net.writes import lowest
 
 reactor: Any = _reactor
 

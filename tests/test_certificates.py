@@ -16,11 +16,11 @@ from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.internet.task import Clock
 from upstream.certificates import TestAuthority, key_pem
 
-from agm.certificates import ServerCertificate
+from agm.app.certificates import ServerCertificate
+from agm.app.listeners import ListenerRefused, endpoint_of, problems_of
+from agm.app.reload import LOOK_EVERY, QUIET, ConfigWatch
 from agm.config import parse
 from agm.core.listening import Description
-from agm.listeners import ListenerRefused, endpoint_of, problems_of
-from agm.reload import LOOK_EVERY, QUIET, ConfigWatch
 from agm.tap import ListenerService
 from agm.testing import GatewayFactory, RunningGateway
 

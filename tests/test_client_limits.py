@@ -16,7 +16,7 @@ from support import post as request
 from twisted.internet.task import Clock
 
 from agm.core.limits import DAY, Allowances, Limits
-from agm.keycounts import KeyCounts, path_beside
+from agm.persist.key_usage import KeyCounts, path_beside
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway, parse_config
 
 ASK = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode()

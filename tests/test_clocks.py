@@ -17,10 +17,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock, LoopingCall
 
-from agm import clocks
-from agm.clocks import ClockWatch, use_steady_clock
 from agm.core.classify import Fault, Verdict
-from agm.gateway import Gateway
+from agm.net import clocks
+from agm.net.clocks import ClockWatch, use_steady_clock
+from agm.serving.gateway import Gateway
 from agm.tap import make_gateway
 from agm.testing import GatewayFactory, parse_config
 

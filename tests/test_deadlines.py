@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from agm.deadlines import EXACT, GRAIN, Deadlines
+from agm.net.timers import EXACT, GRAIN, Deadlines
 
 
 @given(st.lists(st.tuples(st.floats(0, 4000), st.floats(0, 3)), min_size=1, max_size=30))

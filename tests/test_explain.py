@@ -27,7 +27,7 @@ from agm.api import (
 from agm.core.sender import Sender
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
-from agm.web.admin import Explain, Plugins
+from agm.web.admin.base import Explain, Plugins
 from agm.web.resources import Visit
 
 GOOD = {"candidates": [{"content": {"parts": [{"text": "good"}]}, "finishReason": "STOP"}]}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agm.layout import lay_out
+from agm.net.sharedkeys import lay_out
 
 
 def sizes_of_late_ones(kind: type) -> set[int]:

@@ -9,14 +9,14 @@ from typing import Any
 import attrs
 import pytest
 
-from agm.conformance import build_request
-from agm.core.answers import Framing
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import TooManyRequests
-from agm.core.pool import Pool
+from agm.core.pool.pool import Pool
 from agm.core.request import Account, AttemptRecord, Body, GatewayRequest, RequestRecord
-from agm.core.usage import Usage
-from agm.live import FINISHED, MAX_NAMES, SECONDS, SHOWN_OPEN, Live, Underway, describe_finished
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.usage import Usage
+from agm.observe.activity import FINISHED, MAX_NAMES, SECONDS, SHOWN_OPEN, Live, Underway, describe_finished
+from agm.testing.conformance import build_request
 
 
 class Time:

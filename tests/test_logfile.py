@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from agm import logfile
 from agm.config import parse
-from agm.logfile import AT_ONCE, COLUMNS, SCHEMA, Filter, Unusable
+from agm.observe.requestlog import store as logfile
+from agm.observe.requestlog.store import AT_ONCE, COLUMNS, SCHEMA, Filter, Unusable
 
 #: A row like any other.
 PLAIN: dict[str, Any] = {

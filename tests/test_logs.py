@@ -22,8 +22,8 @@ from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, formatE
 from twisted.python.failure import Failure
 from twisted.python.threadable import registerAsIOThread
 
-from agm import logs
 from agm.core.redact import MARK, Redactor
+from agm.observe import logging as logs
 
 SECRET = "canary-secret-1"
 

@@ -19,14 +19,14 @@ from prometheus_client.parser import text_string_to_metric_families as read_prom
 from support import SSE_HEAD, ScriptedUpstream, chunk, connect, eventually, get, post
 from twisted.internet.task import Clock
 
-from agm import exposition
-from agm.core.clientkeys import ClientKey, digest
+from agm.core.client_keys import ClientKey, digest
 from agm.core.errors import Forbidden
 from agm.core.sender import Sender
-from agm.metrics import LAG_EVERY
+from agm.observe import exposition
+from agm.observe.metrics import LAG_EVERY
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
-from agm.web.metrics import Scrape
+from agm.web.admin.metrics import Scrape
 from agm.web.resources import Visit
 
 ROOT = Path(__file__).parent.parent

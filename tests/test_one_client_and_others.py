@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 from support import AnsweringUpstream, Asked, eventually, google_error, info, reactor, settle
 
-from agm.core.exclusions import Cause
+from agm.core.pool.exclusions import Cause
 from agm.testing import GatewayFactory, RunningGateway
 
 MODEL = "gemini-2.5-flash"

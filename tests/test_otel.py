@@ -25,7 +25,7 @@ from support import post as request
 from twisted.logger import globalLogPublisher
 
 from agm.config import OtelConfig
-from agm.otel import Traces
+from agm.observe.tracing import Traces
 from agm.tap import traces_of
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway, parse_config
 
@@ -202,7 +202,7 @@ async def test_a_receiver_that_does_not_answer_holds_up_nothing(
     gateway: GatewayFactory, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No request, and the stop for a moment only."""
-    monkeypatch.setattr("agm.otel.FLUSH", 0.2)
+    monkeypatch.setattr("agm.observe.tracing.FLUSH", 0.2)
     deaf = Deaf()
     traces = Traces(reactor, OtelConfig(), {}, exporter=deaf)
     running = await gateway(emulator.account(), plugins=[traces])
@@ -327,7 +327,7 @@ log_lines = pytest.fixture(logged)
 @pytest.fixture
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if OpenTelemetry was not installed."""
-    monkeypatch.delitem(sys.modules, "agm.otel", raising=False)
+    monkeypatch.delitem(sys.modules, "agm.observe.tracing", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
 
 

@@ -37,7 +37,7 @@ from agm.api import (
     digest,
     send_json,
 )
-from agm.plugins import FAIL_CLOSED, HOOKS, MAY_AWAIT, HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.plugins.manager import FAIL_CLOSED, HOOKS, MAY_AWAIT, HookFailed, Hooks, PluginError, make_plugin_manager
 from agm.testing import GatewayFactory, RunningGateway, parse_config
 
 GOOD = {"candidates": [{"content": {"parts": [{"text": "good"}]}}], "usageMetadata": {"totalTokenCount": 3}}
@@ -230,8 +230,8 @@ async def test_bodies_and_events_are_edited_on_every_route(
 async def test_without_a_plugin_no_body_is_parsed_and_no_event_split(
     gateway: GatewayFactory, upstream: AnsweringUpstream, monkeypatch: pytest.MonkeyPatch, method: str, query: str
 ) -> None:
-    from agm.core import eventstream
     from agm.core.request import Body
+    from agm.core.wire import sse as eventstream
 
     bodies: list[Body] = []
     split: list[bytes] = []
@@ -863,9 +863,9 @@ async def test_replacing_a_builtin_plugin_needs_no_change_elsewhere(
     )
     for name in [name for name, origin in manager.origins.items() if origin.kind == "built-in"]:
         manager.unregister(name=name)
-    from agm.gateway import Gateway
+    from agm.serving.gateway import Gateway
     from agm.upstream.client import UpstreamClient
-    from agm.upstream.refresher import Refresher
+    from agm.upstream.credentials.refresher import Refresher
 
     client = UpstreamClient(reactor, connect_timeout=5)
     made = Gateway(reactor, config, Hooks(manager, reactor), client, Refresher(reactor, client.treq()), "off")

@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from agm.readiness import SocketSet, adopt
+from agm.net.epollset import SocketSet, adopt
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="only Linux has sets of descriptors")
 

@@ -16,9 +16,9 @@ from twisted.internet.task import Clock
 from upstream.certificates import TestAuthority
 
 from agm import config as configuration
+from agm.app.reload import LOOK_EVERY, PER_LOOK, QUIET, Changes, ConfigWatch, keeping, needs_restart
 from agm.config import Secret
 from agm.config.identity import Identity
-from agm.reload import LOOK_EVERY, PER_LOOK, QUIET, Changes, ConfigWatch, keeping, needs_restart
 from agm.testing import GatewayFactory, RunningGateway, parse_config
 
 REFUSED = "the new configuration is refused"

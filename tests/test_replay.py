@@ -13,7 +13,7 @@ from processes import environment, run
 from agm import hookimpl
 from agm.cli import main
 from agm.config import ConfigError
-from agm.replay import RecordingError, Replay, Replayed, config_for, read
+from agm.diagnose.replay import RecordingError, Replay, Replayed, config_for, read
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.jsonl"))
 

@@ -15,15 +15,16 @@ from support import AnsweringUpstream, eventually, google_error, reactor
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
-from agm import logfile, requestlog
 from agm.config import RequestLogConfig
-from agm.core.answers import Framing
 from agm.core.classify import Fault, Verdict
 from agm.core.request import AttemptRecord
-from agm.core.usage import Usage
-from agm.live import Finished
-from agm.logfile import COLUMNS, Filter, Unusable
-from agm.requestlog import RequestLog, row_of
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.usage import Usage
+from agm.observe.activity import Finished
+from agm.observe.requestlog import store as logfile
+from agm.observe.requestlog import writer as requestlog
+from agm.observe.requestlog.store import COLUMNS, Filter, Unusable
+from agm.observe.requestlog.writer import RequestLog, row_of
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
 
 GOOD = AttemptRecord(
@@ -140,7 +141,7 @@ class Lines:
         self.events: list[dict[str, Any]] = []
 
     def __call__(self, event: dict[str, Any]) -> None:
-        if event.get("log_namespace") == "agm.requestlog":
+        if event.get("log_namespace") == "agm.observe.requestlog.writer":
             self.events.append(event)
 
     @property

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from agm.stalls import LOOK_EVERY, Reading, Stalls
+from agm.net.stalls import LOOK_EVERY, Reading, Stalls
 
 
 class Waiting:

@@ -10,12 +10,12 @@ from processes import run
 #: What is large, and of use to some gateways only.
 NOT_AT_START = {
     "agm.cli",
-    "agm.conformance",
+    "agm.testing.conformance",
     "agm.emulator",
-    "agm.exposition",
-    "agm.replay",
+    "agm.observe.exposition",
+    "agm.diagnose.replay",
     "agm.testing",
-    "agm.upstream.google",
+    "agm.upstream.credentials.google",
     "google.auth",
     "opentelemetry",
     "prometheus_client",

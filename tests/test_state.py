@@ -16,11 +16,11 @@ from twisted.internet.task import Clock
 
 from agm.config import Config, Secret, default_path, parse
 from agm.core.classify import Fault, Verdict
-from agm.core.exclusions import Cause
 from agm.core.ownership import KnownOwners
-from agm.core.pool import Pool
+from agm.core.pool.exclusions import Cause
+from agm.core.pool.pool import Pool
 from agm.core.request import Account
-from agm.state import PoolState, digest_of, path_of, written_at
+from agm.persist.pool_state import PoolState, digest_of, path_of, written_at
 from agm.upstream.accounts import account_source
 
 GENERATE = "generateContent"

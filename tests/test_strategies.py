@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from agm.config import parse
-from agm.conformance import build_request
-from agm.core.candidates import Candidates, Ready, Roll
+from agm.core.pool.candidates import Candidates, Ready, Roll
 from agm.core.request import Account
-from agm.defaults.strategies import CROWDED, Strategies
+from agm.plugins.builtin.strategies import CROWDED, Strategies
+from agm.testing.conformance import build_request
 
 
 def account(name: str, priority: int = 0) -> Account:

@@ -36,16 +36,9 @@ from agm.api import (
     Verdict,
     digest,
 )
-from agm.defaults import make_plugins
-from agm.plugins import HOOKS
-from agm.testing import (
-    GatewayFactory,
-    PluginManagerFactory,
-    RunningEmulator,
-    build_request,
-    check_plugin,
-    parse_config,
-)
+from agm.plugins.builtin import make_plugins
+from agm.plugins.manager import HOOKS
+from agm.testing import GatewayFactory, PluginManagerFactory, RunningEmulator, build_request, check_plugin, parse_config
 
 reactor: Any = _reactor
 GOOGLE = "https://generativelanguage.googleapis.com"

@@ -18,7 +18,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from agm.transports import LONG_TURN, SMALL, flush, hang_up, send, send_soon, unsent, untaken
+from agm.net.writes import LONG_TURN, SMALL, flush, hang_up, send, send_soon, unsent, untaken
 
 MIB = 1024 * 1024
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from agm import wholefile
-from agm.wholefile import write_whole
+from agm.persist import atomic_write as wholefile
+from agm.persist.atomic_write import write_whole
 
 FOLDER = Path(__file__).parent
 
@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
     script = (
-        "import pathlib, sys; from agm.wholefile import write_whole\n"
+        "import pathlib, sys; from agm.persist.atomic_write import write_whole\n"
         "try: write_whole(pathlib.Path(sys.argv[1]), b'x' * 100_000)\n"
         "except OSError as e: print(e.strerror)"
     )

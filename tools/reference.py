@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 
 from agm.config import Config
-from agm.config.clientkeys import read_moment
+from agm.config.client_keys import read_moment
 from agm.config.reading import KEY, Key
 from agm.config.values import read_log_size, read_size
 

@@ -522,7 +522,7 @@ def _switch(args: argparse.Namespace, enabled: bool) -> int:
 
 def _reset(args: argparse.Namespace) -> int:
     """Ask the running gateway; where none runs, change what its next start would read."""
-    from agm import state
+    from agm.persist import pool_state as state
 
     path = _found(args)
     running = find_running(args, "what its next start reads is changed")

@@ -1,7 +1,8 @@
 """
 ``agm doctor``: looks at everything that has to be right for the gateway to serve, and names a cure for what is not.
 
-The checks are those of :mod:`agm.doctor`.  They change nothing, each has a time limit, and no secret is printed.
+The checks are those of :mod:`agm.diagnose.doctor`.  They change nothing, each has a time limit, and no secret is
+printed.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import attrs
 from agm.cli.running import client_key, json_text, printable
 
 if TYPE_CHECKING:
-    from agm.doctor import Finding
-    from agm.doctor.here import Setup
+    from agm.diagnose.doctor import Finding
+    from agm.diagnose.doctor.here import Setup
 
 __all__ = ["add_parser", "run"]
 
@@ -90,7 +91,7 @@ def _printer() -> "Callable[[Finding], None]":
 
 def _look(args: argparse.Namespace, take: "Callable[[Iterable[Finding]], None]") -> None:
     from agm.cli.reactor import run_in_reactor
-    from agm.doctor import here, limited
+    from agm.diagnose.doctor import here, limited
 
     key = client_key(args.client_key_env)
     take(limited("packages", here.packages, LOCAL))
@@ -118,14 +119,14 @@ def _look(args: argparse.Namespace, take: "Callable[[Iterable[Finding]], None]")
 
 
 def _state(setup: "Setup") -> Any:
-    from agm.state import path_of
+    from agm.persist.pool_state import path_of
 
     return None if setup.config is None else path_of(setup.config)
 
 
 async def _beyond(reactor: Any, setup: "Setup", offline: bool) -> "AsyncIterator[Finding]":
     """What needs a reactor."""
-    from agm.doctor import sdks, unexpected
+    from agm.diagnose.doctor import sdks, unexpected
 
     if not offline and setup.config is not None:
         try:
@@ -141,9 +142,9 @@ async def _beyond(reactor: Any, setup: "Setup", offline: bool) -> "AsyncIterator
 
 
 async def _upstreams(reactor: Any, setup: "Setup") -> "AsyncIterator[Finding]":
-    from agm.doctor import Finding, upstreams
+    from agm.diagnose.doctor import Finding, upstreams
+    from agm.diagnose.trial import for_trials
     from agm.tap import make_gateway
-    from agm.trial import for_trials
 
     assert setup.config is not None
     config = for_trials(setup.config)

@@ -149,9 +149,9 @@ def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
     from twisted.internet import reactor
 
     from agm.core.errors import GatewayError
-    from agm.explain import explain
+    from agm.diagnose.explain import explain
     from agm.tap import Listener, auth_mode, make_gateway
-    from agm.web.admin import incoming, read_question
+    from agm.web.admin.base import incoming, read_question
 
     path = find(args.config, os.environ)
     config = default() if path is None else load(path, environ=os.environ)

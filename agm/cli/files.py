@@ -27,7 +27,7 @@ import attrs
 
 from agm.config import ConfigError, Problem, default_path, load, parse
 from agm.config.loading import held_openly
-from agm.wholefile import Replace, give, make_folders, write_whole
+from agm.persist.atomic_write import Replace, give, make_folders, write_whole
 
 if TYPE_CHECKING:
     from tomlkit.items import Array

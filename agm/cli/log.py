@@ -26,7 +26,7 @@ from agm.cli.standing import duration
 from agm.config import find, load
 
 if TYPE_CHECKING:
-    from agm.logfile import Filter
+    from agm.observe.requestlog.store import Filter
 
 __all__ = ["add_filters", "add_parser", "add_place", "filter_of", "open_log", "path_of", "run", "when"]
 
@@ -142,14 +142,14 @@ def when(text: str) -> float:
 
 def filter_of(args: argparse.Namespace) -> "Filter":
     """Which requests the arguments mean."""
-    from agm.logfile import Filter
+    from agm.observe.requestlog.store import Filter
 
     return Filter(model=args.model, account=args.account, key=args.key, since=args.since, until=args.until)
 
 
 def path_of(args: argparse.Namespace) -> Path:
     """Where the log is.  :raises Refused: if there is none."""
-    from agm import logfile
+    from agm.observe.requestlog import store as logfile
 
     if args.file is not None:
         return Path(args.file)
@@ -166,7 +166,7 @@ def path_of(args: argparse.Namespace) -> Path:
 
 def open_log(path: Path) -> sqlite3.Connection:
     """A connection to read a log with.  :raises Refused: if it cannot be read."""
-    from agm import logfile
+    from agm.observe.requestlog import store as logfile
 
     try:
         return logfile.open_to_read(path)
@@ -178,7 +178,7 @@ def open_log(path: Path) -> sqlite3.Connection:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from agm import logfile
+    from agm.observe.requestlog import store as logfile
 
     which = attrs.evolve(
         filter_of(args),
@@ -228,7 +228,7 @@ def _readable(bodies: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], *, heading: bool = True) -> None:
-    from agm.logfile import COLUMNS
+    from agm.observe.requestlog.store import COLUMNS
 
     writer = csv.DictWriter(sys.stdout, ["id", *COLUMNS], lineterminator="\n")
     if heading:
@@ -341,7 +341,7 @@ def _bodies(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _follow(args: argparse.Namespace) -> NoReturn:
     """Show the latest, and what comes, until somebody ends it."""
-    from agm import logfile
+    from agm.observe.requestlog import store as logfile
 
     which = attrs.evolve(filter_of(args), status=args.status, outcome=args.outcome, errors=args.errors)
     path = path_of(args)

@@ -198,7 +198,7 @@ def _network(path: Path, name: str | None) -> "Network | None":
 def _sign_in(args: argparse.Namespace, client: "OAuthClient", network: "Network | None") -> "Grant":
     from agm.cli.reactor import run_in_reactor
     from agm.upstream.client import UpstreamClient
-    from agm.upstream.signin import RedirectPort, exchange, new_authorization
+    from agm.upstream.credentials.sign_in import RedirectPort, exchange, new_authorization
 
     def to_token_endpoint(reactor: Any) -> UpstreamClient:
         return UpstreamClient(reactor, connect_timeout=10, network=network, environ=os.environ)

@@ -25,7 +25,7 @@ def run_in_reactor(main: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from agm.clocks import use_steady_clock
+    from agm.net.clocks import use_steady_clock
 
     reactor: Any = global_reactor
     use_steady_clock(reactor)

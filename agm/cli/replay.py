@@ -1,8 +1,8 @@
 """
 ``agm replay``: what a policy does with a recorded sequence of requests and upstream answers, on a fake clock.
 
-The decisions are those of the code that serves; :mod:`agm.replay` runs it.  No gateway is asked, nothing is sent, and
-no credential is read.
+The decisions are those of the code that serves; :mod:`agm.diagnose.replay` runs it.  No gateway is asked, nothing is
+sent, and no credential is read.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Replay it; 0, or 1 with the reason why not."""
     from agm.core.errors import GatewayError
-    from agm.plugins import HookFailed, PluginError
-    from agm.replay import RecordingError, Replay, config_for, read
+    from agm.diagnose.replay import RecordingError, Replay, config_for, read
+    from agm.plugins.manager import HookFailed, PluginError
 
     try:
         recording = read(_text(args.file))

@@ -17,7 +17,7 @@ from agm.cli.running import json_text, printable
 from agm.config import Config, find, load
 
 if TYPE_CHECKING:
-    from agm.trial import Trial
+    from agm.diagnose.trial import Trial
 
 __all__ = ["run_test"]
 
@@ -57,8 +57,8 @@ def _lines(trial: "Trial") -> Sequence[str]:
 
 def _trials(config: Config, name: str | None, model: str | None) -> list["Trial"]:
     from agm.cli.reactor import run_in_reactor
+    from agm.diagnose.trial import for_trials, try_account
     from agm.tap import make_gateway
-    from agm.trial import for_trials, try_account
 
     disabled = [entry.name for entry in config.accounts if not entry.enabled]
     if name in disabled:

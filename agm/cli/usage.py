@@ -51,7 +51,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Sum up; 0, or 1 with the reason why not."""
-    from agm import logfile
+    from agm.observe.requestlog import store as logfile
 
     connection = open_log(path_of(args))
     try:

@@ -13,7 +13,7 @@ configuration itself and the files that ``api_key_file`` and ``ca_file`` name; n
 """
 
 from agm.config.accounts import AccountConfig, default_endpoints
-from agm.config.clientkeys import AuthConfig, ClientKeyConfig
+from agm.config.client_keys import AuthConfig, ClientKeyConfig
 from agm.config.loading import Config, default, default_path, find, known_keys, load, parse
 from agm.config.network import UpstreamConfig
 from agm.config.problems import ConfigError, Problem

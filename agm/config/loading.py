@@ -13,7 +13,7 @@ import attrs
 import platformdirs
 
 from agm.config.accounts import AccountConfig, AccountTable, read_account
-from agm.config.clientkeys import AuthConfig, read_auth
+from agm.config.client_keys import AuthConfig, read_auth
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment

@@ -35,7 +35,7 @@ _CA_FILE_LIMIT = 4 * 2**20
 
 def read_authorities(value: object, place: Place) -> Authorities:
     """The certificates in a PEM file."""
-    from agm.upstream.trust import certificates_in  # OpenSSL takes its time, and few have authorities of their own
+    from agm.net.trust import certificates_in  # OpenSSL takes its time, and few have authorities of their own
 
     path = read_path(value, place)
     place.reading.look_at(path)

@@ -1,4 +1,4 @@
-"""What the three kinds of upstreams can do.  How each is spoken to is in :mod:`agm.defaults.wrapping`."""
+"""What the three kinds of upstreams can do.  How each is spoken to is in :mod:`agm.plugins.builtin.wrapping`."""
 
 from __future__ import annotations
 

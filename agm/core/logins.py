@@ -2,7 +2,7 @@
 Credentials files as Google's tools write them: what can be said of one without asking anybody, and what helps.
 
 Text in, a sentence out.  What is in a file appears in none; making credentials of it is
-:mod:`agm.upstream.google_files`'s.
+:mod:`agm.upstream.credentials.google_files`'s.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import attrs
 
 from agm.core.errors import InvalidRequest
-from agm.core.target import bare_model
+from agm.core.wire.target import bare_model
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 1000

@@ -22,7 +22,7 @@ import msgspec
 from agm.core import documents
 from agm.core.errors import NOT_JSON, InvalidRequest
 from agm.core.kinds import COLLECTIONS
-from agm.core.target import MAX_MODEL, METHODS, bare_model
+from agm.core.wire.target import MAX_MODEL, METHODS, bare_model
 
 #: How many names are remembered; the one that was not asked for the longest goes first.
 MAX_NAMES = 100_000

@@ -5,8 +5,8 @@ A :class:`Redactor` is told every secret that the gateway holds, and keeps none 
 short pieces, and it knows a secret again by a digest.  So text costs the same with ten secrets and with ten thousand.
 Shapes, such as Google's keys and tokens, private keys, ``?key=`` and the user part of a URL, need not be told.
 
-It never decides where it is asked; :mod:`agm.logs` and :mod:`agm.web` do.  And it is no reason to be careless: what
-writes a line keeps secrets out of it in the first place.
+It never decides where it is asked; :mod:`agm.observe.logging` and :mod:`agm.web` do.  And it is no reason to be
+careless: what writes a line keeps secrets out of it in the first place.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agm.core.classify import Fault
-from agm.core.exclusions import Cause
+from agm.core.pool.cooldown import KnownRest
+from agm.core.pool.exclusions import Cause
 from agm.core.request import Account
-from agm.core.rests import KnownRest
 
 __all__ = ["fix_for", "remedy"]
 

@@ -13,16 +13,16 @@ from typing import Any, Literal
 import attrs
 import msgspec
 
-from agm.core.answers import Framing
 from agm.core.classify import Verdict
 from agm.core.documents import undense
-from agm.core.envelope import unreadable
 from agm.core.errors import NOT_JSON
 from agm.core.fingerprint import Look, look
 from agm.core.models import Patterns
 from agm.core.network import Network
-from agm.core.spliced import Spliced
-from agm.core.usage import Usage
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.bytechain import Spliced
+from agm.core.wire.envelope import unreadable
+from agm.core.wire.usage import Usage
 
 Kind = Literal["api-key", "vertex", "code-assist"]
 

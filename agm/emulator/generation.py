@@ -16,19 +16,7 @@ from agm.emulator import answers, errors, framing
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import Circumstances, Kind
 from agm.emulator.faults import Fault
-from agm.emulator.replies import (
-    ESF,
-    SCAFFOLDING,
-    Cut,
-    Fill,
-    Hang,
-    Reply,
-    Reset,
-    Send,
-    Step,
-    Wait,
-    body_reply,
-)
+from agm.emulator.replies import ESF, SCAFFOLDING, Cut, Fill, Hang, Reply, Reset, Send, Step, Wait, body_reply
 
 MEBIBYTE = 1024 * 1024
 #: The text of one event, or of one write, of an answer of many mebibytes.

@@ -13,18 +13,7 @@ from typing import Any
 
 import attrs
 
-from agm.emulator import (
-    credentials,
-    embeddings,
-    errors,
-    faults,
-    framing,
-    generation,
-    jsontext,
-    schema,
-    tokens,
-    values,
-)
+from agm.emulator import credentials, embeddings, errors, faults, framing, generation, jsontext, schema, tokens, values
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import Circumstances, GoogleError, Kind
 from agm.emulator.replies import ESF, SCAFFOLDING, Cut, Hang, Reply, body_reply, json_reply

@@ -12,8 +12,8 @@ from twisted.internet import endpoints
 from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
-from agm.clocks import use_steady_clock
 from agm.emulator.site import make_site
+from agm.net.clocks import use_steady_clock
 
 DEFAULT_PORT = 8046
 

@@ -9,8 +9,8 @@ import attrs
 from agm.config import AccountConfig
 from agm.core.models import Patterns
 from agm.core.request import Account
-from agm.upstream.credentials import ApiKey, Credential, NoCredential, StaticToken
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.credential import ApiKey, Credential, NoCredential, StaticToken
+from agm.upstream.credentials.refresher import Refresher
 
 
 @attrs.frozen(eq=False)
@@ -57,8 +57,8 @@ def account_source(entry: AccountConfig) -> AccountSource:
     credentials = entry.credentials
     assert credentials is not None, "the configuration has checked that each account has a credential"
     # google-auth takes time and memory, which only gateways with such an account are to spend
-    from agm.upstream.google import GoogleCredential
-    from agm.upstream.google_default import load_google
+    from agm.upstream.credentials.google import GoogleCredential
+    from agm.upstream.credentials.google_default import load_google
 
     return AccountSource(
         account,

@@ -14,9 +14,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
-from agm.core.answers import AnswerFilter
-from agm.core.usage import UsageWatch
-from agm.deadlines import Deadline, Deadlines
+from agm.core.wire.answer_filters import AnswerFilter
+from agm.core.wire.usage import UsageWatch
+from agm.net.timers import Deadline, Deadlines
 
 
 def _nothing() -> None:

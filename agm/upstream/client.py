@@ -23,8 +23,9 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHT
 from zope.interface import implementer
 
 from agm.core.network import EnvironmentProxies, Network
-from agm.core.spliced import Spliced
-from agm.deadlines import Deadlines
+from agm.core.wire.bytechain import Spliced
+from agm.net.timers import Deadlines
+from agm.net.trust import policy_of, tls_reason
 from agm.upstream.body import Collector, UpstreamBody
 from agm.upstream.http1 import (
     BrokenAnswer,
@@ -36,7 +37,6 @@ from agm.upstream.http1 import (
     Origin,
     TruncatedAnswer,
 )
-from agm.upstream.trust import policy_of, tls_reason
 from agm.upstream.tunnel import ProxyFailed
 
 __all__ = ["PlainClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed"]

@@ -26,7 +26,7 @@ from agm.core import documents
 from agm.core.errors import NOT_JSON
 from agm.core.request import Account
 from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed
-from agm.upstream.credentials import Credential, CredentialError, Headers
+from agm.upstream.credentials.credential import Credential, CredentialError, Headers
 
 #: Seconds between two looks at an onboarding, as the service wants them.
 POLL_EVERY = 5.0

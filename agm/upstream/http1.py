@@ -41,12 +41,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
-from agm.clocks import STEP, slept
 from agm.core.network import Proxy
-from agm.core.spliced import Spliced
-from agm.layout import lay_out
-from agm.readiness import adopt
-from agm.transports import belongs_to, hang_up, keep_alive, send, send_soon
+from agm.core.wire.bytechain import Spliced
+from agm.net.clocks import STEP, slept
+from agm.net.epollset import adopt
+from agm.net.sharedkeys import lay_out
+from agm.net.writes import belongs_to, hang_up, keep_alive, send, send_soon
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
 
 #: Bytes of an answer's status line and headers, those of interim answers included; and of its trailers.

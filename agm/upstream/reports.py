@@ -16,10 +16,10 @@ from twisted.logger import Logger
 
 from agm.core import documents
 from agm.core.request import Account
-from agm.core.target import bare_model
+from agm.core.wire.target import bare_model
 from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.codeassist import CodeAssist, Refused
-from agm.upstream.credentials import Credential, CredentialError
+from agm.upstream.credentials.credential import Credential, CredentialError
 
 #: Seconds for which a report is kept, and after which an account that failed is asked again.
 FRESH_SECONDS = 600.0

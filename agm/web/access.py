@@ -19,8 +19,8 @@ import attrs
 
 from agm.config import GatewayConfig
 from agm.core.errors import Forbidden, InvalidRequest, UnsupportedMedia
-from agm.core.http1 import Head
 from agm.core.sender import Sender, TrustedProxies, forwarded_hops, sender_of
+from agm.core.wire.request_parser import Head
 
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 

@@ -18,12 +18,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
-from agm.core.http1 import Head, Malformed, RequestReader
 from agm.core.sender import UNIX
-from agm.ids import new_request_id
-from agm.readiness import adopt
-from agm.stalls import LOOK_EVERY, Reading
-from agm.transports import flush, hang_up, keep_alive, lowest, send, send_soon, unsent, untaken
+from agm.core.wire.request_parser import Head, Malformed, RequestReader
+from agm.net.epollset import adopt
+from agm.net.stalls import LOOK_EVERY, Reading
+from agm.net.writes import flush, hang_up, keep_alive, lowest, send, send_soon, unsent, untaken
+from agm.observe.request_ids import new_request_id
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Peer
 from agm.web.browsers import NOSNIFF

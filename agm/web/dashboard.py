@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from agm.core.errors import NotFound
-from agm.gateway import Gateway
+from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.request import GatewayRequestOnWire
 from agm.web.resources import ApiResource, Unknown, Visit

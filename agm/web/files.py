@@ -18,29 +18,22 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from agm.core import ownership
-from agm.core.answers import Framing
 from agm.core.bodies import MOST, Unreadable
-from agm.core.breaker import origin
 from agm.core.classify import Fault, Verdict
-from agm.core.errors import (
-    BadUpstreamAnswer,
-    BodyTooLarge,
-    InvalidRequest,
-    NotFound,
-    Unavailable,
-    UpstreamTimeout,
-)
+from agm.core.errors import BadUpstreamAnswer, BodyTooLarge, InvalidRequest, NotFound, Unavailable, UpstreamTimeout
 from agm.core.kinds import METHODS
-from agm.core.lease import Lease
 from agm.core.ownership import OwnedTarget, Page
+from agm.core.pool.breaker import origin
+from agm.core.pool.lease import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
-from agm.core.target import bare_model, quote_model
-from agm.defaults.wrapping import USER_AGENT
-from agm.exchange import MAX_ERROR, FinalAnswer, OpenAnswer, first_byte_within
-from agm.gateway import Gateway
-from agm.owned import Lists, ResourceAttempts, Search, names_in, opened, owner_of, read
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.target import bare_model, quote_model
+from agm.plugins.builtin.wrapping import USER_AGENT
+from agm.serving.affinity import Lists, ResourceAttempts, Search, names_in, opened, owner_of, read
+from agm.serving.attempts import MAX_ERROR, FinalAnswer, OpenAnswer, first_byte_within
+from agm.serving.gateway import Gateway
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
-from agm.upstream.credentials import CredentialError
+from agm.upstream.credentials.credential import CredentialError
 from agm.upstream.http1 import split_url
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access

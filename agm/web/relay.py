@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from agm.core.answers import Framing, StreamFailure, error_event
-from agm.stalls import Stall, Stalls
+from agm.core.wire.answer_filters import Framing, StreamFailure, error_event
+from agm.net.stalls import Stall, Stalls
 from agm.upstream.client import UpstreamBody
 from agm.web.request import GatewayRequestOnWire
 

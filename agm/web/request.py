@@ -26,10 +26,10 @@ from twisted.web.server import Request
 
 from agm import __version__
 from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
-from agm.core.http1 import Head
 from agm.core.sender import Sender
-from agm.ids import new_request_id
-from agm.layout import lay_out
+from agm.core.wire.request_parser import Head
+from agm.net.sharedkeys import lay_out
+from agm.observe.request_ids import new_request_id
 from agm.upstream.upload import StreamedBody
 from agm.web.browsers import NOSNIFF
 

@@ -22,9 +22,8 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from agm.config import Config
-from agm.core import ownership, target
-from agm.core.answers import Framing
-from agm.core.clientkeys import ClientKey, presented_keys
+from agm.core import ownership
+from agm.core.client_keys import ClientKey, presented_keys
 from agm.core.errors import (
     GatewayError,
     InvalidRequest,
@@ -34,13 +33,15 @@ from agm.core.errors import (
     UnsupportedMedia,
     UpstreamTimeout,
 )
-from agm.core.inflate import inflate
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
-from agm.core.usage import KeepingWatch, UsageWatch
-from agm.exchange import FinalAnswer, OpenAnswer
-from agm.gateway import Gateway
-from agm.incoming import Incoming, Preparation
-from agm.plugins import HookFailed
+from agm.core.wire import target
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.gzip import inflate
+from agm.core.wire.usage import KeepingWatch, UsageWatch
+from agm.plugins.manager import HookFailed
+from agm.serving.attempts import FinalAnswer, OpenAnswer
+from agm.serving.gateway import Gateway
+from agm.serving.prepare import Incoming, Preparation
 from agm.web.access import Access
 from agm.web.browsers import NOSNIFF, apart
 from agm.web.relay import Relay
@@ -323,7 +324,7 @@ class Unknown(ApiResource):
 
 
 class Opening(Protocol):
-    """What opens an answer, and knows what was tried for it: :class:`agm.exchange.Attempts` and the like."""
+    """What opens an answer, and knows what was tried for it: :class:`agm.serving.attempts.Attempts` and the like."""
 
     @property
     def records(self) -> Sequence[AttemptRecord]:
@@ -334,7 +335,7 @@ class Opening(Protocol):
 
 
 class Prepared(Protocol):
-    """The steps before an answer can be opened: :class:`agm.incoming.Preparation` and the like."""
+    """The steps before an answer can be opened: :class:`agm.serving.prepare.Preparation` and the like."""
 
     @property
     def request(self) -> GatewayRequest:

@@ -20,16 +20,16 @@ from twisted.web.server import Site
 
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
-from agm.core.target import plain_call
-from agm.logs import LATER
-from agm.transports import hang_up, unsent
+from agm.core.wire.target import plain_call
+from agm.net.writes import hang_up, unsent
+from agm.observe.logging import LATER
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
 
 __all__ = ["GatewayChannel", "GatewayRequestOnWire", "GatewaySite"]
 
 if TYPE_CHECKING:
-    from agm.gateway import Gateway
+    from agm.serving.gateway import Gateway
     from agm.web.access import Access
     from agm.web.resources import Root
 

@@ -17,10 +17,10 @@ from commands import Command
 from processes import environment
 from support import eventually, reactor
 
-from agm import logfile
 from agm.cli import main
 from agm.cli.log import span, when
-from agm.requestlog import RequestLog
+from agm.observe.requestlog import store as logfile
+from agm.observe.requestlog.writer import RequestLog
 from agm.testing import GatewayFactory, RunningEmulator
 
 TRIED = [

@@ -12,8 +12,8 @@ from commands import Command
 from processes import environment
 
 from agm.cli.standing import details, duration, summary
-from agm.core.clientkeys import digest
-from agm.state import reset
+from agm.core.client_keys import digest
+from agm.persist.pool_state import reset
 from agm.testing import GatewayFactory, RunningEmulator
 
 NO_WAIT = "[pool]\nmax_wait = 0\nmax_attempts = 1\n"

@@ -20,7 +20,7 @@ from agm import __version__
 from agm.cli.overview import Overview, sparkline
 from agm.cli.status import another_version, text
 from agm.cli.top import events, frame, merged
-from agm.core.clientkeys import digest
+from agm.core.client_keys import digest
 from agm.testing import GatewayFactory, RunningEmulator
 
 NO_WAIT = "[pool]\nmax_wait = 0\nmax_attempts = 1\n"

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core import answers
-from agm.core.answers import (
+from agm.core.errors import Unavailable
+from agm.core.wire import answer_filters as answers
+from agm.core.wire.answer_filters import (
     AnswerFilter,
     CollectedBody,
     EventPipe,
@@ -26,9 +27,8 @@ from agm.core.answers import (
     error_event,
     plain_event,
 )
-from agm.core.envelope import NotAnEnvelope, UpstreamError, unwrap
-from agm.core.errors import Unavailable
-from agm.core.eventstream import MAX_BARE
+from agm.core.wire.envelope import NotAnEnvelope, UpstreamError, unwrap
+from agm.core.wire.sse import MAX_BARE
 from core.cuts import cut_at, cut_streams, every_cut, unhurried
 
 ERROR = {"error": {"code": 503, "message": 'high demand \\ "{[" größe', "status": "UNAVAILABLE", "details": [{}]}}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from agm.core.clientkeys import ClientKey, KeyRing, digest, presented_keys
+from agm.core.client_keys import ClientKey, KeyRing, digest, presented_keys
 
 
 def test_a_digest_is_the_sha256_that_people_can_compute_themselves() -> None:

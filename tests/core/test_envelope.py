@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core import envelope
-from agm.core.envelope import (
+from agm.core.errors import InvalidRequest
+from agm.core.fingerprint import look
+from agm.core.wire import envelope
+from agm.core.wire.bytechain import Spliced
+from agm.core.wire.envelope import (
     LARGE,
     NotAnEnvelope,
     UpstreamError,
@@ -26,9 +29,6 @@ from agm.core.envelope import (
     wrap,
     wrap_count,
 )
-from agm.core.errors import InvalidRequest
-from agm.core.fingerprint import look
-from agm.core.spliced import Spliced
 from core.cuts import unhurried
 
 DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"

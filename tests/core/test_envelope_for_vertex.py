@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agm.core.envelope import plain_count, with_roles
+from agm.core.wire.envelope import plain_count, with_roles
 
 
 def test_a_wrapped_count_is_opened_and_loses_what_vertex_does_not_count() -> None:

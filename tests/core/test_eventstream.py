@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core import eventstream
-from agm.core.eventstream import MAX_BARE, EventReader, EventTooLarge, StreamEnd
+from agm.core.wire import sse as eventstream
+from agm.core.wire.sse import MAX_BARE, EventReader, EventTooLarge, StreamEnd
 from core.cuts import cut_streams, every_cut, unhurried
 
 BOM = b"\xef\xbb\xbf"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agm.core.errors import NotFound, TooManyRequests, Unavailable, Unimplemented
-from agm.core.exclusions import PERSON_WAIT, Cause, Exclusion, earliest, nothing_left
+from agm.core.pool.cooldown import BUSY_WAIT
+from agm.core.pool.exclusions import PERSON_WAIT, Cause, Exclusion, earliest, nothing_left
 from agm.core.request import Account
-from agm.core.rests import BUSY_WAIT
 
 GENERATE = "generateContent"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core.http1 import END, Head, Malformed, RequestReader
+from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
 
 Event = tuple[str, object]
 

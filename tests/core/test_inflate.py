@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core import inflate as module
 from agm.core.errors import BodyTooLarge, InvalidRequest
-from agm.core.inflate import MAX_MEMBERS, inflate
+from agm.core.wire import gzip as module
+from agm.core.wire.gzip import MAX_MEMBERS, inflate
 from core.cuts import unhurried
 
 EMPTY = gzip.compress(b"", mtime=0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-from agm.core import kinds, target
+from agm.core import kinds
 from agm.core.request import Kind
+from agm.core.wire import target
 
 
 def test_every_kind_of_account_has_its_methods() -> None:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core.breaker import Trouble
 from agm.core.classify import MAX_COOLDOWN, SHORT_DELAY, UNSTATED_DELAY, Fault, Verdict
-from agm.core.exclusions import Cause, Exclusion
 from agm.core.models import Patterns
-from agm.core.pool import MAX_RESTS, Pool
+from agm.core.pool.breaker import Trouble
+from agm.core.pool.cooldown import ASIDE_SECONDS, BUSY_WAIT, LACKING_SECONDS
+from agm.core.pool.exclusions import Cause, Exclusion
+from agm.core.pool.pool import MAX_RESTS, Pool
 from agm.core.request import Account
-from agm.core.rests import ASIDE_SECONDS, BUSY_WAIT, LACKING_SECONDS
 from core.cuts import unhurried
 from core.hands import Hands
 

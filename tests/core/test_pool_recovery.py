@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from agm.core.breaker import OPEN_SECONDS, Endpoints, Trouble
-from agm.core.candidates import Candidates
 from agm.core.classify import MAX_COOLDOWN, Fault, Verdict
-from agm.core.exclusions import Cause, nothing_left
-from agm.core.lease import Lease
-from agm.core.pool import MAX_NOTE_AGE, Pool
+from agm.core.pool.breaker import OPEN_SECONDS, Endpoints, Trouble
+from agm.core.pool.candidates import Candidates
+from agm.core.pool.cooldown import BUSY_WAIT, FORGET
+from agm.core.pool.exclusions import Cause, nothing_left
+from agm.core.pool.lease import Lease
+from agm.core.pool.pool import MAX_NOTE_AGE, Pool
 from agm.core.request import Account
-from agm.core.rests import BUSY_WAIT, FORGET
 from core.hands import Hands
 
 GENERATE = "generateContent"

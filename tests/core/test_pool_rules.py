@@ -10,14 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from agm.core.breaker import Trouble
 from agm.core.classify import Fault, Verdict
-from agm.core.exclusions import Cause
-from agm.core.lease import Lease
 from agm.core.models import Patterns
-from agm.core.pool import Pool
+from agm.core.pool.breaker import Trouble
+from agm.core.pool.exclusions import Cause
+from agm.core.pool.lease import Lease
+from agm.core.pool.pool import Pool
+from agm.core.pool.waiters import Ticket
 from agm.core.request import Account
-from agm.core.waiting import Ticket
 
 MODELS = ("m", "n")
 METHODS = ("generateContent", "embedContent")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from agm.core.answers import Framing
 from agm.core.errors import InvalidRequest
 from agm.core.fingerprint import fingerprint
 from agm.core.request import Account, Body, GatewayRequest, UpstreamRequest
-from agm.core.spliced import Spliced
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.bytechain import Spliced
 
 RAW = b'{"contents": [{"parts": [{"text": "a secret"}]}]}'
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.conformance import build_request
-from agm.core.answers import Framing
 from agm.core.classify import Fault, Verdict
+from agm.core.counters import DURATION_BOUNDS, MAX_MODELS, MAX_REASONS, OTHER, Capped, Spread, Tally
 from agm.core.request import AttemptRecord, RequestRecord
-from agm.core.tally import DURATION_BOUNDS, MAX_MODELS, MAX_REASONS, OTHER, Capped, Spread, Tally
-from agm.core.usage import Usage
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.usage import Usage
+from agm.testing.conformance import build_request
 from core.cuts import unhurried
 
 TRIED = AttemptRecord("1", 1, "work", "first", "https://x", "m", 0.0, 0.4, 0.4, 200, None)

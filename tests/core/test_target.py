@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agm.core.errors import GatewayError, InvalidRequest, NotFound
-from agm.core.target import (
+from agm.core.wire.target import (
     MAX_MODEL,
     METHODS,
     VERSIONS,

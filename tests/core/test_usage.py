@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core.usage import HELD, SPAN, Usage, UsageWatch
+from agm.core.wire.usage import HELD, SPAN, Usage, UsageWatch
 from core.cuts import cut_at, every_cut, unhurried
 
 COUNTED = {

@@ -20,9 +20,9 @@ from upstream.proxying import SecureUpstream
 
 from agm import __version__
 from agm.config import Config, parse
-from agm.doctor import Finding
-from agm.doctor.sdks import _driven, _Sdk
-from agm.doctor.upstreams import endpoints, skew_of
+from agm.diagnose.doctor import Finding
+from agm.diagnose.doctor.sdks import _driven, _Sdk
+from agm.diagnose.doctor.upstreams import endpoints, skew_of
 from agm.testing import GatewayFactory, RunningEmulator
 from agm.upstream.client import UpstreamClient
 
@@ -268,7 +268,7 @@ async def test_what_an_sdk_does_is_told(printed: str, level: str, words: str) ->
 @pytest_twisted.ensureDeferred
 async def test_an_sdk_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the time that it has."""
-    monkeypatch.setattr("agm.doctor.sdks.PATIENCE", 0.2)
+    monkeypatch.setattr("agm.diagnose.doctor.sdks.PATIENCE", 0.2)
     found = await _driven(reactor, _Sdk("an SDK", ["/bin/sleep", "60"]), {}, {})
     assert (found.level, found.found) == ("error", "an SDK: not done within 0.2 seconds")
     ended: Deferred[None] = Deferred()

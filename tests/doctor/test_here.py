@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agm.config import parse
-from agm.core.clientkeys import digest
-from agm.doctor import Finding, limited
-from agm.doctor.here import environment, modes, packages, port, public, setup
+from agm.core.client_keys import digest
+from agm.diagnose.doctor import Finding, limited
+from agm.diagnose.doctor.here import environment, modes, packages, port, public, setup
 
 ADDRESS = "http://127.0.0.1:8045"
 

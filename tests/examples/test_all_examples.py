@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agm.plugins import make_plugin_manager
+from agm.plugins.manager import make_plugin_manager
 from agm.testing import check_plugin
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

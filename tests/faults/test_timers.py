@@ -13,7 +13,7 @@ from seen import Seen, outcome
 from support import ScriptedUpstream, Wire, chunk, eventually, post, settle
 
 from agm.config import TimeoutsConfig
-from agm.exchange import first_byte_within
+from agm.serving.attempts import first_byte_within
 from agm.testing import GatewayFactory
 
 ASK = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 
-from agm.core.http1 import END, Head, Malformed, RequestReader
+from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
 from agm.upstream.http1 import Answer, Connection
 
 #: So large that size is no reason for a difference.

@@ -15,14 +15,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from agm import config
-from agm.core import answers, bodies, classify, envelope, errors, ownership, target, usage
-from agm.core.answers import AnswerFilter, Framing
+from agm.core import bodies, classify, errors, ownership
 from agm.core.errors import GatewayError
-from agm.core.eventstream import EventReader, EventTooLarge
-from agm.core.http1 import Malformed, RequestReader
-from agm.core.inflate import inflate
 from agm.core.kinds import COLLECTIONS
 from agm.core.request import Body
+from agm.core.wire import answer_filters as answers
+from agm.core.wire import envelope, target, usage
+from agm.core.wire.answer_filters import AnswerFilter, Framing
+from agm.core.wire.gzip import inflate
+from agm.core.wire.request_parser import Malformed, RequestReader
+from agm.core.wire.sse import EventReader, EventTooLarge
 
 #: Twice the size may take this many times as long; twice is linear, four times quadratic.
 MOST = 3.0

@@ -24,16 +24,18 @@ from fuzz.mutation import TOKENS, pieces
 from web import hostile
 
 from agm import config
-from agm.core import answers, classify, envelope, errors, ownership, target, usage
 from agm.core import bodies as bodies_
-from agm.core.answers import AnswerFilter, Framing
-from agm.core.clientkeys import ClientKey, KeyRing, digest, presented_keys
+from agm.core import classify, errors, ownership
+from agm.core.client_keys import ClientKey, KeyRing, digest, presented_keys
 from agm.core.errors import GatewayError
-from agm.core.eventstream import EventReader, EventTooLarge
-from agm.core.http1 import END, Head, Malformed, RequestReader
-from agm.core.inflate import inflate
 from agm.core.kinds import COLLECTIONS
 from agm.core.request import Body
+from agm.core.wire import answer_filters as answers
+from agm.core.wire import envelope, target, usage
+from agm.core.wire.answer_filters import AnswerFilter, Framing
+from agm.core.wire.gzip import inflate
+from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
+from agm.core.wire.sse import EventReader, EventTooLarge
 from agm.web.access import Access, Peer
 from agm.web.resources import framing_of
 

@@ -10,8 +10,8 @@ from fuzz.mutation import inputs, mutated, pieces
 from fuzz.targets import ANSWER_STARTS, TARGETS
 
 from agm.core import classify, ownership
-from agm.core.answers import PlainEvents
-from agm.core.eventstream import MAX_BARE
+from agm.core.wire.answer_filters import PlainEvents
+from agm.core.wire.sse import MAX_BARE
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -84,7 +84,7 @@ def test_a_long_delay_is_none() -> None:
 
 @pytest.mark.parametrize("start", ANSWER_STARTS)
 def test_what_begins_like_an_error_and_is_none_is_looked_at_once(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agm.core import answers
+    from agm.core.wire import answer_filters as answers
 
     looked_at = 0
     real = answers._Brackets.feed

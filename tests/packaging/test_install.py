@@ -108,7 +108,7 @@ def test_nothing_that_is_needed_is_missing(installed: Path, tmp_path: Path) -> N
     every = (
         "import importlib, pkgutil, agm\n"
         "for found in pkgutil.walk_packages(agm.__path__, 'agm.'):\n"
-        "    if found.name not in ('agm.testing', 'agm.otel', 'agm.__main__'):\n"
+        "    if found.name not in ('agm.testing', 'agm.observe.tracing', 'agm.__main__'):\n"
         "        importlib.import_module(found.name)\n"
     )
     run_outside(installed / "python", "-c", every, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What a service manager is told, by :mod:`agm.notify` and by the process."""
+"""What a service manager is told, by :mod:`agm.app.systemd` and by the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from processes import get
 from service.supervised import News, supervised
 
-from agm.notify import ServiceManager
+from agm.app.systemd import ServiceManager
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
 

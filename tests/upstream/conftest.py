@@ -16,9 +16,9 @@ from support import reactor
 from token_server import TokenServer
 
 from agm.upstream.client import UpstreamClient
-from agm.upstream.google import GoogleCredential
-from agm.upstream.google_default import load_google
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.google import GoogleCredential
+from agm.upstream.credentials.google_default import load_google
+from agm.upstream.credentials.refresher import Refresher
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from token_server import CANARY
 from twisted.internet.defer import Deferred
 
-from agm.upstream.credentials import Credential, CredentialError, Headers
-from agm.upstream.google import GoogleCredential
-from agm.upstream.google_default import load_google
+from agm.upstream.credentials.credential import Credential, CredentialError, Headers
+from agm.upstream.credentials.google import GoogleCredential
+from agm.upstream.credentials.google_default import load_google
 
 HOUR = 3600.0
 

@@ -36,7 +36,7 @@ from agm.upstream.codeassist import (
     project_of,
     quotas_of,
 )
-from agm.upstream.credentials import CredentialError
+from agm.upstream.credentials.credential import CredentialError
 
 # -- What the service says ---------------------------------------------------------------------------
 

@@ -39,18 +39,12 @@ from token_server import CANARY, TokenServer, api_error, oauth_error
 from twisted.internet.defer import CancelledError, gatherResults
 from twisted.logger import formatEvent, globalLogPublisher
 
-from agm.upstream import google, google_default, google_files
 from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import ApiKey, Credential, CredentialError, Headers, StaticToken
-from agm.upstream.google import (
-    FAILURE_MEMORY,
-    HICCUP_MEMORY,
-    PACE,
-    REFRESH_AHEAD,
-    GoogleCredential,
-)
-from agm.upstream.google_default import CLOUD_PLATFORM, load_google
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials import google, google_default, google_files
+from agm.upstream.credentials.credential import ApiKey, Credential, CredentialError, Headers, StaticToken
+from agm.upstream.credentials.google import FAILURE_MEMORY, HICCUP_MEMORY, PACE, REFRESH_AHEAD, GoogleCredential
+from agm.upstream.credentials.google_default import CLOUD_PLATFORM, load_google
+from agm.upstream.credentials.refresher import Refresher
 
 
 @pytest.fixture

@@ -21,14 +21,11 @@ from google_credentials import (
 from token_server import CANARY, Asked, TokenServer
 from twisted.web.http_headers import Headers as WireHeaders
 
-from agm.upstream.credentials import CredentialError
-from agm.upstream.google import (
-    REFRESH_AHEAD,
-    GoogleCredential,
-)
-from agm.upstream.google_default import CLOUD_PLATFORM
-from agm.upstream.google_transport import HeaderValues, TokenAnswer
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.credential import CredentialError
+from agm.upstream.credentials.google import REFRESH_AHEAD, GoogleCredential
+from agm.upstream.credentials.google_default import CLOUD_PLATFORM
+from agm.upstream.credentials.google_transport import HeaderValues, TokenAnswer
+from agm.upstream.credentials.refresher import Refresher
 
 
 @pytest.fixture

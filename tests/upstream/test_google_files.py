@@ -18,7 +18,7 @@ from google_credentials import (
 )
 from token_server import CANARY
 
-from agm.upstream.google_default import CLOUD_PLATFORM, load_google
+from agm.upstream.credentials.google_default import CLOUD_PLATFORM, load_google
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from zope.interface import implementer
 
 from agm import __version__
 from agm.upstream.client import UpstreamClient
-from agm.upstream.google_transport import MAX_ANSWER, TokenAnswer, TreqRequest
+from agm.upstream.credentials.google_transport import MAX_ANSWER, TokenAnswer, TreqRequest
 
 
 @pytest_twisted.async_yield_fixture

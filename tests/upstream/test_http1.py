@@ -30,7 +30,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 from zope.interface.verify import verifyClass
 
-from agm.core.spliced import Spliced
+from agm.core.wire.bytechain import Spliced
 from agm.upstream import http1
 from agm.upstream.client import PlainClient, WholeBody
 from agm.upstream.http1 import (

@@ -22,11 +22,11 @@ from twisted.web.client import ResponseDone
 from zope.interface import implementer
 
 from agm.core.network import Network
+from agm.net.trust import policy_of
 from agm.testing import GatewayFactory
 from agm.upstream import http1
 from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent
-from agm.upstream.trust import policy_of
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'

@@ -18,14 +18,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from agm import config as configuration
+from agm.app.reload import needs_restart
 from agm.config import Config, ConfigError, UpstreamConfig
 from agm.core.network import Authorities, Network, Proxy
-from agm.reload import needs_restart
-from agm.secrecy import secrets_of
+from agm.serving.secrets import secrets_of
 from agm.testing import GatewayFactory, parse_config
 from agm.upstream.accounts import account_source
 from agm.upstream.client import UpstreamClient
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.refresher import Refresher
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'

@@ -19,11 +19,9 @@ from support import eventually
 from token_server import TokenServer
 from twisted.internet.defer import CancelledError, Deferred
 
-from agm.upstream.credentials import CredentialError
-from agm.upstream.google import (
-    GoogleCredential,
-)
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.credential import CredentialError
+from agm.upstream.credentials.google import GoogleCredential
+from agm.upstream.credentials.refresher import Refresher
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ from twisted.web.client import Agent
 from agm.core.oauth import Authorization, Grant, OAuthClient, SignInFailed
 from agm.testing import RunningEmulator
 from agm.upstream.client import UpstreamClient
-from agm.upstream.signin import RedirectPort, exchange, new_authorization
+from agm.upstream.credentials.sign_in import RedirectPort, exchange, new_authorization
 
 
 @attrs.define(eq=False)

@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from twisted.web.http import PotentialDataLoss
 
 from agm.core.network import Authorities, Network
+from agm.net.trust import certificates_in, policy_of
 from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.http1 import Connections, Http1Agent, TruncatedAnswer
-from agm.upstream.trust import certificates_in, policy_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 OURS, THEIRS = TestAuthority("ours"), TestAuthority("theirs")

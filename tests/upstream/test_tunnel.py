@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from agm import __version__
 from agm.core.network import Authorities, Network, Proxy
 from agm.upstream.client import UpstreamClient, UpstreamFailed
-from agm.upstream.google_transport import TreqRequest
+from agm.upstream.credentials.google_transport import TreqRequest
 from agm.upstream.tunnel import MAX_HEAD, ProxyFailed, connect_request, is_open
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

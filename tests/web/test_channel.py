@@ -29,9 +29,9 @@ from twisted.web.resource import Resource
 
 from agm import hookimpl
 from agm.core.request import RequestRecord
-from agm.stalls import Stalls
+from agm.net.stalls import Stalls
+from agm.net.writes import unsent, untaken
 from agm.testing import GatewayFactory, RunningGateway
-from agm.transports import unsent, untaken
 from agm.web.channel import MAX_AHEAD, MAX_UNSENT, GatewayChannel
 
 UNARY = "/v1beta/models/m:generateContent"

@@ -13,8 +13,8 @@ from twisted.web.resource import EncodingResourceWrapper, Resource
 from twisted.web.server import GzipEncoderFactory
 
 from agm import hookimpl
+from agm.net.writes import unsent
 from agm.testing import GatewayFactory, RunningGateway
-from agm.transports import unsent
 from agm.web import site
 from agm.web.channel import MAX_AHEAD
 from agm.web.site import SPARE_CONNECTIONS

@@ -11,9 +11,9 @@ import pytest_twisted
 from support import AnsweringUpstream, Asked, Wire, account, connect, eventually, get, google_error, post
 from twisted.internet.task import Clock
 
-from agm.core.clientkeys import digest
+from agm.core.client_keys import digest
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
-from agm.web import status
+from agm.web.admin import status
 
 NO_WAIT = "[pool]\nmax_wait = 0\n"
 
@@ -134,7 +134,7 @@ async def test_an_endpoint_that_cannot_be_reached_is_told_with_its_time(
 ) -> None:
     running = await gateway(emulator.account("work"))
     pool = running.gateway.pool
-    from agm.core.breaker import Trouble
+    from agm.core.pool.breaker import Trouble
 
     for _ in range(6):
         pool.endpoint_failed(emulator.url, "m", Trouble.UNREACHED)

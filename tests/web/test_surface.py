@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from support import JSON_HEAD, ScriptedUpstream, Wire, account, connect, eventually, get, post, settle
 
-from agm.core.clientkeys import digest
+from agm.core.client_keys import digest
 from agm.testing import GatewayFactory, RunningGateway
 
 UNARY = "/v1beta/models/m:generateContent"

@@ -1,0 +1,315 @@
+"""
+What is known of an account: what it rests for and until when, what is left of its quotas, what it is serving.
+
+From this follows whether it is a candidate at a given time, why not, and until when.  The pool alone changes what is
+kept here; nothing in this module does, and time is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from enum import Enum
+
+import attrs
+
+from agm.core import kinds
+from agm.core.classify import MAX_COOLDOWN, SHORT_DELAY, UNSTATED_DELAY, Fault, Verdict
+from agm.core.pool.breaker import Endpoints
+from agm.core.pool.exclusions import Cause, Exclusion
+from agm.core.request import Account
+
+#: When to look again at an account that is serving as much as it may or is being probed, in seconds.
+BUSY_WAIT = 1.0
+#: A rest that has been over for so many seconds says nothing of how long the next one must be.
+FORGET = 600.0
+
+
+#: Seconds for which an account is set aside at first; twice as many after each probe that is refused, up to an hour.
+ASIDE_SECONDS = 60.0
+#: Seconds for which an account is known to lack a model in a version and method.
+LACKING_SECONDS = 300.0
+#: What stands for all models.
+ALL_MODELS = "*"
+
+
+@attrs.frozen
+class KnownRest:
+    """
+    A rest as it survives a restart, or is shown: `cause` is the name of a :class:`Cause`, `left` the seconds that are
+    left (negative: it is over, and a probe is due; None: it takes manual action), `strikes` the probes that failed.
+    """
+
+    model: str
+    cause: str
+    reason: str
+    left: float | None
+    strikes: int = 0
+    message: str = ""
+    link: str | None = None
+
+
+@attrs.frozen
+class Remembered:
+    """
+    What is known of an account and must survive a restart; loads and probes do not.
+
+    `held` is why it serves no model, `rests` are those for one model each; `quotas` are (model, fraction left, seconds
+    left).
+    """
+
+    held: KnownRest | None = None
+    rests: tuple[KnownRest, ...] = ()
+    quotas: tuple[tuple[str, float, float], ...] = ()
+
+    @property
+    def disabled(self) -> str | None:
+        """Why it is off until somebody acts; None while it is not."""
+        return self.held.reason if self.held is not None and self.held.left is None else None
+
+    @property
+    def all_rests(self) -> tuple[KnownRest, ...]:
+        """The rests, and before them that for all models, if it ends by itself."""
+        aside = self.held is not None and self.held.left is not None
+        return (self.held, *self.rests) if aside and self.held is not None else self.rests
+
+
+@attrs.define(eq=False)
+class Rest:
+    """
+    Why an account rests, for a model or for all.  `until` of None: until a person acts.
+
+    `message` is what Google said of it, and `link` where that can be mended.
+    """
+
+    cause: Cause
+    reason: str
+    until: float | None
+    #: The pool's count of leases when it began: what was leased before says nothing about it.
+    since: int = 0
+    #: How many probes have failed.
+    strikes: int = 0
+    #: The lease of the request that tries the account after the rest.
+    probe: object = None
+    message: str = ""
+    link: str | None = None
+
+    @property
+    def ends(self) -> float:
+        """When it is over, in seconds of the pool's clock; never without a person."""
+        return math.inf if self.until is None else self.until
+
+    def known(self, model: str, now: float) -> KnownRest:
+        """Describe it as it is now."""
+        left = None if self.until is None else self.until - now
+        return KnownRest(model, self.cause.name, self.reason, left, self.strikes, self.message, self.link)
+
+    @classmethod
+    def of(cls, known: KnownRest, now: float, since: int) -> Rest:
+        """Go on with what was known before."""
+        until = None if known.left is None else now + min(known.left, MAX_COOLDOWN)
+        return cls(
+            Cause[known.cause], known.reason, until, since, known.strikes, message=known.message, link=known.link
+        )
+
+
+#: Faults that are about an account as a whole, not about one of its models.
+ABOUT_THE_ACCOUNT = frozenset({Fault.CREDENTIAL, Fault.LOCKED, Fault.BLOCKED})
+
+
+def rest_after(verdict: Verdict, now: float, known: Rest | None, *, probe: bool) -> Rest | None:
+    """
+    Make the rest that a failure asks for; None where the account may go on.
+
+    :param known: the rest that was known for this account, and for the model if it is about one.
+    :param probe: whether it was that rest's probe that failed: the next one is then twice as long as what was stated,
+        and so on, up to an hour.
+    """
+    strikes = 0
+    if known is not None and known.until is not None and now - known.until < FORGET:
+        strikes = known.strikes + probe
+    match verdict.fault:
+        case Fault.CREDENTIAL:
+            cause, reason, until = Cause.DISABLED, f"its credential is refused ({verdict.reason})", None
+        case Fault.LOCKED:
+            cause, reason, until = Cause.DISABLED, verdict.reason, None
+        case Fault.BLOCKED | Fault.FORBIDDEN:
+            cause, reason = Cause.ASIDE, verdict.reason
+            until = now + min(ASIDE_SECONDS * 2.0 ** min(strikes, 20), MAX_COOLDOWN)
+        case Fault.RATE | Fault.QUOTA:
+            delay = UNSTATED_DELAY if verdict.delay is None else verdict.delay
+            if verdict.fault is Fault.RATE and delay <= SHORT_DELAY and not probe:
+                return None
+            cause, reason = Cause.RESTING, verdict.reason
+            until = now + min(max(delay, 1.0 if probe else 0.0) * 2.0 ** min(strikes, 20), MAX_COOLDOWN)
+        case _:
+            return None
+    return Rest(cause, reason, until, strikes=strikes, message=verdict.message, link=verdict.link)
+
+
+@attrs.frozen
+class Quota:
+    """The fraction of a quota that is left, and until when that is worth knowing."""
+
+    left: float
+    until: float
+
+
+class State(Enum):
+    """Where an account stands for a model that it has."""
+
+    READY = "ready"
+    BUSY = "busy"  # full or being probed: may be ready at any moment
+    RESTING = "resting"  # until a time
+    OUT = "out"  # until something is done about it
+
+
+#: A model, a version and a method: what an account can lack.
+Lack = tuple[str, str, str]
+
+
+@attrs.define(eq=False)
+class Member:
+    """
+    All that is known of an account.
+
+    `held` is why it serves no model at all; `rests` and `quotas` are by model; `lacks` tells until when it is known to
+    lack something; `doubts` are the conversations, by model, that it has refused without a reason that is its own.
+    """
+
+    account: Account
+    in_flight: int = 0
+    held: Rest | None = None
+    rests: dict[str, Rest] = attrs.field(factory=dict)
+    quotas: dict[str, Quota] = attrs.field(factory=dict)
+    lacks: dict[Lack, float] = attrs.field(factory=dict)
+    doubts: dict[str, set[str]] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, account: Account) -> Member:
+        """Begin to know an account; one without a usable secret is off."""
+        member = cls(account)
+        member.hold_unusable()
+        return member
+
+    def hold_unusable(self) -> None:
+        """Keep the account off while its secret is missing or unusable."""
+        if self.account.unusable is not None:
+            self.held = Rest(Cause.DISABLED, self.account.unusable, None)
+
+    @property
+    def full(self) -> bool:
+        """Whether it serves as many requests as it may."""
+        limit = self.account.max_concurrency
+        return limit is not None and self.in_flight >= limit
+
+    def resting(self, model: str) -> tuple[Rest, ...]:
+        """The rests that a request for `model` meets."""
+        rest = self.rests.get(model)
+        if self.held is None:
+            return () if rest is None else (rest,)
+        return (self.held,) if rest is None else (self.held, rest)
+
+    def exclusion(
+        self, model: str, method: str, now: float, endpoints: Endpoints, version: str = ""
+    ) -> Exclusion | None:
+        """Say why the account is no candidate; None if it is."""
+        account = self.account
+        if method not in kinds.METHODS[account.kind]:
+            return Exclusion(account, Cause.METHOD, f"{account.kind} accounts have no {method}")
+        if model and model not in account.models:
+            return Exclusion(account, Cause.MODEL, f"its models do not include {model}")
+        if self.lacks and self.lacks.get((model, version, method), 0.0) > now:
+            return Exclusion(account, Cause.MODEL, f"Google says that it has no {model} in {version} for {method}")
+        rests = self.resting(model)
+        holds: list[Exclusion] = []
+        for rest in rests:
+            reason = rest.reason if rest is self.held else f"{rest.reason}, for {model}"
+            if rest.ends > now:
+                wait = None if rest.until is None else rest.until - now
+                holds.append(Exclusion(account, rest.cause, reason, wait, rest.message, rest.link))
+        quota = self.quotas.get(model)
+        if quota is not None and quota.until > now and quota.left <= account.reserve:
+            reason = f"{quota.left:.0%} of its quota for {model} is left; its reserve is {account.reserve:.0%}"
+            holds.append(Exclusion(account, Cause.RESERVE, reason, quota.until - now))
+        shut = None if endpoints.all_well else endpoints.all_shut_until(account.endpoints, now)
+        if shut:
+            holds.append(Exclusion(account, Cause.ENDPOINT, "its endpoints fail", shut - now))
+        if holds:
+            return max(holds, key=lambda hold: math.inf if hold.wait is None else hold.wait)
+        probed = next((rest for rest in rests if rest.probe is not None), None)
+        if probed is not None:
+            reason = f"a request tries it after its rest ({probed.reason})"
+            return Exclusion(account, Cause.PROBING, reason, BUSY_WAIT, probed.message, probed.link)
+        if shut is not None:
+            return Exclusion(account, Cause.ENDPOINT, "a request tries its endpoint", BUSY_WAIT)
+        if self.full:
+            return Exclusion(account, Cause.BUSY, f"it serves {self.in_flight} requests", BUSY_WAIT)
+        return None
+
+    def state(
+        self, model: str, now: float, endpoints: Endpoints, version: str = "", method: str = ""
+    ) -> tuple[State, float]:
+        """As :meth:`exclusion` for an account whose kind and configuration have model and method: only when it ends."""
+        if self.lacks and self.lacks.get((model, version, method), 0.0) > now:
+            return State.OUT, math.inf
+        until, probed = 0.0, False
+        for rest in self.resting(model):
+            if rest.until is None:
+                return State.OUT, math.inf
+            if rest.until > now:
+                until = max(until, rest.until)
+            probed = probed or rest.probe is not None
+        quota = self.quotas.get(model)
+        if quota is not None and quota.until > now and quota.left <= self.account.reserve:
+            until = max(until, quota.until)
+        shut = None if endpoints.all_well else endpoints.all_shut_until(self.account.endpoints, now)
+        until = max(until, shut or 0.0)
+        if until:
+            return State.RESTING, until
+        if self.full or shut is not None or probed:
+            return State.BUSY, now
+        return State.READY, now
+
+    def remembered(self, now: float) -> Remembered | None:
+        """Describe what must survive a restart; None if that is nothing."""
+        if self.held is None and not self.rests and not self.quotas:
+            return None
+        held = None if self.held is None or self.held.ends <= now - FORGET else self.held.known(ALL_MODELS, now)
+        rests = tuple(rest.known(model, now) for model, rest in self.rests.items() if rest.ends > now - FORGET)
+        quotas = tuple((model, it.left, it.until - now) for model, it in self.quotas.items() if it.until > now)
+        return Remembered(held, rests, quotas) if held is not None or rests or quotas else None
+
+    def forget(self, model: str | None) -> bool:
+        """Take back what is held against the account, for a model or for all; returns whether there was anything."""
+        if model is None:
+            unusable = self.account.unusable is not None
+            found = (self.held is not None and not unusable) or bool(
+                self.rests or self.quotas or self.lacks or self.doubts
+            )
+            self.held = None
+            self.hold_unusable()
+            for known in (self.rests, self.quotas, self.lacks, self.doubts):
+                known.clear()
+            return found
+        lacked = [lack for lack in self.lacks if lack[0] == model]
+        for lack in lacked:
+            del self.lacks[lack]
+        gone = [known.pop(model, None) for known in (self.rests, self.quotas, self.doubts)]
+        return bool(lacked) or any(it is not None for it in gone)
+
+
+class Loads(Mapping[str, int]):
+    """How many requests each account is serving, by name, as it is at the moment of looking."""
+
+    def __init__(self, members: Mapping[str, Member]) -> None:
+        self._members = members
+
+    def __getitem__(self, name: str) -> int:
+        return self._members[name].in_flight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)

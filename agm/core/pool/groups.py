@@ -1,0 +1,85 @@
+"""
+Groups: the accounts that have a model and a method, by whether they are ready, busy or resting.
+
+A group is derived from what is known of the accounts and can be dropped at any time; it is told when an account's state
+changes, so that choosing costs the same however many accounts there are.  What the state is, is said from outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heappush
+
+from agm.core import kinds
+from agm.core.pool.candidates import Candidates, Ready, Roll
+from agm.core.pool.cooldown import State
+from agm.core.request import Account
+
+
+class Group:
+    """The accounts that have a model and a method: who is ready, who is busy, and when the others will be ready."""
+
+    __slots__ = ("_candidates", "_heap", "_resting", "busy", "ready", "roll", "until")
+
+    def __init__(self, roll: Roll, states: Sequence[tuple[State, float]]) -> None:
+        self.roll = roll
+        #: When it has to be derived anew, in seconds of the pool's clock.
+        self.until = math.inf
+        self.ready = Ready(roll, (state is State.READY for state, _ in states))
+        self._candidates: Candidates | None = None
+        self.busy = {place for place, (state, _) in enumerate(states) if state is State.BUSY}
+        self._resting = {place: until for place, (state, until) in enumerate(states) if state is State.RESTING}
+        self._heap = [(until, place) for place, until in self._resting.items()]
+        heapify(self._heap)
+
+    def put(self, place: int, state: State, until: float) -> None:
+        """Say where the account at a place stands."""
+        self.ready.put(place, state is State.READY)
+        self._candidates = None
+        if state is State.BUSY:
+            self.busy.add(place)
+        else:
+            self.busy.discard(place)
+        if state is not State.RESTING:
+            self._resting.pop(place, None)
+        elif self._resting.get(place) != until:
+            self._resting[place] = until
+            heappush(self._heap, (until, place))
+            if len(self._heap) > 2 * len(self._resting) + 64:  # old entries of accounts that got well earlier
+                self._heap = [(time, at) for at, time in self._resting.items()]
+                heapify(self._heap)
+
+    @property
+    def candidates(self) -> Candidates:
+        """Those that are ready; the same object until somebody's state changes."""
+        if self._candidates is None:
+            self._candidates = Candidates(self.ready)
+        return self._candidates
+
+    def next_recovery(self) -> tuple[float, int] | None:
+        """When the next rest is over, and whose."""
+        heap = self._heap
+        while heap and self._resting.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        return heap[0] if heap else None
+
+
+def sort_of(account: Account) -> tuple[str, tuple[str, ...]]:
+    """What decides whether an account has a method and a model."""
+    return account.kind, account.models.patterns
+
+
+def likes(method: str) -> str:
+    """One method for all that the same kinds have, so that they share their groups."""
+    return _LIKES.get(method, method)
+
+
+_LIKES: Mapping[str, str] = {
+    method: min(
+        other
+        for other in set().union(*kinds.METHODS.values())
+        if all((other in methods) == (method in methods) for methods in kinds.METHODS.values())
+    )
+    for method in set().union(*kinds.METHODS.values())
+}

@@ -1,0 +1,238 @@
+"""
+The metrics of a gateway as Prometheus reads them: how things are, put into its words when somebody asks.
+
+A gateway has a registry of its own, so that two in one process do not mix.  No key, no text and no path of a request is
+ever in a label, and no name of an account or a client key unless the configuration says so; docs/metrics.md lists
+everything.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from twisted.copyright import version as twisted_version
+
+from agm import __version__
+from agm.core.counters import TOKENS, Spread, Tally
+from agm.core.pool.cooldown import Remembered
+
+if TYPE_CHECKING:
+    from agm.serving.gateway import Gateway
+
+#: Hosts that are told apart; an upload goes where an upstream says.
+MAX_HOSTS = 100
+STATES = ("ready", "busy", "resting", "disabled")
+
+
+class Exposition(NamedTuple):
+    """A scrape: the bytes, and what they are."""
+
+    body: bytes
+    content_type: str
+
+
+class Figures(Collector):
+    """
+    What a scrape of one gateway gives.
+
+    :param tally: what its requests were counted with.
+    """
+
+    def __init__(self, gateway: Gateway, tally: Tally) -> None:
+        self._gateway = gateway
+        self._tally = tally
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def expose(self, accept: str) -> Exposition:
+        """All of it, in the newest form that an ``Accept`` header asks for: OpenMetrics or Prometheus text."""
+        encode, content_type = choose_encoder(accept)
+        return Exposition(encode(self.registry), content_type)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: that the registry need not ask for everything to learn the names."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as it is now."""
+        yield from self._counted()
+        yield from self._standing()
+        if self._gateway.config.metrics.accounts:
+            yield from self._by_account()
+        if self._gateway.config.metrics.client_keys:
+            yield from self._by_client_key()
+
+    def _counted(self) -> Iterator[Metric]:
+        tally, gateway = self._tally, self._gateway
+        build = GaugeMetricFamily("agm_build_info", "Versions; always 1.", labels=["version", "python", "twisted"])
+        build.add_metric([__version__, platform.python_version(), twisted_version], 1)
+        yield build
+        yield _counter(
+            "agm_requests",
+            "Calls that have ended, by how.",
+            ["method", "framing", "code", "outcome"],
+            tally.requests.items(),
+        )
+        yield _histogram(
+            "agm_request_first_byte_seconds",
+            "From a call to the first byte of its answer, where one came.",
+            ["method", "framing"],
+            tally.first_byte.items(),
+        )
+        yield _histogram(
+            "agm_request_duration_seconds",
+            "From a call to the end of its answer, where it came to its end.",
+            ["method", "framing"],
+            tally.duration.items(),
+        )
+        yield _counter(
+            "agm_attempts",
+            "Attempts at upstreams of calls that have ended, by what came of them.",
+            ["kind", "reason"],
+            tally.attempts.items(),
+        )
+        yield _counter(
+            "agm_errors",
+            "Errors that clients got: of the gateway's own, or an upstream's.",
+            ["source", "reason"],
+            tally.errors.items(),
+        )
+        yield _counter(
+            "agm_tokens",
+            "Tokens as upstreams told them; those that were cached are in those of the prompt, too.",
+            ["model", "type"],
+            (((model, TOKENS[at]), n) for model, counts in tally.tokens.items() for at, n in enumerate(counts)),
+        )
+        flowing = gateway.live.relays()
+        sent = tally.sent + sum(relay.sent for relay in flowing)
+        yield _counter("agm_received_bytes", "Bytes of calls' bodies, without uploads.", [], [((), tally.received)])
+        yield _counter("agm_sent_bytes", "Bytes of answers' bodies to calls.", [], [((), sent)])
+        yield _counter(
+            "agm_hook_failures",
+            "How often a plugin's hook raised.",
+            ["plugin", "hook"],
+            gateway.hooks.failures.items(),
+        )
+        yield _counter(
+            "agm_credential_refreshes",
+            "Tokens that were asked for at token endpoints, by what came of it.",
+            ["outcome"],
+            (((outcome,), count) for outcome, count in gateway.refresher.outcomes.items()),
+        )
+        yield _histogram(
+            "agm_reactor_lag_seconds",
+            "How late the event loop was, looked at twice a second.",
+            [],
+            [((), tally.lag)],
+        )
+
+    def _standing(self) -> Iterator[Metric]:
+        gateway = self._gateway
+        totals = gateway.live.totals()
+        paused = sum(relay.paused for relay in gateway.live.relays())
+        yield GaugeMetricFamily("agm_requests_open", "Calls under way.", totals["open"])
+        yield GaugeMetricFamily("agm_streams_open", "Of them, answers that flow as a stream.", totals["streams"])
+        yield GaugeMetricFamily("agm_answers_paused", "Answers that wait for their clients to read.", paused)
+        yield GaugeMetricFamily(
+            "agm_requests_waiting", "Calls that wait for an account to be free.", gateway.pool.waiting()
+        )
+        states = Counter((kind, state) for _, kind, state in _states(gateway))
+        accounts = GaugeMetricFamily("agm_accounts", "Accounts by how they stand.", labels=["kind", "state"])
+        for kind in sorted({kind for kind, _ in states}):
+            for state in STATES:
+                accounts.add_metric([kind, state], states[kind, state])
+        yield accounts
+        connections = GaugeMetricFamily(
+            "agm_upstream_connections", "Connections to upstreams: in use, or kept for later.", labels=["host", "state"]
+        )
+        for host, (used, idle) in bounded(gateway.client.connections()).items():
+            connections.add_metric([host, "used"], used)
+            connections.add_metric([host, "idle"], idle)
+        yield connections
+
+    def _by_account(self) -> Iterator[Metric]:
+        gateway = self._gateway
+        standing = GaugeMetricFamily(
+            "agm_account_state", "How an account stands; 1 for that.", labels=["account", "kind", "state"]
+        )
+        under_way = GaugeMetricFamily("agm_account_requests_open", "Calls that it serves.", labels=["account"])
+        for name, kind, state in _states(gateway):
+            standing.add_metric([name, kind, state], 1)
+        for name, load in gateway.pool.loads().items():
+            under_way.add_metric([name], load)
+        yield standing
+        yield under_way
+        yield _counter(
+            "agm_account_attempts",
+            "Attempts at upstreams of calls that have ended, by account.",
+            ["account", "reason"],
+            self._tally.tries.items(),
+        )
+
+    def _by_client_key(self) -> Iterator[Metric]:
+        requests = GaugeMetricFamily(
+            "agm_client_key_requests_today", "Requests of a client key since midnight UTC.", labels=["client_key"]
+        )
+        tokens = GaugeMetricFamily(
+            "agm_client_key_tokens_today", "Tokens of a client key since midnight UTC.", labels=["client_key"]
+        )
+        for key in self._gateway.client_keys:
+            used = self._gateway.allowances.today(key.name)
+            requests.add_metric([key.name], used[0])
+            tokens.add_metric([key.name], used[1])
+        yield requests
+        yield tokens
+
+
+def _states(gateway: Gateway) -> Iterator[tuple[str, str, str]]:
+    """Each account's name, kind and state.  One that rests for some model is resting, whatever others it may serve."""
+    known, loads = gateway.pool.remember(), gateway.pool.loads()
+    for account in gateway.pool.accounts:
+        found = known.get(account.name, Remembered())
+        if found.disabled is not None:
+            state = "disabled"
+        elif any(rest.left is None or rest.left > 0 for rest in found.all_rests):
+            state = "resting"
+        elif account.max_concurrency is not None and loads[account.name] >= account.max_concurrency:
+            state = "busy"
+        else:
+            state = "ready"
+        yield account.name, account.kind, state
+
+
+def bounded(connections: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Connections by host; beyond the first ones, those of all others together."""
+    found: dict[str, tuple[int, int]] = {}
+    for host, (used, idle) in sorted(connections.items()):
+        name = host if len(found) < MAX_HOSTS else "other"
+        before = found.get(name, (0, 0))
+        found[name] = (before[0] + used, before[1] + idle)
+    return found
+
+
+def _counter(name: str, what: str, labels: list[str], counts: Iterable[tuple[Any, int]]) -> Metric:
+    family = CounterMetricFamily(name, what, labels=labels)
+    for values, count in counts:
+        family.add_metric(list(values), count)
+    return family
+
+
+def _histogram(name: str, what: str, labels: list[str], spreads: Iterable[tuple[Any, Spread]]) -> Metric:
+    family = HistogramMetricFamily(name, what, labels=labels)
+    for values, spread in spreads:
+        buckets, total = [], 0
+        for bound, count in zip([*map(str, spread.bounds), "+Inf"], spread.counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        family.add_metric(list(values), buckets=buckets, sum_value=spread.sum)
+    return family

@@ -1,0 +1,127 @@
+"""
+How each kind of upstream is spoken to: the path, the query and the body of a request to it.
+
+``api-key`` takes the client's body as it is, and so does ``vertex``, but for two things that it refuses and the
+Developer API does not: a turn without a role, and one form of ``countTokens``.  ``code-assist`` takes the body in the
+``v1internal`` envelope.
+Every path is built from its parts; of the client's query only Google's own system parameters are taken along.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from agm import __version__, hookimpl
+from agm.core.request import Account, GatewayRequest, UpstreamRequest
+from agm.core.wire import envelope
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.target import quote_model
+from agm.observe.request_ids import new_uuid
+
+USER_AGENT = f"agm/{__version__}"
+
+#: System parameters of Google's APIs that are about the answer's form, and safe to take along.
+_PARAMETERS = ("$alt", "prettyPrint", "$prettyPrint", "fields", "$fields", "quotaUser")
+#: Headers that a client may set for the upstream: what they say is about the request, not about who sends it.
+_FORWARDED = tuple(
+    (name.lower(), name.encode("ascii"))
+    for name in ("X-Server-Timeout", "X-Vertex-AI-LLM-Request-Type", "X-Vertex-AI-LLM-Shared-Request-Type")
+)
+_FORWARDED_NAMES = frozenset(lower for lower, _ in _FORWARDED)
+_OWN_HEADERS = (
+    (b"Content-Type", b"application/json"),
+    (b"User-Agent", USER_AGENT.encode("ascii")),
+    (b"Accept-Encoding", b"identity"),
+)
+_CONVERSATIONS = ("generateContent", "streamGenerateContent", "countTokens")
+_VERTEX_VERSIONS = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
+
+
+@hookimpl(trylast=True)
+def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
+    """The request for an account of any of the three kinds."""
+    match account.kind:
+        case "code-assist":
+            return _code_assist(request, account, body)
+        case "vertex":
+            path = _vertex_path(request, account)
+            if request.method == "countTokens":
+                body = envelope.plain_count(body)
+            if request.method in _CONVERSATIONS and not (body is request.body.raw and request.body.roles):
+                body = envelope.with_roles(body)
+        case _:
+            model = quote_model(request.model)
+            collection = "" if request.model.startswith(("tunedModels/", "dynamic/")) else "models/"
+            path = f"/{request.version}/{collection}{model}:{request.method}"
+    return UpstreamRequest(
+        path=path + _query(request),
+        headers=_headers(request),
+        body=body,
+        framing=request.upstream_framing,
+    )
+
+
+def _vertex_path(request: GatewayRequest, account: Account) -> str:
+    version = _VERTEX_VERSIONS[request.version]
+    if account.express:
+        parent = ""
+    else:
+        parent = f"/projects/{quote(account.project or '', safe='')}/locations/{quote(account.location, safe='')}"
+    model = request.model
+    if model.startswith(("tunedModels/", "endpoints/")):
+        place = "endpoints/" + quote_model(model.partition("/")[2])
+    elif model.startswith("publishers/"):
+        place = quote_model(model)
+    else:
+        place = "publishers/google/models/" + quote_model(model)
+    return f"/{version}{parent}/{place}:{request.method}"
+
+
+def _code_assist(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
+    model = request.model.removeprefix("publishers/google/models/")
+    if request.method == "countTokens":
+        return UpstreamRequest(
+            path="/v1internal:countTokens",
+            headers=_headers(request),
+            body=envelope.wrap_count(body, model=model),
+            framing=Framing.UNARY,
+        )
+    stream = request.method == "streamGenerateContent"
+    return UpstreamRequest(
+        path=f"/v1internal:{request.method}" + ("?alt=sse" if stream else ""),
+        headers=_headers(request),
+        body=envelope.wrap(
+            body,
+            project=account.project,
+            model=model,
+            request_id=new_uuid(),
+            user_agent=USER_AGENT,
+            session_id=request.body.fingerprint,
+            plain=body is request.body.raw and request.body.plain,
+        ),
+        framing=Framing.SSE if stream else Framing.UNARY,
+        wrapped=True,
+    )
+
+
+def _query(request: GatewayRequest) -> str:
+    parameters = [(name, request.query[name]) for name in _PARAMETERS if name in request.query]
+    if request.upstream_framing is Framing.SSE:
+        parameters.insert(0, ("alt", "sse"))
+        if request.framing is Framing.ARRAY:  # the array is made here: only the enums' form is the client's to say
+            parameters = [(name, value) for name, value in parameters if name != "$alt"]
+    elif "$alt" not in request.query and request.upstream_framing is Framing.ARRAY:
+        parameters.insert(0, ("alt", "json"))
+    elif request.query.get("alt", "").startswith("json;"):
+        parameters.insert(0, ("alt", request.query["alt"]))
+    if not parameters:
+        return ""
+    return "?" + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters)
+
+
+def _headers(request: GatewayRequest) -> tuple[tuple[bytes, bytes], ...]:
+    given = request.headers
+    if _FORWARDED_NAMES.isdisjoint(given):
+        return _OWN_HEADERS
+    forwarded = [(name, given[lower].encode("latin-1")) for lower, name in _FORWARDED if lower in given]
+    return (*_OWN_HEADERS, *forwarded)
