@@ -28,7 +28,7 @@ from agm.core.sender import Sender
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
 from agm.web.admin.base import Explain, Plugins
-from agm.web.resources import Visit
+from agm.web.base import Visit
 
 GOOD = {"candidates": [{"content": {"parts": [{"text": "good"}]}, "finishReason": "STOP"}]}
 #: What the connection says of itself, not the request.

@@ -27,7 +27,7 @@ from agm.observe.metrics import LAG_EVERY
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
 from agm.web.admin.metrics import Scrape
-from agm.web.resources import Visit
+from agm.web.base import Visit
 
 ROOT = Path(__file__).parent.parent
 #: Families of the client library itself.

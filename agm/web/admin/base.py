@@ -30,8 +30,9 @@ from agm.plugins.manager import HOOKS, PluginManager
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import Incoming
 from agm.web.access import Access
+from agm.web.base import ApiResource, Unknown, Visit
+from agm.web.inbound import CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, framing_of
 from agm.web.request import GatewayRequestOnWire
-from agm.web.resources import CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, ApiResource, Unknown, Visit, framing_of
 
 log = Logger()
 

@@ -27,9 +27,9 @@ from agm.net.stalls import Stall
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.base import AdminResource, describe_accounts, describe_key, describe_plugins
+from agm.web.base import Visit
 from agm.web.browsers import NOSNIFF
-from agm.web.resources import Visit
-from agm.web.site import GatewayRequestOnWire
+from agm.web.request import GatewayRequestOnWire
 
 #: Seconds between two changes, at least.
 PACE = 1.0
