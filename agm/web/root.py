@@ -14,8 +14,8 @@ from twisted.web.resource import IResource, Resource
 from agm.core.wire import target
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
-from agm.web.admin.base import AdminRoot
 from agm.web.admin.metrics import Scrape
+from agm.web.admin.root import AdminRoot
 from agm.web.answering import AnsweringResource
 from agm.web.base import Unknown
 from agm.web.dashboard import Dashboard, Home
