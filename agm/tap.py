@@ -43,7 +43,8 @@ from agm.observe.logging import FORMATS, observer
 from agm.observe.requestlog import store as logfile
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist import pool_state as state
-from agm.plugins.manager import HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.plugins.hooks import HookFailed, Hooks
+from agm.plugins.manager import PluginError, make_plugin_manager
 from agm.serving.gateway import Gateway
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials.refresher import Refresher
@@ -574,7 +575,7 @@ def make_site(gateway: Gateway, access: Access) -> GatewaySite:
     )
     site.gateway, site.access = gateway, access
     try:
-        added = gateway.hooks.resources(site)
+        added = gateway.hooks.resources(site, root.segments)
     except (PluginError, HookFailed) as e:
         fail(str(e))
     for segment, resource in added.items():

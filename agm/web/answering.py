@@ -16,7 +16,7 @@ from agm.core.errors import GatewayError
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.usage import KeepingWatch, UsageWatch
-from agm.plugins.manager import HookFailed
+from agm.plugins.hooks import HookFailed
 from agm.serving.attempts import FinalAnswer, OpenAnswer
 from agm.web.base import ApiResource, Visit
 from agm.web.browsers import NOSNIFF, apart

@@ -28,7 +28,7 @@ from agm.core.errors import (
     UpstreamTimeout,
 )
 from agm.core.wire import target
-from agm.plugins.manager import HookFailed
+from agm.plugins.hooks import HookFailed
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.inbound import parse_query

@@ -29,6 +29,7 @@ class Root(Resource):
     The root of the tree.
 
     :ivar calls: answers the calls of models, which :class:`agm.web.site.GatewaySite` leads there without a walk.
+    :ivar segments: the first segments of paths that are the gateway's own.
     :ivar surfaces: those that claim whole paths, in the order in which they are asked, before any segment is looked at.
     """
 
@@ -48,6 +49,7 @@ class Root(Resource):
             "_agm": AdminRoot(gateway, access),
             "ui": Dashboard(gateway, access),
         }
+        self.segments = frozenset(segments)
         for segment, resource in segments.items():
             self.putChild(segment.encode("ascii"), resource)
 
