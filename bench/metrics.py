@@ -20,7 +20,7 @@ from agm.core.classify import Fault, Verdict
 from agm.core.counters import Tally
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.wire.usage import Usage
-from agm.tap import make_gateway
+from agm.serving.assemble import make_gateway
 from agm.testing import parse_config
 from agm.testing.conformance import build_request
 

@@ -16,13 +16,13 @@ from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.internet.task import Clock
 from upstream.certificates import TestAuthority, key_pem
 
-from agm.app.certificates import ServerCertificate
-from agm.app.listeners import ListenerRefused, endpoint_of, problems_of
+from agm.app.listeners import ListenerService
 from agm.app.reload import LOOK_EVERY, QUIET, ConfigWatch
 from agm.config import parse
 from agm.core.listening import Description
-from agm.tap import ListenerService
 from agm.testing import GatewayFactory, RunningGateway
+from agm.web.certificates import ServerCertificate
+from agm.web.endpoints import ListenerRefused, endpoint_of, problems_of
 
 ROOT = TestAuthority("root")
 BETWEEN = TestAuthority("between", by=ROOT)

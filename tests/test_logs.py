@@ -417,7 +417,7 @@ def test_the_configuration_says_the_form_and_the_level(tmp_path: Path) -> None:
         twistd.until_logged("no account is configured")
         assert twistd.stop() == 0
     (document,) = [json.loads(line) for line in twistd.log.splitlines()]
-    assert (document["level"], document["logger"]) == ("warn", "agm.tap")
+    assert (document["level"], document["logger"]) == ("warn", "agm.app.service")
 
 
 def test_twistds_log_file_takes_either_form(tmp_path: Path) -> None:

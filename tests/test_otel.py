@@ -24,9 +24,9 @@ from support import connect, reactor
 from support import post as request
 from twisted.logger import globalLogPublisher
 
+from agm.app.assemble import traces_of
 from agm.config import OtelConfig
 from agm.observe.tracing import Traces
-from agm.tap import traces_of
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway, parse_config
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -1,7 +1,7 @@
 """
 The gateway as one object: the configuration in force, the plugins, the pool, the client and what is known of models.
 
-It is made by the composition root (:mod:`agm.tap`) or by a test, and handed to whoever needs a part of it.  It serves
+It is made by :mod:`agm.serving.assemble` or by a test, and handed to whoever needs a part of it.  It serves
 nothing itself: :mod:`agm.serving.attempts` and :mod:`agm.web` do.
 """
 

@@ -628,10 +628,10 @@ def _site(config: Config) -> Any:
 
     from agm.plugins.hooks import Hooks
     from agm.serving.gateway import Gateway
-    from agm.tap import make_site
     from agm.upstream.client import UpstreamClient
     from agm.upstream.credentials.refresher import Refresher
     from agm.web.access import Access
+    from agm.web.root import make_site
 
     client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect)
     hooks = Hooks(make_plugin_manager(entry_points=False), reactor)

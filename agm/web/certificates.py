@@ -24,11 +24,11 @@ from twisted.internet.ssl import CertificateOptions, DiffieHellmanParameters
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
-from agm.app.listeners import ListenerRefused
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
 from agm.core.listening import Description
 from agm.net.trust import certificates_in
+from agm.web.endpoints import ListenerRefused
 
 __all__ = ["ServerCertificate", "ssl_endpoint"]
 
