@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest_twisted
-from commands import Command
-from processes import environment, until
 
 from agm.cli import make_parser
 from agm.cli.serve import options_of
 from agm.tap import Options
 from agm.testing import RunningEmulator
+from testbed.processes import environment, until
+from tests.helpers.commands import Command
 
 #: A key; the emulator takes any but ``invalid``.
 KEY = "key-that-nobody-has-seen"
