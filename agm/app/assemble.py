@@ -27,6 +27,7 @@ from agm.app.tuning import settle_memory, switch_sooner
 from agm.config import Config, ConfigError
 from agm.config.listeners import Listener, auth_mode
 from agm.config.problems import fail
+from agm.core.listening import ListenerRefused
 from agm.net.clocks import ClockWatch, use_steady_clock
 from agm.observe.logging import observer
 from agm.observe.requestlog import store as logfile
@@ -34,7 +35,7 @@ from agm.observe.requestlog.writer import RequestLog
 from agm.persist import pool_state as state
 from agm.serving.assemble import make_gateway
 from agm.web.access import Access
-from agm.web.endpoints import ListenerRefused, endpoint_of
+from agm.web.endpoints import endpoint_of
 from agm.web.root import make_site
 
 if TYPE_CHECKING:

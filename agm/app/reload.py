@@ -29,9 +29,9 @@ from agm import config as configuration
 from agm.app.systemd import ServiceManager
 from agm.config import Config, ConfigError
 from agm.config.identity import Identity
+from agm.core.listening import ListenerRefused
 from agm.plugins.hooks import HookFailed
 from agm.serving.gateway import Gateway
-from agm.web.endpoints import ListenerRefused
 
 if TYPE_CHECKING:
     from agm.web.certificates import ServerCertificate

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-__all__ = ["FILES_OF", "Description", "is_loopback"]
+__all__ = ["FILES_OF", "Description", "ListenerRefused", "is_loopback"]
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -20,6 +20,10 @@ FILES_OF = {
     "ssl": {"privateKey": 1, "certKey": 2, "extraCertChain": 6, "dhParameters": 7},
     "unix": {"address": 0},
 }
+
+
+class ListenerRefused(ValueError):
+    """Nothing can listen like this; the message says why, in a line."""
 
 
 @attrs.frozen

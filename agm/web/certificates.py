@@ -26,9 +26,8 @@ from zope.interface import implementer
 
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
-from agm.core.listening import Description
+from agm.core.listening import Description, ListenerRefused
 from agm.net.trust import certificates_in
-from agm.web.endpoints import ListenerRefused
 
 __all__ = ["ServerCertificate", "ssl_endpoint"]
 

@@ -10,16 +10,12 @@ from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndp
 from twisted.plugin import getPlugins
 
 from agm.config import Config, Problem
-from agm.core.listening import Description
+from agm.core.listening import Description, ListenerRefused
 
 if TYPE_CHECKING:
     from agm.web.certificates import ServerCertificate
 
 __all__ = ["ListenerRefused", "endpoint_of", "problems_of"]
-
-
-class ListenerRefused(ValueError):
-    """Nothing can listen like this; the message says why, in a line."""
 
 
 def endpoint_of(reactor: Any, description: str) -> tuple[IStreamServerEndpoint, ServerCertificate | None]:

@@ -12,7 +12,6 @@ import random
 from typing import Any
 
 import h11
-from fuzz.mutation import pieces
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
@@ -23,6 +22,7 @@ from agm.web.access import Access
 from agm.web.channel import GatewayChannel
 from agm.web.root import make_site
 from agm.web.site import GatewaySite
+from tests.fuzz.mutation import pieces
 
 _CONFIG = """
 [gateway]
