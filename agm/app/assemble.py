@@ -130,7 +130,7 @@ def traces_of(reactor: Any, config: Config, environ: Mapping[str, str]) -> Trace
     try:
         from agm.observe.tracing import Traces
     except ImportError as e:
-        cure = f"OpenTelemetry is not installed ({e.name} is missing): pip install 'agm[otel]'"
+        cure = f"OpenTelemetry is not installed ({e.name} is missing): pip install '.[otel]' in agm's checkout"
         if config.otel.endpoint is not None:
             fail(f"[otel] endpoint asks for traces, but {cure}")
         log.warn("OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, but {cure}", cure=cure)  # maybe not of this program
