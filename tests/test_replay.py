@@ -13,7 +13,8 @@ from processes import environment, run
 from agm import hookimpl
 from agm.cli import main
 from agm.config import ConfigError
-from agm.diagnose.replay import RecordingError, Replay, Replayed, config_for, read
+from agm.diagnose.recording import RecordingError, config_for, read
+from agm.diagnose.replay import Replay, Replayed
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.jsonl"))
 

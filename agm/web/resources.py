@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
 import attrs
@@ -33,19 +33,16 @@ from agm.core.errors import (
     UnsupportedMedia,
     UpstreamTimeout,
 )
-from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.wire import target
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.gzip import inflate
-from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.plugins.manager import HookFailed
-from agm.serving.attempts import FinalAnswer, OpenAnswer
+from agm.serving.calls import Prepared
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import Incoming, Preparation
+from agm.serving.prepare import InboundCall
 from agm.web.access import Access
-from agm.web.browsers import NOSNIFF, apart
-from agm.web.relay import Relay
-from agm.web.request import JSON_TYPE, GatewayRequestOnWire
+from agm.web.answers import Answers
+from agm.web.request import GatewayRequestOnWire
 
 log = Logger()
 
@@ -69,23 +66,6 @@ CREDENTIAL_PARAMETERS = frozenset(
 #: What a page may be told that it may ask with, where nothing is.
 _ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _ALT = re.compile(r"(sse|json)(?:;.*)?")
-#: Headers of an upstream's answer that mean something to a client; all others are about the hop.
-_PASSED_HEADERS = tuple(
-    (name, name.lower())
-    for name in (
-        b"X-Gemini-Service-Tier",
-        b"X-Cloudaicompanion-Trace-Id",
-        b"Content-Range",
-        b"Accept-Ranges",
-        b"ETag",
-    )
-)
-_SSE_HEADERS = (
-    (b"Content-Type", b"text/event-stream"),
-    (b"Cache-Control", b"no-cache"),
-    (b"X-Accel-Buffering", b"no"),
-    NOSNIFF,
-)
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -181,7 +161,7 @@ class ApiResource(Resource):
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
         """Whether a request needs no client key, whatever ``auth.mode`` says."""
-        return self.is_health and self.gateway.mode_for(local=wire.sender.local) == "all_except_health"
+        return self.is_health and self.gateway.clients.mode_for(local=wire.sender.local) == "all_except_health"
 
     def render(self, request: Any) -> int:
         """Twisted's entry."""
@@ -209,7 +189,7 @@ class ApiResource(Resource):
             asked = self._look(wire)
         key: ClientKey | None = None
         if not asked.preflight and not self.is_open(wire, asked.query):
-            key = await self.gateway.authenticate(asked.keys, wire.id, local=wire.sender.local)
+            key = await self.gateway.clients.authenticate(asked.keys, wire.id, local=wire.sender.local)
         if not asked.allowed and not asked.preflight:
             raise self.unknown(wire)
         if asked.method == "OPTIONS":  # a page gets to see an error only if it may ask
@@ -323,30 +303,12 @@ class Unknown(ApiResource):
     methods = ()
 
 
-class Opening(Protocol):
-    """What opens an answer, and knows what was tried for it: :class:`agm.serving.attempts.Attempts` and the like."""
-
-    @property
-    def records(self) -> Sequence[AttemptRecord]:
-        """The attempts so far."""
-
-    async def open(self) -> OpenAnswer | FinalAnswer:
-        """The answer.  :raises GatewayError: if there is none."""
-
-
-class Prepared(Protocol):
-    """The steps before an answer can be opened: :class:`agm.serving.prepare.Preparation` and the like."""
-
-    @property
-    def request(self) -> GatewayRequest:
-        """The request, as far as it is known."""
-
-    async def run(self) -> Opening:
-        """Take the steps.  :raises GatewayError: if the request may not be made."""
-
-
 class Gemini(ApiResource):
     """The Gemini API of one version: lists models, describes one, and relays calls."""
+
+    def __init__(self, gateway: Gateway, access: Access) -> None:
+        super().__init__(gateway, access)
+        self._answers = Answers(gateway)
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
         try:
@@ -364,7 +326,7 @@ class Gemini(ApiResource):
     async def _list(self, visit: Visit) -> None:
         """The list of models, or one of them."""
         asked = target.parse_collection(visit.wire.path)
-        catalog = await self.gateway.fresh_catalog()
+        catalog = await self.gateway.models.fresh_catalog()
         if isinstance(asked, target.ModelList):
             send_json(visit.wire, catalog.page(visit.query.get("pageSize"), visit.query.get("pageToken")))
             return
@@ -389,7 +351,7 @@ class Gemini(ApiResource):
                 query=MappingProxyType({k: v for k, v in visit.query.items() if k not in CREDENTIAL_PARAMETERS}),
                 headers=MappingProxyType(plain_headers(wire)),
             )
-        incoming = Incoming(
+        inbound = InboundCall(
             wire.id,
             asked.path,
             asked.call,
@@ -400,122 +362,15 @@ class Gemini(ApiResource):
             decoded_body(wire),
             gateway.wall(),
         )
-        preparation = Preparation(gateway, incoming)
-        if visit.key is not None and gateway.limits_streams:
-            return self._answer_one_of(visit.key, wire, preparation)
-        return self._answer(wire, preparation)
+        prepared = gateway.calls.prepare(inbound)
+        if visit.key is not None and gateway.clients.limits_streams:
+            return self._answer_one_of(visit.key, wire, prepared)
+        return self._answers.answer(wire, prepared)
 
-    async def _answer_one_of(self, key: ClientKey, wire: GatewayRequestOnWire, preparation: Prepared) -> None:
-        """As :meth:`_answer`, for a client key that may have only so many calls answered at once."""
-        with self.gateway.stream_of(key):
-            await self._answer(wire, preparation)
-
-    async def _answer(self, wire: GatewayRequestOnWire, preparation: Prepared) -> None:
-        """Open an answer, relay it, and tell the observers how it ended."""
-        attempts: Opening | None = None
-        gateway = self.gateway
-        began = gateway.reactor.seconds()
-        outcome, sent, first_byte = "cancelled", 0, None
-        account: str | None = None
-        watch: UsageWatch | None = None
-        underway = gateway.live.begin(preparation)
-        try:
-            attempts = underway.attempts = await preparation.run()
-            _check_there(wire)
-            opened = await attempts.open()
-            first_byte = gateway.reactor.seconds() - began
-            if isinstance(opened, FinalAnswer):
-                outcome = "error" if opened.status >= 400 else "ok"
-                sent = len(opened.body)
-                account = attempts.records[-1].account if attempts.records else None
-                if gateway.kept_answers:
-                    underway.answer, underway.answer_size = opened.body[: gateway.kept_answers], sent
-                wire.send(opened.status, list(opened.headers), opened.body)
-                return
-            account, watch = opened.account.name, opened.body.watch
-            try:
-                _check_there(wire)
-                outcome = "aborted"
-                wire.prepare(opened.answer.status, self._head(wire, opened))
-                if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
-                    whole = opened.body.take()
-                    outcome, sent = "ok", len(whole)
-                    opened.close()
-                    wire.send_prepared(whole)
-                    return
-                stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
-                relay = Relay(wire, opened.body, opened.framing, gateway.stalls, stall, redact)
-                gateway.live.relaying(underway, relay)
-                relaying = relay.run()
-                try:
-                    outcome = await relaying
-                except CancelledError:
-                    if wire.channel is None:
-                        relay.client_gone()
-                        raise
-                    relay.give_up(
-                        "the gateway is stopping"
-                        if wire.interrupted
-                        else f"the answer took longer than {gateway.config.timeouts.total:g} seconds in all"
-                    )
-                finally:
-                    sent = relay.sent
-            finally:
-                opened.close()
-        except (GatewayError, HookFailed) as e:
-            outcome = "error"
-            underway.error = e
-            wire.code = e.status if isinstance(e, GatewayError) else 500
-            raise
-        finally:
-            usage, finish_reason = (None, None) if watch is None else watch.read()
-            if isinstance(watch, KeepingWatch):
-                underway.answer, underway.answer_size = watch.kept, watch.size
-            record = RequestRecord(
-                request=preparation.request,
-                started=preparation.request.received_at,
-                ended=gateway.reactor.seconds() - began,
-                first_byte=first_byte,
-                status=wire.code,
-                outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
-                sent=sent,
-                attempts=() if attempts is None else tuple(attempts.records),
-                account=account,
-                usage=usage,
-                finish_reason=finish_reason,
-            )
-            gateway.live.end(underway, record, gateway.config.pool.max_attempts)
-            gateway.finished(record)
-
-    def _head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
-        """The headers of an answer."""
-        given = opened.answer.first
-        headers = [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
-        content_type = given.get(b"content-type")
-        if opened.framing is Framing.SSE:
-            headers += _SSE_HEADERS
-        elif opened.framing is Framing.ARRAY or content_type is None:
-            headers += (JSON_TYPE, NOSNIFF)
-        else:
-            headers.append((b"Content-Type", content_type))
-            headers += apart(content_type, given.get(b"content-disposition"))
-        if opened.plain and opened.answer.length is not None:
-            headers.append((b"Content-Length", b"%d" % opened.answer.length))
-        elif opened.framing is Framing.UNARY and opened.body.ended and not opened.body.failed:
-            headers.append((b"Content-Length", b"%d" % opened.body.held))
-        if self.gateway.config.gateway.show_account:
-            headers.append((b"X-Agm-Account", opened.account.name.encode("ascii", "replace")))
-        return headers
-
-
-def _check_there(wire: GatewayRequestOnWire) -> None:
-    """
-    Go on only if there is a client.  Who left was told to whoever was waited for, who may have kept it: a plugin, e.g.
-
-    :raises CancelledError: if there is none.
-    """
-    if wire.channel is None:
-        raise CancelledError
+    async def _answer_one_of(self, key: ClientKey, wire: GatewayRequestOnWire, prepared: Prepared) -> None:
+        """Answer a call of a client key that may have only so many answered at once."""
+        with self.gateway.clients.stream_of(key):
+            await self._answers.answer(wire, prepared)
 
 
 def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
@@ -604,7 +459,7 @@ class Root(Resource):
             return False
         # a tuned model may be described here, as every model of the list
         listed = asked.collection == "tunedModels" and wire.method in (b"GET", b"HEAD") and asked.name is not None
-        return not (listed and self._gateway.catalog.get(asked.name or "") is not None)
+        return not (listed and self._gateway.models.catalog.get(asked.name or "") is not None)
 
     def getChild(self, path: bytes, request: Any) -> IResource:
         """Leading slashes say nothing; what is not known is answered as such."""

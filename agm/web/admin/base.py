@@ -28,7 +28,7 @@ from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, bare_model, parse
 from agm.diagnose.explain import explain
 from agm.plugins.manager import HOOKS, PluginManager
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import Incoming
+from agm.serving.prepare import InboundCall
 from agm.web.access import Access
 from agm.web.request import GatewayRequestOnWire
 from agm.web.resources import CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, ApiResource, Unknown, Visit, framing_of
@@ -139,7 +139,7 @@ def read_question(body: bytes) -> Question:
     return question
 
 
-def incoming(gateway: Gateway, question: Question, request_id: str) -> Incoming:
+def incoming(gateway: Gateway, question: Question, request_id: str) -> InboundCall:
     """
     The call that a question is about, read from a path as a client would write it.
 
@@ -147,8 +147,8 @@ def incoming(gateway: Gateway, question: Question, request_id: str) -> Incoming:
     :raises InvalidRequest: if it names what no model can be called, or a client key that is not known.
     """
     path = f"/{question.version}/models/{quote_model(bare_model(question.model))}:{question.method}"
-    key = None if question.key is None else gateway.key_named(question.key)
-    return Incoming(
+    key = None if question.key is None else gateway.clients.named(question.key)
+    return InboundCall(
         id=request_id,
         path=path,
         call=parse_call(path.encode("ascii")),
@@ -304,12 +304,12 @@ class Keys(AdminResource):
     """``GET /_agm/keys``: the limits of each client key, and what it has used of them today."""
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        self.tell(visit, {"client_keys": [describe_key(self.gateway, key) for key in self.gateway.client_keys]})
+        self.tell(visit, {"client_keys": [describe_key(self.gateway, key) for key in self.gateway.clients.client_keys]})
 
 
 def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
     """A client key's name, limits and use since midnight UTC, as a JSON document."""
-    requests, tokens = gateway.allowances.today(key.name)
+    requests, tokens = gateway.clients.allowances.today(key.name)
     return {
         "name": key.name,
         "models": list(key.models),
