@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from agm.core.errors import GatewayError
     from agm.diagnose.recording import RecordingError, config_for, read
     from agm.diagnose.replay import Replay
-    from agm.plugins.manager import HookFailed, PluginError
+    from agm.plugins.hooks import HookFailed
+    from agm.plugins.manager import PluginError
 
     try:
         recording = read(_text(args.file))

@@ -28,7 +28,8 @@ from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import parse_call, quote_model
 from agm.diagnose.recorded_upstream import RecordedCredential, RecordedUpstream
 from agm.diagnose.recording import PATIENCE, Recording, RecordingError, Request
-from agm.plugins.manager import HookFailed, Hooks, make_plugin_manager
+from agm.plugins.hooks import HookFailed, Hooks
+from agm.plugins.manager import make_plugin_manager
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.calls import Outcome
 from agm.serving.gateway import Gateway

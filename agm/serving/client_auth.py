@@ -23,7 +23,7 @@ from agm.core.limits import Allowances
 from agm.core.redact import Redactor
 from agm.core.request import RequestRecord
 from agm.hookspecs import ClientKeySource
-from agm.plugins.manager import Hooks
+from agm.plugins.hooks import Hooks
 
 #: Unknown keys that are remembered to have been presented before.
 MAX_UNKNOWN_KEYS = 10_000

@@ -18,7 +18,7 @@ from agm.core.redact import Redactor
 from agm.core.request import Account, LastFailure
 from agm.net.timers import Deadlines
 from agm.observe.requestlog.writer import RequestLog
-from agm.plugins.manager import Hooks
+from agm.plugins.hooks import Hooks
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
 from agm.upstream.credentials.credential import Credential

@@ -27,7 +27,7 @@ from agm.observe.metrics import Metrics, Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
-from agm.plugins.manager import HookFailed, Hooks
+from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext

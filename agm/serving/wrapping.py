@@ -28,7 +28,7 @@ from agm.core.wire.answer_filters import (
     plain_event,
 )
 from agm.core.wire.usage import KeepingWatch, UsageWatch
-from agm.plugins.manager import HookFailed
+from agm.plugins.hooks import HookFailed
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.context import ServingContext
 from agm.upstream.client import UpstreamAnswer

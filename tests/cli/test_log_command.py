@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from commands import Command
-from processes import environment
-from support import eventually
 
 from agm.cli import main
 from agm.cli.log import span, when
 from agm.observe.requestlog import store as logfile
 from agm.testing import GatewayFactory, RunningEmulator
+from testbed.processes import environment
+from tests.helpers.commands import Command
+from tests.helpers.support import eventually
 
 TRIED = [
     {"account": "home", "endpoint": "e.example", "chosen": "first", "after_ms": 0, "ms": 40, "status": 429,
