@@ -21,7 +21,8 @@ from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.model_directory import ModelDirectory
-from agm.serving.prepare import InboundCall, PrepareCall
+from agm.serving.prepare import InboundCall, MakeWrapping, PrepareCall
+from agm.serving.wrapping import CallWrapping
 
 Outcome = Literal["ok", "error", "aborted", "cancelled"]
 
@@ -58,9 +59,11 @@ class Calls:
     live: Live
     tally: Tally
 
-    def prepare(self, inbound: InboundCall, *, explaining: bool = False) -> PrepareCall:
+    def prepare(
+        self, inbound: InboundCall, *, wrapping: MakeWrapping = CallWrapping, explaining: bool = False
+    ) -> PrepareCall:
         """Make the steps for a call of a model; see :class:`PrepareCall`."""
-        return PrepareCall(self.context, self.models, self.clients, inbound, explaining=explaining)
+        return PrepareCall(self.context, self.models, self.clients, inbound, wrapping=wrapping, explaining=explaining)
 
     def begin(self, prepared: Prepared) -> Call:
         """Begin a call: from now on it is in flight, until :meth:`Call.end`."""

@@ -6,7 +6,7 @@ What follows is :mod:`agm.serving.attempts`'s.  The same steps are taken for a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import msgspec
@@ -20,7 +20,10 @@ from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.model_directory import ModelDirectory
-from agm.serving.wrapping import CallWrapping
+from agm.serving.wrapping import CallWrapping, Wrapping
+
+
+MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -46,6 +49,7 @@ class PrepareCall:
     """
     The steps before the first attempt.
 
+    :param wrapping: makes the form in which it is sent, of the request as mapped and the body after all edits.
     :param explaining: nothing will be sent; count nothing and remember nothing.
     :ivar request: the request as far as it is known; its model is mapped once :meth:`run` has got that far.
     """
@@ -57,6 +61,7 @@ class PrepareCall:
         clients: ClientAuthenticator,
         inbound: InboundCall,
         *,
+        wrapping: MakeWrapping = CallWrapping,
         explaining: bool = False,
     ) -> None:
         call, framing = inbound.call, inbound.framing
@@ -64,6 +69,7 @@ class PrepareCall:
         self._models = models
         self._clients = clients
         self._key = inbound.key
+        self._wrapping = wrapping
         self.request = GatewayRequest(
             id=inbound.id,
             path=inbound.path,
@@ -100,4 +106,4 @@ class PrepareCall:
             edited = await hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
         routing = await route_call(context, request, body)
-        return Attempts(context, request, routing, CallWrapping(context, request, body), choice)
+        return Attempts(context, request, routing, self._wrapping(context, request, body), choice)
