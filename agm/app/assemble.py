@@ -31,7 +31,6 @@ from agm.core.listening import ListenerRefused
 from agm.net.clocks import ClockWatch, use_steady_clock
 from agm.observe.logging import observer
 from agm.observe.requestlog import store as logfile
-from agm.observe.requestlog.writer import RequestLog
 from agm.persist import pool_state as state
 from agm.serving.assemble import make_gateway
 from agm.web.access import Access
@@ -98,15 +97,16 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         config = adapt(config)
     traces = traces_of(reactor, config, os.environ)
     plugins = options["plugin"] if traces is None else [*options["plugin"], traces]
-    gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=plugins)
-    if traces is not None:
-        gateway.traces, traces.redact = traces, gateway.redactor.text
-    gateway.state_path = None if options["demo"] else state.path_of(config)
     log_path = None if options["demo"] and config.request_log.path is None else logfile.path_of(config)
-    if log_path is not None:
-        gateway.request_log = RequestLog(
-            reactor, log_path, lambda: gateway.config.request_log, gateway.wall, redact=gateway.redactor.text
-        )
+    gateway = make_gateway(
+        reactor,
+        config,
+        auth_mode(config, listeners),
+        plugins=plugins,
+        traces=traces,
+        state_path=None if options["demo"] else state.path_of(config),
+        request_log_path=log_path,
+    )
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     site = make_site(gateway, Access.configured(config.gateway, interfaces), connections=descriptors.connections())
     service = GatewayService(gateway, site, manager)

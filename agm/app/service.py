@@ -52,7 +52,7 @@ class GatewayService(MultiService):
             "agm serves {models} models from {accounts} accounts; client keys: {mode}",
             models=len(self.gateway.config.models.list),
             accounts=count,
-            mode=self.gateway.auth_mode,
+            mode=self.gateway.clients.mode,
         )
         if not count:
             log.warn("no account is configured: add one with the command: agm account add")

@@ -12,7 +12,7 @@ from agm.core.redact import Redactor
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.plugins.manager import PluginError, make_plugin_manager
 from agm.serving.gateway import Gateway
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from agm.upstream.credentials.refresher import Refresher
 
 
@@ -24,14 +24,16 @@ def make_gateway(
     plugins: Sequence[object] = (),
     installed: bool = True,
     policy: Any = None,
+    **parts: Any,
 ) -> Gateway:
     """
     The gateway of a configuration, without a listener.
 
     :param installed: whether plugins that are installed are loaded.
     :param policy: verifies the upstreams' TLS, for tests.
+    :param parts: what else a :class:`Gateway` may have.
     """
-    client = UpstreamClient(
+    client = HTTPUpstreamClient(
         reactor,
         connect_timeout=config.timeouts.connect,
         policy=policy,
@@ -41,14 +43,17 @@ def make_gateway(
     redactor = Redactor()
     try:
         manager = make_plugin_manager(
-            [*config.plugins.load, *plugins], folder=config.plugins.path, entry_points=installed
+            [*config.plugins.load, *plugins],
+            folder=config.plugins.path,
+            disable=config.plugins.disable,
+            entry_points=installed,
         )
         hooks = Hooks(manager, reactor, config.plugins.timeout)
-        refresher = Refresher(reactor, client.treq(), meet=redactor.meet)
+        refresher = Refresher(reactor, client.treq(), on_secret=redactor.add_transient)
         # what is open to this machine alone is not open to whom a proxy on it lets through
         forwarded = "all_except_health" if mode == "off" and config.auth.mode == "auto" else None
         return Gateway(
-            reactor, config, hooks, client, refresher, mode, redactor=redactor, forwarded_auth_mode=forwarded
+            reactor, config, hooks, client, refresher, mode, redactor=redactor, forwarded_auth_mode=forwarded, **parts
         )
     except (PluginError, HookFailed, ValueError) as e:
         fail(str(e))
