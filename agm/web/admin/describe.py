@@ -166,8 +166,8 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
         "in_flight": load,
         "max_concurrency": account.max_concurrency,
         "disabled": known.disabled,
-        "held": None if known.held is None else describe_rest(account, known.held),
-        "models": [describe_rest(account, rest) for rest in known.all_rests],
+        "held": None if known.held is None else describe_cooldown(account, known.held),
+        "models": [describe_cooldown(account, rest) for rest in known.all_rests],
         "quotas": [
             {"model": model, "remaining": round(remaining, 4), "seconds_left": round(left, 1)}
             for model, remaining, left in known.quotas
@@ -183,7 +183,7 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
     }
 
 
-def describe_rest(account: Account, rest: KnownRest) -> dict[str, Any]:
+def describe_cooldown(account: Account, rest: KnownRest) -> dict[str, Any]:
     """A rest as a JSON document: for which model (``*`` is all), why, for how long, and the act that helps."""
     left = rest.left
     return {
