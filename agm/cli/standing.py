@@ -12,7 +12,10 @@ from typing import Any
 from agm.cli.files import Refused
 from agm.cli.running import find_running, printable
 
-__all__ = ["details", "duration", "standing", "summary"]
+__all__ = ["STATES", "details", "duration", "standing", "summary"]
+
+#: How a person reads the states that the gateway tells programs.
+STATES = {"resting": "cooling down", "probe due": "half-open"}
 
 
 def standing(args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]] | None:
@@ -23,7 +26,7 @@ def standing(args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]] | None
     try:
         return {account["name"]: account for account in running.ask("/_agm/accounts")["accounts"]}
     except Refused as refusal:
-        print(f"the running gateway does not tell how its accounts stand: {refusal}", file=sys.stderr)
+        print(f"the running gateway does not report the state of its accounts: {refusal}", file=sys.stderr)
         return None
 
 
@@ -52,7 +55,7 @@ def details(account: Mapping[str, Any]) -> Sequence[str]:
         left = model["seconds_left"]
         time = "" if left is None or model["state"] == "probe due" else f", {duration(left)} left"
         name = "all models" if model["model"] == "*" else model["model"]
-        lines.append(f"{name}: {model['state']}{time} ({model['reason']})")
+        lines.append(f"{name}: {STATES.get(model['state'], model['state'])}{time} ({model['reason']})")
         lines += _advice(model)
     lines += [
         f"{quota['model']}: {quota['remaining']:.0%} of its quota left, known for {duration(quota['seconds_left'])} yet"

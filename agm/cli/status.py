@@ -20,7 +20,7 @@ NOBODY = "`twistd -n agm` starts one"
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``status``."""
-    what = "show how the running gateway stands"
+    what = "show the state of the running gateway"
     parser = subparsers.add_parser(
         "status",
         help=what,

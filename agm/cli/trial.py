@@ -51,7 +51,7 @@ def _lines(trial: "Trial") -> Sequence[str]:
     if trial.message:
         lines.append(f"  {trial.message}")
     if trial.cure:
-        lines.append(f"  what helps: {trial.cure}")
+        lines.append(f"  fix: {trial.cure}")
     return lines
 
 

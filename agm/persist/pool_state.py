@@ -59,7 +59,7 @@ class _Quota(msgspec.Struct):
 
 class _Account(msgspec.Struct, omit_defaults=True):
     origin: str
-    #: Why it is off until somebody acts, as the first release wrote it.
+    #: Why the account is disabled, as the first release wrote it.
     disabled: str | None = None
     held: _Rest | None = None
     rests: list[_Rest] = []

@@ -460,7 +460,7 @@ class Hooks:
             return ModelChoice(choice, "a plugin's choice")
         if isinstance(choice, ModelChoice):
             return choice
-        return ModelChoice(model, "as asked")
+        return ModelChoice(model, "unchanged")
 
     def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
         """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
@@ -596,7 +596,7 @@ class Hooks:
                 took = time.perf_counter() - started
                 if took > TOO_LONG:
                     self._log.warn(
-                        "{request_id}: hook {hook} of plugin {plugin} held everything up for {ms} ms",
+                        "{request_id}: hook {hook} of plugin {plugin} blocked the event loop for {ms} ms",
                         request_id=request_id,
                         hook=hook,
                         plugin=plugin,

@@ -288,7 +288,7 @@ class Attempts:
             ):
                 self._waited |= {account.name}
                 await self._pause(verdict.delay)
-                return attrs.evolve(route, reason="again, after the short wait that was asked for")
+                return attrs.evolve(route, reason="retry after the short delay that was asked for")
             case fault if fault in _PERHAPS_THE_PROJECT and (again := self._otherwise(account, failure)):
                 return attrs.evolve(route, reason=again)
             case Fault.ENDPOINT if failure.trouble is not None:
@@ -675,10 +675,10 @@ _PERHAPS_THE_PROJECT = frozenset({Fault.FORBIDDEN, Fault.NO_MODEL, Fault.BLOCKED
 
 #: What is told of an account for whom somebody may have to do something.
 _TOLD = {
-    Fault.CREDENTIAL: "off until somebody acts",
-    Fault.LOCKED: "off until somebody acts",
-    Fault.BLOCKED: "set aside for all models, and tried again in a while",
-    Fault.FORBIDDEN: "set aside for {model}, and tried again in a while",
+    Fault.CREDENTIAL: "disabled, needs manual action",
+    Fault.LOCKED: "disabled, needs manual action",
+    Fault.BLOCKED: "set aside for all models, retried later",
+    Fault.FORBIDDEN: "set aside for {model}, retried later",
 }
 
 

@@ -326,8 +326,8 @@ class Gateway:
         if not self._warned_of_a_proxy and not self._asked_for_keys:
             self._warned_of_a_proxy = True
             log.warn(
-                "a request came through a proxy and was asked for a client key, but none is configured: agm key create "
-                "makes one. If the request was this machine's own, [gateway] trusted_proxies has the proxy believed"
+                "a request came through a proxy and was asked for a client key, but none is configured: agm key "
+                "create makes one. If the request came from this machine, add the proxy to [gateway] trusted_proxies"
             )
 
     async def _looked_up(self, plugin: str, source: ClientKeySource, key: str, request_id: str) -> ClientKey | None:
@@ -394,7 +394,7 @@ class Gateway:
         assert most is not None, "limits_streams says so"
         if self._streams[key.name] >= most:
             raise TooManyRequests(
-                f"This client key has [limits] streams_per_key, {most}, calls under way. Retry when one has ended.",
+                f"This client key has [limits] streams_per_key, {most}, calls in flight. Retry when one has ended.",
                 reason="CLIENT_KEY_STREAMS",
                 retry_after=1.0,
             )

@@ -316,7 +316,7 @@ class _Check:
                 result.close()
         self.refuse(
             hook,
-            f"held everything up for {quickest * 1000:.0f} ms, called with {what}",
+            f"blocked the event loop for {quickest * 1000:.0f} ms, called with {what}",
             f"{TOO_LONG * 1000:.0f} ms are the most: do slow work ahead, in a thread, or in a hook that may await",
         )
 

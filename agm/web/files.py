@@ -113,7 +113,7 @@ class Owned(Gemini):
             part = PartOfUpload(self.gateway, visit, asked, upload)
             await self._answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
+            raise NotFound("The upload is not known: it was started too long ago, or before the gateway was.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, described))
@@ -230,7 +230,7 @@ class OwnedPreparation:
         if models and not asked.model:
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
         request = self.request
-        mapped = ModelChoice(request.model, "as asked")
+        mapped = ModelChoice(request.model, "unchanged")
         path = asked.path
         if asked.model:
             mapped = gateway.hooks.map_model(gateway.catalog.id_of(asked.model), request)
@@ -571,7 +571,7 @@ class WholeUpload(_Sending):
             self.gateway,
             request,
             b"",
-            ModelChoice("", "as asked"),
+            ModelChoice("", "unchanged"),
             owner=None if owned is None else owned[0],
             owned="" if owned is None else owned[1],
             named=() if name is None else (name,),

@@ -143,8 +143,8 @@ class GatewaySite(Site):
         """
         if self.lent + length > self.limits.bodies:
             raise Unavailable(
-                f"The bodies of the requests under way would be larger than [limits] bodies, {self.limits.bodies} "
-                "bytes, together.",
+                f"The bodies of all requests in flight would together exceed [limits] bodies, {self.limits.bodies} "
+                "bytes.",
                 reason="TOO_MANY_BODIES",
                 retry_after=RETRY_SECONDS,
             )
@@ -265,8 +265,8 @@ class GatewaySite(Site):
         if self.reactor.seconds() >= self._crowded_until:
             self._crowded_until = self.reactor.seconds() + 60.0
             log.warn(
-                "more than [limits] connections, {most}, are open: those on which nothing is under way give way, and "
-                "where there are none new ones are refused",
+                "more than [limits] connections, {most}, are open: idle connections are closed to make room, and "
+                "without any, new connections are refused",
                 most=self.connections,
             )
 

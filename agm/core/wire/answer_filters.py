@@ -264,7 +264,7 @@ class PlainEvents:
             if not self._line.startswith(b":"):
                 self.failure = StreamFailure.not_googles("The upstream's answer is not an event stream.")
         if self._brackets is not None:
-            self.failure = StreamFailure.of(502, "The upstream broke off the answer with an error that is cut short.")
+            self.failure = StreamFailure.of(502, "The upstream aborted the answer with an error that is cut short.")
         if self.failure is not None or self._before is not None:  # comments alone are no answer
             return b""
         rest = self._pass(bytes(self._held))
@@ -410,7 +410,7 @@ class PlainArray:
         if self.failure is None:
             if self._opening is not None:
                 if not _NOTHING.fullmatch(self._opening):
-                    self.failure = StreamFailure.of(502, "The upstream broke off the answer.")
+                    self.failure = StreamFailure.of(502, "The upstream aborted the answer.")
             elif not self._closed:
                 self.failure = StreamFailure.of(502, "The upstream's answer is not a whole array.")
         return b""

@@ -187,7 +187,7 @@ def unknown(path: bytes, base: str, taken_away: str = "") -> NotFound:
     shown, plain = _shown(path), unquote_to_bytes(path)
     if taken_away and (plain + b"/").startswith(taken_away.encode("ascii") + b"/"):
         return NotFound(
-            f"The path {shown} is not known: the proxy before the gateway has to take away {taken_away}, the path of "
+            f"The path {shown} is not known: the proxy before the gateway has to strip {taken_away}, the path of "
             "[gateway] public_url."
         )
     twice = _TWICE.fullmatch(plain)

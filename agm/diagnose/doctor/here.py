@@ -110,7 +110,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
     findings = [Finding(check, "error", str(problem), cure) for problem in cannot_start(config)]
     lacking = [str(problem) for problem in config.lacking]
     here = "set it here as well, if the gateway is started from another environment"
-    mended = "once it is mended, a running gateway takes it up by itself"
+    mended = "once it is corrected, a running gateway picks it up by itself"
     findings += [
         Finding(check, "error", str(each), here if each.key.endswith("_env") else mended) for each in config.lacking
     ]
@@ -144,7 +144,7 @@ def modes(path: Path | None, state: Path | None) -> Iterator[Finding]:
             found = file.stat()
         except OSError as failure:
             wrong += 1
-            yield Finding("files", "error", f"{file}: {failure.strerror}", "put the file there, or name another")
+            yield Finding("files", "error", f"{file}: {failure.strerror}", "create the file, or name another")
             continue
         if stat.S_IMODE(found.st_mode) & (0o077 if secret else 0o022):
             wrong += 1
@@ -279,9 +279,9 @@ def public(config: Config | None) -> Iterator[Finding]:
         return
     if health is None or status is None:
         cure = "have the proxy lead there, without the path of public_url: docs/deploy.md"
-        yield Finding("public", "warning", f"what answers at {url} is not agm", cure)
+        yield Finding("public", "warning", f"the server at {url} is not agm", cure)
     elif status == 200 and not trusted:
-        found = f"whoever asks at {url} counts as this machine itself, and sees all that is below /_agm"
+        found = f"requests to {url} count as local, and can read everything below /_agm"
         yield Finding(
             "public", "error", found, "have the proxy send X-Forwarded-For, or the public Host: docs/deploy.md"
         )

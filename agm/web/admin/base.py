@@ -86,12 +86,12 @@ class AdminResource(ApiResource):
         if visit.key is None or not visit.key.admin:
             if not visit.wire.sender.local:
                 raise Forbidden(
-                    "This is open to the gateway's own machine (not through a proxy, unless [gateway] trusted_proxies "
-                    "has it believed), and to client keys with admin = true.",
+                    "This is open to the gateway's own machine (but not through a proxy, unless it is in [gateway] "
+                    "trusted_proxies), and to client keys with admin = true.",
                     reason="ADMIN_ONLY",
                 )
             if self.for_admins and visit.key is not None:
-                raise Forbidden("This takes a client key with admin = true.", reason="ADMIN_ONLY")
+                raise Forbidden("This needs a client key with admin = true.", reason="ADMIN_ONLY")
         await self.respond_to_admin(visit)
 
     async def respond_to_admin(self, visit: Visit) -> None:
@@ -236,7 +236,7 @@ class Accounts(AdminResource):
         except KeyError:
             raise NotFound("There is no account of this name; GET /_agm/accounts lists them.") from None
         log.info(
-            "{request_id}: what was held against account {account} is taken back, for {model}",
+            "{request_id}: the cooldowns and errors of account {account} are cleared, for {model}",
             request_id=visit.wire.id,
             account=name,
             model=asked.model or "all models",

@@ -1,6 +1,6 @@
 // Explain: what would happen to a request, asked of the code that decides for real.
 
-import { code, el, facts, span, table, tag } from "./dom.js";
+import { code, el, facts, span, stateName, table, tag } from "./dom.js";
 import { ask } from "./feed.js";
 
 const METHODS = ["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents", "predict"];
@@ -61,7 +61,7 @@ export function explain() {
       "div",
       null,
       el("h2", null, "Explain"),
-      el("p", { class: "hint" }, "What would happen to a request, and why. Nothing is sent, counted or remembered."),
+      el("p", { class: "hint" }, "What would happen to a request, and why. Nothing is sent, counted or recorded."),
       form,
       answer,
     ),
@@ -109,7 +109,7 @@ function describe(found) {
         [{ name: "Not" }, { name: "Because" }, { name: "For", number: true }],
         found.excluded.map((one) => [
           el("b", null, one.account),
-          [tag(one.cause, "warn"), ` ${one.reason}`, one.plugin ? el("span", { class: "muted" }, ` (${one.plugin})`) : null],
+          [tag(stateName(one.cause), "warn"), ` ${one.reason}`, one.plugin ? el("span", { class: "muted" }, ` (${one.plugin})`) : null],
           one.retry_after === null ? "–" : span(one.retry_after),
         ]),
       ),

@@ -1,6 +1,6 @@
 // Accounts, models, client keys and plugins: tables of what the gateway tells.
 
-import { ago, code, count, countdown, el, exact, now, span, table, tag } from "./dom.js";
+import { ago, code, count, countdown, el, exact, now, span, stateName, table, tag } from "./dom.js";
 
 /** How many rows of a table are shown; a pool may have thousands of accounts. */
 const ROWS = 300;
@@ -22,7 +22,7 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
   el("h2", null, "Accounts"),
   table(
     "Accounts, and how each stands",
-    [{ name: "Account" }, { name: "State" }, { name: "Under way", number: true }, { name: "Attempts", number: true }, { name: "Quotas" }, { name: "Last failure" }],
+    [{ name: "Account" }, { name: "State" }, { name: "In flight", number: true }, { name: "Attempts", number: true }, { name: "Quotas" }, { name: "Last failure" }],
     state.accounts.slice(0, ROWS).map((one) => [
       [
         el("b", null, one.name),
@@ -43,7 +43,7 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
             el("span", { class: "muted" }, ` ${one.last_failure.model}, `, ago(one.last_failure.seconds_ago)),
           ],
     ]),
-    "There is no account yet. The command agm account add adds one.",
+    "No accounts yet. The command agm account add adds one.",
   ),
   more(state.accounts),
   el("h2", null, "Endpoints"),
@@ -54,13 +54,13 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
       code(one.endpoint),
       exact(one.accounts),
       [
-        tag(one.breaker, { closed: "good", open: "bad" }[one.breaker] ?? "warn"),
+        tag(stateName(one.breaker), { closed: "good", open: "bad" }[one.breaker] ?? "warn"),
         one.breaker === "open" ? [" tried again in ", countdown(one.seconds_left)] : null,
       ],
     ]),
     "Without accounts there are no endpoints.",
   ),
-  el("p", { class: "hint" }, "A breaker opens when an endpoint fails for everybody, and one request tries it before it closes."),
+  el("p", { class: "hint" }, "A breaker opens when an endpoint fails for everyone; then it is half-open, and one request probes it before it closes."),
 ]);
 
 function standing(one) {
@@ -72,7 +72,7 @@ function standing(one) {
     el(
       "p",
       { class: "line" },
-      tag(rest.state, rest.state === "disabled" ? "bad" : "warn"),
+      tag(stateName(rest.state), rest.state === "disabled" ? "bad" : "warn"),
       " ",
       rest.model === "*" ? "all models" : rest.model,
       rest.seconds_left === null ? "" : rest.seconds_left > 0 ? [" for ", countdown(rest.seconds_left)] : "",
@@ -177,7 +177,7 @@ export const plugins = view(["plugins"], ({ plugins: found }) => [
   found.failures.length > 0 && el("h2", null, "Failures"),
   found.failures.length > 0 &&
     table(
-      "Hooks that raised",
+      "Plugin hook errors",
       [{ name: "Hook" }, { name: "Plugin" }, { name: "Times", number: true }],
       found.failures.map((one) => [code(one.hook), one.plugin, exact(one.count)]),
     ),

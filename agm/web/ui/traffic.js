@@ -17,7 +17,7 @@ export function traffic({ explain }) {
       series: [{ name: "requests", column: "requests", kind: "bars", class: "a" }],
     }),
     plot({
-      title: "Under way",
+      title: "In flight",
       show: count,
       headline: (t) => `${count(t.open.at(-1))} now`,
       series: [
@@ -53,12 +53,12 @@ export function traffic({ explain }) {
     ["Account", "mid"],
     ["Status", ""],
     ["First byte", "number wide"],
-    ["Took", "number"],
+    ["Duration", "number"],
     ["Tokens", "number mid"],
     ["Sent", "number wide"],
   ].map(([name, kind]) => el("th", { scope: "col", role: "columnheader", class: kind }, name));
   list.append(
-    el("caption", { class: "unseen" }, "Requests under way, and the latest that ended"),
+    el("caption", { class: "unseen" }, "Requests in flight, and the latest that ended"),
     el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, head)),
   );
   const node = el(
@@ -71,7 +71,7 @@ export function traffic({ explain }) {
       { class: "title-row" },
       el("h2", null, "Requests"),
       el("label", { class: "inline" }, "Filter ", filter),
-      el("label", { class: "inline" }, only, " only what did not end well"),
+      el("label", { class: "inline" }, only, " errors only"),
     ),
     list,
     nothing,
@@ -94,7 +94,7 @@ export function traffic({ explain }) {
       shown += row.body.hidden ? 0 : 1;
     }
     nothing.hidden = shown > 0;
-    write(nothing, rows.size > 0 ? "No request is like that." : "Nothing has been asked yet. Connect has a line to paste into a terminal.");
+    write(nothing, rows.size > 0 ? "No request matches." : "No requests yet. Connect has a command to paste into a terminal.");
   };
   filter.addEventListener("input", sift);
   only.addEventListener("change", sift);
@@ -220,7 +220,7 @@ function modelOf(one) {
 function statusOf(one) {
   const tries = one.attempts.length > 1 ? el("span", { class: "muted tries" }, `${one.attempts.length} attempts`) : null;
   if (one.outcome === undefined) return el("span", null, tag(one.state === "answering" ? "answering" : "waiting", "run"), tries);
-  const words = { ok: String(one.status), error: String(one.status), aborted: "broke off", cancelled: "left" };
+  const words = { ok: String(one.status), error: String(one.status), aborted: "aborted", cancelled: "client left" };
   const kinds = { ok: "good", error: "bad", aborted: "bad", cancelled: "warn" };
   return el("span", null, tag(words[one.outcome] ?? one.outcome, kinds[one.outcome]), tries);
 }
@@ -251,7 +251,7 @@ export function describe(one, explain) {
               " ",
               code(a.reason),
               ` after ${took(a.seconds)}`,
-              a.delay !== null ? `, come back in ${span(a.delay)}` : "",
+              a.delay !== null ? `, retry after ${span(a.delay)}` : "",
               a.message ? el("span", { class: "muted" }, ` · ${a.message}`) : null,
             ],
       ),
@@ -292,12 +292,12 @@ export function describe(one, explain) {
       ["Client", one.client],
       ["Client key", one.client_key ?? "none"],
       ["First byte", ended ? took(one.first_byte) : null],
-      ["Took", took(one.seconds)],
+      ["Duration", took(one.seconds)],
       ["Tokens", ended && one.prompt_tokens !== null ? `${exact(one.prompt_tokens)} prompt, ${exact(one.output_tokens)} output` : null],
       ["Sent", `${exact(one.sent)} bytes`],
-      ["Ended with", one.finish_reason],
+      ["Finish reason", one.finish_reason],
     ]),
-    one.asked ? el("p", null, el("button", { type: "button", class: "quiet", click: () => explain(one) }, "Explain such a request now")) : null,
+    one.asked ? el("p", null, el("button", { type: "button", class: "quiet", click: () => explain(one) }, "Explain a request like this")) : null,
   );
 }
 
