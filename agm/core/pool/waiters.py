@@ -48,7 +48,7 @@ class Lines:
         return sum(map(len, self.by_model.values()))
 
     def of(self, model: str) -> int:
-        """How many stand in the line for a model."""
+        """Count those that wait for a model."""
         return len(self.by_model.get(model, ()))
 
     def join(self, model: str, method: str, offer: Callable[[], bool], version: str = "") -> Ticket:
