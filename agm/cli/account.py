@@ -265,7 +265,7 @@ def warn(messages: Sequence[str]) -> None:
 
 
 def reference(path: Path, stored: Path) -> str:
-    """How the configuration names a file beside it; in whole if a link could lead to it from another folder."""
+    """Return how the configuration names a file beside it; absolute if a link could lead there from elsewhere."""
     return str(stored if path.is_symlink() else stored.relative_to(path.parent))
 
 
@@ -301,7 +301,7 @@ def _text_of(data: bytes) -> str:
 
 
 def bytes_of(path: Path, what: str, limit: int) -> bytes:
-    """What a file holds.  A refusal does not name it: a key may have been pasted where its file belongs."""
+    """Read a file.  A refusal does not name it: a key may have been pasted where its file belongs."""
     try:
         with path.expanduser().open("rb") as file:
             data = file.read(limit + 1)
@@ -362,7 +362,7 @@ def _text(held: Mapping[str, object], key: str) -> str | None:
 
 
 def _not_a_login(held: Mapping[str, object]) -> str:
-    """Why a JSON object is not one of google-auth's files."""
+    """Explain why a JSON object is not one of google-auth's files."""
     if "type" not in held and {"access_token", "refresh_token"} & held.keys():
         return (
             "the file holds the tokens of a login, as gemini-cli's oauth_creds.json does, but no type, client_id and"
@@ -453,7 +453,7 @@ def _state(account: Mapping[str, object], live: Mapping[str, Mapping[str, Any]])
 
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:
-    """What may be shown of an account's table, which is known to be good."""
+    """Describe an account's table, which is known to be valid, without its secrets."""
     source = next(key for key in _SOURCES if key in table)
     return {
         "name": table["name"],

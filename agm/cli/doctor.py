@@ -125,7 +125,7 @@ def _state(setup: "Setup") -> Any:
 
 
 async def _beyond(reactor: Any, setup: "Setup", offline: bool) -> "AsyncIterator[Finding]":
-    """What needs a reactor."""
+    """Run the checks that need a reactor."""
     from agm.diagnose.doctor import sdks, unexpected
 
     if not offline and setup.config is not None:

@@ -167,7 +167,7 @@ def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
 
 
 def _result(reactor: Any, coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """What a coroutine returns.  The reactor runs only if it has to wait: plugins may take time to edit a body."""
+    """Run a coroutine and return its result.  The reactor runs only if a plugin waits."""
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
@@ -293,7 +293,7 @@ def _refusal(error: Mapping[str, Any]) -> list[str]:
 
 
 def _said(call: Mapping[str, Any]) -> str:
-    """What a plugin returned from a hook, in a few words."""
+    """Describe what a plugin returned from a hook, in a few words."""
     said = call["said"]
     if call["hook"] == "agm_transform_request":
         return "edited the body"

@@ -117,7 +117,7 @@ def _create(args: argparse.Namespace) -> int:
 
 def moment(text: str, now: datetime.datetime) -> datetime.date:
     """
-    When a key expires, as a person says it; a time is to the second, and has its offset.
+    Format the time at which a key expires: to the second, with its offset.
 
     :raises Refused: if it cannot be understood, or is over.
     """
@@ -157,7 +157,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _used_today(args: argparse.Namespace) -> Mapping[str, Mapping[str, int]] | None:
-    """What each key has used today, by name; None where no gateway tells it."""
+    """Return what each key has used today, by name; None where no gateway tells it."""
     running = find_running(args, None)
     if running is None:
         return None
@@ -169,7 +169,7 @@ def _used_today(args: argparse.Namespace) -> Mapping[str, Mapping[str, int]] | N
 
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:
-    """What may be shown of a key's table, which is known to be good."""
+    """Describe a key's table, which is known to be valid, without its secret."""
     expires = table.get("expires")
     return {
         "name": table["name"],

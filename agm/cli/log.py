@@ -141,14 +141,14 @@ def when(text: str) -> float:
 
 
 def filter_of(args: argparse.Namespace) -> "Filter":
-    """Which requests the arguments mean."""
+    """Make the filter that the arguments describe."""
     from agm.observe.requestlog.store import Filter
 
     return Filter(model=args.model, account=args.account, key=args.key, since=args.since, until=args.until)
 
 
 def path_of(args: argparse.Namespace) -> Path:
-    """Where the log is.  :raises Refused: if there is none."""
+    """Return where the log is.  :raises Refused: if there is none."""
     from agm.observe.requestlog import store as logfile
 
     if args.file is not None:

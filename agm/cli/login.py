@@ -186,7 +186,7 @@ def _client(args: argparse.Namespace) -> "OAuthClient":
 
 
 def _network(path: Path, name: str | None) -> "Network | None":
-    """How the token endpoint is reached: as the account's upstream will be, as far as the configuration tells."""
+    """Return the network of the token endpoint: that of the account's upstream, as far as the configuration tells."""
     try:
         config = load(path, environ=os.environ)
     except ConfigError:  # there may be none yet; what is wrong with one has been said

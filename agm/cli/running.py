@@ -111,7 +111,7 @@ def _listeners(named: str | None) -> tuple[str, ...]:
 
 def address_of(listen: Iterable[str]) -> str | None:
     """
-    Where this machine reaches a gateway with these Twisted server endpoints: ``http://127.0.0.1:8045``,
+    Return where this machine reaches a gateway with these Twisted server endpoints: ``http://127.0.0.1:8045``,
     ``unix:/run/agm.sock``, or None.  A TCP port on loopback goes first.
     """
     sockets = []
@@ -129,7 +129,7 @@ def address_of(listen: Iterable[str]) -> str | None:
 
 
 def _loopback(interface: str) -> str | None:
-    """How a URL names the loopback address that an interface includes, or None if it includes none."""
+    """Return the loopback address that an interface includes, as a URL has it, or None."""
     if interface == "localhost":
         return interface
     try:

@@ -19,7 +19,7 @@ STATES = {"resting": "cooling down", "probe due": "half-open"}
 
 
 def standing(args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]] | None:
-    """What the running gateway says of its accounts, by name; None if there is none that says it."""
+    """Ask the running gateway for the state of its accounts, by name; None if there is no answer."""
     running = find_running(args, None)
     if running is None:
         return None
@@ -71,7 +71,7 @@ def details(account: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _advice(rest: Mapping[str, Any]) -> Sequence[str]:
-    """What Google said of a rest, where it says that this can be mended, and what helps."""
+    """List Google's message about a cooldown, its link and the fix."""
     found = (("Google says", "message"), ("see", "link"), ("fix", "fix"))
     if not rest.get("fix"):  # it ends by itself, and nothing has to be read for that
         return []

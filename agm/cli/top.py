@@ -88,7 +88,7 @@ def events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def merged(document: Mapping[str, Any], name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known after an event: ``status`` tells everything, ``change`` what differs."""
+    """Merge an event into the document: ``status`` replaces it, ``change`` has the differences."""
     if name == "status":
         return dict(told)
     known = {**document, **{part: value for part, value in told.items() if part not in ("traffic", "requests")}}
