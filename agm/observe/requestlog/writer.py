@@ -118,7 +118,7 @@ class _Pool(adbapi.ConnectionPool):
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells one file from another in its place; None while there is none."""
+    """Return what distinguishes a file from another in its place; None while there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -386,7 +386,7 @@ class RequestLog:
 
 
 def _why(error: BaseException, path: Path) -> str:
-    """Why the file cannot be used, on one line that names it."""
+    """Explain on one line, with its name, why the file cannot be used."""
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, OSError):
@@ -415,7 +415,7 @@ def _plain_rows(
 
 
 def _texts(one: Finished) -> Iterator[str]:
-    """What of a row others have written."""
+    """Return the texts of a row that others have written."""
     yield one.client
     yield one.asked
     yield one.served
