@@ -43,7 +43,7 @@ def packages(
     required: Callable[[str], list[str] | None] = importlib.metadata.requires,
     installed: Callable[[str], str] = importlib.metadata.version,
 ) -> Iterator[Finding]:
-    """Whether Python and every package that agm needs are there, and new enough."""
+    """Check that Python and every package that agm needs are installed, and new enough."""
     try:
         requirements = [Requirement(line) for line in required("agm") or ()]
     except importlib.metadata.PackageNotFoundError:
@@ -131,7 +131,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
 
 
 def modes(path: Path | None, state: Path | None) -> Iterator[Finding]:
-    """Whether the configuration can be changed, and the secrets read, by their owner alone."""
+    """Check that only the owner can change the configuration and read the secrets."""
     if path is None:
         return
     held = [*_named_files(path), *([state] if state is not None and state.exists() else [])]
@@ -175,7 +175,7 @@ _BASE, _KEYS = "GOOGLE_GEMINI_BASE_URL", ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 
 def environment(environ: Mapping[str, str], address: str | None, config: Config | None) -> Iterator[Finding]:
-    """Whether tools that are started from this environment come to the gateway at `address`, and are let in."""
+    """Check that tools in this environment reach the gateway at `address`, and have access."""
     if address is None or not address.startswith("http"):
         found = "the gateway listens on no TCP port of this machine, which Google's SDKs need"
         yield Finding("environment", "ok", found)
@@ -219,7 +219,7 @@ def environment(environ: Mapping[str, str], address: str | None, config: Config 
 
 
 def _keys(environ: Mapping[str, str], points_here: bool, config: Config | None) -> Iterator[Finding]:
-    """Whether the key that SDKs take from the environment will do; it is not shown."""
+    """Check the key that SDKs take from the environment, without showing it."""
     name = next((each for each in _KEYS if environ.get(each, "").strip()), None)
     asked = config is not None and config.auth.mode in ("strict", "all_except_health")
     if name is None:
@@ -241,7 +241,7 @@ def _keys(environ: Mapping[str, str], points_here: bool, config: Config | None) 
 
 
 def port(listen: tuple[str, ...], url: str | None, key: str | None) -> Iterator[Finding]:
-    """Whether the gateway's address is free, or which agm answers there."""
+    """Check whether the gateway's address is free, or which agm answers there."""
     address = url or address_of(listen)
     if address is None:
         yield Finding("port", "ok", "no listener of the configuration is on loopback; nothing was looked at")
@@ -264,7 +264,7 @@ def port(listen: tuple[str, ...], url: str | None, key: str | None) -> Iterator[
 
 
 def public(config: Config | None) -> Iterator[Finding]:
-    """Whether the proxy of ``public_url`` says that it is one: else whoever comes through it counts as this machine."""
+    """Check that the proxy of ``public_url`` identifies itself: else requests through it count as local."""
     if config is None or config.gateway.public_url is None:
         return
     url, trusted = config.gateway.public_url, config.gateway.trusted_proxies
