@@ -243,7 +243,7 @@ class Hooks:
     def classify_error(
         self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
     ) -> Verdict:
-        """What a failed answer means; what no plugin knows is the client's own."""
+        """Classify a failed answer; one that no plugin knows is about the request."""
         self._request_id = request.id
         verdict = self.manager.hook.agm_classify_error(
             status=status, body=body, headers=headers, account=account, request=request
@@ -419,7 +419,7 @@ class Hooks:
 
 def _first(caller: pluggy.HookCaller) -> Callable[..., object]:
     """
-    What calls the implementations of a hook until one of them decides; its arguments come in the order of the hookspec.
+    Make a call of a hook's implementations until one decides; arguments come in the order of the hookspec.
 
     pluggy would do as well, but for the time it takes to bind arguments by name; hooks with wrappers are left to it.
     """

@@ -31,7 +31,7 @@ _SENDABLE = re.compile(r"/[\x21-\x7e]*")
 
 def checked(hook: str, result: object) -> object:
     """
-    What a hook returned, if it may return that.
+    Check what a hook returned, and return it.
 
     :raises TypeError: if it may not.
     """
