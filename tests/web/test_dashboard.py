@@ -234,7 +234,7 @@ def test_the_form_explains_a_request(page: Page, demo: str) -> None:
     page.click("#explain-form button")
     page.until("!!document.querySelector('.explained')")
     text = page.text("#explained")
-    for said in ("served by demo-", "Goes to", "/v1beta/models/", "Could serve"):
+    for said in ("served by demo-", "Upstream", "/v1beta/models/", "Candidates"):
         assert said in text
     page.run("document.getElementById('explain-body').value = '{'")
     page.click("#explain-form button")

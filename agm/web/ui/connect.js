@@ -93,13 +93,13 @@ console.log(answer.text);
       id: "gemini-cli",
       name: "gemini-cli",
       install: "npm install -g @google/gemini-cli",
-      note: 'In a folder that it trusts, with "security": {"auth": {"selectedType": "gemini-api-key"}} in ~/.gemini/settings.json.',
+      note: 'In a trusted folder, with "security": {"auth": {"selectedType": "gemini-api-key"}} in ~/.gemini/settings.json.',
       text: `GOOGLE_GEMINI_BASE_URL=${quoted(base)} GEMINI_API_KEY=${quoted(key)} \\\n  gemini -m ${quoted(model)} -p "Say hello"\n`,
     },
     {
       id: "environment",
       name: "Environment variables",
-      note: "For google-genai, @google/genai and gemini-cli. What takes a base URL with a version in it gets /v1beta at the end.",
+      note: "For google-genai, @google/genai and gemini-cli. Clients whose base URL includes the version need /v1beta at the end.",
       text: `export GOOGLE_GEMINI_BASE_URL=${quoted(base)}\nexport GEMINI_API_KEY=${quoted(key)}\n`,
     },
   ];

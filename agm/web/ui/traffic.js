@@ -1,4 +1,4 @@
-// Traffic: plots, what is under way, and the latest requests with what was tried for each.
+// Traffic: plots, requests in flight, and the latest requests with their attempts.
 
 import { bytes, clock, code, count, el, elapsed, exact, facts, span, tag, took, write } from "./dom.js";
 import { plot } from "./plots.js";
@@ -136,9 +136,9 @@ function describeTotals({ totals, gateway, uptime }) {
     ["Since the start", `${exact(totals.requests)} requests, ${exact(totals.errors)} errors`],
     ["Tokens", `${exact(totals.prompt_tokens)} prompt, ${exact(totals.output_tokens)} output`],
     ["Sent", bytes(totals.sent)],
-    ["Running for", span(uptime)],
-    ["Client keys", gateway.auth_mode === "off" ? "not asked for" : `asked for (${gateway.auth_mode})`],
-    ["Accounts by", `${gateway.strategy}, at most ${gateway.max_attempts} attempts`],
+    ["Uptime", span(uptime)],
+    ["Client keys", gateway.auth_mode === "off" ? "off" : gateway.auth_mode],
+    ["Strategy", `${gateway.strategy}, at most ${gateway.max_attempts} attempts`],
   ]);
 }
 
@@ -275,7 +275,7 @@ export function describe(one, explain) {
     { class: "about" },
     steps.length > 0
       ? el("ol", { class: "attempts", "aria-label": "Attempts" }, steps, el("li", { class: "scale" }, el("span", null, "0"), el("span", null, took(whole))))
-      : el("p", { class: "muted" }, ended ? "No upstream was asked." : "No attempt has ended yet."),
+      : el("p", { class: "muted" }, ended ? "There was no attempt." : "No attempt has ended yet."),
     ended
       ? el(
           "p",
@@ -304,7 +304,7 @@ export function describe(one, explain) {
 function leftover(one) {
   if (one.accounts_left === 0) return "No other account was ready.";
   const accounts = one.accounts_left === 1 ? "1 other account was ready" : `${exact(one.accounts_left)} other accounts were ready`;
-  const left = one.attempts_left === 0 ? "no further attempt was allowed" : `${one.attempts_left} more would have been allowed`;
+  const left = one.attempts_left === 0 ? "no further attempt was allowed" : `${one.attempts_left} more attempts were allowed`;
   return `${accounts}; ${left}.`;
 }
 
