@@ -78,7 +78,7 @@ class ClientAuthenticator:
 
     def mode_for(self, *, local: bool) -> str:
         """
-        Whether a client key is asked for, of a request that comes from this machine or of any other.
+        Return the auth mode for a request that is local, or from elsewhere.
 
         With a public URL and without any key, whom the proxy lets through is let in: that it has that URL says that the
         gateway is meant for them, and the proxy may well ask for something itself.  Once there was a key, one is asked

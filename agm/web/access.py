@@ -45,7 +45,7 @@ class WrongHost(Forbidden):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address certainly is this machine's loopback."""
+    """Return whether a name or address certainly is this machine's loopback."""
     if host.lower() in LOOPBACK_NAMES or host.lower().endswith(".localhost"):
         return True
     try:
@@ -135,7 +135,7 @@ class Access:
 
     def sender(self, peer: Peer, head: Head) -> Sender:
         """
-        Who sends a request.
+        Determine who sends a request.
 
         What comes by the name of ``public_url`` has come through the proxy that has this name, whether that says so or
         not.

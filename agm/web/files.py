@@ -378,7 +378,7 @@ def forwarded(request: GatewayRequest, *, content: bool, json: bool) -> tuple[tu
 
 
 def begins_upload(visit: Visit) -> bool:
-    """Whether a request begins a resumable upload, in either of Google's two protocols."""
+    """Return whether a request begins a resumable upload, in either of Google's two protocols."""
     protocol = (visit.header("x-goog-upload-protocol") or visit.query.get("upload_protocol", "")).strip().lower()
     return protocol == "resumable" or visit.query.get("uploadType", "").lower() == "resumable"
 
@@ -444,7 +444,7 @@ class _Sending:
         raise NotImplementedError
 
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
-        """What an answer means, and what the client gets."""
+        """Classify an answer, and return it with what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
         return verdict, opened(self.context, answer, lease, made=True)
 

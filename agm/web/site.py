@@ -132,7 +132,7 @@ class GatewaySite(Site):
             )
 
     def is_streamed(self, request: GatewayRequestOnWire) -> bool:
-        """Whether the resource of a request takes the body as it comes."""
+        """Return whether the resource of a request takes the body as it comes."""
         return _STREAMED.match(request.path) is not None
 
     def lend(self, length: int) -> None:
@@ -271,7 +271,7 @@ class GatewaySite(Site):
             )
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What a TLS listener negotiates."""
+        """Return the protocols that a TLS listener negotiates."""
         return [b"http/1.1"]
 
     def startFactory(self) -> None:
