@@ -234,7 +234,6 @@ class Replay:
         outcome: Outcome = "error"
         status, sent, streamed = 200, 0, 0.0
         try:
-            await call.prepare()
             opened = await call.open()
             answered = gateway.reactor.seconds()
             if isinstance(opened, FinalAnswer):

@@ -42,7 +42,7 @@ from agm.core.wire.answer_filters import Framing, PlainBody
 from agm.core.wire.gzip import inflate
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer, Route
 from agm.serving.context import ServingContext
-from agm.serving.records import AttemptRecords
+from agm.serving.records import record_attempt
 from agm.serving.routing import Routing
 from agm.serving.wrapping import Wrapping
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
@@ -88,9 +88,8 @@ class Attempts:
     routing: Routing
     wrapping: Wrapping
     mapped: ModelChoice
-    _records: AttemptRecords = attrs.field(
-        init=False, default=attrs.Factory(lambda self: AttemptRecords(self.context), takes_self=True)
-    )
+    #: Those that have ended, in order.
+    records: list[AttemptRecord] = attrs.field(init=False, factory=list)
     #: Accounts that this request does not ask again, though others may.
     _given_up: frozenset[str] = attrs.field(init=False, default=frozenset())
     _refreshed: frozenset[str] = attrs.field(init=False, default=frozenset())
@@ -101,11 +100,8 @@ class Attempts:
     _capacity: int = attrs.field(init=False, default=0)
     #: Seconds that this request has spent in the line for an account.
     _lined_up: float = attrs.field(init=False, default=0.0)
-
-    @property
-    def records(self) -> list[AttemptRecord]:
-        """The attempts that have ended, in order."""
-        return self._records.done
+    #: What makes a date of the reactor's time: the same for all attempts, though the clock be set between them.
+    _epoch: float | None = attrs.field(init=False, default=None)
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -325,7 +321,9 @@ class Attempts:
     async def _attempt(self, number: int, route: Route, patience: float | None = None) -> OpenAnswer | Failed:
         """One try: lease, wrap, send, and wait for the first byte."""
         context, wrapping, request, account = self.context, self.wrapping, self.request, route.account
-        began = self._records.begin()
+        began: float = context.reactor.seconds()
+        if self._epoch is None:
+            self._epoch = context.wall() - began
         within = patience or first_byte_within(request.headers, context.config.timeouts)
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | Failed | None = None
@@ -370,18 +368,21 @@ class Attempts:
             outcome = Failed(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)
         finally:
             failure = outcome if isinstance(outcome, Failed) else None
-            record = self._records.add(
+            record = record_attempt(
+                context,
                 request,
                 route.lease,
                 number=number,
                 endpoint=route.url,
                 chosen=route.reason,
-                began=began,
+                started=began + self._epoch,
+                seconds=context.reactor.seconds() - began,
                 good=isinstance(outcome, OpenAnswer),
                 status=None if answer is None else answer.status,
                 verdict=failure.verdict if failure else None,
                 message=failure.message if failure else "",
             )
+            self.records.append(record)
             context.code_assist.attempted(account, record.status)
             if failure is not None and failure.verdict.fault not in ABOUT_THE_REQUEST:
                 context.last_failures[account.name] = LastFailure(record, context.reactor.seconds())
