@@ -98,7 +98,7 @@ class Attempts:
     _waited: frozenset[str] = attrs.field(init=False, default=frozenset())
     _without_user_project: frozenset[str] = attrs.field(init=False, default=frozenset())
     _capacity: int = attrs.field(init=False, default=0)
-    #: Seconds that this request has spent in the line for an account.
+    #: Seconds that this request has spent in the queue for an account.
     _lined_up: float = attrs.field(init=False, default=0.0)
     #: What makes a date of the reactor's time: the same for all attempts, though the clock be set between them.
     _epoch: float | None = attrs.field(init=False, default=None)
@@ -207,7 +207,7 @@ class Attempts:
                 route.lease.release()
                 return None
         if verdict.fault is not Fault.QUOTA and not (verdict.fault is Fault.RATE and _long(verdict)):
-            self._given_up |= {account.name}  # the others are resting now, and may be asked when that is over
+            self._given_up |= {account.name}  # the others are cooling down now, and may be asked when that is over
         other = self._take()
         if other is None and failure.trouble is not None and failure.status is not None:
             # nobody else is there, and the upstream says that it did not answer this one
@@ -268,7 +268,7 @@ class Attempts:
         done: Deferred[Route | None] = Deferred()
         timer: IDelayedCall | None = None
 
-        def offer() -> bool:
+        def try_acquire() -> bool:
             if not done.called:
                 try:
                     route = self._take()
@@ -287,12 +287,12 @@ class Attempts:
             if not done.called:
                 timer = reactor.callLater(self._next_look(until), look)
 
-        ticket = pool.wait(request.model, request.method, offer, request.version)
+        waiter = pool.wait(request.model, request.method, try_acquire, request.version)
         timer = reactor.callLater(self._next_look(until), look)
         try:
             return await done
         finally:
-            ticket.leave()
+            waiter.leave()
             if timer is not None and timer.active():
                 timer.cancel()
             self._lined_up += reactor.seconds() - began
@@ -303,7 +303,7 @@ class Attempts:
         return soonest is not None and now < until and now + soonest <= until
 
     def _next_look(self, until: float) -> float:
-        """Seconds until a rest is over or the patience is; what comes free earlier is offered."""
+        """Seconds until a cooldown is over or the patience is; what comes free earlier is offered."""
         left: float = max(until - self.context.reactor.seconds(), 0.0)
         soonest = self.routing.soonest(self._given_up)
         return min(max(soonest, 0.001), left) if soonest else left
@@ -580,7 +580,7 @@ def _conversation(request: GatewayRequest) -> str:
 
 
 def _long(verdict: Verdict) -> bool:
-    """Whether the pool makes the account rest for it."""
+    """Whether the pool makes the account cool down for it."""
     return verdict.delay is None or verdict.delay > SHORT_DELAY
 
 
