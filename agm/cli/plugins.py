@@ -46,12 +46,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _offline(args: argparse.Namespace) -> dict[str, Any]:
     from agm.plugins.manager import PluginError, make_plugin_manager
-    from agm.web.admin.base import describe_plugins
+    from agm.web.admin.describe import describe_plugins
 
     path = find(args.config, os.environ)
     plugins = (default() if path is None else load(path, environ=os.environ)).plugins
     try:
-        found = describe_plugins(make_plugin_manager([*plugins.load, *args.plugin], folder=plugins.path), {})
+        manager = make_plugin_manager([*plugins.load, *args.plugin], folder=plugins.path, disable=plugins.disable)
+        found = describe_plugins(manager, {})
     except PluginError as error:
         raise Refused(str(error)) from None
     return {**found, "plugins": [{**plugin, "failures": None} for plugin in found["plugins"]]}
