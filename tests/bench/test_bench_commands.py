@@ -78,6 +78,7 @@ def test_figures_are_kept_and_shown_with_what_they_are_beside(tmp_path: Path) ->
 
 @pytest.mark.skipif(not (shutil.which("go") and shutil.which("wrk")), reason="needs golang-go and wrk")
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_command_measures_and_writes_what_it_found(tmp_path: Path) -> None:
     """With as little as it can: the programs are built, three processes start, and every answer is good."""
     kept = tmp_path / "figures.json"

@@ -193,6 +193,7 @@ def test_the_test_command_is_what_runs_for_every_change() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_the_first_command_sets_up_and_runs_the_demo_from_nothing(tmp_path: Path) -> None:
     checkout = tmp_path / "agm"
     unwanted = shutil.ignore_patterns(".*", "*.egg-info", "build", "node_modules", "dropin.cache", "__pycache__")

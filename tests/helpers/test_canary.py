@@ -49,7 +49,7 @@ FOLLOWED = "from testbed.watch import watch; (tmp_path / 'x.log').write_text('ca
 READ = "print('canary-1'); assert capsys.readouterr().out"
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")])
+@pytest.mark.parametrize("options", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("line", "found"),
     [
