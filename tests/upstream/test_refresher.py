@@ -109,9 +109,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from agm.upstream.client import HTTPUpstreamClient
-from agm.upstream.google import GoogleCredential
-from agm.upstream.google_default import load_google
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.google import GoogleCredential
+from agm.upstream.credentials.google_default import load_google
+from agm.upstream.credentials.refresher import Refresher
 from google.oauth2.credentials import Credentials
 
 port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
