@@ -41,8 +41,8 @@ fi
 }
 
 # Many tests wait more than they work, so there is a process more than the two processors of a small machine.  The tests
-# of a module stay together but for the last ones, which go to whoever is free.
-workers=(-n "${AGM_TEST_PROCESSES:-3}" --dist worksteal)
+# of a module stay together: some share a gateway whose accounts the tests before them have used.
+workers=(-n "${AGM_TEST_PROCESSES:-3}" --dist loadfile)
 if [ -z "$all" ]; then
     exec "$bin/python" -m pytest "${workers[@]}" -m "not slow"
 fi
