@@ -13,6 +13,7 @@ if ! "$bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 installed=.venv/installed
 if [ ! -e "$installed" ] || [ setup.cfg -nt "$installed" ] || [ pyproject.toml -nt "$installed" ]; then
+    "$bin/python" -m pip uninstall --quiet --yes agm 2>/dev/null || true # agm-gateway's name until 0.1.0
     "$bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]'
     # twistd finds its commands through a cache; one from before the install would hide them
     rm -f twisted/plugins/dropin.cache .venv/lib/python*/site-packages/twisted/plugins/dropin.cache

@@ -31,7 +31,8 @@ NOT_AT_START = {
 PROGRAM = """
 import json, sys
 from twisted.internet.task import Clock
-from agm.tap import make_gateway, settle_memory
+from agm.app.tuning import settle_memory
+from agm.serving.assemble import make_gateway
 from agm.config import parse
 
 config = parse(sys.argv[1], environ={})

@@ -419,7 +419,7 @@ def test_the_configuration_says_the_form_and_the_level(tmp_path: Path) -> None:
         twistd.until_logged("no account is configured")
         assert twistd.stop() == 0
     (document,) = [json.loads(line) for line in twistd.log.splitlines()]
-    assert (document["level"], document["logger"]) == ("warn", "agm.tap")
+    assert (document["level"], document["logger"]) == ("warn", "agm.app.service")
 
 
 @pytest.mark.process

@@ -60,7 +60,7 @@ def names(built: Path) -> Sequence[str]:
 @pytest.mark.process
 def test_the_wheel_holds_the_package_the_plugin_file_and_the_manual_page_and_nothing_else(built: Path) -> None:
     folders = {name.partition("/")[0] for name in names(built)}
-    metadata, data = f"agm-{agm.__version__}.dist-info", f"agm-{agm.__version__}.data"
+    metadata, data = f"agm_gateway-{agm.__version__}.dist-info", f"agm_gateway-{agm.__version__}.data"
     assert folders == {"agm", "twisted", metadata, data}
     assert [name for name in names(built) if name.startswith(data)] == [f"{data}/data/share/man/man1/agm.1"]
     assert [name for name in names(built) if name.startswith("twisted/")] == ["twisted/plugins/agm_plugin.py"]
@@ -105,7 +105,7 @@ def test_twistd_lists_both_commands(installed: Path, tmp_path: Path) -> None:
 def test_the_agm_command_knows_its_version(installed: Path, tmp_path: Path) -> None:
     assert run_outside(installed / "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
     assert run_outside(installed / "python", "-m", "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
-    shown = run_outside(installed / "pip", "show", "--disable-pip-version-check", "agm", cwd=tmp_path)
+    shown = run_outside(installed / "pip", "show", "--disable-pip-version-check", "agm-gateway", cwd=tmp_path)
     assert f"\nVersion: {agm.__version__}\n" in shown
 
 
