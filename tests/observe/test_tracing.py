@@ -266,6 +266,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.mark.parametrize("by", ["configuration", "environment"])
+@pytest.mark.process
 def test_a_real_process_sends_its_traces_and_the_last_ones_at_its_stop(
     tmp_path: Path, receiver: Receiver, by: str
 ) -> None:
@@ -296,6 +297,7 @@ def test_a_real_process_sends_its_traces_and_the_last_ones_at_its_stop(
         assert receiver.requests[0][1]["x-tenant"] == "7"
 
 
+@pytest.mark.process
 def test_a_receiver_that_cannot_be_reached_is_told_in_the_log(tmp_path: Path) -> None:
     """Once for each try to send, and the process ends as ever."""
     config = tmp_path / "agm.toml"
