@@ -122,7 +122,7 @@ def written_at(path: Path) -> float:
 
 
 def digest_of(origin: object) -> str | None:
-    """What tells whether an account is still made from the same; None where that cannot be told."""
+    """Return what tells whether an account is still made from the same; None where that cannot be told."""
     if origin is None:
         return None
 
