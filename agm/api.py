@@ -32,7 +32,10 @@ from agm.core.request import (
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import quote_model
 from agm.core.wire.usage import Usage
+from agm.hookspecs import Site
 from agm.plugins.key_lookups import CachedKeys
+from agm.serving.gateway import Gateway
+from agm.serving.inprocess import Answer
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, StaticToken
 from agm.web.base import ApiResource, Visit, send_json
@@ -41,6 +44,7 @@ __all__ = [
     "Account",
     "AccountChoice",
     "AccountSource",
+    "Answer",
     "ApiKey",
     "ApiResource",
     "AttemptRecord",
@@ -51,6 +55,7 @@ __all__ = [
     "Fault",
     "Forbidden",
     "Framing",
+    "Gateway",
     "GatewayError",
     "GatewayRequest",
     "InvalidRequest",
@@ -59,6 +64,7 @@ __all__ = [
     "NotFound",
     "Patterns",
     "RequestRecord",
+    "Site",
     "StaticToken",
     "TooManyRequests",
     "Unauthenticated",

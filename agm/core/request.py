@@ -96,7 +96,8 @@ class GatewayRequest:
     `id` is in every log line and answer; `path` is without its query; `version` is ``v1beta``, ``v1`` or ``v1alpha``;
     `method` is Google's (``generateContent``); `asked_model` is what the client wrote and `model` what it is mapped to;
     `framing` is how the client wants the answer; `query` and `headers` (lower-case names) hold no credential;
-    `client_key` is the name of the client's key; `received_at` is in seconds since the epoch.
+    `client_key` is the name of the client's key; `received_at` is in seconds since the epoch; `parent` is the id of the
+    request for which a plugin makes this one by ``gateway.call``.
     """
 
     id: str
@@ -115,6 +116,8 @@ class GatewayRequest:
     upstream_framing: Framing
     #: Nothing will be sent: ``agm explain`` asks.  Decide as ever, but remember nothing.
     explaining: bool = False
+    #: The id of the request for which a plugin makes this one; None for a client's own.
+    parent: str | None = None
 
 
 @attrs.frozen(eq=False)

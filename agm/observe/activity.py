@@ -249,6 +249,7 @@ class Live:
             len(request.body.raw),
             self._not_asked(request, attempts) if failed else 0,
             most,
+            request.parent,
         )
         self.finished.append(finished)
         if self.told is not None:

@@ -59,6 +59,8 @@ class Finished(msgspec.Struct, frozen=True):
     #: Of a request that failed: how many accounts were ready and not asked; the most attempts that it could have had.
     ready: int
     most: int
+    #: The id of the request for which a plugin made this one.
+    parent: str | None = None
 
 
 def tokens_of(usage: Usage) -> tuple[int, int]:
@@ -72,6 +74,7 @@ def describe_finished(one: Finished) -> dict[str, Any]:
     prompt, output = (None, None) if one.usage is None else tokens_of(one.usage)
     return {
         "id": one.id,
+        "parent": one.parent,
         "at": round(one.at, 3),
         "client_key": one.client_key,
         "client": one.client,

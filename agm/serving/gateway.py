@@ -8,7 +8,7 @@ It is made by :mod:`agm.serving.assemble` or by a test, and serves nothing itsel
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from agm.core.limits import Allowances
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import LastFailure
+from agm.core.request import GatewayRequest, LastFailure
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
 from agm.observe.metrics import Metrics
@@ -30,10 +30,12 @@ from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
 from agm.plugins.hooks import HookFailed, Hooks
+from agm.serving import inprocess
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
+from agm.serving.inprocess import Answer, Caller
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.upstream.accounts import AccountSource
@@ -287,6 +289,49 @@ class Gateway:
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}
+
+    async def call(
+        self,
+        model: str,
+        body: Mapping[str, Any] | bytes,
+        *,
+        method: str = "generateContent",
+        version: str = "v1beta",
+        visit: Caller | None = None,
+        parent: GatewayRequest | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """
+        Make a call of a model within the process: the whole way of a client's request, but for its authentication.
+
+        Cancelling the wait ends the call, and so does :meth:`~agm.serving.inprocess.Answer.close`.
+
+        :param model: as a client would name it: aliases and ``agm_map_model`` hold.
+        :param body: the document, or its bytes.
+        :param method: Google's; ``streamGenerateContent`` is answered in events.
+        :param visit: the client's request to a resource that the call answers: it is made with that one's id, and
+            counts against the limits of its key.
+        :param parent: the request, in a hook, for which the call is made: its row has an id of its own and the
+            parent's beside it.  The client's limits were met by the parent and are not asked again; tokens are charged.
+            Without `visit` and `parent` the call is the gateway's own, and no key's.
+        :param query: parameters, as Google names them.
+        :param headers: with lower-case names, as hooks see them.
+        :returns: its answer: an error of the upstream's too.
+        :raises agm.api.GatewayError: if no account can serve it, or it may not be made.
+        """
+        return await inprocess.call(
+            self.calls,
+            self.wall(),
+            model,
+            body,
+            method=method,
+            version=version,
+            visit=visit,
+            parent=parent,
+            query=query,
+            headers=headers,
+        )
 
     @property
     def awaits_accounts(self) -> bool:

@@ -8,13 +8,22 @@ faster than they are taken.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred
 
-from agm.core.errors import BadUpstreamAnswer, GatewayError
-from agm.core.wire.answer_filters import StreamFailure
+from agm.core import documents
+from agm.core.client_keys import ClientKey
+from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
+from agm.core.request import GatewayRequest
+from agm.core.wire.answer_filters import Framing, StreamFailure
+from agm.core.wire.sse import EventReader
+from agm.core.wire.target import METHODS, VERSIONS, ModelCall
+from agm.observe.request_ids import new_request_id
 from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.calls import Call, Calls, Outcome
@@ -24,19 +33,45 @@ from agm.serving.prepare import InboundCall
 CANCELLED = 499
 
 
-class Answer(Protocol):
+class Caller(Protocol):
+    """A client's request to a resource of a plugin: :class:`agm.web.base.Visit`."""
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+
+    @property
+    def path(self) -> str:
+        """Its path."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers, without credentials."""
+
+    @property
+    def key(self) -> ClientKey | None:
+        """The client key that it came with."""
+
+
+class Answer:
     """
     An answer to a call from within the process; ``async for`` gives its bytes as they come.
 
-    Whoever got one calls :meth:`close` when done with it, read to its end or not.
+    Nothing more is read from the upstream while what came is not taken.  Whoever got one calls :meth:`close` when done
+    with it, read to its end or not; :meth:`read` and :meth:`json` do so, and so does the end of :meth:`events`.
+
+    :ivar status: the HTTP status; an error's body is google.rpc.Status JSON.
+    :ivar account: the name of the account that answers; None for an answer of the gateway's own.
     """
 
-    @property
-    def status(self) -> int:
-        """The HTTP status; an error's body is google.rpc.Status JSON."""
+    status: int
+    account: str | None = None
+    #: How the bytes are laid out.
+    framing: Framing = Framing.UNARY
 
     def __aiter__(self) -> Answer:
         """Give itself: it can be read once."""
+        return self
 
     async def __anext__(self) -> bytes:
         """
@@ -44,9 +79,112 @@ class Answer(Protocol):
 
         :raises BadUpstreamAnswer: if the upstream breaks the answer off; what came is not whole.
         """
+        raise NotImplementedError
 
     def close(self) -> None:
         """End the call; what has not come is not wanted."""
+        raise NotImplementedError
+
+    async def read(self) -> bytes:
+        """
+        Wait for the rest of the answer.
+
+        :raises BadUpstreamAnswer: if the upstream breaks it off.
+        """
+        try:
+            return b"".join([chunk async for chunk in self])
+        finally:
+            self.close()
+
+    async def json(self) -> dict[str, Any]:
+        """
+        Wait for the one document of an answer that is no stream.
+
+        :raises BadUpstreamAnswer: if the upstream breaks it off, or it is no JSON object.
+        """
+        return _document(await self.read())
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """
+        Give each document of the answer as soon as it is there: every event of a stream, or the only one.
+
+        :raises BadUpstreamAnswer: if the upstream breaks the answer off, or a document is no JSON object.
+        """
+        if self.framing is not Framing.SSE:
+            yield await self.json()
+            return
+        reader = EventReader()
+        try:
+            async for chunk in self:
+                for data in reader.feed(chunk):
+                    if data != b"[DONE]":
+                        yield _document(data)
+            last = reader.close()
+            if last.data:
+                yield _document(last.data)
+        finally:
+            self.close()
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    try:
+        found = documents.decode(data)
+    except NOT_JSON:
+        found = None
+    if not isinstance(found, dict):
+        raise BadUpstreamAnswer("The upstream's answer is not a JSON object.")
+    return found
+
+
+async def call(
+    calls: Calls,
+    received_at: float,
+    model: str,
+    body: Mapping[str, Any] | bytes,
+    *,
+    method: str = "generateContent",
+    version: str = "v1beta",
+    visit: Caller | None = None,
+    parent: GatewayRequest | None = None,
+    query: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """
+    Make a call as a plugin asks for it; see :meth:`agm.serving.gateway.Gateway.call`.
+
+    :raises InvalidRequest: if it is none that can be made.
+    """
+    if visit is not None and parent is not None:
+        raise InvalidRequest("gateway.call takes a visit or a parent, not both")
+    if method not in METHODS:
+        raise InvalidRequest(f"gateway.call has no method {method!r}; it has {', '.join(METHODS)}")
+    if version not in VERSIONS:
+        raise InvalidRequest(f"gateway.call has no version {version!r}; it has {', '.join(VERSIONS)}")
+    model = model.removeprefix("models/")
+    if not model or not model.isprintable():
+        raise InvalidRequest(f"gateway.call needs the name of a model, not {model!r}")
+    if parent is not None and parent.explaining:
+        raise InvalidRequest("An explanation sends nothing, and a plugin wants to make a call for it.")
+    if parent is not None and parent.parent is not None:
+        # a hook that makes a call for every request would make one for that call, and so on without an end
+        raise InvalidRequest(
+            "gateway.call was given a parent that is itself a call of a plugin; look at request.parent, and make calls"
+            " for clients' requests only"
+        )
+    path = f"/{version}/models/{model}:{method}" if visit is None else visit.path
+    inbound = InboundCall(
+        id=new_request_id() if visit is None else visit.id,
+        path=path,
+        call=ModelCall(version, model, method),
+        framing=Framing.SSE if method == "streamGenerateContent" else Framing.UNARY,
+        query=MappingProxyType(dict(query or {})),
+        headers=MappingProxyType({**(visit.headers if visit is not None else {}), **(headers or {})}),
+        key=None if visit is None else visit.key,
+        body=bytes(body) if isinstance(body, bytes | bytearray) else msgspec.json.encode(body),
+        received_at=received_at,
+        parent=parent,
+    )
+    return await serve(calls, inbound)
 
 
 async def serve(calls: Calls, inbound: InboundCall) -> Answer:
@@ -84,15 +222,13 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
             call.end(outcome, status, 0 if not isinstance(call.opened, FinalAnswer) else len(call.opened.body))
 
 
-class _Complete:
+class _Complete(Answer):
     """An answer that is in memory."""
 
-    def __init__(self, answer: FinalAnswer) -> None:
+    def __init__(self, answer: FinalAnswer, account: str | None = None) -> None:
         self.status = answer.status
+        self.account = account
         self._body: bytes | None = answer.body
-
-    def __aiter__(self) -> _Complete:
-        return self
 
     async def __anext__(self) -> bytes:
         body, self._body = self._body, None
@@ -104,11 +240,13 @@ class _Complete:
         """It has ended."""
 
 
-class _Streamed:
+class _Streamed(Answer):
     """An answer that flows: the upstream is read again once what came is taken."""
 
     def __init__(self, call: Call, opened: OpenAnswer, held: ExitStack) -> None:
         self.status = opened.answer.status
+        self.account = opened.account.name
+        self.framing = opened.framing
         #: Bytes that were taken.
         self.sent = 0
         self._call: Call | None = call
@@ -129,9 +267,6 @@ class _Streamed:
     def failure(self) -> StreamFailure | None:
         """The error that the upstream reported in the middle of it, if it did."""
         return self._opened.body.filter.failure
-
-    def __aiter__(self) -> _Streamed:
-        return self
 
     async def __anext__(self) -> bytes:
         if not self._chunks and not self._ended:

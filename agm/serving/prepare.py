@@ -30,7 +30,9 @@ class InboundCall:
     """
     A call as it came in: its parsed target, and the rest of it without credentials.  See :class:`GatewayRequest`.
 
-    Whoever makes one says what is called, whether the path told it or the body; `path` is only shown.
+    Whoever makes one says what is called, whether the path told it or the body; `path` is only shown.  One that a
+    plugin makes for another request has that as its `parent`: it is told of as the same client's, whose limits that one
+    has met already.
     """
 
     id: str
@@ -42,6 +44,14 @@ class InboundCall:
     key: ClientKey | None
     body: bytes
     received_at: float
+    parent: GatewayRequest | None = None
+
+    @property
+    def client_key(self) -> str | None:
+        """The name of the client key that it is told of under."""
+        if self.parent is not None:
+            return self.parent.client_key
+        return None if self.key is None else self.key.name
 
 
 class PrepareCall:
@@ -79,11 +89,12 @@ class PrepareCall:
             framing=framing,
             query=inbound.query,
             headers=inbound.headers,
-            client_key=None if inbound.key is None else inbound.key.name,
+            client_key=inbound.client_key,
             received_at=inbound.received_at,
             body=Body(inbound.body),
             upstream_framing=Framing.SSE if framing is Framing.ARRAY and context.hooks.edits_events else framing,
             explaining=explaining,
+            parent=None if inbound.parent is None else inbound.parent.id,
         )
 
     async def run(self) -> Attempts:

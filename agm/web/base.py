@@ -31,7 +31,7 @@ from agm.core.wire import target
 from agm.plugins.hooks import HookFailed
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
-from agm.web.inbound import parse_query
+from agm.web.inbound import parse_query, plain_headers
 from agm.web.request import GatewayRequestOnWire
 
 log = Logger()
@@ -47,6 +47,21 @@ class Visit:
     wire: GatewayRequestOnWire
     query: Mapping[str, str]
     key: ClientKey | None
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self.wire.id
+
+    @property
+    def path(self) -> str:
+        """The request's path, without its query."""
+        return self.wire.path.decode("ascii", "backslashreplace")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The first value of each header, by its name in lower case; none that may carry a credential."""
+        return plain_headers(self.wire)
 
     def header(self, name: str) -> str | None:
         """The first value of a header."""

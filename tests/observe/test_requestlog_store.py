@@ -97,6 +97,16 @@ def test_the_format_is_written_down_in_the_file(written: sqlite3.Connection) -> 
     assert written.execute("PRAGMA auto_vacuum").fetchone() == (2,)
 
 
+def test_a_file_of_a_release_without_a_column_gets_it_and_keeps_its_rows(
+    written: sqlite3.Connection, path: Path
+) -> None:
+    logfile.insert(written, [row()], [])
+    written.execute("ALTER TABLE requests DROP COLUMN parent")
+    for _ in range(2):
+        logfile.prepare(written, path)
+        assert written.execute("SELECT count(parent), count(*) FROM requests").fetchone() == (0, 1)
+
+
 def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
     connection = writer(path)
     logfile.insert(connection, [row()])

@@ -83,6 +83,7 @@ def test_a_row_tells_everything_of_a_request() -> None:
         "first_byte": 0.75,
         "duration": 0.9,
         "finish_reason": "STOP",
+        "parent": None,
     }
     assert timeline == [
         {

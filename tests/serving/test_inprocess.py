@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from agm import hookimpl
+from agm.api import ApiResource, InvalidRequest, Site, Visit
 from agm.core.client_keys import ClientKey
 from agm.core.errors import BadUpstreamAnswer, Forbidden, TooManyRequests
 from agm.core.request import RequestRecord
@@ -115,7 +116,7 @@ async def test_an_answer_that_breaks_off_does_not_look_complete(
     answer = await serving
     assert await answer.__anext__() == event("one")
     up.transport.abortConnection()
-    with pytest.raises(BadUpstreamAnswer, match="broke off"):
+    with pytest.raises(BadUpstreamAnswer, match="the upstream aborted the answer"):
         await answer.__anext__()
     answer.close()
     assert [record.outcome for record in recorder.records] == ["aborted"]
@@ -203,3 +204,121 @@ async def test_a_request_goes_on_with_the_configuration_that_it_began_with(
     again.cancel()
     with pytest.raises(CancelledError):
         await again
+
+
+# As plugins call it
+
+
+class Dialect(ApiResource):
+    """Answers with what a call of a model gives: an event a line."""
+
+    methods = ("POST",)
+
+    async def respond(self, visit: Visit) -> None:
+        answer = await self.gateway.call(
+            "m", {"contents": [{"parts": [{"text": "hi"}]}]}, method="streamGenerateContent", visit=visit
+        )
+        visit.wire.start(answer.status, [])
+        async for document in answer.events():
+            visit.wire.write(json.dumps(document).encode() + b"\n")
+        visit.wire.finish()
+
+
+class Dialects:
+    @hookimpl
+    def agm_resources(self, site: Site) -> Any:
+        return {"dialect": Dialect(site.gateway, site.access)}
+
+
+KEYS = """
+[auth]
+mode = "strict"
+[[auth.keys]]
+name = "team"
+key = "team-key"
+requests_per_minute = 1
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dialect_of_a_plugins_counts_once_and_is_one_row_with_the_clients_id(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    recorder = Recorder()
+    running = await gateway(KEYS + emulator.account("a"), plugins=[recorder, Dialects()])
+    found = await running.fetch("POST", "/dialect", headers={"x-goog-api-key": "team-key"}, body=b"{}")
+    assert found.status == 200
+    documents = [json.loads(line) for line in found.body.splitlines()]
+    assert len(documents) > 1
+    assert "usageMetadata" in documents[-1]
+    (record,) = recorder.records
+    assert record.request.id == found.headers["x-agm-request-id"]
+    assert (record.request.client_key, record.request.path, record.request.parent) == ("team", "/dialect", None)
+    assert record.usage is not None
+    refused = await running.fetch("POST", "/dialect", headers={"x-goog-api-key": "team-key"}, body=b"{}")
+    assert refused.status == 429, "the one before has used the limit up, and no more than that"
+
+
+class Shadow:
+    """Makes a call for each request that has ended, and forgets to look whether that was such a call."""
+
+    def __init__(self) -> None:
+        self.gateway: Any = None
+        self.statuses: list[int] = []
+        self.refused: list[Exception] = []
+
+    @hookimpl
+    async def agm_request_finished(self, record: RequestRecord) -> None:
+        try:
+            answer = await self.gateway.call("shadow", record.request.body.raw, parent=record.request)
+            self.statuses.append(answer.status)
+            answer.close()
+        except InvalidRequest as e:
+            self.refused.append(e)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_for_a_request_has_its_parents_id_is_not_counted_again_and_makes_none_for_itself(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    recorder, shadow = Recorder(), Shadow()
+    running = await gateway(KEYS + emulator.account("a"), plugins=[recorder, shadow])
+    shadow.gateway = running.gateway
+    assert (await running.ask("m", key="team-key")).status == 200
+    await eventually(lambda: shadow.refused, "the refusal of a call for the call")
+    mine, its = sorted(recorder.records, key=lambda record: record.request.parent is not None)
+    assert shadow.statuses == [200]
+    assert (its.request.parent, its.request.client_key, its.request.model) == (mine.request.id, "team", "shadow")
+    assert its.request.id != mine.request.id
+    assert len(emulator.log) == 2
+    latest = running.gateway.live.latest()
+    assert {row["id"]: row["parent"] for row in latest} == {mine.request.id: None, its.request.id: mine.request.id}
+    assert mine.usage is not None
+    assert its.usage is not None
+    assert running.gateway.clients.allowances.today("team")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"method": "sing"}, "no method 'sing'"),
+        ({"version": "v9"}, "no version 'v9'"),
+        ({"model": "models/"}, "the name of a model"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_call_that_cannot_be_made_is_refused_in_words(
+    gateway: GatewayFactory, given: dict[str, Any], what: str
+) -> None:
+    running = await gateway()
+    with pytest.raises(InvalidRequest, match=what):
+        await running.gateway.call(**{"model": "m", "body": b"{}", **given})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_of_the_gateways_own_is_read_whole(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    running = await gateway(emulator.account("a"))
+    answer = await running.gateway.call("models/m", BODY)
+    assert (answer.status, answer.account) == (200, "a")
+    assert "candidates" in await answer.json()
+    assert running.gateway.pool.loads() == {"a": 0}

@@ -87,6 +87,7 @@ def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, .
         round(one.seconds, 4),
         one.finish_reason,
         _encode(timeline).decode(),
+        one.parent,
     )
 
 

@@ -65,7 +65,8 @@ _CREATE = (
         first_byte REAL,
         duration REAL NOT NULL,
         finish_reason TEXT,
-        timeline TEXT NOT NULL
+        timeline TEXT NOT NULL,
+        parent TEXT
     )
     """,
     "CREATE INDEX requests_by_start ON requests (started)",
@@ -161,6 +162,14 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    elif "parent" not in _columns(connection):  # the file is of a release that did not have it
+        with transaction(connection):
+            if "parent" not in _columns(connection):
+                connection.execute("ALTER TABLE requests ADD COLUMN parent TEXT")
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {name for _, name, *_ in connection.execute("PRAGMA table_info(requests)")}
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
