@@ -6,6 +6,7 @@ These names, and the attributes that their docstrings name, are the public inter
 """
 
 from agm import hookimpl
+from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
 from agm.core.errors import (
@@ -35,7 +36,6 @@ from agm.core.wire.usage import Usage
 from agm.hookspecs import Site
 from agm.plugins.key_lookups import CachedKeys
 from agm.serving.gateway import Gateway
-from agm.serving.inprocess import Answer
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, StaticToken
 from agm.web.base import ApiResource, Visit, send_json
@@ -59,7 +59,9 @@ __all__ = [
     "GatewayError",
     "GatewayRequest",
     "InvalidRequest",
+    "KeepAnswer",
     "KeyRing",
+    "LocalAnswer",
     "ModelChoice",
     "NotFound",
     "Patterns",

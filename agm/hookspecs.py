@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
+from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Verdict
 from agm.core.client_keys import ClientKey
 from agm.core.request import (
@@ -127,6 +128,45 @@ def agm_accounts(  # type: ignore[empty-body]
     """
 
 
+@hookspec
+def agm_started(gateway: Any) -> Awaitable[None] | None:
+    """
+    Begin: the gateway runs, and serves from now on.
+
+    It is called once, before the first request, and before what ``agm_accounts`` awaits; a reload does not call it.
+
+    :param gateway: the :class:`agm.api.Gateway`, to be kept for other hooks.
+    :returns: nothing.
+
+    May be asynchronous; nobody waits for it.  Fails open.
+
+    Example::
+
+        @hookimpl
+        def agm_started(gateway):
+            state.gateway = gateway
+    """
+
+
+@hookspec
+def agm_look_up(request: GatewayRequest) -> Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None:
+    """
+    Look up what the decisions need, slowly if it must be: they are synchronous, and find it in ``request.found``.
+
+    :param request: the request as it came; its model is not mapped yet.
+    :returns: what was found, by names that are the plugin's own; all of it together is ``request.found``.
+
+    May be asynchronous, under the time limit ``[plugins] timeout``; plugins are asked one after the other.  Takes no
+    wrapper.  Fails closed: decisions without what they need would be others.
+
+    Example::
+
+        @hookimpl
+        async def agm_look_up(request):
+            return {"team": await directory.team_of(request.client_key)}
+    """
+
+
 @hookspec(firstresult=True)
 def agm_map_model(model: str, request: GatewayRequest) -> ModelChoice | str | None:
     """
@@ -145,6 +185,32 @@ def agm_map_model(model: str, request: GatewayRequest) -> ModelChoice | str | No
         def agm_map_model(model, request):
             if model.startswith("claude-"):
                 return ModelChoice("gemini-2.5-pro", "we have no Claude here")
+    """
+
+
+@hookspec(firstresult=True)
+def agm_answer_request(
+    request: GatewayRequest,
+) -> LocalAnswer | Answer | KeepAnswer | Awaitable[LocalAnswer | Answer | KeepAnswer | None] | None:
+    """
+    Answer a call of a model without an upstream: from a cache, as a guard, or by calls of the plugin's own.
+
+    :param request: the request, with the mapped model; its client key has been admitted.  A call that a plugin makes
+        for a request is not offered.
+    :returns: a :class:`agm.api.LocalAnswer`; or the :class:`agm.api.Answer` of ``gateway.call(…, parent=request)``,
+        which is relayed as it comes; or a :class:`agm.api.KeepAnswer`, which asks for the answer of the upstream, and
+        leaves the request to the next plugin, as None does.  Where ``request.explaining``, decide as ever, but call
+        nothing.
+
+    May be asynchronous, under the time limit ``[plugins] timeout``.  Takes no wrapper.  Fails closed: what a guard has
+    not seen must not go out.  A cache expects its own failures, and returns None.
+
+    Example::
+
+        @hookimpl
+        def agm_answer_request(request):
+            if request.model == "echo":
+                return LocalAnswer({"candidates": [{"content": {"role": "model", "parts": [{"text": "echo"}]}}]})
     """
 
 
@@ -342,4 +408,21 @@ def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-
         @hookimpl
         def agm_resources(site):
             return {"hello": Hello(site.gateway, site.access)}
+    """
+
+
+@hookspec
+def agm_stopping() -> Awaitable[None] | None:
+    """
+    End: no request is in flight any more, and connections to upstreams still work.
+
+    :returns: nothing.
+
+    May be asynchronous; the stop waits for it, up to the time limit ``[plugins] timeout``.  Fails open.
+
+    Example::
+
+        @hookimpl
+        async def agm_stopping():
+            await counts.flush()
     """

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import attrs
 import msgspec
 
+from agm.core.answer import NOTHING
 from agm.core.classify import Verdict
 from agm.core.documents import undense
 from agm.core.errors import NOT_JSON
@@ -118,6 +119,8 @@ class GatewayRequest:
     explaining: bool = False
     #: The id of the request for which a plugin makes this one; None for a client's own.
     parent: str | None = None
+    #: What ``agm_look_up`` found, by the names that plugins gave.
+    found: Mapping[str, Any] = NOTHING
 
 
 @attrs.frozen(eq=False)
@@ -241,3 +244,5 @@ class RequestRecord:
     usage: Usage | None = None
     #: Google's name for why the last candidate ended (``STOP``), or why the prompt was refused (``SAFETY``).
     finish_reason: str | None = None
+    #: The bytes of an answer that came whole, where a plugin has asked for them with a ``KeepAnswer``.
+    answer: bytes | None = attrs.field(default=None, repr=False)

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from agm import hookimpl
 from agm.config import Config
+from agm.core.answer import Answer
 from agm.core.client_keys import ClientKey
 from agm.core.errors import GatewayError
 from agm.core.pool.cooldown import ALL_MODELS, Remembered
@@ -244,6 +245,9 @@ class Replay:
             answered = gateway.reactor.seconds()
             if isinstance(opened, FinalAnswer):
                 status, sent = opened.status, len(opened.body)
+                outcome = "error" if status >= 400 else "ok"
+            elif isinstance(opened, Answer):
+                status, sent = opened.status, len(await opened.read())
                 outcome = "error" if status >= 400 else "ok"
             else:
                 sent = await _taken(opened)

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from agm.config import Config
 from agm.core import documents
+from agm.core.answer import Answer
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.models import model_to_count
 from agm.core.remedies import remedy
@@ -22,7 +23,7 @@ from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import InboundCall
+from agm.serving.prepare import Answered, InboundCall
 
 _QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
 #: Seconds to wait for an upstream's answer: a count takes a moment.
@@ -101,7 +102,7 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
         body=_QUESTION,
         received_at=gateway.wall(),
     )
-    attempts: Attempts | None = None
+    attempts: Attempts | Answered | None = None
     tokens: int | None = None
     status: int | None = None
     message: str | None = None
@@ -110,6 +111,9 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
         outcome = await attempts.open()
         if isinstance(outcome, FinalAnswer):
             status, message = outcome.status, _message(outcome.body)
+        elif isinstance(outcome, Answer):
+            outcome.close()
+            message = "a plugin answers by calls of its own (agm_answer_request), so the account was not asked"
         else:
             status = outcome.answer.status
             tokens, message = _counted(await _whole(outcome))

@@ -10,18 +10,30 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pluggy
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import GatewayError
 from agm.core.request import (
@@ -53,6 +65,8 @@ FAIL_CLOSED = frozenset(
         "agm_configure",
         "agm_client_keys",
         "agm_accounts",
+        "agm_look_up",
+        "agm_answer_request",
         "agm_filter_accounts",
         "agm_wrap_request",
         "agm_transform_request",
@@ -113,6 +127,9 @@ class Hooks:
     #: Whether any plugin edits bodies, and whether any edits answers.
     edits_requests: bool = attrs.field(init=False)
     edits_events: bool = attrs.field(init=False)
+    #: Whether any plugin looks something up, and whether any answers requests.
+    looks_up: bool = attrs.field(init=False)
+    answers: bool = attrs.field(init=False)
     _map_model: Callable[..., object] = attrs.field(init=False)
     _filter_accounts: Callable[..., list[Any]] | None = attrs.field(init=False)
     _select_account: Callable[..., object] = attrs.field(init=False)
@@ -135,6 +152,8 @@ class Hooks:
         calls = self.manager.hook
         self.edits_requests = bool(calls.agm_transform_request.get_hookimpls())
         self.edits_events = bool(calls.agm_transform_event.get_hookimpls())
+        self.looks_up = bool(calls.agm_look_up.get_hookimpls())
+        self.answers = bool(calls.agm_answer_request.get_hookimpls())
         self._map_model = _first(calls.agm_map_model)
         self._filter_accounts = _all(calls.agm_filter_accounts)
         self._select_account = _first(calls.agm_select_account)
@@ -177,6 +196,57 @@ class Hooks:
 
     async def _sources(self, found: Awaitable[Iterable[AccountSource] | None]) -> list[AccountSource]:
         return list(await found or ())
+
+    def started(self, gateway: Any) -> None:
+        """Say that the gateway runs; nobody waits."""
+        for waiting in self.manager.hook.agm_started(gateway=gateway):
+            _start(waiting)
+
+    async def stopping(self) -> None:
+        """Say that the gateway stops, and wait for those who have something to end."""
+        for waiting in self.manager.hook.agm_stopping():
+            if inspect.isawaitable(waiting):
+                await waiting
+
+    async def look_up(self, request: GatewayRequest) -> GatewayRequest:
+        """The request with what plugins have found for it.  :raises HookFailed:"""
+        if not self.looks_up:
+            return request
+        found: dict[str, Any] = {}
+        async for _, result in self._in_turn("agm_look_up", request):
+            found.update(result)
+        return attrs.evolve(request, found=MappingProxyType(found))
+
+    async def answer_request(self, request: GatewayRequest) -> LocalAnswer | Answer | KeepAnswer | None:
+        """The answer of the first plugin that has one, or the wish to keep the upstream's.  :raises HookFailed:"""
+        kept: KeepAnswer | None = None
+        async for plugin, result in self._in_turn("agm_answer_request", request):
+            if isinstance(result, KeepAnswer):
+                kept = result if kept is None or result.most > kept.most else kept
+                continue
+            if isinstance(result, LocalAnswer):
+                try:
+                    result.body(request.framing)
+                except (TypeError, ValueError, RecursionError) as e:
+                    self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
+            elif isinstance(result, Answer) and result.status < 400 and result.framing is not request.framing:
+                result.close()
+                wanted, got = request.framing.value, result.framing.value
+                wrong = TypeError(f"the client wants {wanted}, and the Answer is {got}")
+                self._failed(wrong, plugin, "agm_answer_request", request.id)
+            answer: LocalAnswer | Answer = result
+            return answer
+        return kept
+
+    async def _in_turn(self, hook: str, request: GatewayRequest) -> AsyncIterator[tuple[str, Any]]:
+        """What each plugin returns, awaited before the next is asked, with its name; without what is None."""
+        for impl in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+            self._request_id = request.id  # each time: others were served while a plugin was waited for
+            result: Any = _called(impl, {"request": request})
+            if inspect.isawaitable(result):
+                result = await result
+            if result is not None:
+                yield impl.plugin_name, result
 
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
         """The model that serves `model`; itself where no plugin says another."""
@@ -413,18 +483,32 @@ class Hooks:
         Wait for what a plugin returned, as long as a plugin may take.
 
         :raises TimeoutError: if it takes longer.
+        :raises CancelledError: if it is not wanted any more.
         """
-        waiting: Deferred[T] = Deferred.fromCoroutine(_coroutine(result))
+        working: Deferred[T] = Deferred.fromCoroutine(_coroutine(result))
+        unwanted = False
+
+        def cancel(_: object) -> None:
+            nonlocal unwanted
+            unwanted = True
+            working.cancel()
+
+        waiting: Deferred[T] = Deferred(cancel)
+        working.chainDeferred(waiting)
         waiting.addTimeout(self.limit, self.reactor)
         try:
             return await waiting
         except DeferredTimeout:
             raise TimeoutError(f"it took longer than {self.limit:g} seconds") from None
+        except CancelledError:
+            if unwanted:  # the client has left, say: that is no failure of the plugin's
+                raise
+            raise RuntimeError("what it awaited was cancelled") from None
 
     async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, request_id: str) -> object:
         try:
             found = self._usable(checked(hook, await self.limited(result)), plugin, hook)
-        except GatewayError:
+        except (GatewayError, CancelledError):
             raise
         except Exception as e:
             return self._failed(e, plugin, hook, request_id)

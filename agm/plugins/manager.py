@@ -28,9 +28,22 @@ from agm.plugins import builtin
 #: The hooks, in the order in which a request meets them.
 HOOKS: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.startswith("agm_"))
 #: Hooks that may return an awaitable or a Deferred; all others decide at once.
-MAY_AWAIT = frozenset({"agm_accounts", "agm_transform_request", "agm_attempt_finished", "agm_request_finished"})
+MAY_AWAIT = frozenset(
+    {
+        "agm_accounts",
+        "agm_started",
+        "agm_look_up",
+        "agm_answer_request",
+        "agm_transform_request",
+        "agm_attempt_finished",
+        "agm_request_finished",
+        "agm_stopping",
+    }
+)
 #: Hooks whose implementations each get what the one before returned; a wrapper has no place in them.
 CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
+#: Hooks without wrappers: those, and the ones whose implementations are awaited one after the other.
+UNWRAPPED = CHAINS | {"agm_look_up", "agm_answer_request"}
 
 
 class PluginError(Exception):
@@ -288,8 +301,9 @@ def _arguments_refused(error: pluggy.PluginValidationError, plugin: object) -> s
 
 
 def _check_impl(impl: pluggy.HookImpl, name: str, hook: str) -> None:
-    if hook in CHAINS and (impl.wrapper or impl.hookwrapper):
-        raise PluginError(f"plugin {name}: {hook} is a chain and takes no wrapper; edit in a plain implementation")
+    if hook in UNWRAPPED and (impl.wrapper or impl.hookwrapper):
+        what, cure = ("is a chain and", "edit") if hook in CHAINS else ("is awaited plugin by plugin and", "answer")
+        raise PluginError(f"plugin {name}: {hook} {what} takes no wrapper; {cure} in a plain implementation")
     if inspect.isgeneratorfunction(impl.function) and not (impl.wrapper or impl.hookwrapper):
         raise PluginError(f"plugin {name}: {hook} yields, as a wrapper does; mark it with @hookimpl(wrapper=True)")
     if hook not in MAY_AWAIT and inspect.iscoroutinefunction(impl.function):

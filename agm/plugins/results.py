@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 
+from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Verdict
 from agm.core.request import Account, AccountChoice, ModelChoice, UpstreamRequest
 from agm.core.wire.bytechain import Spliced
@@ -17,7 +18,13 @@ _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "agm_configure": ((object,), "nothing is expected"),
     "agm_client_keys": ((Iterable,), "sources of client keys are expected, each with a lookup"),
     "agm_accounts": ((Iterable,), "AccountSources are expected"),
+    "agm_started": ((object,), "nothing is expected"),
+    "agm_look_up": ((Mapping,), "what was found, by name, is expected"),
     "agm_map_model": ((ModelChoice, str), "a ModelChoice or a name is expected"),
+    "agm_answer_request": (
+        (LocalAnswer, Answer, KeepAnswer),
+        "a LocalAnswer, the Answer of a gateway.call or a KeepAnswer is expected",
+    ),
     "agm_transform_request": ((dict,), "the body, a dict, is expected"),
     "agm_filter_accounts": ((Mapping,), "names of accounts with reasons are expected"),
     "agm_select_account": ((Account, AccountChoice), "an AccountChoice or an Account is expected"),
@@ -27,11 +34,15 @@ _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "agm_attempt_finished": ((object,), "nothing is expected"),
     "agm_request_finished": ((object,), "nothing is expected"),
     "agm_resources": ((Mapping,), "resources by the first segment of their path are expected"),
+    "agm_stopping": ((object,), "nothing is expected"),
 }
 _SENDABLE = re.compile(r"/[\x21-\x7e]*")
 #: A header's name and value as RFC 9110 has them; a line break in one would begin another.
 _HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+
+#: Headers that follow from the form of an answer.
+_FORM_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "content-encoding", "content-type"})
 
 
 def checked(hook: str, result: object) -> object:
@@ -53,7 +64,24 @@ def checked(hook: str, result: object) -> object:
         return items
     if isinstance(result, UpstreamRequest) and not _can_be_sent(result):
         raise TypeError("it returned an UpstreamRequest whose path, headers or body cannot be sent")
+    if isinstance(result, LocalAnswer):
+        _check_local(result)
     return result
+
+
+def _check_local(answer: LocalAnswer) -> None:
+    if not isinstance(answer.status, int) or not 200 <= answer.status <= 599:
+        raise TypeError(f"it returned a LocalAnswer with the status {answer.status!r}; give 200 to 599")
+    for name, value in answer.headers.items():
+        if not (
+            isinstance(name, str)
+            and isinstance(value, str)
+            and name.isascii()
+            and _HEADER_NAME.fullmatch(name.encode()) is not None
+            and _HEADER_VALUE.fullmatch(value.encode("latin-1", "replace")) is not None
+            and name.lower() not in _FORM_HEADERS
+        ):
+            raise TypeError(f"it returned a LocalAnswer with the header {name!r}, which cannot be sent")
 
 
 def checked_wrapper(hook: str, first: bool, inner: object, outer: object) -> object:

@@ -17,11 +17,13 @@ MAX_ERROR = 1024 * 1024
 
 @attrs.frozen
 class FinalAnswer:
-    """An answer that is complete in memory: an error of the upstream's that goes to the client."""
+    """An answer that is complete in memory: an error of the upstream's, or what a plugin answers without one."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+    #: How the body is laid out.
+    framing: Framing = Framing.UNARY
 
 
 @attrs.define(eq=False)

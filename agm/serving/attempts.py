@@ -38,7 +38,7 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.wire import envelope
-from agm.core.wire.answer_filters import Framing, PlainBody
+from agm.core.wire.answer_filters import Framing, KeptAnswer, PlainBody
 from agm.core.wire.gzip import inflate
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer, Route
 from agm.serving.context import ServingContext
@@ -88,6 +88,9 @@ class Attempts:
     routing: Routing
     wrapping: Wrapping
     mapped: ModelChoice
+    #: An answer of up to so many bytes is kept for the observers; 0 for none.
+    keep: int = 0
+    _kept: KeptAnswer | None = attrs.field(init=False, default=None)
     #: Those that have ended, in order.
     records: list[AttemptRecord] = attrs.field(init=False, factory=list)
     #: Accounts that this request does not ask again, though others may.
@@ -130,6 +133,11 @@ class Attempts:
                 route.lease.release()
         assert last is not None, "there was a first route"
         return self._last_word(last)
+
+    @property
+    def kept(self) -> bytes | None:
+        """The answer's bytes as the client got them, if they were to be kept and are all there."""
+        return None if self._kept is None else self._kept.whole
 
     # Choosing
 
@@ -418,6 +426,9 @@ class Attempts:
         """Wait until an answer shows what it is."""
         limits, deadlines = self.context.config.timeouts, self.context.deadlines
         passing = self.wrapping.filter(wrapped)
+        plain = isinstance(passing, PlainBody)
+        if self.keep:
+            passing = self._kept = KeptAnswer(passing, self.keep)
         within = first_byte_within(self.request.headers, limits)
         silent = limits.idle + timeout if within > limits.first_byte else limits.idle  # who asked for it may wait
         flow = UpstreamBody(passing, deadlines, limits.idle, self.wrapping.watch(), first=silent)
@@ -443,7 +454,7 @@ class Attempts:
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
             return Failed(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes:
-            return OpenAnswer(answer, flow, account, self.request.framing, isinstance(passing, PlainBody), lease)
+            return OpenAnswer(answer, flow, account, self.request.framing, plain, lease)
         if passing.failure is not None:
             if passing.failure.own is not None:
                 raise passing.failure.own

@@ -13,11 +13,13 @@ from typing import Literal, Protocol
 
 import attrs
 
+from agm.core.answer import Answer
 from agm.core.counters import Tally
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.observe.activity import Live, Relaying, Underway
 from agm.serving.answers import FinalAnswer, OpenAnswer
+from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.model_directory import ModelDirectory
@@ -34,7 +36,7 @@ class Opening(Protocol):
     def records(self) -> Sequence[AttemptRecord]:
         """The attempts so far."""
 
-    async def open(self) -> OpenAnswer | FinalAnswer:
+    async def open(self) -> OpenAnswer | FinalAnswer | Answer:
         """Open the answer.  :raises GatewayError: if there is none."""
 
 
@@ -86,14 +88,14 @@ class Call:
         self._underway: Underway = calls.live.begin(prepared)
         self._attempts: Opening | None = None
         self._first_byte: float | None = None
-        self.opened: OpenAnswer | FinalAnswer | None = None
+        self.opened: OpenAnswer | FinalAnswer | Answer | None = None
 
     @property
     def request(self) -> GatewayRequest:
         """The request, as far as it is known."""
         return self._prepared.request
 
-    async def open(self, check: Callable[[], None] | None = None) -> OpenAnswer | FinalAnswer:
+    async def open(self, check: Callable[[], None] | None = None) -> OpenAnswer | FinalAnswer | Answer:
         """
         Prepare it, and make its attempts.
 
@@ -133,7 +135,7 @@ class Call:
         watch: UsageWatch | None = None
         if isinstance(opened, OpenAnswer):
             account, watch = opened.account.name, opened.body.watch
-        elif opened is not None:
+        elif isinstance(opened, FinalAnswer):
             account = attempts[-1].account if attempts else None
             if context.kept_answers:
                 underway.answer, underway.answer_size = opened.body[: context.kept_answers], len(opened.body)
@@ -153,6 +155,7 @@ class Call:
             account=account,
             usage=usage,
             finish_reason=finish_reason,
+            answer=self._attempts.kept if outcome == "ok" and isinstance(self._attempts, Attempts) else None,
         )
         calls.live.end(underway, record, context.config.pool.max_attempts)
         calls.tally.finished(record)

@@ -20,7 +20,7 @@ from agm.plugins.hooks import Call, HookFailed
 from agm.serving.affinity import pause
 from agm.serving.attempts import Attempts
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import InboundCall
+from agm.serving.prepare import Answered, InboundCall
 
 REDACTED = "[redacted]"
 #: Names of headers and parameters whose values are not shown, whoever put them there.
@@ -64,7 +64,7 @@ def _status(error: GatewayError) -> Any:
     return msgspec.json.decode(error.body())["error"]
 
 
-def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict[str, Any]) -> None:
+def _decide(gateway: Gateway, attempts: Attempts | Answered, calls: list[Call], found: dict[str, Any]) -> None:
     request = attempts.request
     found["model"] = {
         "asked": request.asked_model,
@@ -72,6 +72,10 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
         "reason": attempts.mapped.reason,
         "plugin": _by(gateway, calls, "agm_map_model", attempts.mapped, attempts.mapped.model),
     }
+    if isinstance(attempts, Answered):
+        status = attempts.answer.status
+        found["answer"] = {"status": status, "plugin": _by(gateway, calls, "agm_answer_request", attempts.answer)}
+        return
     found["edited_by"] = [call.plugin for call in calls if call.hook == "agm_transform_request"]
     accounts, exclusions = attempts.candidates()
     refusals = {

@@ -16,6 +16,7 @@ from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
 from agm.config import Config
+from agm.core.answer import Answer
 from agm.core.counters import Tally
 from agm.core.limits import Allowances
 from agm.core.ownership import KnownOwners, Ownership
@@ -35,7 +36,7 @@ from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
-from agm.serving.inprocess import Answer, Caller
+from agm.serving.inprocess import Caller
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.upstream.accounts import AccountSource
@@ -176,6 +177,7 @@ class Gateway:
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
+        self.hooks.started(self)
         self.metrics.start()
         if self.traces is not None:
             self.traces.start()
@@ -196,7 +198,8 @@ class Gateway:
             self._state.settled()
 
     async def stop(self) -> None:
-        """Close the connections to upstreams and end the credentials' threads."""
+        """Let plugins end, close the connections to upstreams and end the credentials' threads."""
+        await self.hooks.stopping()
         self._checks.stop()
         self.code_assist.stop()
         self.metrics.stop()

@@ -8,7 +8,7 @@ faster than they are taken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,12 +16,11 @@ from typing import Any, Protocol
 import msgspec
 from twisted.internet.defer import Deferred
 
-from agm.core import documents
+from agm.core.answer import Answer
 from agm.core.client_keys import ClientKey
-from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
+from agm.core.errors import BadUpstreamAnswer, GatewayError, InvalidRequest
 from agm.core.request import GatewayRequest
 from agm.core.wire.answer_filters import Framing, StreamFailure
-from agm.core.wire.sse import EventReader
 from agm.core.wire.target import METHODS, VERSIONS, ModelCall
 from agm.observe.request_ids import new_request_id
 from agm.plugins.hooks import HookFailed
@@ -51,89 +50,6 @@ class Caller(Protocol):
     @property
     def key(self) -> ClientKey | None:
         """The client key that it came with."""
-
-
-class Answer:
-    """
-    An answer to a call from within the process; ``async for`` gives its bytes as they come.
-
-    Nothing more is read from the upstream while what came is not taken.  Whoever got one calls :meth:`close` when done
-    with it, read to its end or not; :meth:`read` and :meth:`json` do so, and so does the end of :meth:`events`.
-
-    :ivar status: the HTTP status; an error's body is google.rpc.Status JSON.
-    :ivar account: the name of the account that answers; None for an answer of the gateway's own.
-    """
-
-    status: int
-    account: str | None = None
-    #: How the bytes are laid out.
-    framing: Framing = Framing.UNARY
-
-    def __aiter__(self) -> Answer:
-        """Give itself: it can be read once."""
-        return self
-
-    async def __anext__(self) -> bytes:
-        """
-        Wait for the next bytes.
-
-        :raises BadUpstreamAnswer: if the upstream breaks the answer off; what came is not whole.
-        """
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """End the call; what has not come is not wanted."""
-        raise NotImplementedError
-
-    async def read(self) -> bytes:
-        """
-        Wait for the rest of the answer.
-
-        :raises BadUpstreamAnswer: if the upstream breaks it off.
-        """
-        try:
-            return b"".join([chunk async for chunk in self])
-        finally:
-            self.close()
-
-    async def json(self) -> dict[str, Any]:
-        """
-        Wait for the one document of an answer that is no stream.
-
-        :raises BadUpstreamAnswer: if the upstream breaks it off, or it is no JSON object.
-        """
-        return _document(await self.read())
-
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """
-        Give each document of the answer as soon as it is there: every event of a stream, or the only one.
-
-        :raises BadUpstreamAnswer: if the upstream breaks the answer off, or a document is no JSON object.
-        """
-        if self.framing is not Framing.SSE:
-            yield await self.json()
-            return
-        reader = EventReader()
-        try:
-            async for chunk in self:
-                for data in reader.feed(chunk):
-                    if data != b"[DONE]":
-                        yield _document(data)
-            last = reader.close()
-            if last.data:
-                yield _document(last.data)
-        finally:
-            self.close()
-
-
-def _document(data: bytes) -> dict[str, Any]:
-    try:
-        found = documents.decode(data)
-    except NOT_JSON:
-        found = None
-    if not isinstance(found, dict):
-        raise BadUpstreamAnswer("The upstream's answer is not a JSON object.")
-    return found
 
 
 async def call(
@@ -176,7 +92,7 @@ async def call(
         id=new_request_id() if visit is None else visit.id,
         path=path,
         call=ModelCall(version, model, method),
-        framing=Framing.SSE if method == "streamGenerateContent" else Framing.UNARY,
+        framing=_framing(method, parent),
         query=MappingProxyType(dict(query or {})),
         headers=MappingProxyType({**(visit.headers if visit is not None else {}), **(headers or {})}),
         key=None if visit is None else visit.key,
@@ -185,6 +101,13 @@ async def call(
         parent=parent,
     )
     return await serve(calls, inbound)
+
+
+def _framing(method: str, parent: GatewayRequest | None) -> Framing:
+    """As the client wants it, for a call that may answer its request."""
+    if parent is not None and parent.method == method:
+        return parent.framing
+    return Framing.SSE if method == "streamGenerateContent" else Framing.UNARY
 
 
 async def serve(calls: Calls, inbound: InboundCall) -> Answer:
@@ -209,6 +132,9 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
         if isinstance(opened, FinalAnswer):
             outcome, status = "error" if opened.status >= 400 else "ok", opened.status
             return _Complete(opened)
+        if isinstance(opened, Answer):
+            handed_over = True
+            return _PassedOn(call, opened, held)
         answer = _Streamed(call, opened, held)
         handed_over = True
         return answer
@@ -228,6 +154,7 @@ class _Complete(Answer):
     def __init__(self, answer: FinalAnswer, account: str | None = None) -> None:
         self.status = answer.status
         self.account = account
+        self.framing = answer.framing
         self._body: bytes | None = answer.body
 
     async def __anext__(self) -> bytes:
@@ -238,6 +165,40 @@ class _Complete(Answer):
 
     def close(self) -> None:
         """It has ended."""
+
+
+class _PassedOn(Answer):
+    """The answer of a call that a plugin made, for the one that it answers with it."""
+
+    def __init__(self, call: Call, inner: Answer, held: ExitStack) -> None:
+        self.status, self.account, self.framing = inner.status, inner.account, inner.framing
+        self._call: Call | None = call
+        self._inner = inner
+        self._held = held
+        self._sent = 0
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._inner.__anext__()
+        except StopAsyncIteration:
+            self._finish("error" if self.status >= 400 else "ok")
+            raise
+        except GatewayError:
+            self._finish("aborted")
+            raise
+        self._sent += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """End both calls."""
+        self._finish("cancelled")
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._inner.close()
+        self._held.close()
+        call, self._call = self._call, None
+        if call is not None:
+            call.end(outcome, self.status, self._sent)
 
 
 class _Streamed(Answer):

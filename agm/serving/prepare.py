@@ -6,16 +6,18 @@ What follows is :mod:`agm.serving.attempts`'s.  The same steps are taken for a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import msgspec
 
+from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.client_keys import ClientKey
-from agm.core.request import Body, GatewayRequest
+from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
 from agm.serving.affinity import route_call
+from agm.serving.answers import FinalAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
@@ -52,6 +54,27 @@ class InboundCall:
         if self.parent is not None:
             return self.parent.client_key
         return None if self.key is None else self.key.name
+
+
+@attrs.frozen(eq=False)
+class Answered:
+    """A call that a plugin answers: there is nothing to attempt."""
+
+    request: GatewayRequest
+    mapped: ModelChoice
+    answer: LocalAnswer | Answer
+    records: Sequence[AttemptRecord] = ()
+
+    async def open(self) -> FinalAnswer | Answer:
+        """Give the answer."""
+        answer, framing = self.answer, self.request.framing
+        if isinstance(answer, Answer):
+            return answer
+        given = answer.headers.items()
+        headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in given]
+        if answer.status >= 400:
+            framing = Framing.UNARY
+        return FinalAnswer(answer.status, tuple(headers), answer.body(framing), framing)
 
 
 class PrepareCall:
@@ -97,7 +120,7 @@ class PrepareCall:
             parent=None if inbound.parent is None else inbound.parent.id,
         )
 
-    async def run(self) -> Attempts:
+    async def run(self) -> Attempts | Answered:
         """
         Take the steps.
 
@@ -106,14 +129,23 @@ class PrepareCall:
         """
         context, request = self._context, self.request
         hooks = context.hooks
+        if hooks.looks_up:
+            request = self.request = await hooks.look_up(request)
         choice = hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
         if choice.model != request.model:
             request = self.request = attrs.evolve(request, model=choice.model)
         if self._key is not None:
             self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
+        keep = 0
+        if hooks.answers and request.parent is None:
+            answer = await hooks.answer_request(request)
+            if isinstance(answer, KeepAnswer):
+                keep = answer.most
+            elif answer is not None:
+                return Answered(request, choice, answer)
         body = request.body.raw
         if hooks.edits_requests:
             edited = await hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
         routing = await route_call(context, request, body)
-        return Attempts(context, request, routing, self._wrapping(context, request, body), choice)
+        return Attempts(context, request, routing, self._wrapping(context, request, body), choice, keep)

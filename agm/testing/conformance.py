@@ -13,6 +13,7 @@ import importlib
 import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
@@ -24,6 +25,7 @@ from twisted.web.resource import IResource
 
 from agm import config as configuration
 from agm.config import Config
+from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey
 from agm.core.errors import GatewayError
@@ -39,7 +41,7 @@ from agm.core.request import (
 )
 from agm.core.wire.answer_filters import Framing
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, make_plugin_manager
-from agm.plugins.results import checked_wrapper
+from agm.plugins.results import checked, checked_wrapper
 from agm.plugins.watch import TOO_LONG, Watch
 from agm.upstream.accounts import AccountSource, why_refused
 
@@ -131,7 +133,9 @@ _ERRORS: Sequence[tuple[int, bytes, Mapping[str, str]]] = (
 #: Hooks in which a GatewayError is an answer for the client.
 _MAY_REFUSE = frozenset(
     {
+        "agm_look_up",
         "agm_map_model",
+        "agm_answer_request",
         "agm_transform_request",
         "agm_filter_accounts",
         "agm_select_account",
@@ -214,6 +218,7 @@ def check_plugin(plugin: object, *, name: str | None = None, settings: str = "",
     check.call(
         "agm_configure", {"config": configuration.parse(_ACCOUNTS, environ={})}, "the configuration it began with"
     )
+    check.nothing("agm_stopping", {}, "nothing")
 
 
 @attrs.define
@@ -232,6 +237,7 @@ class _Check:
 
     def __init__(self, plugin: object, table: str | None, patience: float) -> None:
         self._patience = patience
+        self._started = False
         try:
             self._manager = make_plugin_manager([plugin], entry_points=False)
         except PluginError as e:
@@ -267,13 +273,18 @@ class _Check:
         ]
         self._client_keys(config)
         self._account_sources(config, {account.name for account in accounts})
+        if self._hooks["agm_started"] and not self._started:
+            self._started = True
+            self.nothing("agm_started", {"gateway": _site(config).gateway}, "a gateway")
         requests = [
             build_request(method=method, body=body, client_key=key, headers={"user-agent": "curl/8"})
             for method, body in _BODIES
             for key in ("laptop", None)
         ]
         unread = build_request(body=b"")
+        requests, unread = [self._looked_up(request) for request in requests], self._looked_up(unread)
         for request in [*requests, unread]:
+            self._answer(request)
             for model in ("gemini-2.5-flash", "gpt-4o", "publishers/google/models/x", "modell/größe:neu"):
                 self._model(attrs.evolve(request, model=model, asked_model=model))
             self._filter(accounts, request)
@@ -448,6 +459,37 @@ class _Check:
             if isinstance(choice, ModelChoice) and not choice.reason:
                 self.refuse(hook, "gave no reason", "say why, for agm explain: ModelChoice(model, reason)")
 
+    def _looked_up(self, request: GatewayRequest) -> GatewayRequest:
+        hook = "agm_look_up"
+        found: dict[str, Any] = {}
+        for result in self.call(hook, {"request": request}, _shown(request)):
+            if result is None or isinstance(result, _Refused):
+                continue
+            if not isinstance(result, Mapping) or not all(isinstance(name, str) for name in result):
+                self.refuse(hook, f"returned {_sort(result)}", "return what was found by names, a dict, or None")
+            found.update(result)
+        self._untouched(hook, request)
+        return attrs.evolve(request, found=MappingProxyType(found)) if found else request
+
+    def _answer(self, request: GatewayRequest) -> None:
+        hook = "agm_answer_request"
+        for explaining in (True, False):
+            asked = attrs.evolve(request, explaining=explaining)
+            for answer in self.call(hook, {"request": asked}, _shown(request)):
+                if answer is None or isinstance(answer, _Refused | KeepAnswer):
+                    continue
+                if isinstance(answer, Answer):
+                    answer.close()
+                    continue
+                if not isinstance(answer, LocalAnswer):
+                    self.refuse(hook, f"returned {_sort(answer)}", "return LocalAnswer, Answer, KeepAnswer or None")
+                try:
+                    checked(hook, answer)
+                    answer.body(request.framing)
+                except (TypeError, ValueError, RecursionError) as e:
+                    self.refuse(hook, f"gave an answer that cannot go out ({e})", "give documents and plain headers")
+        self._untouched(hook, request)
+
     def _filter(self, accounts: Sequence[Account], request: GatewayRequest) -> None:
         hook = "agm_filter_accounts"
         given = {"accounts": accounts, "request": request}
@@ -556,7 +598,7 @@ class _Check:
         failed = attrs.evolve(good, first_byte=None, status=429, verdict=Verdict(Fault.RATE, "RATE_LIMIT", 20.0))
         silent = attrs.evolve(good, first_byte=None, status=None, verdict=Verdict(Fault.ENDPOINT, "CONNECT_FAILED"))
         for attempt in (good, failed, silent):
-            self._nothing("agm_attempt_finished", {"attempt": attempt}, f"an attempt with status {attempt.status}")
+            self.nothing("agm_attempt_finished", {"attempt": attempt}, f"an attempt with status {attempt.status}")
         for request in requests:
             ok = RequestRecord(request, 1.8e9, 0.7, 0.5, 200, "ok", 1234, (failed, good))
             for record in (
@@ -565,9 +607,10 @@ class _Check:
                 attrs.evolve(ok, outcome="aborted"),
                 attrs.evolve(ok, first_byte=None, outcome="cancelled", sent=0, attempts=(silent,)),
             ):
-                self._nothing("agm_request_finished", {"record": record}, f"a record of outcome {record.outcome!r}")
+                self.nothing("agm_request_finished", {"record": record}, f"a record of outcome {record.outcome!r}")
 
-    def _nothing(self, hook: str, given: Mapping[str, Any], what: str) -> None:
+    def nothing(self, hook: str, given: Mapping[str, Any], what: str) -> None:
+        """Check a hook that returns nothing."""
         for result in self.call(hook, given, what):
             if result is not None:
                 self.refuse(hook, f"returned {_sort(result)}", "an observer returns nothing")

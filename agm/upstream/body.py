@@ -14,7 +14,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
-from agm.core.wire.answer_filters import AnswerFilter
+from agm.core.wire.answer_filters import AnswerFilter, StreamFailure
 from agm.core.wire.usage import UsageWatch
 from agm.net.timers import Deadline, Deadlines
 
@@ -67,6 +67,11 @@ class UpstreamBody(Protocol):
     def filter(self) -> AnswerFilter:
         """What the body goes through; its `failure` is an error that the upstream reported."""
         return self._filter
+
+    @property
+    def failure(self) -> StreamFailure | None:
+        """The error that the upstream reported in the middle of it."""
+        return self._filter.failure
 
     @property
     def has_bytes(self) -> bool:

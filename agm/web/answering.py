@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 
 from twisted.internet.defer import CancelledError
 
+from agm.core.answer import Answer
 from agm.core.client_keys import ClientKey
 from agm.core.errors import GatewayError
 from agm.core.wire.answer_filters import Framing
@@ -18,7 +19,7 @@ from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.calls import Outcome, Prepared
 from agm.web.base import ApiResource, Visit
 from agm.web.browsers import NOSNIFF, apart
-from agm.web.relay import Relay
+from agm.web.relay import AnswerFlow, Flow, Relay
 from agm.web.request import JSON_TYPE, GatewayRequestOnWire
 
 #: Headers of an upstream's answer that mean something to a client; all others are about the hop.
@@ -32,12 +33,12 @@ _PASSED_HEADERS = tuple(
         b"ETag",
     )
 )
-_SSE_HEADERS = (
+_EVENTS = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-cache"),
     (b"X-Accel-Buffering", b"no"),
-    NOSNIFF,
 )
+_SSE_HEADERS = (*_EVENTS, NOSNIFF)
 
 
 class AnsweringResource(ApiResource):
@@ -73,24 +74,34 @@ class AnsweringResource(ApiResource):
             if isinstance(opened, FinalAnswer):
                 outcome = "error" if opened.status >= 400 else "ok"
                 sent = len(opened.body)
-                wire.send(opened.status, list(opened.headers), opened.body)
+                form = _EVENTS if opened.framing is Framing.SSE else ()
+                wire.send(opened.status, [*opened.headers, *form], opened.body)
                 return
             try:
                 wire.check_there()
                 outcome = "aborted"
-                wire.prepare(opened.answer.status, self.answer_headers(wire, opened))
-                if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
+                body: Flow
+                if isinstance(opened, Answer):
+                    status, body = opened.status, AnswerFlow(opened)
+                    wire.prepare(status, list(_SSE_HEADERS if opened.framing is Framing.SSE else (JSON_TYPE, NOSNIFF)))
+                else:
+                    status, body = opened.answer.status, opened.body
+                    wire.prepare(status, self.answer_headers(wire, opened))
+                # one that is here as a whole needs no relay
+                if isinstance(opened, OpenAnswer) and opened.body.ended and not opened.body.failed:
                     whole = opened.body.take()
                     outcome, sent = "ok", len(whole)
                     opened.close()
                     wire.send_prepared(whole)
                     return
                 stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
-                relay = Relay(wire, opened.body, opened.framing, gateway.stalls, stall, redact)
+                relay = Relay(wire, body, opened.framing, gateway.stalls, stall, redact)
                 call.relaying(relay)
                 relaying = relay.run()
                 try:
                     outcome = await relaying
+                    if outcome == "ok" and status >= 400:
+                        outcome = "error"
                 except CancelledError:
                     if wire.channel is None:
                         relay.client_gone()

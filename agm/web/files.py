@@ -256,7 +256,7 @@ class PrepareResourceCall:
         models = await self._models()
         if models and not asked.model:
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
-        request = self.request
+        request = self.request = await context.hooks.look_up(self.request)
         mapped = ModelChoice(request.model, "unchanged")
         path = asked.path
         if asked.model:

@@ -9,19 +9,113 @@ made to look complete: an SSE client gets an error event, and then, as every oth
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from agm.core.answer import Answer
+from agm.core.errors import GatewayError
 from agm.core.wire.answer_filters import Framing, StreamFailure, error_event
 from agm.net.stalls import Stall, Stalls
-from agm.upstream.client import UpstreamBody
 from agm.web.request import GatewayRequestOnWire
 
+log = Logger()
+
 Outcome = Literal["ok", "aborted", "cancelled"]
+
+
+class Flow(Protocol):
+    """What flows to a client: :class:`agm.upstream.client.UpstreamBody`, or the answer of a plugin's call."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended and is not complete."""
+
+    @property
+    def broken(self) -> str | None:
+        """Why it is not complete, if nothing else tells."""
+
+    @property
+    def failure(self) -> StreamFailure | None:
+        """The error that was reported in the middle of it."""
+
+    def flow_to(self, sink: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        """Hand everything to `sink`, and call `on_end` once at the end, complete or not."""
+
+    def pause(self) -> None:
+        """Hand over nothing for now."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def abort(self, why: str) -> None:
+        """End it now, as broken."""
+
+
+class AnswerFlow:
+    """The answer of a plugin's call on its way to a client; it is asked for more when the client has taken enough."""
+
+    failure: StreamFailure | None = None
+
+    def __init__(self, answer: Answer) -> None:
+        self.broken: str | None = None
+        self._answer = answer
+        self._pulling: Deferred[None] | None = None
+        self._gate: Deferred[None] | None = None
+        self._paused = False
+        self._ended = False
+
+    @property
+    def failed(self) -> bool:
+        """See :class:`Flow`."""
+        return self.broken is not None
+
+    def flow_to(self, sink: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        """See :class:`Flow`."""
+        self._pulling = Deferred.fromCoroutine(self._pull(sink))
+
+        def ended(result: object) -> None:
+            self._ended = True
+            if isinstance(result, Failure):
+                if result.check(GatewayError):
+                    assert isinstance(result.value, GatewayError)
+                    self.broken = self.broken or result.value.message.rstrip(".")
+                elif self.broken is None:
+                    log.failure("the answer of a plugin's call failed", failure=result)
+                    self.broken = "the answer of a plugin's call failed"
+            self._answer.close()
+            on_end()
+
+        self._pulling.addBoth(ended)
+
+    async def _pull(self, sink: Callable[[bytes], None]) -> None:
+        async for chunk in self._answer:
+            sink(chunk)
+            if self._paused:
+                self._gate = Deferred()
+                await self._gate
+
+    def pause(self) -> None:
+        """See :class:`Flow`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See :class:`Flow`."""
+        self._paused = False
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.callback(None)
+
+    def abort(self, why: str) -> None:
+        """See :class:`Flow`."""
+        if not self._ended and self._pulling is not None:
+            self.broken = why
+            self._pulling.cancel()
 
 
 @implementer(IPushProducer)
@@ -39,7 +133,7 @@ class Relay:
     def __init__(
         self,
         request: GatewayRequestOnWire,
-        body: UpstreamBody,
+        body: Flow,
         framing: Framing,
         stalls: Stalls,
         stall: float,
@@ -109,7 +203,7 @@ class Relay:
 
     def _break_off(self) -> None:
         if self._framing is Framing.SSE:
-            failure = self._body.filter.failure
+            failure = self._body.failure
             if failure is None:
                 why = self._body.broken or "the upstream aborted the answer"
                 failure = StreamFailure.of(502, f"{why[:1].upper()}{why[1:]}.")

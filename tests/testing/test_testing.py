@@ -29,8 +29,11 @@ from agm.api import (
     Fault,
     Forbidden,
     Framing,
+    Gateway,
     GatewayRequest,
+    KeepAnswer,
     KeyRing,
+    LocalAnswer,
     ModelChoice,
     UpstreamRequest,
     Verdict,
@@ -207,6 +210,26 @@ class EveryHook:
         self.called.add("agm_accounts")
         await deferLater(reactor, 0.001)
         return [AccountSource(Account("vault", "api-key", (GOOGLE,)), lambda refresher: ApiKey("key"))]
+
+    @hookimpl
+    def agm_started(self, gateway: Gateway) -> None:
+        self.called.add("agm_started")
+
+    @hookimpl
+    async def agm_look_up(self, request: GatewayRequest) -> Mapping[str, Any]:
+        self.called.add("agm_look_up")
+        await deferLater(reactor, 0.001)
+        return {"every.team": "a"}
+
+    @hookimpl
+    def agm_answer_request(self, request: GatewayRequest) -> LocalAnswer | KeepAnswer:
+        self.called.add("agm_answer_request")
+        assert request.found == {"every.team": "a"}
+        return LocalAnswer({"candidates": []}, headers={"x-cache": "hit"}) if request.explaining else KeepAnswer()
+
+    @hookimpl
+    async def agm_stopping(self) -> None:
+        self.called.add("agm_stopping")
 
     @hookimpl
     def agm_map_model(self, model: str, request: GatewayRequest) -> ModelChoice:

@@ -88,6 +88,50 @@ class AnswerFilter(Protocol):
         """End a complete upstream body; return the client's last bytes.  Afterwards `failure` is final."""
 
 
+class KeptAnswer:
+    """
+    Another filter, whose output is kept beside.
+
+    :param most: bytes; an answer of more is not kept.
+    """
+
+    def __init__(self, inner: AnswerFilter, most: int) -> None:
+        self._inner = inner
+        self._room = most
+        self._kept: list[bytes] | None = []
+        self._closed = False
+
+    @property
+    def failure(self) -> StreamFailure | None:
+        """See :class:`AnswerFilter`."""
+        return self._inner.failure
+
+    @property
+    def whole(self) -> bytes | None:
+        """The whole answer; None for one that did not come to a good end, or is too large."""
+        if self._kept is None or not self._closed or self.failure is not None:
+            return None
+        return b"".join(self._kept)
+
+    def feed(self, chunk: bytes) -> bytes:
+        """See :class:`AnswerFilter`."""
+        return self._keep(self._inner.feed(chunk))
+
+    def close(self) -> bytes:
+        """See :class:`AnswerFilter`."""
+        self._closed = True
+        return self._keep(self._inner.close())
+
+    def _keep(self, out: bytes) -> bytes:
+        if self._kept is not None and out:
+            self._room -= len(out)
+            if self._room < 0:
+                self._kept = None
+            else:
+                self._kept.append(out)
+        return out
+
+
 def error_event(failure: StreamFailure) -> bytes:
     """The last event of a broken SSE answer, in the one form that every tested client notices."""
     return b"data: " + failure.document + b"\r\n\r\n"

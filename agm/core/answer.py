@@ -1,0 +1,164 @@
+"""
+Answers that plugins get and give: one that comes from a call within the process, and one that needs no upstream.
+
+Bytes are laid out here as a client wants them; nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+import msgspec
+
+from agm.core import documents
+from agm.core.errors import NOT_JSON, BadUpstreamAnswer
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.sse import EventReader
+
+
+@attrs.frozen(slots=False)
+class LocalAnswer:
+    """
+    An answer that needs no upstream.
+
+    `content` is one document, or the documents of a stream in their order, which are laid out as the client wants them;
+    or bytes, which go out as they are and must be laid out so.  `headers` are beside those that the form of the answer
+    needs.
+    """
+
+    content: Mapping[str, Any] | Sequence[Mapping[str, Any]] | bytes
+    status: int = 200
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    def body(self, framing: Framing) -> bytes:
+        """
+        Lay it out.
+
+        :raises TypeError: if it has not what the framing asks for, or JSON cannot hold it.
+        """
+        content = self.content
+        if isinstance(content, bytes):
+            return content
+        several = [content] if isinstance(content, Mapping) else list(content)
+        if not all(isinstance(document, Mapping) for document in several):
+            raise TypeError("a LocalAnswer holds bytes, a document or documents")
+        if framing is Framing.UNARY or self.status >= 400:
+            if len(several) != 1:
+                raise TypeError(f"the client wants one document, and the LocalAnswer has {len(several)}")
+            return msgspec.json.encode(dict(several[0]))
+        encoded = [msgspec.json.encode(dict(document)) for document in several]
+        if framing is Framing.ARRAY:
+            return b"[" + b",\n".join(encoded) + b"]"
+        return b"".join(b"data: " + document + b"\r\n\r\n" for document in encoded)
+
+
+@attrs.frozen(slots=False)
+class KeepAnswer:
+    """
+    No answer, but the wish to get the upstream's: the record of the request holds the bytes that its client got.
+
+    An answer of more than `most` bytes is not kept.
+    """
+
+    most: int = 1024 * 1024
+
+
+#: Nothing was looked up.
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Answer:
+    """
+    An answer to a call from within the process; ``async for`` gives its bytes as they come.
+
+    Nothing more is read from the upstream while what came is not taken.  Whoever got one calls :meth:`close` when done
+    with it, read to its end or not; :meth:`read` and :meth:`json` do so, and so does the end of :meth:`events`.
+
+    :ivar status: the HTTP status; an error's body is google.rpc.Status JSON.
+    :ivar account: the name of the account that answers; None for an answer of the gateway's own.
+    """
+
+    status: int
+    account: str | None = None
+    #: How the bytes are laid out.
+    framing: Framing = Framing.UNARY
+
+    def __aiter__(self) -> Answer:
+        """Give itself: it can be read once."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """
+        Wait for the next bytes.
+
+        :raises BadUpstreamAnswer: if the upstream breaks the answer off; what came is not whole.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the call; what has not come is not wanted."""
+        raise NotImplementedError
+
+    async def read(self) -> bytes:
+        """
+        Wait for the rest of the answer.
+
+        :raises BadUpstreamAnswer: if the upstream breaks it off.
+        """
+        try:
+            return b"".join([chunk async for chunk in self])
+        finally:
+            self.close()
+
+    async def json(self) -> dict[str, Any]:
+        """
+        Wait for the one document of an answer that is no stream.
+
+        :raises BadUpstreamAnswer: if the upstream breaks it off, or it is no JSON object.
+        """
+        return _document(await self.read())
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """
+        Give each document of the answer as soon as it is there: every event of a stream, or the only one.
+
+        Those of an array come at its end.
+
+        :raises BadUpstreamAnswer: if the upstream breaks the answer off, or a document is no JSON object.
+        """
+        if self.framing is Framing.UNARY:
+            yield await self.json()
+            return
+        if self.framing is Framing.ARRAY:
+            for document in _decoded(await self.read(), list):
+                yield document
+            return
+        reader = EventReader()
+        try:
+            async for chunk in self:
+                for data in reader.feed(chunk):
+                    if data != b"[DONE]":
+                        yield _document(data)
+            last = reader.close()
+            if last.data:
+                yield _document(last.data)
+        finally:
+            self.close()
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = _decoded(data, dict)
+    return found
+
+
+def _decoded(data: bytes, kind: type) -> Any:
+    try:
+        found = documents.decode(data)
+    except NOT_JSON:
+        found = None
+    if not isinstance(found, kind):
+        raise BadUpstreamAnswer(f"The upstream's answer is not a JSON {'object' if kind is dict else 'array'}.")
+    return found
