@@ -39,6 +39,7 @@ from agm.config import AccountConfig, Config, ConfigError, Secret
 from agm.core.listening import Description
 from agm.core.redact import Redactor
 from agm.net.clocks import ClockWatch, use_steady_clock
+from agm.net.features import use_plain_sockets
 from agm.observe.logging import FORMATS, observer
 from agm.observe.requestlog import store as logfile
 from agm.observe.requestlog.writer import RequestLog
@@ -468,6 +469,8 @@ def settle_memory() -> None:
 
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
     """The gateway and its listeners, for a configuration that has been read."""
+    if not config.gateway.fast_sockets:
+        use_plain_sockets()
     listeners = [Listener.parse(text) for text in options["listen"] or config.gateway.listen]
     try:
         made = [endpoint_of(reactor, listener.description) for listener in listeners]

@@ -21,7 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from agm.net.writes import SOCKETS, lowest, turn, unsent
+from agm.net.features import SOCKETS, enabled
+from agm.net.interfaces import GatewayTransport
+from agm.net.writes import lowest, turn, unsent
 
 #: How many sockets are handed out before the reactor gets its turn.
 MOST = 256
@@ -33,10 +35,13 @@ _GONE: int = getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
 log = Logger()
 
 
-def adopt(transport: Any) -> None:
+def adopt(transport: GatewayTransport) -> None:
     """Have the socket of a connection that has just been made waited for with the others."""
-    transport = lowest(transport)
-    if type(transport) not in SOCKETS or not hasattr(select, "epoll"):
+    _join(lowest(transport))
+
+
+def _join(transport: Any) -> None:
+    if not enabled.socket_set or type(transport) not in SOCKETS:
         return
     reactor = transport.reactor
     found = _sets.get(reactor)

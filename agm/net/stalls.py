@@ -9,11 +9,12 @@ enough is given up within a second of that.  One that reads, however slowly, nev
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from agm.net.interfaces import GatewayTransport
 from agm.net.writes import untaken
 
 __all__ = ["LOOK_EVERY", "Reading", "Stall", "Stalls"]
@@ -33,7 +34,7 @@ class Reading:
 
     __slots__ = ("_left", "_looked", "_since", "_transport")
 
-    def __init__(self, transport: Any, now: float) -> None:
+    def __init__(self, transport: GatewayTransport, now: float) -> None:
         self._transport = transport
         self._left = untaken(transport)
         self._since = self._looked = now
@@ -94,7 +95,7 @@ class Stalls:
         self.watched: dict[Stall, None] = {}
         self._timer: IDelayedCall | None = None
 
-    def watch(self, transport: Any, seconds: float, cut: Callable[[], object]) -> Stall:
+    def watch(self, transport: GatewayTransport, seconds: float, cut: Callable[[], object]) -> Stall:
         """Have `cut` called once the other side of `transport` has taken nothing for so many seconds."""
         stall = Stall(self, Reading(transport, self._clock.seconds()), seconds, cut)
         self.watched[stall] = None

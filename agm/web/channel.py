@@ -21,8 +21,9 @@ from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimpl
 from agm.core.sender import UNIX
 from agm.core.wire.request_parser import Head, Malformed, RequestReader
 from agm.net.epollset import adopt
+from agm.net.interfaces import GatewayTransport
 from agm.net.stalls import LOOK_EVERY, Reading
-from agm.net.writes import flush, hang_up, keep_alive, lowest, send, send_soon, unsent, untaken
+from agm.net.writes import flush, hang_up, keep_alive, lowest, named_by_proxy, send, send_soon, unsent, untaken
 from agm.observe.request_ids import new_request_id
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Peer
@@ -74,7 +75,7 @@ class GatewayChannel(Protocol):
     :ivar refused: nothing more is read; what still comes is thrown away, so that the client gets to read its answer.
     """
 
-    transport: Any
+    transport: GatewayTransport  # type: ignore[assignment]  # ITransport is less than every stream transport has
 
     def __init__(self, site: GatewaySite, *, crowded: bool = False) -> None:
         self.site = site
@@ -318,10 +319,10 @@ class GatewayChannel(Protocol):
 
     def _learn_peer(self) -> None:
         """Take up what the PROXY protocol says, which is known once it has brought the first request."""
-        told = getattr(self.transport, "_proxyInfo", None)
+        told = named_by_proxy(self.transport)
         if told is not None:
             self.client = self.transport.getPeer()
-            self.peer = Peer(self.peer.address, "" if told.source is None else _address(told.source))
+            self.peer = Peer(self.peer.address, "" if told[0] is None else _address(told[0]))
 
     def _piece(self, data: bytes) -> None:
         """A piece of a body has come."""
@@ -364,6 +365,16 @@ class GatewayChannel(Protocol):
                 self._body_bytes_seen = 0
                 self._expect_within(self.site.read_timeout)
             self.transport.resumeProducing()
+
+    # What twisted.web's own requests ask of their channel
+
+    def getPeer(self) -> Any:
+        """The address of the client, or of the nearest proxy."""
+        return self.client
+
+    def getHost(self) -> Any:
+        """The address that the client has connected to."""
+        return self.host
 
     # Answering
 

@@ -21,6 +21,7 @@ from twisted.web.server import Site
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
 from agm.core.wire.target import plain_call
+from agm.net.interfaces import GatewayReactor, GatewayTransport
 from agm.net.writes import hang_up, unsent
 from agm.observe.logging import LATER
 from agm.web.channel import GatewayChannel
@@ -61,6 +62,8 @@ _LOG_SYSTEM = f"{log.namespace}#info"
 class _TurnedAway(Protocol):
     """Closes a connection for which there is no room: where a factory wraps the site, None would leave it open."""
 
+    transport: GatewayTransport  # type: ignore[assignment]  # ITransport is less than every stream transport has
+
     def connectionMade(self) -> None:
         """Close it."""
         hang_up(self.transport)
@@ -87,7 +90,7 @@ class GatewaySite(Site):
         self,
         resource: Root,
         *,
-        reactor: Any,
+        reactor: GatewayReactor,
         max_body: int,
         limits: LimitsConfig,
         timeouts: TimeoutsConfig,
