@@ -558,7 +558,7 @@ def make_gateway(
             [*config.plugins.load, *plugins], folder=config.plugins.path, entry_points=installed
         )
         hooks = Hooks(manager, reactor, config.plugins.timeout)
-        refresher = Refresher(reactor, client.treq(), meet=redactor.meet)
+        refresher = Refresher(reactor, client.treq, meet=redactor.meet)
         # what is open to this machine alone is not open to whom a proxy on it lets through
         forwarded = "all_except_health" if mode == "off" and config.auth.mode == "auto" else None
         return Gateway(

@@ -52,7 +52,7 @@ from agm.serving.attempts import Attempts, FinalAnswer, OpenAnswer
 from agm.serving.gateway import Gateway
 from agm.serving.health_checks import QUESTION
 from agm.serving.prepare import Incoming, Preparation
-from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed
+from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed, WholeAnswer
 from agm.upstream.credentials.credential import CredentialError
 from agm.upstream.credentials.refresher import Refresher
 
@@ -310,8 +310,6 @@ class RecordedUpstream(UpstreamClient):
         """The answer that the recording has for this attempt, after its latency."""
         text = bytes(body) if isinstance(body, bytes | Spliced) else b""
         call = _Call.of(url, text)
-        if call.method not in METHODS:  # a question about a project or a quota
-            return self._answered(200, b'{"cloudaicompanionProject":"replayed","currentTier":{"id":"standard-tier"}}')
         account = next(value.decode("utf-8") for name, value in headers if name == _WHOSE)
         answer = self._due(account, call.model, own=QUESTION in text) or Answer(account, status=200)
         reason = NO_ANSWER.get(answer.fault or "")
@@ -333,6 +331,11 @@ class RecordedUpstream(UpstreamClient):
         if answer.status is not None and answer.status >= 300:
             return self._answered(answer.status, _error(answer, answer.status, call))
         return self._answered(200, call.good(), answer.lasts, cut=answer.fault == "cut")
+
+    async def fetch(self, method: str, url: str, *_: object, **__: object) -> WholeAnswer:
+        """The answer to a question about a project or a quota."""
+        found = b'{"cloudaicompanionProject":"replayed","currentTier":{"id":"standard-tier"}}'
+        return WholeAnswer(200, Headers(), found)
 
     def _due(self, account: str, model: str, *, own: bool) -> Answer | None:
         """The answer to an attempt; to a question of the gateway's `own`, only one that is there for always."""

@@ -7,17 +7,21 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["GatewayReactor", "GatewayTransport"]
+__all__ = ["GatewayClock", "GatewayReactor", "GatewayTransport"]
 
 
-class GatewayReactor(Protocol):
-    """A reactor that has time, threads and readers; a :class:`twisted.internet.task.Clock` has the first two."""
+class GatewayClock(Protocol):
+    """What has time: a reactor, or a :class:`twisted.internet.task.Clock` in its place."""
 
     def seconds(self) -> float:
         """Return the time of its clock, in seconds."""
 
     def callLater(self, delay: float, callable: Callable[..., object], /, *args: Any, **kw: Any) -> IDelayedCall:
         """Call in so many seconds."""
+
+
+class GatewayReactor(GatewayClock, Protocol):
+    """A reactor: time, threads and, for endpoints, connections."""
 
     def callFromThread(self, callable: Callable[..., object], /, *args: Any, **kw: Any) -> None:
         """Call in the reactor's thread, as soon as it can; safe in any thread."""

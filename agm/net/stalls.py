@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from agm.net.interfaces import GatewayTransport
+from agm.net.interfaces import GatewayClock, GatewayTransport
 from agm.net.writes import untaken
 
 __all__ = ["LOOK_EVERY", "Reading", "Stall", "Stalls"]
@@ -90,7 +90,7 @@ class Stalls:
     :ivar watched: those that are, in the order in which they came to be.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: GatewayClock) -> None:
         self._clock = clock
         self.watched: dict[Stall, None] = {}
         self._timer: IDelayedCall | None = None

@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+
+from agm.net.interfaces import GatewayClock
 
 #: Seconds by which a deadline may be late.
 GRAIN = 0.5
@@ -76,7 +78,7 @@ class Deadlines:
     :ivar waiting: those that are not the reactor's.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: GatewayClock) -> None:
         self.clock = clock
         self.waiting: set[Deadline] = set()
         self._timer: IDelayedCall | None = None

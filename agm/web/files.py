@@ -34,7 +34,7 @@ from agm.serving.attempts import MAX_ERROR, FinalAnswer, OpenAnswer, first_byte_
 from agm.serving.gateway import Gateway
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
-from agm.upstream.http1 import split_url
+from agm.upstream.origin import split_url
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access
 from agm.web.request import GatewayRequestOnWire

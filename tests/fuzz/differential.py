@@ -26,7 +26,8 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 
 from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
-from agm.upstream.http1 import Answer, Connection
+from agm.upstream.answer import Answer
+from agm.upstream.connection import Connection
 
 #: So large that size is no reason for a difference.
 MAX_HEAD = 1024 * 1024
