@@ -13,9 +13,9 @@ from pathlib import Path
 
 import attrs
 import pytest
-from processes import Twistd, environment
 
 from agm.net.features import FEATURES, PRIVATE_NAMES
+from tests.helpers.processes import Twistd, environment
 
 #: ``twistd``, with one name of Twisted's source replaced as it is imported.
 _TWISTD = """\

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, ScriptedUpstream, chunk, eventually, reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -29,6 +28,7 @@ from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.connection import MAX_HEAD, MAX_HEADERS
 from agm.upstream.errors import BrokenAnswer
 from agm.upstream.pool import ConnectionPool
+from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, chunk, eventually, reactor
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'
