@@ -43,7 +43,7 @@ from agm.core.network import Network
 from agm.core.pool.cooldown import ALL_MODELS, Remembered
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.wire.answer_filters import Framing
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.core.wire.target import METHODS, parse_call, quote_model
 from agm.core.wire.usage import Usage
 from agm.net.timers import Deadlines
@@ -303,13 +303,13 @@ class RecordedUpstream(UpstreamClient):
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | Spliced | IBodyProducer | None,
+        body: bytes | ByteChain | IBodyProducer | None,
         *,
         timeout: float,
         network: Network | None = None,
     ) -> UpstreamAnswer:
         """The answer that the recording has for this attempt, after its latency."""
-        text = bytes(body) if isinstance(body, bytes | Spliced) else b""
+        text = bytes(body) if isinstance(body, bytes | ByteChain) else b""
         call = _Call.of(url, text)
         account = next(value.decode("utf-8") for name, value in headers if name == _WHOSE)
         answer = self._due(account, call.model, own=QUESTION in text) or Answer(account, status=200)

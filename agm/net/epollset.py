@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from agm.net.features import SOCKETS, enabled
 from agm.net.interfaces import GatewayTransport
-from agm.net.writes import lowest, turn, unsent
+from agm.net.writes import buffered, lowest, turn
 
 #: How many sockets are handed out before the reactor gets its turn.
 MOST = 256
@@ -35,7 +35,7 @@ _GONE: int = getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
 log = Logger()
 
 
-def adopt(transport: GatewayTransport) -> None:
+def watch(transport: GatewayTransport) -> None:
     """Have the socket of a connection that has just been made waited for with the others."""
     _join(lowest(transport))
 
@@ -47,7 +47,7 @@ def _join(transport: Any) -> None:
     found = _sets.get(reactor)
     if found is None:
         found = _sets[reactor] = SocketSet(reactor)
-    writing = unsent(transport) > 0  # what was to be told to a proxy, for example
+    writing = buffered(transport) > 0  # what was to be told to a proxy, for example
     transport.stopReading()
     transport.stopWriting()
     transport.reactor = found

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from agm.net.interfaces import GatewayClock, GatewayTransport
-from agm.net.writes import untaken
+from agm.net.writes import unacked
 
 __all__ = ["LOOK_EVERY", "Reading", "Stall", "Stalls"]
 
@@ -36,7 +36,7 @@ class Reading:
 
     def __init__(self, transport: GatewayTransport, now: float) -> None:
         self._transport = transport
-        self._left = untaken(transport)
+        self._left = unacked(transport)
         self._since = self._looked = now
 
     def idle(self, now: float) -> float:
@@ -50,7 +50,7 @@ class Reading:
         if late > LOOK_EVERY:
             self._since += late
         self._looked = now
-        left = untaken(self._transport)
+        left = unacked(self._transport)
         if left < self._left:
             self._since = now
         self._left = left

@@ -165,7 +165,7 @@ class _Settled:
 _SETTLED = _Settled()
 
 
-def belongs_to(transport: GatewayTransport, protocol: object) -> None:
+def unwrap_endpoint_protocol(transport: GatewayTransport, protocol: object) -> None:
     """
     A connection that was made through endpoints has come to `protocol`: have the socket talk to it, and nobody between.
 
@@ -182,7 +182,7 @@ def belongs_to(transport: GatewayTransport, protocol: object) -> None:
         it.connector = _SETTLED
 
 
-def hang_up(transport: GatewayTransport) -> None:
+def close_both_ways(transport: GatewayTransport) -> None:
     """
     Close once what was written has gone out.
 
@@ -195,7 +195,7 @@ def hang_up(transport: GatewayTransport) -> None:
         lowest(transport).loseConnection()  # else what TLS cannot encrypt yet keeps the socket open
 
 
-def unsent(transport: GatewayTransport) -> int:
+def buffered(transport: GatewayTransport) -> int:
     """
     How many bytes wait in a transport, or in the one below it, for the kernel to take them; not those that go out at
     the end of this turn.
@@ -210,7 +210,7 @@ def unsent(transport: GatewayTransport) -> int:
     return _held_by_kernel(it)
 
 
-def untaken(transport: GatewayTransport) -> int:
+def unacked(transport: GatewayTransport) -> int:
     """
     How many bytes wait for the other side to take them: here, and in the kernel where it tells.
 
@@ -220,7 +220,7 @@ def untaken(transport: GatewayTransport) -> int:
     flush(transport)
     below = lowest(transport)
     held = _held_by_kernel(below)
-    return unsent(transport) + held if type(below) in SOCKETS else held
+    return buffered(transport) + held if type(below) in SOCKETS else held
 
 
 def _held_by_kernel(transport: Any) -> int:

@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.upstream.errors import StaleConnection
 from agm.upstream.origin import Origin, split_url
 from agm.upstream.pool import ConnectionPool
@@ -108,14 +108,14 @@ class Http1Agent:
         failure: Failure,
         origin: Origin,
         head: bytes,
-        body: bytes | Spliced | None,
+        body: bytes | ByteChain | None,
         producer: IBodyProducer | None,
     ) -> Any:
         failure.trap(StaleConnection)
         return self._on_a_new_one(origin, head, body, producer)
 
     def _on_a_new_one(
-        self, origin: Origin, head: bytes, body: bytes | Spliced | None, producer: IBodyProducer | None
+        self, origin: Origin, head: bytes, body: bytes | ByteChain | None, producer: IBodyProducer | None
     ) -> Deferred[Any]:
         d: Deferred[Any] = self._connections.connect(origin)
         return d.addCallback(lambda connection: connection.request(head, body, producer))

@@ -26,7 +26,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHT
 from zope.interface import implementer
 
 from agm.core.network import EnvironmentProxies, Network
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.net.interfaces import GatewayReactor
 from agm.net.timers import Deadlines
 from agm.net.trust import policy_of, tls_reason
@@ -241,7 +241,7 @@ class UpstreamClient:
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | Spliced | IBodyProducer | None,
+        body: bytes | ByteChain | IBodyProducer | None,
         *,
         timeout: float,
         network: Network | None = None,
@@ -253,7 +253,7 @@ class UpstreamClient:
         :param network: how the upstream is reached; None for the way of the gateway.
         :raises UpstreamFailed: if none came.  Cancelling closes the connection.
         """
-        producer = WholeBody(body) if isinstance(body, bytes | Spliced) else body
+        producer = WholeBody(body) if isinstance(body, bytes | ByteChain) else body
         answering: Deferred[Any] = self._networks.agent_of(network).request(
             method.encode("ascii"), url.encode("ascii"), HeaderLines(tuple(headers)), producer
         )

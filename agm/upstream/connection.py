@@ -24,11 +24,11 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-from agm.core.wire.bytechain import Spliced
-from agm.net.epollset import adopt
+from agm.core.wire.bytechain import ByteChain
+from agm.net.epollset import watch
 from agm.net.interfaces import GatewayTransport
 from agm.net.sharedkeys import lay_out
-from agm.net.writes import hang_up, keep_alive, send, send_soon
+from agm.net.writes import close_both_ways, keep_alive, send, send_soon
 from agm.upstream.answer import DONE, Answer
 from agm.upstream.errors import (
     BrokenAnswer,
@@ -99,7 +99,7 @@ class Connection(Protocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         keep_alive(self.transport)
-        adopt(self.transport)
+        watch(self.transport)
         if self._open is not None:
             self._open.add(self)
         if ISSLTransport(self.transport, None) is None:
@@ -143,7 +143,7 @@ class Connection(Protocol):
 
     # A request
 
-    def request(self, head: bytes, body: bytes | Spliced | None, producer: IBodyProducer | None) -> Deferred[Answer]:
+    def request(self, head: bytes, body: bytes | ByteChain | None, producer: IBodyProducer | None) -> Deferred[Answer]:
         """
         Send a request; fires with the head of the answer.  Cancelling closes the connection.
 
@@ -160,7 +160,7 @@ class Connection(Protocol):
             if len(body) <= ONE_WRITE:
                 send_soon(self.transport, head + bytes(body))
             else:
-                pieces = body.pieces if isinstance(body, Spliced) else (body,)
+                pieces = body.pieces if isinstance(body, ByteChain) else (body,)
                 self._sending = LargeBody(self.transport, (head, *pieces))
                 self.transport.registerProducer(self._sending, True)
                 self._sending.resumeProducing()
@@ -278,7 +278,7 @@ class Connection(Protocol):
             self.resume()  # its reader may have paused it
             self._release(self)
         else:
-            hang_up(self.transport)
+            close_both_ways(self.transport)
         answer.ended(DONE)
 
     def _fail(self, reason: Failure) -> None:

@@ -22,7 +22,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from agm.core.network import Proxy
 from agm.net.clocks import STEP, slept
 from agm.net.interfaces import GatewayReactor
-from agm.net.writes import belongs_to, hang_up
+from agm.net.writes import close_both_ways, unwrap_endpoint_protocol
 from agm.upstream.connection import Connection
 from agm.upstream.origin import Origin
 from agm.upstream.tunnel import ProxyFailed, TunnelEndpoint, connect_request
@@ -146,7 +146,7 @@ class ConnectionPool:
                     outcome = Failure(TimeoutError())
                 result.errback(outcome)
             else:
-                belongs_to(connection.transport, connection)
+                unwrap_endpoint_protocol(connection.transport, connection)
                 result.callback(connection)
 
         result: Deferred[Connection] = Deferred(cancel)
@@ -180,13 +180,13 @@ class ConnectionPool:
 
     def _put(self, connection: Connection) -> None:
         if self._closed:
-            hang_up(connection.transport)
+            close_both_ways(connection.transport)
             return
         idle = self._idle.setdefault(connection.origin, deque())
         connection.idle_since = self._reactor.seconds()
         idle.append(connection)
         if len(idle) > MAX_IDLE:
-            hang_up(idle.popleft().transport)
+            close_both_ways(idle.popleft().transport)
         if self._sweep is None:
             self._sweep = self._reactor.callLater(IDLE_SECONDS / 2, self._swept)
 
@@ -197,7 +197,7 @@ class ConnectionPool:
             while idle and (idle[0].lost or idle[0].idle_since <= oldest):
                 connection = idle.popleft()
                 if not connection.lost:
-                    hang_up(connection.transport)
+                    close_both_ways(connection.transport)
             if not idle:
                 del self._idle[origin]
         if self._idle:

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.net.writes import send
 
 #: Bytes of a large body that a transport is given at once.
@@ -164,7 +164,7 @@ class _Collected:
 class WholeBody:
     """A body that is in memory; an agent that knows it takes it as it is."""
 
-    def __init__(self, body: bytes | Spliced) -> None:
+    def __init__(self, body: bytes | ByteChain) -> None:
         self.whole = body
         self.length = len(body)
 

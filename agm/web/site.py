@@ -22,7 +22,7 @@ from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
 from agm.core.wire.target import plain_call
 from agm.net.interfaces import GatewayReactor, GatewayTransport
-from agm.net.writes import hang_up, unsent
+from agm.net.writes import buffered, close_both_ways
 from agm.observe.logging import LATER
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
@@ -66,7 +66,7 @@ class _TurnedAway(Protocol):
 
     def connectionMade(self) -> None:
         """Close it."""
-        hang_up(self.transport)
+        close_both_ways(self.transport)
 
 
 class GatewaySite(Site):
@@ -216,7 +216,7 @@ class GatewaySite(Site):
             channel, since = next(iter(self.silent.items()))
             if len(self.channels) < self.connections or now - since < SILENT_SECONDS:
                 return
-            if unsent(channel.transport):
+            if buffered(channel.transport):
                 self.falls_silent(channel)  # not yet: it takes the end of its answer, slowly
                 continue
             del self.silent[channel]

@@ -29,7 +29,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 from zope.interface.verify import verifyClass
 
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.upstream import pool
 from agm.upstream.agent import Http1Agent
 from agm.upstream.answer import Answer
@@ -181,7 +181,7 @@ async def test_bodies_of_every_size_are_sent_whole(
 ) -> None:
     """Also those that are in pieces; and the next request goes over the same connection."""
     text = b"".join(b"%d," % n for n in range(size))[:size]
-    body = WholeBody(Spliced(b"{", memoryview(text), b"}") if spliced else b"{" + text + b"}")
+    body = WholeBody(ByteChain(b"{", memoryview(text), b"}") if spliced else b"{" + text + b"}")
     for number in (1, 2):
         asking = agent.request(b"PUT", server.url.encode(), None, body)
         wire = await server.connection()
@@ -682,7 +682,7 @@ def certificate(name: str, folder: Path, **validity: datetime.timedelta) -> Priv
 
 
 async def over_tls(
-    served: PrivateCertificate, trusted: Certificate, timeout: float = 5, body: bytes | Spliced | None = None
+    served: PrivateCertificate, trusted: Certificate, timeout: float = 5, body: bytes | ByteChain | None = None
 ) -> bytes:
     """What a server with this certificate answers to a client that trusts that one: ``hello``, or what it was sent."""
 
@@ -722,7 +722,7 @@ async def test_a_verified_server_is_talked_to(tmp_path: Path) -> None:
 async def test_a_large_body_goes_over_tls_whole(tmp_path: Path, spliced: bool) -> None:
     """There a slice is copied; it comes out the same."""
     good, text = certificate("localhost", tmp_path), b"0123456789" * SLICE
-    body = Spliced(text[:5], memoryview(text)[5:]) if spliced else text
+    body = ByteChain(text[:5], memoryview(text)[5:]) if spliced else text
     assert await over_tls(good, Certificate(good.original), body=body) == text
 
 

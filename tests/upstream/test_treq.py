@@ -81,7 +81,7 @@ async def test_a_client_outlives_a_change_of_the_network(client: UpstreamClient,
     assert (await first).code == 200
     client.default_to(Network(None))
     second = http.get(server.url)
-    wire = await server.connection()
+    wire = await server.connection(1)
     await wire.until(b"\r\n\r\n")
     wire.send(OK)
     assert (await second).code == 200
