@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from OpenSSL.SSL import Error as TLSError
@@ -38,7 +38,7 @@ from agm.upstream.pool import ConnectionPool
 from agm.upstream.tunnel import ProxyFailed
 from agm.upstream.upload import WholeBody
 
-__all__ = ["UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed", "WholeAnswer"]
+__all__ = ["HTTPUpstreamClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed", "WholeAnswer"]
 
 
 class UpstreamFailed(Exception):
@@ -208,7 +208,67 @@ def _body_of(data: Any) -> IBodyProducer:
     return producer
 
 
-class UpstreamClient:
+class UpstreamClient(Protocol):
+    """What sends requests to upstreams; :class:`HTTPUpstreamClient` does so over HTTP."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The timers of answers."""
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes | ByteChain | IBodyProducer | None,
+        *,
+        timeout: float,
+        network: Network | None = None,
+    ) -> UpstreamAnswer:
+        """
+        Send a request and wait for the head of its answer.
+
+        :param timeout: seconds until the head must have come.
+        :param network: how the upstream is reached; None for the way of the gateway.
+        :raises UpstreamFailed: if none came.
+        """
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes | None = None,
+        *,
+        timeout: float,
+        limit: int,
+        network: Network | None = None,
+    ) -> WholeAnswer:
+        """
+        Send a request, and read its answer whole: for questions that are small and asked seldom.
+
+        :param timeout: seconds until the head must have come, and again for the body.
+        :param limit: bytes of the body that are read; what is longer is cut there, and so is what broke off.
+        :raises UpstreamFailed: if none came.
+        """
+
+    def treq(self, network: Network | None = None) -> HTTPClient:
+        """Return a treq client that reaches upstreams in the same way."""
+
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """Count the connections to each host and port: in use, and idle."""
+
+    def default_to(self, network: Network) -> None:
+        """From now on reach upstreams like this, where an account does not say otherwise."""
+
+    def distrust(self) -> None:
+        """Use no connection again that is idle now: what it leads through may have forgotten it."""
+
+    def close(self) -> Deferred[None]:
+        """Close idle connections, and leave no timer."""
+
+
+class HTTPUpstreamClient:
     """
     Sends requests to upstreams.
 

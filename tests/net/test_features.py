@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from agm.net.features import FEATURES, PRIVATE_NAMES
-from tests.helpers.processes import Twistd, environment
+from testbed.processes import Twistd, environment
 
 #: ``twistd``, with one name of Twisted's source replaced as it is imported.
 _TWISTD = """\

@@ -16,7 +16,7 @@ from twisted.web.http import PotentialDataLoss
 from agm.core.network import Authorities, Network
 from agm.net.trust import certificates_in, policy_of
 from agm.upstream.agent import Http1Agent
-from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
 from agm.upstream.errors import TruncatedAnswer
 from agm.upstream.pool import ConnectionPool
 from tests.helpers.support import ScriptedUpstream, chunk, eventually, reactor
@@ -44,11 +44,11 @@ async def upstream() -> AsyncIterator[Starts]:
         await each.stop()
 
 
-def client(network: Network = TRUSTING, timeout: float = 5) -> UpstreamClient:
-    return UpstreamClient(reactor, connect_timeout=timeout, network=network)
+def client(network: Network = TRUSTING, timeout: float = 5) -> HTTPUpstreamClient:
+    return HTTPUpstreamClient(reactor, connect_timeout=timeout, network=network)
 
 
-async def ask(client: UpstreamClient, url: str) -> Any:
+async def ask(client: HTTPUpstreamClient, url: str) -> Any:
     return await client.send("POST", f"{url}/x", ((b"x-goog-api-key", b"canary"),), b"canary", timeout=5)
 
 

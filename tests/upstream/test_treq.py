@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from agm.core.network import Network
 from agm.testing import GatewayFactory
-from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
 from tests.helpers.support import ScriptedUpstream, eventually, reactor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -28,15 +28,15 @@ async def server() -> AsyncIterator[ScriptedUpstream]:
 
 
 @pytest_twisted.async_yield_fixture
-async def client() -> AsyncIterator[UpstreamClient]:
+async def client() -> AsyncIterator[HTTPUpstreamClient]:
     """The gateway's client."""
-    made = UpstreamClient(reactor, connect_timeout=5)
+    made = HTTPUpstreamClient(reactor, connect_timeout=5)
     yield made
     await made.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_treqs_own_and_keeps_no_cookie(client: UpstreamClient, server: ScriptedUpstream) -> None:
+async def test_it_is_treqs_own_and_keeps_no_cookie(client: HTTPUpstreamClient, server: ScriptedUpstream) -> None:
     http = client.treq()
     assert type(http) is treq.client.HTTPClient
     first = http.post(f"{server.url}/x", json={"a": [1]})
@@ -55,7 +55,7 @@ async def test_it_is_treqs_own_and_keeps_no_cookie(client: UpstreamClient, serve
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_follows_a_redirect_unless_told_not_to(client: UpstreamClient, server: ScriptedUpstream) -> None:
+async def test_it_follows_a_redirect_unless_told_not_to(client: HTTPUpstreamClient, server: ScriptedUpstream) -> None:
     moved = b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n"
     asking: Deferred[Any] = client.treq().get(f"{server.url}/here")
     wire = await server.connection()
@@ -71,7 +71,7 @@ async def test_it_follows_a_redirect_unless_told_not_to(client: UpstreamClient, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_outlives_a_change_of_the_network(client: UpstreamClient, server: ScriptedUpstream) -> None:
+async def test_a_client_outlives_a_change_of_the_network(client: HTTPUpstreamClient, server: ScriptedUpstream) -> None:
     """A plugin keeps it for as long as the gateway runs."""
     http = client.treq()
     first = http.get(server.url)
@@ -89,7 +89,7 @@ async def test_a_client_outlives_a_change_of_the_network(client: UpstreamClient,
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_fetched_is_read_whole_within_its_limits(
-    client: UpstreamClient, server: ScriptedUpstream
+    client: HTTPUpstreamClient, server: ScriptedUpstream
 ) -> None:
     asking = Deferred.fromCoroutine(client.fetch("GET", server.url, [(b"X-One", b"1")], timeout=5, limit=1))
     wire = await server.connection()
@@ -103,7 +103,7 @@ async def test_what_is_fetched_is_read_whole_within_its_limits(
 @pytest.mark.parametrize(("sent", "reason"), [(b"", "FIRST_BYTE_TIMEOUT"), (OK[:-1], "ANSWER_TIMEOUT")])
 @pytest_twisted.ensureDeferred
 async def test_what_does_not_come_in_time_is_a_failure_and_its_connection_is_closed(
-    client: UpstreamClient, server: ScriptedUpstream, sent: bytes, reason: str
+    client: HTTPUpstreamClient, server: ScriptedUpstream, sent: bytes, reason: str
 ) -> None:
     asking = Deferred.fromCoroutine(client.fetch("GET", server.url, [], timeout=0.2, limit=100))
     wire = await server.connection()
