@@ -148,6 +148,7 @@ print("the reactor stopped")
 @pytest.mark.parametrize(
     ("blocked", "end"), [("silent_endpoint", "stop"), ("blocking_loader", "stop"), ("blocking_loader", "crash")]
 )
+@pytest.mark.process
 def test_a_process_ends_whatever_its_threads_wait_for(blocked: str, end: str) -> None:
     """Nobody called stop: the reactor's own end is enough, and not even that has to be an orderly one."""
     ran = subprocess.run(
