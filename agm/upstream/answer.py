@@ -8,7 +8,7 @@ marked its end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -16,13 +16,23 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
-if TYPE_CHECKING:
-    from agm.upstream.connection import Connection
-
 #: The end of a body that the upstream marked.
 DONE: Final = Failure(ResponseDone())
 #: The codings of an answer that can be read as they are.
 _PLAIN_CODINGS = ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked"))
+
+
+class Source(Protocol):
+    """The connection that a body comes on."""
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
 
 @implementer(IResponse)
@@ -33,13 +43,13 @@ class Answer:
     request = None
     previousResponse = None
 
-    def __init__(self, connection: Connection, code: int, phrase: bytes, raw: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, connection: Source, code: int, phrase: bytes, raw: list[tuple[bytes, bytes]]) -> None:
         self.code = code
         self.phrase = phrase
         self._raw = raw
         self._first: dict[bytes, bytes] = {name.lower(): value for name, value in reversed(raw)}
         self._headers: Headers | None = None
-        self._connection: Connection | None = connection
+        self._connection: Source | None = connection
         self._protocol: Any = None
         self._waiting: list[bytes] = []
         self._paused = False
