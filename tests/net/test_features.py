@@ -153,6 +153,7 @@ def serves(url: str) -> None:
     connection.close()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", changes())
 def test_without_a_private_name_the_answers_are_the_same_and_one_warning_says_so(tmp_path: Path, name: str) -> None:
     change = changes()[name]
@@ -163,6 +164,7 @@ def test_without_a_private_name_the_answers_are_the_same_and_one_warning_says_so
     assert len(said(log)) == len(set(said(log)))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", ["environment", "configuration", "neither"])
 def test_all_of_them_can_be_turned_off(tmp_path: Path, way: str) -> None:
     written = tmp_path / "agm.toml"
