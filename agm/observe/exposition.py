@@ -23,7 +23,7 @@ from agm import __version__
 from agm.core.counters import TOKENS, Spread, Tally
 from agm.core.pool.cooldown import Remembered
 from agm.core.pool.pool import Pool
-from agm.observe.metrics import Observed
+from agm.observe.observed import Observed
 
 #: Hosts that are told apart; an upload goes where an upstream says.
 MAX_HOSTS = 100
