@@ -23,7 +23,7 @@ from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimpl
 from agm.core.sender import UNIX
 from agm.core.wire.request_parser import Head, Malformed, RequestReader
 from agm.net.epollset import watch
-from agm.net.interfaces import GatewayReactor, GatewayTransport
+from agm.net.interfaces import GatewayTransport
 from agm.net.stalls import LOOK_EVERY, Reading
 from agm.net.writes import (
     buffered,
@@ -78,7 +78,7 @@ class VersionNotSupported(GatewayError):
 class SharedLimits(typing.Protocol):
     """What a connection asks of all connections' site: :class:`agm.web.site.GatewaySite`."""
 
-    reactor: GatewayReactor
+    reactor: Any
     #: The gateway, which counts refused requests.
     gateway: Any
     channels: set[GatewayChannel]
