@@ -7,6 +7,8 @@ A key is kept as its digest only.
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
 
 import datetime
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import attrs
@@ -14,7 +16,7 @@ import attrs
 from agm.config.reading import Place, RefusedError, array_of, array_of_tables, setting, values_of
 from agm.config.secret import NO_DIGEST, Secret, one_digest, read_digest, read_secret, read_variable
 from agm.config.values import one_of, read_boolean, read_text, whole_number
-from agm.config.words import show
+from agm.config.words import show, sort_of
 
 AuthMode = Literal["off", "strict", "all_except_health", "auto"]
 
@@ -26,7 +28,7 @@ class ClientKeyConfig:
 
     ``digest`` is the SHA-256 of the key in lower-case hexadecimal; ``models`` are patterns, none meaning
     every model; ``requests_per_minute`` and the like are ``None`` for no limit; ``expires`` is in seconds
-    since the epoch; ``admin`` may ask the gateway about itself from anywhere.
+    since the epoch; ``admin`` may ask the gateway about itself from anywhere; ``metadata`` are for plugins.
     """
 
     name: str
@@ -38,6 +40,18 @@ class ClientKeyConfig:
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
     expires: float | None = None
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def read_metadata(value: object, place: Place) -> Mapping[str, str]:
+    """A table of any names, each with a text."""
+    if not isinstance(value, dict):
+        raise RefusedError(f'expected a table, not {sort_of(value)}; write {{ team = "…", user = "…" }}')
+    found = {}
+    for name, text in value.items():
+        for taken in (place / name).take(read_text, text):
+            found[name] = taken
+    return MappingProxyType(found)
 
 
 def read_moment(value: object, place: Place) -> float:
@@ -76,6 +90,7 @@ class _ClientKeyTable:
     tokens_per_day: int | None = setting(whole_number(1, 10**15, "; leave it out for no limit"))
     expires: float | None = setting(read_moment)
     admin: bool = setting(read_boolean, False)
+    metadata: Mapping[str, str] = setting(read_metadata, MappingProxyType({}))
 
 
 def read_client_key(value: object, place: Place) -> ClientKeyConfig:
@@ -97,6 +112,7 @@ def read_client_key(value: object, place: Place) -> ClientKeyConfig:
         tokens_per_minute=written.tokens_per_minute,
         tokens_per_day=written.tokens_per_day,
         expires=written.expires,
+        metadata=written.metadata,
     )
 
 

@@ -141,12 +141,33 @@ def read_aliases(value: object, place: Place) -> Mapping[str, str]:
     return MappingProxyType(aliases)
 
 
+_read_models = array_of(read_text, least=1, empty="names no model; leave it out for no fallback")
+
+
+def read_fallbacks(value: object, place: Place) -> Mapping[str, tuple[str, ...]]:
+    """A table of any models; each value is an array of the models that are tried when that one has no quota."""
+    if not isinstance(value, dict):
+        raise RefusedError(f"expected a table, not {sort_of(value)}")
+    fallbacks = {}
+    for name, models in value.items():
+        for model in (place / name).take(read_text, name):
+            for tried in (place / name).take(_read_models, models):
+                if model in tried:
+                    (place / name).problem("falls back to itself")
+                fallbacks[model] = tried
+    return MappingProxyType(fallbacks)
+
+
 @attrs.frozen(kw_only=True)
 class ModelsConfig:
-    """The models that are listed and under which display name, and other names for models, in the file's order."""
+    """
+    The models that are listed and under which display name, other names for models, in the file's order, and which
+    models serve while one has no quota or capacity.
+    """
 
     list: tuple[str, ...] = setting(array_of(read_text), DEFAULT_MODELS)
     aliases: Mapping[str, str] = setting(read_aliases, MappingProxyType({}))
+    fallbacks: Mapping[str, tuple[str, ...]] = setting(read_fallbacks, MappingProxyType({}))
     display_name: Literal["id", "upstream"] = setting(one_of("id", "upstream"), "id")
 
 

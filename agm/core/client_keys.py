@@ -43,6 +43,8 @@ class ClientKey:
     tokens_per_day: int | None = None
     #: From when on it is refused, in seconds since the epoch; None for never.
     expires: float | None = None
+    #: What is known of whoever has it, for plugins: a team, a user.
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
     patterns: Patterns = attrs.field(init=False, repr=False, eq=False)
     limits: Limits = attrs.field(init=False, repr=False, eq=False)
 

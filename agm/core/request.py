@@ -121,6 +121,8 @@ class GatewayRequest:
     parent: str | None = None
     #: What ``agm_look_up`` found, by the names that plugins gave.
     found: Mapping[str, Any] = NOTHING
+    #: What the client's key says of whoever has it: a team, a user.
+    key_metadata: Mapping[str, str] = NOTHING
 
 
 @attrs.frozen(eq=False)
@@ -152,10 +154,16 @@ class Account:
 
 @attrs.frozen(slots=False)
 class ModelChoice:
-    """The upstream model that serves a request, and why."""
+    """
+    The upstream model that serves a request, and why.
+
+    `fallbacks` are models that are tried in the same request, in their order, where quota or capacity alone keeps
+    `model` from serving.
+    """
 
     model: str
     reason: str
+    fallbacks: tuple[str, ...] = ()
 
 
 @attrs.frozen(slots=False)

@@ -22,6 +22,7 @@ from agm.core.wire.target import parse_call, quote_model
 from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts
+from agm.serving.fallbacks import FallingBack
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import Answered, InboundCall
 
@@ -107,7 +108,9 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
     status: int | None = None
     message: str | None = None
     try:
-        attempts = await gateway.calls.prepare(inbound).run()
+        prepared = await gateway.calls.prepare(inbound).run()
+        # it is this model that is tried, and no other
+        attempts = prepared.attempts if isinstance(prepared, FallingBack) else prepared
         outcome = await attempts.open()
         if isinstance(outcome, FinalAnswer):
             status, message = outcome.status, _message(outcome.body)

@@ -25,7 +25,7 @@ from agm.core.classify import ABOUT_THE_REQUEST, SHORT_DELAY, Fault, Verdict
 from agm.core.errors import BadUpstreamAnswer, GatewayError, Unavailable, UpstreamTimeout, status_body, with_retry_info
 from agm.core.pool.breaker import Trouble
 from agm.core.pool.candidates import Candidates
-from agm.core.pool.exclusions import Exclusion, nothing_left
+from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
 from agm.core.pool.lease import Lease
 from agm.core.remedies import remedy
 from agm.core.request import (
@@ -71,6 +71,10 @@ def first_byte_within(headers: Mapping[str, str], limits: TimeoutsConfig) -> flo
     return max(limits.first_byte, min(float(asked), limits.total))
 
 
+#: Faults after which another model may serve, and causes for which an account serves another sooner.
+SPENT = frozenset({Fault.RATE, Fault.QUOTA, Fault.CAPACITY})
+NONE_LEFT = frozenset({Cause.RESTING, Cause.RESERVE, Cause.PROBING, Cause.BUSY})
+
 #: Failures of :class:`UpstreamFailed` after which nothing of the request can have got anywhere.
 _UNREACHED = frozenset({"CONNECT_FAILED", "CONNECT_TIMEOUT", "DNS_FAILED", "PROXY_FAILED", "TLS_FAILED"})
 
@@ -90,7 +94,12 @@ class Attempts:
     mapped: ModelChoice
     #: An answer of up to so many bytes is kept for the observers; 0 for none.
     keep: int = 0
-    _kept: KeptAnswer | None = attrs.field(init=False, default=None)
+    #: What has been recorded of the request before, with another model.
+    before: Sequence[AttemptRecord] = ()
+    #: What is told of each attempt beside the reason for its account.
+    because: str = ""
+    #: Whether it came to nothing because of quota or capacity alone.
+    spent: bool = attrs.field(init=False, default=False)
     #: Those that have ended, in order.
     records: list[AttemptRecord] = attrs.field(init=False, factory=list)
     #: Accounts that this request does not ask again, though others may.
@@ -132,12 +141,8 @@ class Attempts:
             if route is not None:
                 route.lease.release()
         assert last is not None, "there was a first route"
+        self.spent = not last.final and last.verdict.fault in SPENT
         return self._last_word(last)
-
-    @property
-    def kept(self) -> bytes | None:
-        """The answer's bytes as the client got them, if they were to be kept and are all there."""
-        return None if self._kept is None else self._kept.whole
 
     # Choosing
 
@@ -185,6 +190,7 @@ class Attempts:
         route = self._take() or await self._line_up()
         if route is None:
             _, exclusions = self.candidates()
+            self.spent = any(exclusion.cause in NONE_LEFT for exclusion in exclusions)
             raise nothing_left(request.model, request.method, request.version, exclusions)
         return route
 
@@ -367,9 +373,9 @@ class Attempts:
                 context,
                 request,
                 route.lease,
-                number=number,
+                number=len(self.before) + number,
                 endpoint=route.url,
-                chosen=route.reason,
+                chosen=route.reason + self.because,
                 started=began + self._epoch,
                 seconds=context.reactor.seconds() - began,
                 good=isinstance(outcome, OpenAnswer),
@@ -438,7 +444,7 @@ class Attempts:
         passing = self.wrapping.filter(wrapped)
         plain = isinstance(passing, PlainBody)
         if self.keep:
-            passing = self._kept = KeptAnswer(passing, self.keep)
+            passing = KeptAnswer(passing, self.keep)
         within = first_byte_within(self.request.headers, limits)
         silent = limits.idle + timeout if within > limits.first_byte else limits.idle  # who asked for it may wait
         flow = UpstreamBody(passing, deadlines, limits.idle, self.wrapping.watch(), first=silent)

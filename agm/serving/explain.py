@@ -19,6 +19,7 @@ from agm.core.request import Account, UpstreamRequest
 from agm.plugins.hooks import Call, HookFailed
 from agm.serving.affinity import pause
 from agm.serving.attempts import Attempts
+from agm.serving.fallbacks import FallingBack
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import Answered, InboundCall
 
@@ -49,8 +50,11 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
     await pause(gateway.calls.context, inbound.body)
     with gateway.hooks.recorded() as calls:
         try:
-            attempts = await gateway.calls.prepare(inbound, explaining=True).run()
-            _decide(gateway, attempts, calls, found)
+            prepared = await gateway.calls.prepare(inbound, explaining=True).run()
+            if isinstance(prepared, FallingBack):
+                while prepared.has_none() and await prepared.advance():
+                    pass
+            _decide(gateway, prepared, calls, found)
         except GatewayError as e:
             found["error"] = _status(e)
         except HookFailed as e:
@@ -64,13 +68,17 @@ def _status(error: GatewayError) -> Any:
     return msgspec.json.decode(error.body())["error"]
 
 
-def _decide(gateway: Gateway, attempts: Attempts | Answered, calls: list[Call], found: dict[str, Any]) -> None:
+def _decide(
+    gateway: Gateway, prepared: Attempts | Answered | FallingBack, calls: list[Call], found: dict[str, Any]
+) -> None:
+    attempts = prepared.attempts if isinstance(prepared, FallingBack) else prepared
     request = attempts.request
     found["model"] = {
         "asked": request.asked_model,
         "served": request.model,
         "reason": attempts.mapped.reason,
         "plugin": _by(gateway, calls, "agm_map_model", attempts.mapped, attempts.mapped.model),
+        "fallbacks": list(prepared.models) if isinstance(prepared, FallingBack) else [],
     }
     if isinstance(attempts, Answered):
         status = attempts.answer.status

@@ -19,10 +19,11 @@ class ModelDirectory:
     _reports: ModelReports
     _config: Config
     _made: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
+    _fallbacks: Aliases | None = attrs.field(init=False, default=None)
 
     def configure(self, config: Config) -> None:
         """Go on with the models of another configuration."""
-        self._config, self._made = config, None
+        self._config, self._made, self._fallbacks = config, None, None
 
     def report_from(self, accounts: Iterable[Account]) -> None:
         """From now on ask these accounts for their models."""
@@ -42,6 +43,16 @@ class ModelDirectory:
         """The same, after asking the accounts for their models if it is time to."""
         await self._reports.fresh()
         return self.catalog
+
+    def fallbacks(self, model: str) -> tuple[str, ...]:
+        """The models that ``[models.fallbacks]`` names for one."""
+        known = self._config.models.fallbacks
+        if not known:
+            return ()
+        if self._fallbacks is None:
+            self._fallbacks = Aliases({pattern: pattern for pattern in known})
+        rule = self._fallbacks.match(model)
+        return () if rule is None else known[rule.pattern]
 
     def names(self, model: str) -> bool:
         """Return whether a model is one that the configuration or an account names, and no client's invention."""

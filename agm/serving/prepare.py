@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import msgspec
 
-from agm.core.answer import Answer, KeepAnswer, LocalAnswer
+from agm.core.answer import NOTHING, Answer, KeepAnswer, LocalAnswer
 from agm.core.client_keys import ClientKey
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
@@ -21,7 +21,9 @@ from agm.serving.answers import FinalAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
+from agm.serving.fallbacks import FallingBack
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.routing import PoolRouting
 from agm.serving.wrapping import CallWrapping, Wrapping
 
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
@@ -54,6 +56,13 @@ class InboundCall:
         if self.parent is not None:
             return self.parent.client_key
         return None if self.key is None else self.key.name
+
+    @property
+    def key_metadata(self) -> Mapping[str, str]:
+        """What that key says of whoever has it."""
+        if self.parent is not None:
+            return self.parent.key_metadata
+        return NOTHING if self.key is None else self.key.metadata
 
 
 @attrs.frozen(eq=False)
@@ -117,10 +126,11 @@ class PrepareCall:
             body=Body(inbound.body),
             upstream_framing=Framing.SSE if framing is Framing.ARRAY and context.hooks.edits_events else framing,
             explaining=explaining,
+            key_metadata=inbound.key_metadata,
             parent=None if inbound.parent is None else inbound.parent.id,
         )
 
-    async def run(self) -> Attempts | Answered:
+    async def run(self) -> Attempts | Answered | FallingBack:
         """
         Take the steps.
 
@@ -143,9 +153,22 @@ class PrepareCall:
                 keep = answer.most
             elif answer is not None:
                 return Answered(request, choice, answer)
+        attempts = await self._attempts(choice, keep)
+        named = choice.fallbacks or self._models.fallbacks(choice.model)
+        fallbacks = [model for model in named if model != choice.model]
+        # what belongs to one account may belong to one model as well, as cached contents do
+        if not fallbacks or not isinstance(attempts.routing, PoolRouting):
+            return attempts
+        return FallingBack(attempts, fallbacks, lambda other: self._attempts(other, keep))
+
+    async def _attempts(self, choice: ModelChoice, keep: int) -> Attempts:
+        """Make the attempts with a model."""
+        context, request = self._context, self.request
+        if choice.model != request.model:
+            request = self.request = attrs.evolve(request, model=choice.model)
         body = request.body.raw
-        if hooks.edits_requests:
-            edited = await hooks.transform_request(Body(body).json(), request)  # a document of their own
+        if context.hooks.edits_requests:
+            edited = await context.hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
         routing = await route_call(context, request, body)
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice, keep)

@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from agm.core import ownership
+from agm.core.answer import NOTHING
 from agm.core.bodies import MOST, Unreadable
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import (
@@ -339,6 +340,7 @@ def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, b
         query=dict(reversed(parameters(visit))),
         headers=plain_headers(visit.wire),
         client_key=None if visit.key is None else visit.key.name,
+        key_metadata=NOTHING if visit.key is None else visit.key.metadata,
         received_at=received_at,
         body=Body(body),
         upstream_framing=Framing.UNARY,

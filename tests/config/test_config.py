@@ -276,7 +276,7 @@ TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in know
             A_CLIENT_KEY + "rpm = 1",
             "auth.keys[0].rpm: unknown key; the keys here are name, key, key_env, "
             "key_sha256, models, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, expires, "
-            "admin",
+            "admin, metadata",
         ),
         (AN_ACCOUNT + "aip_key_env = 1", "accounts[0].aip_key_env: unknown key; did you mean 'api_key_env'?"),
         ("[plugins]\npth = 1", "plugins.pth: unknown key; did you mean 'path'?"),
@@ -306,6 +306,12 @@ def test_an_unknown_key_is_a_problem_with_the_nearest_right_one(text: str, line:
         ('auth = "x"', "auth: expected a table, not a string"),
         ("plugins = 1.5", "plugins: expected a table, not a float"),
         ("models.aliases = 2020-01-01", "models.aliases: expected a table, not a date or time"),
+        (
+            'models.fallbacks.a = "b"',
+            'models.fallbacks.a: expected an array, not a string; write it in brackets: ["…"]',
+        ),
+        ('models.fallbacks.a = ["a"]', "models.fallbacks.a: falls back to itself"),
+        ("models.fallbacks.a = []", "models.fallbacks.a: names no model; leave it out for no fallback"),
         ("accounts = {}", "accounts: expected an array of tables, not a table; write [[accounts]]"),
         ("auth.keys = true", "auth.keys: expected an array of tables, not a boolean; write [[auth.keys]]"),
         ("accounts = [[1]]", "accounts[0]: expected a table, not an array"),

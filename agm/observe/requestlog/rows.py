@@ -63,7 +63,7 @@ def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, .
         if usage is None
         else (usage.prompt, usage.output, usage.cached, usage.thoughts, usage.tool, usage.total)
     )
-    timeline = [_attempt(attempt, one.at, redact(attempt.message)) for attempt in one.attempts]
+    timeline = [_attempt(attempt, one, redact) for attempt in one.attempts]
     return (
         one.id,
         round(one.at, 3),
@@ -105,6 +105,7 @@ class _Tried(msgspec.Struct, omit_defaults=True):
     delay: float | None = None
     message: str = ""
     probe: bool = False
+    model: str | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -115,20 +116,21 @@ def _host(endpoint: str) -> str:
     return urlsplit(endpoint).netloc.rpartition("@")[2]
 
 
-def _attempt(record: AttemptRecord, began: float, message: str) -> _Tried:
+def _attempt(record: AttemptRecord, one: Finished, redact: Callable[[str], str]) -> _Tried:
     verdict = record.verdict
     return _Tried(
         record.account,
         _host(record.endpoint),
         record.chosen,
-        max(round((record.started - began) * 1000), 0),
+        max(round((record.started - one.at) * 1000), 0),
         round(record.ended * 1000),
         record.status,
         None if verdict is None else verdict.fault.value,
         None if verdict is None else verdict.reason,
         None if verdict is None else verdict.delay,
-        message,
+        redact(record.message),
         record.probe,
+        None if record.model == one.served else redact(record.model),  # there was a fallback
     )
 
 
