@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import pluggy
 
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
@@ -64,6 +65,30 @@ class ClientKeySource(Protocol):
 
     def __len__(self) -> int:
         """How many keys there are; 0 if there is certainly none.  A source that cannot tell returns 1."""
+
+
+@hookspec
+def agm_settings() -> Mapping[str, type[msgspec.Struct]]:  # type: ignore[empty-body]
+    """
+    Say what the plugin's own tables may hold, so that mistakes in them are found as in all others.
+
+    Asked at the start and at each reload, before ``agm_configure``, and by ``agm config check``.
+
+    :returns: a ``msgspec.Struct`` for each table, by the NAME of its ``[plugins.NAME]``: its fields are the keys, with
+        types and defaults.  ``config.plugins.read(NAME, STRUCT)`` gives it, filled in.
+
+    Synchronous.  Fails closed: the start ends, or the reload is refused and the old configuration stays.
+
+    Example::
+
+        class Night(msgspec.Struct):
+            model: str = "gemini-2.5-flash"
+            from_hour: int = 22
+
+        @hookimpl
+        def agm_settings():
+            return {"night": Night}
+    """
 
 
 @hookspec

@@ -1,7 +1,8 @@
 """
 ``agm config``: which configuration file is used, and whether the gateway would take it.
 
-Reads files and nothing else: no account is tried (``agm doctor`` does that), no plugin is loaded, no port is opened.
+Reads files and nothing else: no account is tried (``agm doctor`` does that) and no port is opened.  Plugins are loaded
+only where the file has tables of theirs, to be asked what these may hold.
 """
 
 import argparse
@@ -71,6 +72,24 @@ def cannot_start(config: Config) -> Iterator[Problem]:
             files_in(config.plugins.path)
         except PluginError as e:
             yield Problem(config.path, "plugins.path", str(e))
+            return
+    if config.plugins.tables:
+        yield from _plugin_settings(config)
+
+
+def _plugin_settings(config: Config) -> Iterator[Problem]:
+    """Ask the plugins what their tables may hold."""
+    from twisted.internet.task import Clock
+
+    from agm.plugins.hooks import HookFailed, Hooks
+    from agm.plugins.manager import PluginError, make_plugin_manager
+
+    plugins = config.plugins
+    try:
+        manager = make_plugin_manager(plugins.load, folder=plugins.path, disable=plugins.disable)
+        yield from Hooks(manager, Clock()).settings_problems(config)
+    except (PluginError, HookFailed) as e:
+        yield Problem(config.path, "plugins", str(e))
 
 
 def _summary(config: Config) -> str:

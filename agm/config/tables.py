@@ -21,6 +21,7 @@ from agm.config.addresses import (
     read_public_url,
 )
 from agm.config.files import read_path
+from agm.config.plugin_settings import S, read_settings
 from agm.config.reading import Place, RefusedError, array_of, keys_of, setting, values_of
 from agm.config.secret import Secret, one_digest, read_digest, read_secret, read_variable
 from agm.config.values import (
@@ -275,6 +276,16 @@ class PluginsConfig:
     timeout: float = setting(seconds(), 10.0)
     # Not in the repr: nobody but the plugin knows what is secret here.
     tables: Mapping[str, Mapping[str, object]] = attrs.field(default=MappingProxyType({}), repr=False)
+    #: The file, for problems that plugins find.
+    file: Path | None = attrs.field(default=None, repr=False, eq=False)
+
+    def read(self, name: str, schema: type[S]) -> S:
+        """
+        The table ``[plugins.NAME]`` as a struct, with its defaults.
+
+        :raises ConfigError: with every problem, each with the file, the key and what is right.
+        """
+        return read_settings(name, self.tables.get(name, {}), schema, self.file)
 
 
 def read_plugins(value: object, place: Place) -> PluginsConfig:
@@ -288,4 +299,5 @@ def read_plugins(value: object, place: Place) -> PluginsConfig:
             if isinstance(table, dict) and name not in own
         }
         value = {name: item for name, item in value.items() if name not in tables}
-    return PluginsConfig(**values_of(PluginsConfig, value, place), tables=MappingProxyType(tables))
+    file = place.reading.file
+    return PluginsConfig(**values_of(PluginsConfig, value, place), tables=MappingProxyType(tables), file=file)

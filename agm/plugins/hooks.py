@@ -33,6 +33,8 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.config.plugin_settings import problems_of
+from agm.config.problems import Problem
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import GatewayError
@@ -62,6 +64,7 @@ T = TypeVar("T")
 #: Hooks whose failure ends the request (or the start): going on would do what nobody intended.
 FAIL_CLOSED = frozenset(
     {
+        "agm_settings",
         "agm_configure",
         "agm_client_keys",
         "agm_accounts",
@@ -75,7 +78,7 @@ FAIL_CLOSED = frozenset(
     }
 )
 #: Hooks of the start and of a reload.
-AT_START = frozenset({"agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
+AT_START = frozenset({"agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
 #: The first segment of a path as an address has it.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 #: What hooks return as a rule, and nobody can await.
@@ -173,8 +176,24 @@ class Hooks:
             _record.reset(token)
 
     def configure(self, config: Config) -> None:
-        """Fire ``agm_configure``.  :raises HookFailed: a plugin that cannot be configured must not run."""
+        """
+        Check the plugins' tables, and fire ``agm_configure``.
+
+        :raises HookFailed: a plugin that cannot be configured must not run.
+        """
+        if problems := self.settings_problems(config):
+            raise HookFailed("; ".join(map(str, problems)))
         self.manager.hook.agm_configure(config=config)
+
+    def settings_problems(self, config: Config) -> list[Problem]:
+        """Say what is wrong with the tables of plugins that say what theirs hold.  :raises HookFailed:"""
+        tables = config.plugins.tables
+        return [
+            problem
+            for schemas in self.manager.hook.agm_settings()
+            for name, schema in schemas.items()
+            for problem in problems_of(name, tables.get(name, {}), schema, config.path)
+        ]
 
     def client_key_sources(self, config: Config) -> list[tuple[str, ClientKeySource]]:
         """All sources of client keys, each with the name of the plugin that it is of.  :raises HookFailed:"""

@@ -6,6 +6,8 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Verdict
 from agm.core.request import Account, AccountChoice, ModelChoice, UpstreamRequest
@@ -15,6 +17,7 @@ from agm.upstream.accounts import AccountSource
 
 #: What each hook may return beside None, and how that is called.
 _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "agm_settings": ((Mapping,), "a msgspec.Struct for each table, by its name, is expected"),
     "agm_configure": ((object,), "nothing is expected"),
     "agm_client_keys": ((Iterable,), "sources of client keys are expected, each with a lookup"),
     "agm_accounts": ((Iterable,), "AccountSources are expected"),
@@ -64,6 +67,10 @@ def checked(hook: str, result: object) -> object:
         return items
     if isinstance(result, UpstreamRequest) and not _can_be_sent(result):
         raise TypeError("it returned an UpstreamRequest whose path, headers or body cannot be sent")
+    if hook == "agm_settings" and isinstance(result, Mapping):
+        for name, schema in result.items():
+            if not (isinstance(name, str) and isinstance(schema, type) and issubclass(schema, msgspec.Struct)):
+                raise TypeError(f"it returned {name!r}: {schema!r} among others; {what}")
     if isinstance(result, LocalAnswer):
         _check_local(result)
     return result

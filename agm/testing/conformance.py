@@ -25,6 +25,7 @@ from twisted.web.resource import IResource
 
 from agm import config as configuration
 from agm.config import Config
+from agm.config.plugin_settings import problems_of
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey
@@ -260,6 +261,7 @@ class _Check:
 
     def run(self, config: Config, *, configured: bool) -> None:
         """Check every hook under a configuration."""
+        self._settings(config)
         self._others.hook.agm_configure(config=config)
         for impl in self._manager.hook.agm_configure.get_hookimpls():
             if impl not in self._hooks["agm_configure"]:
@@ -408,6 +410,21 @@ class _Check:
             )
 
     # The hooks
+
+    def _settings(self, config: Config) -> None:
+        hook = "agm_settings"
+        found: list[Any] = self.call(hook, {}, "nothing")
+        for schemas in found:
+            try:
+                checked(hook, schemas)
+            except TypeError as e:
+                self.refuse(hook, f"is wrong: {e}", "return {NAME: STRUCT}")
+            for name, schema in (schemas or {}).items():
+                if problems := list(problems_of(name, config.plugins.tables.get(name, {}), schema, None)):
+                    what = "the settings given" if config.plugins.tables.get(name) else f"no table [plugins.{name}]"
+                    self.refuse(
+                        hook, f"refuses {what} ({problems[0]})", "give every setting that can have one a default"
+                    )
 
     def _client_keys(self, config: Config) -> None:
         hook = "agm_client_keys"

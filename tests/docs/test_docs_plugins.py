@@ -186,7 +186,7 @@ def test_a_block_of_toml_is_toml(block: Block) -> None:
 def test_a_block_with_a_hook_is_a_plugin_that_keeps_the_rules(block: Block) -> None:
     """As it stands: its imports are in it."""
     module = ModuleType("documented")
-    exec(compile(block.text, named(block), "exec"), module.__dict__)
+    exec(compile(block.text, named(block), "exec", dont_inherit=True), module.__dict__)
     check_plugin(module)
 
 

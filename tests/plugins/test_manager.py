@@ -807,7 +807,7 @@ def test_a_synchronous_hook_that_returns_an_awaitable_is_a_failure() -> None:
     assert hooks.failures["mine", "agm_select_account"] == 1
 
 
-@pytest.mark.parametrize("hook", ["agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"])
+@pytest.mark.parametrize("hook", ["agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"])
 @pytest.mark.expects_logged_failures
 @pytest_twisted.ensureDeferred
 async def test_a_hook_of_the_start_that_raises_ends_the_start_with_its_name(gateway: GatewayFactory, hook: str) -> None:
@@ -818,6 +818,7 @@ async def test_a_hook_of_the_start_that_raises_ends_the_start_with_its_name(gate
 def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None:
     """The list of hooks is the contract's."""
     assert set(HOOKS) == {
+        "agm_settings",
         "agm_configure",
         "agm_client_keys",
         "agm_accounts",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
@@ -194,6 +195,11 @@ class EveryHook:
     @hookimpl
     def agm_configure(self, config: Any) -> None:
         self.called.add("agm_configure")
+
+    @hookimpl
+    def agm_settings(self) -> Mapping[str, type[msgspec.Struct]]:
+        self.called.add("agm_settings")
+        return {"every": msgspec.defstruct("Every", [("size", int, 3)])}
 
     @hookimpl
     def agm_client_keys(self, config: Any) -> list[object]:
