@@ -24,6 +24,8 @@ FILE_LIFETIME = 48 * 3600
 PROCESSING = 2.0
 #: How long contents are cached unless the caller says otherwise, in seconds.
 CACHE_LIFETIME = 3600
+#: Where answers say that files can be downloaded, wherever they come from: SDKs take names out of https URLs only.
+DOWNLOADS = "https://generativelanguage.googleapis.com"
 #: The bytes of a file are kept if it has no more than these.
 MOST_KEPT = 8 * 1024 * 1024
 
@@ -69,7 +71,7 @@ class StoredFile:
             "uri": f"{base}/{self.name}",
         }
         if self.generated:
-            document["downloadUri"] = f"{base}/{self.name}:download?alt=media"
+            document["downloadUri"] = f"{DOWNLOADS}/v1beta/{self.name}:download?alt=media"
         state = "ACTIVE" if self.active(now) else "PROCESSING"
         return {**document, "state": state, "source": "GENERATED" if self.generated else "UPLOADED"}
 

@@ -63,10 +63,14 @@ def _get(context: Context) -> dict[str, Any]:
 
 def _delete(context: Context) -> dict[str, Any]:
     store = _store(context)
-    if store.documents and context.call.query.get("force") != "true":
+    if store.documents and not _forced(context):
         raise GoogleError(400, "Cannot delete non-empty FileSearchStore.", rpc="FAILED_PRECONDITION")
     del context.holdings.stores[store.name]
     return {}
+
+
+def _forced(context: Context) -> bool:
+    return context.call.query.get("force", "").lower() in ("true", "1")  # Python writes True
 
 
 def _list_documents(context: Context) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def _get_document(context: Context) -> dict[str, Any]:
 
 def _delete_document(context: Context) -> dict[str, Any]:
     store, document = context.holdings.document(context.name, context.account)
-    if document.active and context.call.query.get("force") != "true":
+    if document.active and not _forced(context):
         raise GoogleError(400, "Cannot delete non-empty Document.", rpc="FAILED_PRECONDITION")
     del store.documents[document.name]
     return {}

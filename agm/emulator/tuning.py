@@ -1,7 +1,8 @@
 """
 Tuned models of the Developer API: made from examples, looked at, changed and deleted.
 
-A model is being created until it or its operation is looked at for the second time; calling it works all along.
+The training data may be missing, as google-genai 3.6 leaves it out.  A model is being created until it or its operation
+is looked at for the second time; calling it works all along.
 """
 
 from __future__ import annotations
@@ -25,11 +26,9 @@ def _create(context: Context) -> dict[str, Any]:
     base = message.get("baseModel") or message.get("tunedModelSource", {}).get("baseModel", "")
     if not base:
         raise errors.invalid_argument("* CreateTunedModelRequest.tuned_model.source_model: must be specified\n")
-    if not examples:
-        raise errors.invalid_argument("* CreateTunedModelRequest.tuned_model.tuning_task.training_data: is required\n")
     identifier = context.call.query.get("tunedModelId") or context.new_id()
     name, now = f"tunedModels/{identifier}", timestamp(context.now)
-    task = {key: value for key, value in message["tuningTask"].items() if key != "trainingData"}
+    task = {key: value for key, value in message.get("tuningTask", {}).items() if key != "trainingData"}
     described = {key: message[key] for key in _MUTABLE if key in message}
     model = Kept(
         name=name,
@@ -91,6 +90,13 @@ def _delete(context: Context) -> dict[str, Any]:
     return {}
 
 
+def _cancel(context: Context) -> dict[str, Any]:
+    model = _model(context)
+    if model.state == "CREATING":
+        model.end("FAILED")
+    return {}
+
+
 def _operation(context: Context) -> dict[str, Any]:
     return context.holdings.operation(context.name, context.account).look()
 
@@ -101,5 +107,6 @@ ROUTES = (
     route(r"(tunedModels/[^/:]+)", "GET", "GetTunedModel", _get),
     route(r"(tunedModels/[^/:]+)", "PATCH", "UpdateTunedModel", _patch),
     route(r"(tunedModels/[^/:]+)", "DELETE", "DeleteTunedModel", _delete),
+    route(r"(tunedModels/[^/:]+):cancel", "POST", "CancelTunedModel", _cancel),
     route(r"(tunedModels/[^/:]+/operations/[^/:]+)", "GET", "GetOperation", _operation),
 )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agm.emulator import errors
-from agm.emulator.holdings import Operation, by_number, project_number
+from agm.emulator.holdings import DOWNLOADS, Operation, by_number, project_number
 from agm.emulator.stored import Context, route
 
 _MOST_VIDEOS = 4
@@ -66,7 +66,7 @@ def _start(context: Context) -> dict[str, Any]:
     samples = []
     for content in _contents(context, instance, count):
         file = context.holdings.keep_file(context.state.seed, context.account, content, "video/mp4", context.now)
-        samples.append({"video": {"uri": f"{context.base}/{file.name}:download?alt=media"}})
+        samples.append({"video": {"uri": f"{DOWNLOADS}/{context.version}/{file.name}:download?alt=media"}})
     return _keep(
         context,
         f"models/{context.name}/operations/{context.new_id()}",
