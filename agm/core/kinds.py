@@ -14,6 +14,10 @@ COLLECTIONS = (
     "fileSearchStores",
     "corpora",
 )
+#: Collections that a project of Vertex AI has; ``models`` are those that were tuned.
+VERTEX_COLLECTIONS = ("cachedContents", "batchPredictionJobs", "tuningJobs", "models", "endpoints", "reasoningEngines")
+#: Calls of a model that Vertex AI alone has, or answers in a way of its own.
+VERTEX_METHODS = ("vertex.computeTokens", "vertex.predictLongRunning", "vertex.fetchPredictOperation")
 #: What is done to such resources, and calls that make them.
 RESOURCE_METHODS = frozenset(
     {
@@ -41,6 +45,20 @@ METHODS: Mapping[str, frozenset[str]] = {
             *RESOURCE_METHODS,
         }
     ),
-    "vertex": frozenset({"generateContent", "streamGenerateContent", "countTokens", "embedContent", "predict"}),
+    "vertex": frozenset(
+        {
+            "generateContent",
+            "streamGenerateContent",
+            "countTokens",
+            "embedContent",
+            "predict",
+            *VERTEX_METHODS,
+            *(
+                f"vertex.{collection}.{verb}"
+                for collection in (*VERTEX_COLLECTIONS, "operations")
+                for verb in ("create", "get", "list", "update", "delete", "cancel", "call")
+            ),
+        }
+    ),
     "code-assist": frozenset({"generateContent", "streamGenerateContent", "countTokens"}),
 }

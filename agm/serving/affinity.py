@@ -20,7 +20,7 @@ from agm.core.pool.candidates import Candidates
 from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.request import Account, AccountChoice, Body, GatewayRequest
 from agm.serving.context import ServingContext
-from agm.serving.routing import PoolRouting, Routing
+from agm.serving.routing import PoolRouting, Routing, VertexRouting
 
 #: So much of a refusal is looked through for what it is about.
 MAX_TOLD = 8 * 1024
@@ -110,11 +110,16 @@ async def route_call(context: ServingContext, request: GatewayRequest, body: byt
     :raises InvalidRequest: if what it names belongs to several accounts, or cannot be read.
     """
     if not len(context.ownership):
-        return PoolRouting(context, request)
+        return _to_any(context, request)
     tuned = ownership.root(request.model)
     names = [] if tuned is None else [tuned]
     names += await names_in(context, request.body if body is request.body.raw else Body(body))
     return route_names(context, request, names)
+
+
+def _to_any(context: ServingContext, request: GatewayRequest) -> Routing:
+    """Route to any account that can serve a request of this shape."""
+    return PoolRouting(context, request) if request.place is None else VertexRouting(context, request)
 
 
 def route_names(context: ServingContext, request: GatewayRequest, names: Sequence[str]) -> Routing:
@@ -125,7 +130,7 @@ def route_names(context: ServingContext, request: GatewayRequest, names: Sequenc
     """
     owned = owner_of(context, names)
     if owned is None:
-        return PoolRouting(context, request)
+        return _to_any(context, request)
     owner, resource = owned
     return AffinityRouting(context, request, owner, resource, tuple(names))
 

@@ -21,6 +21,7 @@ from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRe
 from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, AttemptRecord, GatewayRequest, ModelChoice, UpstreamRequest
+from agm.core.wire import vertex
 from agm.core.wire.answer_filters import AnswerFilter, CollectedBody, Framing, PlainBody
 from agm.core.wire.usage import UsageWatch
 from agm.serving.affinity import AffinityRouting, route_names
@@ -91,7 +92,9 @@ class ResourceCall:
         return self._attempts(context, AffinityRouting(context, self.request, account, resource, self.named))
 
     def _attempts(self, context: ServingContext, routing: Routing) -> Attempts:
-        return Attempts(context, self.request, routing, ResourceWrapping(context, self), self.mapped)
+        wrapping = ResourceWrapping(context, self)
+        placed = wrapping if self.request.place is None else PlacedWrapping(wrapping)
+        return Attempts(context, self.request, routing, placed, self.mapped)
 
 
 @attrs.define(eq=False)
@@ -134,6 +137,45 @@ class ResourceWrapping:
         if of_the_resource and failure.verdict.fault in (Fault.NO_MODEL, Fault.FORBIDDEN, Fault.UNCLEAR):
             return attrs.evolve(failure, verdict=Verdict(Fault.MISSING, failure.verdict.reason))
         return failure
+
+
+@attrs.define(eq=False)
+class PlacedWrapping:
+    """Sends a request about what a project keeps with the place of the account that serves it."""
+
+    _resource: ResourceWrapping
+
+    def wrap(self, account: Account) -> UpstreamRequest:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        wrapped = self._resource.wrap(account)
+        assert account.project is not None  # none without is eligible
+        return UpstreamRequest(
+            vertex.placed(wrapped.path, account.project, account.location),
+            wrapped.headers,
+            vertex.with_place(wrapped.body, account.project, account.location),
+            Framing.UNARY,
+            method=wrapped.method,
+        )
+
+    def is_good(self, status: int) -> bool:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.is_good(status)
+
+    def at_head(self, answer: UpstreamAnswer, lease: Lease) -> OpenAnswer | None:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.at_head(answer, lease)
+
+    def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.filter(wrapped)
+
+    def watch(self) -> UsageWatch | None:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.watch()
+
+    def judge(self, failure: Failed) -> Failed:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.judge(failure)
 
 
 def opened(context: ServingContext, answer: UpstreamAnswer, lease: Lease, *, made: bool) -> OpenAnswer:

@@ -37,6 +37,7 @@ from agm.core.pool.lease import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import bare_model, quote_model
+from agm.core.wire.vertex import VertexResource
 from agm.plugins.builtin.wrapping import USER_AGENT
 from agm.serving.affinity import names_in, owner_of, read
 from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
@@ -86,6 +87,7 @@ MAX_UPLOADS = 10_000
 _UPLOAD = re.compile(rb"/+upload/")
 #: The addresses for bytes that can be asked for: a host, no user, and visible ASCII.
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/[!-\"$-~]*")
+_PUBLISHED = re.compile(r"\A(?:projects/[^/]+/locations/[^/]+/)?publishers/google/(?=models/)")
 #: A list's page is never asked for with more than this.
 MAX_PAGE = 1000
 #: Collections whose resources are not listed as a whole.
@@ -236,7 +238,13 @@ class PrepareResourceCall:
     """
 
     def __init__(
-        self, calls: Calls, visit: Visit, asked: OwnedTarget, body: bytes, *, content: bytes | None = None
+        self,
+        calls: Calls,
+        visit: Visit,
+        asked: OwnedTarget | VertexResource,
+        body: bytes,
+        *,
+        content: bytes | None = None,
     ) -> None:
         self._calls = calls
         self._visit = visit
@@ -284,7 +292,7 @@ class PrepareResourceCall:
         able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
         if owned is not None or able < 2:
             return call.attempts(context)
-        if name is not None:
+        if name is not None or (request.place is not None and asked.name is not None):
             return Search(context, call)
         if request.method.endswith(".list") and asked.collection not in _WITHOUT_A_LIST:
             return self._lists(call, path)
@@ -310,7 +318,7 @@ class PrepareResourceCall:
                 "for cannot be told.",
                 reason="BODY_UNREADABLE",
             ) from None
-        return list(dict.fromkeys(filter(None, map(bare_model, reading.models))))
+        return list(dict.fromkeys(filter(None, map(_model_named, reading.models))))
 
     def _lists(self, call: ResourceCall, path: str) -> Lists:
         size, token = self.request.query.get("pageSize", ""), self.request.query.get("pageToken", "")
@@ -326,7 +334,14 @@ class PrepareResourceCall:
         return Lists(self._calls.context, call, wanted, Page.decode(token) if token else None, path_of)
 
 
-def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
+def _model_named(name: str) -> str:
+    """A model's id from its name in a body, in the Developer API's form or in Vertex AI's."""
+    return bare_model(_PUBLISHED.sub("", name))
+
+
+def describe(
+    received_at: float, visit: Visit, asked: OwnedTarget | VertexResource, model: str, body: bytes
+) -> GatewayRequest:
     """The request as plugins see it."""
     return GatewayRequest(
         id=visit.wire.id,
@@ -342,6 +357,7 @@ def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, b
         received_at=received_at,
         body=Body(body),
         upstream_framing=Framing.UNARY,
+        place=asked.place if isinstance(asked, VertexResource) else None,
     )
 
 
