@@ -1,5 +1,5 @@
 """
-What the Developer API keeps for its callers: files, cached contents and batches, each owned by an account.
+What the Developer API keeps for its callers: files, caches, batches, interactions and more, each of one account.
 
 Only values and their rules: who may see what, until when, and what Google says to everybody else.  The bytes of files
 are not kept, only their size and hash.
@@ -151,6 +151,54 @@ class Batch:
         return document
 
 
+@attrs.define
+class Interaction:
+    """
+    An interaction: what it says and how it ends is settled when it is made, `status` is what it shows.
+
+    `named` is its model or agent, `given` what else of the request is shown again; `turns` are the whole conversation.
+    """
+
+    name: str
+    account: str
+    named: Mapping[str, str]
+    given: Mapping[str, Any]
+    steps: Sequence[Mapping[str, Any]]
+    usage: Mapping[str, Any]
+    ends: str
+    turns: Sequence[dict[str, Any]]
+    environment: str
+    created: float
+    updated: float
+    status: str = "in_progress"
+    looked: bool = False
+    tokens: list[str] = attrs.Factory(list)
+
+
+@attrs.define
+class Kept:
+    """
+    Something of a collection beside interactions: an agent, a webhook, an environment and so on.
+
+    `document` is what is shown of it; `below` is what belongs to it: a trigger's executions, an environment's files.
+    """
+
+    name: str
+    account: str
+    document: dict[str, Any]
+    below: dict[str, Any] = attrs.Factory(dict)
+
+
+@attrs.define
+class EnvironmentUpload:
+    """A file on its way into an environment, which takes effect once it is `content` as a whole."""
+
+    environment: Kept
+    path: str
+    mime_type: str
+    content: bytes = b""
+
+
 Owned = TypeVar("Owned", StoredFile, CachedContent, Batch)
 
 
@@ -162,11 +210,22 @@ class Holdings:
         self.uploads: dict[str, Upload] = {}
         self.caches: dict[str, CachedContent] = {}
         self.batches: dict[str, Batch] = {}
+        self.interactions: dict[str, Interaction] = {}
+        self.kept: dict[str, Kept] = {}  # by collection and id
+        self.environment_uploads: dict[str, EnvironmentUpload] = {}
         self._named = 0
 
     def clear(self) -> None:
         """Forget everything."""
-        for forgotten in (self.files, self.uploads, self.caches, self.batches):
+        for forgotten in (
+            self.files,
+            self.uploads,
+            self.caches,
+            self.batches,
+            self.interactions,
+            self.kept,
+            self.environment_uploads,
+        ):
             forgotten.clear()
         self._named = 0
 
@@ -209,6 +268,17 @@ class Holdings:
         stored = self.batches.get(name)
         if stored is None or stored.account != account:
             raise GoogleError(404, "Requested entity was not found.")
+        return stored
+
+    def interaction(self, name: str, account: str) -> Interaction:
+        """
+        An interaction of an account.
+
+        :raises GoogleError: 404, the same for what is foreign and for what does not exist.
+        """
+        stored = self.interactions.get(name)
+        if stored is None or stored.account != account:
+            raise GoogleError(404, "Interaction not found.")
         return stored
 
     def referenced(self, request: Mapping[str, Any], model: str, account: str, now: float) -> Mapping[str, Any] | None:
