@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, Wire, account, connect, eventually, get, google_error, post
 from twisted.internet.task import Clock
 
 from agm.core.client_keys import digest
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.admin import status
+from tests.helpers.support import AnsweringUpstream, Asked, Wire, account, connect, eventually, get, google_error, post
 
 NO_WAIT = "[pool]\nmax_wait = 0\n"
 
