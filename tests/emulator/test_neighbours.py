@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from emulator.dialogue import KEY, Answered, Dialogue
 
 OTHER = {"x-goog-api-key": "other"}
