@@ -26,8 +26,9 @@ from agm.api import (
 from agm.core.sender import Sender
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
-from agm.web.admin.base import Explain, Plugins
-from agm.web.resources import Visit
+from agm.web.admin.explain import Explain
+from agm.web.admin.plugins import Plugins
+from agm.web.base import Visit
 from tests.helpers.support import AnsweringUpstream, Asked, google_error, reactor, retry
 
 GOOD = {"candidates": [{"content": {"parts": [{"text": "good"}]}, "finishReason": "STOP"}]}

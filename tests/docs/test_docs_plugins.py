@@ -21,7 +21,8 @@ import pytest_twisted
 from agm import api, cli, hookspecs
 from agm import config as configuration
 from agm.plugins import builtin as defaults
-from agm.plugins.manager import CHAINS, FAIL_CLOSED, HOOKS, MAY_AWAIT, make_plugin_manager
+from agm.plugins.hooks import FAIL_CLOSED
+from agm.plugins.manager import CHAINS, HOOKS, MAY_AWAIT, make_plugin_manager
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway, check_plugin
 from tests.helpers.support import AnsweringUpstream, Asked
 

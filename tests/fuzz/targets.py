@@ -34,7 +34,7 @@ from agm.core.wire.gzip import inflate
 from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
 from agm.core.wire.sse import EventReader, EventTooLarge
 from agm.web.access import Access, Peer
-from agm.web.resources import framing_of
+from agm.web.inbound import framing_of
 from tests.fuzz import connections, esf
 from tests.fuzz.mutation import TOKENS, pieces
 from tests.web import hostile

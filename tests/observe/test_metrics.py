@@ -23,7 +23,7 @@ from agm.observe.metrics import LAG_EVERY
 from agm.testing import Answer, GatewayFactory, RunningEmulator, RunningGateway
 from agm.web.access import Access
 from agm.web.admin.metrics import Scrape
-from agm.web.resources import Visit
+from agm.web.base import Visit
 from testbed.processes import get as fetch
 from testbed.processes import post as send
 from testbed.processes import running as process

@@ -36,7 +36,8 @@ from agm.api import (
     digest,
     send_json,
 )
-from agm.plugins.manager import FAIL_CLOSED, HOOKS, MAY_AWAIT, HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.plugins.hooks import FAIL_CLOSED, HookFailed, Hooks
+from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, make_plugin_manager
 from agm.testing import GatewayFactory, RunningGateway, parse_config
 from tests.helpers.support import AnsweringUpstream, Asked, account, eventually, google_error, reactor, settle
 
