@@ -1620,6 +1620,7 @@ def test_documented_choices_are_the_choices() -> None:
         "gateway.stream_default",
         "gateway.sse_done",
         "auth.mode",
+        "auth.resources",
         "models.display_name",
         "pool.strategy",
         "accounts[].kind",
