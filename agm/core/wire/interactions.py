@@ -26,6 +26,10 @@ _WORD_OF = {status: word for word, status in envelope.STATUS_OF_WORD.items() if 
 #: An answer's first event is looked at whole up to so many bytes.
 MAX_FIRST = 1024 * 1024
 
+#: In so many bytes of a document its id is looked for before it is whole.
+MAX_ID = 4096
+_FIRST_ID = re.compile(rb'\s*\{[^{}\[\]]*?"id"\s*:\s*"([A-Za-z0-9._~-]{1,256})"')
+
 #: What starts a line and may be an error: it is held until it is whole.
 _SUSPECT = re.compile(rb'(?<=[\r\n])(?:event: ?error[\r\n]|data: ?\{"error"|\{)')
 _SUSPECTS = (b"event: error\n", b"event:error\n", b'data: {"error"', b'data:{"error"')
@@ -66,6 +70,12 @@ def with_model(body: bytes, model: str) -> bytes:
     fields = _FIELDS.decode(body)
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
+
+
+def first_id(document: bytes) -> str | None:
+    """The id of an answer of which only the beginning has come; None where it does not stand before any list."""
+    found = _FIRST_ID.match(document[:MAX_ID])
+    return None if found is None else found[1].decode("ascii")
 
 
 def error_event(failure: StreamFailure) -> bytes:
