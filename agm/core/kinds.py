@@ -4,6 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
+
+
+@attrs.frozen
+class IdCollection:
+    """
+    A collection of the Interactions API: what is in it has an ``id``, where other resources have a ``name``.
+
+    `fields` are those of a request that name one by its id; a row without any owns nothing.  `private` is one whose
+    resources answer only to the client key or team that made them, whatever ``[auth] resources`` says.  `runs` says
+    whether a creation asks a model, so that it is held to limits of models; `secret` whether what is said in it is kept
+    out of every log.
+    """
+
+    fields: tuple[str, ...] = ()
+    private: bool = False
+    runs: bool = False
+    secret: bool = False
+
+
+#: The Interactions API and what lives beside it, in one table.
+ID_COLLECTIONS: Mapping[str, IdCollection] = {
+    "interactions": IdCollection(("previous_interaction_id", "interaction_id"), private=True, runs=True),
+    "agents": IdCollection(("agent", "base_agent")),
+    "triggers": IdCollection(("trigger_id",)),
+    "environments": IdCollection(("environment", "environment_id", "from_environment", "base_environment")),
+    "credentials": IdCollection(("credential",), secret=True),
+    "voices": IdCollection(("voice", "base_voice")),
+    "webhooks": IdCollection(("webhook",), secret=True),
+    "decisions": IdCollection(runs=True),
+}
 #: Collections of resources that belong to one account each; see :mod:`agm.core.ownership`.
 COLLECTIONS = (
     "files",
@@ -13,6 +44,7 @@ COLLECTIONS = (
     "tunedModels",
     "fileSearchStores",
     "corpora",
+    *ID_COLLECTIONS,
 )
 #: Collections that a project of Vertex AI has; ``models`` are those that were tuned.
 VERTEX_COLLECTIONS = ("cachedContents", "batchPredictionJobs", "tuningJobs", "models", "endpoints", "reasoningEngines")

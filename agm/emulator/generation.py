@@ -22,7 +22,7 @@ MEBIBYTE = 1024 * 1024
 #: The text of one event, or of one write, of an answer of many mebibytes.
 BLOCK = 64 * 1024
 #: Time for what was sent to reach the client before a reset throws away the rest.
-_BEFORE_RESET = 0.05
+BEFORE_RESET = 0.05
 #: Between the events of ``slow``.
 SLOW = 0.7
 SLOW_EVENTS = 4
@@ -209,7 +209,7 @@ def broken_off(about: Circumstances, fault: Fault, frames: framing.Framing, even
         case "cut" | "drop":
             return [*steps, Cut()]
         case "rst":
-            return [*steps, Wait(_BEFORE_RESET), Reset()]
+            return [*steps, Wait(BEFORE_RESET), Reset()]
     document = errors.of_status(about, 503).document()
     if isinstance(frames, framing.EventStream) and fault.name == "errtail":
         tail = framing.pretty(document) + b"\n"
@@ -250,25 +250,29 @@ def _unary(work: Generation) -> Reply:
         return body_reply(503, framing.unary(document), framing.JSON_TYPE, work.headers)
     if name == "emptystream":
         return body_reply(200, b"", framing.JSON_TYPE, work.headers)
-    body = _body(work, _unary_document(work, name))
+    return whole(_body(work, _unary_document(work, name)), name, work.headers)
+
+
+def whole(body: bytes, name: str, headers: tuple[tuple[str, str], ...]) -> Reply:
+    """A unary answer with its Content-Length, under the fault of this name that cuts or delays it."""
     match name:
         case "badjson":
             body = body[: len(body) // 2]
         case "noblank":
             body = body.rstrip()
-    whole = body_reply(200, body, framing.JSON_TYPE, work.headers)
+    answered = body_reply(200, body, framing.JSON_TYPE, headers)
     half: tuple[Step, ...] = (Send(body[: len(body) // 2]),)
     match name:
         case "cut" | "drop":
-            return attrs.evolve(whole, steps=(*half, Cut()))
+            return attrs.evolve(answered, steps=(*half, Cut()))
         case "rst":
-            return attrs.evolve(whole, steps=(*half, Wait(_BEFORE_RESET), Reset()))
+            return attrs.evolve(answered, steps=(*half, Wait(BEFORE_RESET), Reset()))
         case "hang":
-            return attrs.evolve(whole, steps=(*half, Hang()))
+            return attrs.evolve(answered, steps=(*half, Hang()))
         case "slow":
             pause = SLOW * (SLOW_EVENTS - 1)
-            return attrs.evolve(whole, steps=(Send(b""), Wait(pause), *whole.steps))
-    return whole
+            return attrs.evolve(answered, steps=(Send(b""), Wait(pause), *answered.steps))
+    return answered
 
 
 def _body(work: Generation, document: dict[str, Any]) -> bytes:

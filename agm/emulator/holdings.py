@@ -1,5 +1,5 @@
 """
-What Google keeps for its callers: files, cached contents, batches, stores and jobs, each owned by an account.
+What Google keeps for its callers: files, caches, batches, stores, jobs, interactions and more, each of one account.
 
 Only values and their rules: who may see what, until when, and what Google says to everybody else.  The bytes of files
 are kept up to :data:`MOST_KEPT`, for the batches that read them; of larger ones only size and hash.
@@ -305,7 +305,7 @@ class Store:
 
 
 @attrs.define
-class Kept:
+class Staged:
     """
     A resource that is kept as it was described, but for its `state`: a tuned model, a job of Vertex AI.
 
@@ -336,6 +336,54 @@ class Kept:
         return {"name": self.name, **self.described, "state": self.state}
 
 
+@attrs.define
+class Interaction:
+    """
+    An interaction: what it says and how it ends is settled when it is made, `status` is what it shows.
+
+    `named` is its model or agent, `given` what else of the request is shown again; `turns` are the whole conversation.
+    """
+
+    name: str
+    account: str
+    named: Mapping[str, str]
+    given: Mapping[str, Any]
+    steps: Sequence[Mapping[str, Any]]
+    usage: Mapping[str, Any]
+    ends: str
+    turns: Sequence[dict[str, Any]]
+    environment: str
+    created: float
+    updated: float
+    status: str = "in_progress"
+    looked: bool = False
+    tokens: list[str] = attrs.Factory(list)
+
+
+@attrs.define
+class Kept:
+    """
+    Something of a collection beside interactions: an agent, a webhook, an environment and so on.
+
+    `document` is what is shown of it; `below` is what belongs to it: a trigger's executions, an environment's files.
+    """
+
+    name: str
+    account: str
+    document: dict[str, Any]
+    below: dict[str, Any] = attrs.Factory(dict)
+
+
+@attrs.define
+class EnvironmentUpload:
+    """A file on its way into an environment, which takes effect once it is `content` as a whole."""
+
+    environment: Kept
+    path: str
+    mime_type: str
+    content: bytes = b""
+
+
 class Holdings:
     """Everything that is kept, by name."""
 
@@ -346,7 +394,10 @@ class Holdings:
         self.batches: dict[str, Batch] = {}
         self.stores: dict[str, Store] = {}
         self.operations: dict[str, Operation] = {}
-        self.kept: dict[str, Kept] = {}
+        self.staged: dict[str, Staged] = {}
+        self.interactions: dict[str, Interaction] = {}
+        self.kept: dict[str, Kept] = {}  # by collection and id
+        self.environment_uploads: dict[str, EnvironmentUpload] = {}
         self._named = 0
 
     def clear(self) -> None:
@@ -358,7 +409,10 @@ class Holdings:
             self.batches,
             self.stores,
             self.operations,
+            self.staged,
+            self.interactions,
             self.kept,
+            self.environment_uploads,
         ):
             forgotten.clear()
         self._named = 0
@@ -464,15 +518,26 @@ class Holdings:
             raise GoogleError(404, "Requested entity was not found.")
         return stored
 
-    def one_kept(self, name: str, account: str) -> Kept:
+    def one_staged(self, name: str, account: str) -> Staged:
         """
         A tuned model or a job of an account.
 
         :raises GoogleError: 404.
         """
-        stored = self.kept.get(name)
+        stored = self.staged.get(name)
         if stored is None or stored.account != account:
             raise GoogleError(404, "Requested entity was not found.")
+        return stored
+
+    def interaction(self, name: str, account: str) -> Interaction:
+        """
+        An interaction of an account.
+
+        :raises GoogleError: 404, the same for what is foreign and for what does not exist.
+        """
+        stored = self.interactions.get(name)
+        if stored is None or stored.account != account:
+            raise GoogleError(404, "Interaction not found.")
         return stored
 
     def referenced(self, request: Mapping[str, Any], model: str, account: str, now: float) -> Mapping[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from agm.emulator import errors, storage
 from agm.emulator.errors import timestamp
-from agm.emulator.holdings import CACHE_LIFETIME, CachedContent, Kept, project_number
+from agm.emulator.holdings import CACHE_LIFETIME, CachedContent, Staged, project_number
 from agm.emulator.stored import Context, listed, owned, route
 
 _JOB_STATES = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED")
@@ -92,15 +92,15 @@ def _delete_cache(context: Context) -> dict[str, Any]:
 # -- jobs --------------------------------------------------------------------------------------------------------
 
 
-def _keep(context: Context, collection: str, described: Mapping[str, Any], states: Sequence[str]) -> Kept:
+def _keep(context: Context, collection: str, described: Mapping[str, Any], states: Sequence[str]) -> Staged:
     now = timestamp(context.now)
-    kept = Kept(
+    kept = Staged(
         name=f"{_place(context)}/{collection}/{context.holdings.new_number(context.state.seed)}",
         account=context.account,
         described={**described, "createTime": now, "updateTime": now},
         states=states,
     )
-    context.holdings.kept[kept.name] = kept
+    context.holdings.staged[kept.name] = kept
     return kept
 
 
@@ -119,8 +119,8 @@ def _create_tuning(context: Context) -> dict[str, Any]:
     return _keep(context, "tuningJobs", message, _JOB_STATES).resource()
 
 
-def _job(context: Context) -> Kept:
-    return context.holdings.one_kept(_full(context), context.account)
+def _job(context: Context) -> Staged:
+    return context.holdings.one_staged(_full(context), context.account)
 
 
 def _get_job(context: Context) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _get_job(context: Context) -> dict[str, Any]:
     return job.resource()
 
 
-def _tuned(context: Context, job: Kept) -> dict[str, str]:
+def _tuned(context: Context, job: Staged) -> dict[str, str]:
     """The model and the endpoint that a tuning job has come to."""
     shown = job.described.get("tunedModelDisplayName") or job.described.get("baseModel", "")
     model = _keep(context, "models", {"displayName": shown, "versionId": "1"}, ("",))
@@ -142,9 +142,9 @@ def _tuned(context: Context, job: Kept) -> dict[str, str]:
     return {"model": f"{model.name}@1", "endpoint": endpoint}
 
 
-def _list_of(context: Context, collection: str) -> list[Kept]:
+def _list_of(context: Context, collection: str) -> list[Staged]:
     place = f"{_place(context)}/{collection}/"
-    return [one for one in owned(context, context.holdings.kept.values()) if one.name.startswith(place)]
+    return [one for one in owned(context, context.holdings.staged.values()) if one.name.startswith(place)]
 
 
 def _list_batches(context: Context) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _cancel(context: Context) -> dict[str, Any]:
 
 def _deleted(context: Context) -> dict[str, Any]:
     """The operation that a deletion is, done already."""
-    del context.holdings.kept[_job(context).name]
+    del context.holdings.staged[_job(context).name]
     return {
         "name": f"{_full(context)}/operations/{context.holdings.new_number(context.state.seed)}",
         "metadata": {"@type": "type.googleapis.com/google.cloud.aiplatform.v1.DeleteOperationMetadata"},
@@ -173,7 +173,7 @@ def _deleted(context: Context) -> dict[str, Any]:
     }
 
 
-def _model(kept: Kept) -> dict[str, Any]:
+def _model(kept: Staged) -> dict[str, Any]:
     return {key: value for key, value in kept.resource().items() if key != "state"}
 
 

@@ -35,7 +35,7 @@ from agm.emulator.calls import Call, Target
 from agm.emulator.credentials import bearer_token
 from agm.emulator.errors import GoogleError, Kind
 from agm.emulator.faults import Fault
-from agm.emulator.holdings import Kept, StoredFile
+from agm.emulator.holdings import Staged, StoredFile
 from agm.emulator.modelcalls import Admitted
 from agm.emulator.replies import SCAFFOLDING, Cut, Hang, Reply, Reset, Send, Wait, body_reply
 from agm.emulator.requestlog import Entry
@@ -436,17 +436,17 @@ def _videos(context: Context, message: Mapping[str, Any], fault: Fault | None) -
     prompt = message.get("prompt")
     if not isinstance(prompt, str) or not prompt:
         raise errors.invalid_argument("Text prompt is missing.")
-    video = Kept(
+    video = Staged(
         name=f"openai/videos/{context.new_id(24)}",
         account=context.account,
         described={"prompt": prompt, "model": context.name, "created_at": int(context.now)},
         states=("queued", "in_progress", "completed"),
     )
-    context.holdings.kept[video.name] = video
+    context.holdings.staged[video.name] = video
     return _json(_video(video))
 
 
-def _video(video: Kept) -> dict[str, Any]:
+def _video(video: Staged) -> dict[str, Any]:
     return {
         "created_at": video.described["created_at"],
         "id": video.name.rpartition("/")[2],
@@ -460,11 +460,13 @@ def _video(video: Kept) -> dict[str, Any]:
 def _of_videos(context: Context) -> Reply:
     identifier, _, verb = context.name.partition("/")
     if not identifier:
-        found = [one for one in owned(context, context.holdings.kept.values()) if one.name.startswith("openai/videos/")]
+        found = [
+            one for one in owned(context, context.holdings.staged.values()) if one.name.startswith("openai/videos/")
+        ]
         return _json({"data": [_video(one) for one in found], "object": "list"})
-    video = context.holdings.one_kept(f"openai/videos/{identifier}", context.account)
+    video = context.holdings.one_staged(f"openai/videos/{identifier}", context.account)
     if context.call.method == "DELETE":
-        del context.holdings.kept[video.name]
+        del context.holdings.staged[video.name]
         return _json({"deleted": True, "id": identifier, "object": "video.deleted"})
     if verb == "content":
         if video.state != "completed":
@@ -539,7 +541,7 @@ def _create_batch(context: Context) -> Reply:
     name = str(message.get("input_file_id") or "")
     file = context.holdings.file(name if name.startswith("files/") else f"files/{name}", context.account, context.now)
     lines = [line for line in (file.content or b"").splitlines() if line.strip()]
-    batch = Kept(
+    batch = Staged(
         name=f"batches/{context.new_id(32)}",
         account=context.account,
         described={
@@ -551,11 +553,11 @@ def _create_batch(context: Context) -> Reply:
         },
         states=("validating", "in_progress", "completed"),
     )
-    context.holdings.kept[batch.name] = batch
+    context.holdings.staged[batch.name] = batch
     return _json(_batch(batch))
 
 
-def _batch(batch: Kept) -> dict[str, Any]:
+def _batch(batch: Staged) -> dict[str, Any]:
     described, done = batch.described, batch.state == "completed"
     count = len(described["lines"])
     return {
@@ -586,11 +588,11 @@ def _line(context: Context, line: bytes) -> bytes:
 
 def _of_batches(context: Context) -> Reply:
     if not context.name:
-        found = [one for one in owned(context, context.holdings.kept.values()) if one.name.startswith("batches/")]
+        found = [one for one in owned(context, context.holdings.staged.values()) if one.name.startswith("batches/")]
         return _json({"data": [_batch(one) for one in found], "object": "list"})
     bare = context.name.removeprefix("batches/")
     identifier, _, verb = bare.partition("/")
-    batch = context.holdings.one_kept(f"batches/{identifier}", context.account)
+    batch = context.holdings.one_staged(f"batches/{identifier}", context.account)
     if verb == "cancel" and context.call.method == "POST":
         if batch.state != "completed":
             batch.end("cancelled")

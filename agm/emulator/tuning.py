@@ -11,7 +11,7 @@ from typing import Any
 
 from agm.emulator import errors
 from agm.emulator.errors import timestamp
-from agm.emulator.holdings import Kept, Operation
+from agm.emulator.holdings import Operation, Staged
 from agm.emulator.stored import Context, listed, owned, route
 
 _PACKAGE = "type.googleapis.com/google.ai.generativelanguage.v1beta."
@@ -30,7 +30,7 @@ def _create(context: Context) -> dict[str, Any]:
     name, now = f"tunedModels/{identifier}", timestamp(context.now)
     task = {key: value for key, value in message.get("tuningTask", {}).items() if key != "trainingData"}
     described = {key: message[key] for key in _MUTABLE if key in message}
-    model = Kept(
+    model = Staged(
         name=name,
         account=context.account,
         described={
@@ -42,7 +42,7 @@ def _create(context: Context) -> dict[str, Any]:
         },
         states=_STATES,
     )
-    context.holdings.kept[name] = model
+    context.holdings.staged[name] = model
     metadata = {"@type": f"{_PACKAGE}CreateTunedModelMetadata", "tunedModel": name, "totalSteps": len(examples)}
 
     def finish() -> None:
@@ -60,12 +60,12 @@ def _create(context: Context) -> dict[str, Any]:
     return operation.resource()
 
 
-def _model(context: Context) -> Kept:
-    return context.holdings.one_kept(context.name, context.account)
+def _model(context: Context) -> Staged:
+    return context.holdings.one_staged(context.name, context.account)
 
 
 def _list(context: Context) -> dict[str, Any]:
-    models = [one for one in owned(context, context.holdings.kept.values()) if one.name.startswith("tunedModels/")]
+    models = [one for one in owned(context, context.holdings.staged.values()) if one.name.startswith("tunedModels/")]
     return listed(context, "tunedModels", [one.resource() for one in models], default=10)
 
 
@@ -86,7 +86,7 @@ def _patch(context: Context) -> dict[str, Any]:
 
 
 def _delete(context: Context) -> dict[str, Any]:
-    del context.holdings.kept[_model(context).name]
+    del context.holdings.staged[_model(context).name]
     return {}
 
 

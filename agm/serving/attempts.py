@@ -38,7 +38,7 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.wire import envelope
-from agm.core.wire.answer_filters import Framing, PlainBody
+from agm.core.wire.answer_filters import Framing
 from agm.core.wire.gzip import inflate
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer, Route
 from agm.serving.context import ServingContext
@@ -442,7 +442,7 @@ class Attempts:
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
             return Failed(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes:
-            return OpenAnswer(answer, flow, account, self.request.framing, isinstance(passing, PlainBody), lease)
+            return self.wrapping.open(answer, flow, account, lease)
         if passing.failure is not None:
             if passing.failure.own is not None:
                 raise passing.failure.own

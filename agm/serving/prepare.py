@@ -21,6 +21,7 @@ from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.sharing import maker_of
 from agm.serving.wrapping import CallWrapping, Wrapping
 
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
@@ -108,5 +109,5 @@ class PrepareCall:
         if hooks.edits_requests:
             edited = await hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
-        routing = await route_call(context, request, body)
+        routing = await route_call(context, request, body, maker_of(self._key))
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice)

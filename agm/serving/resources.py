@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from agm.core import documents, ownership
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
+from agm.core.ownership import Maker
 from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, AttemptRecord, GatewayRequest, ModelChoice, UpstreamRequest
@@ -77,6 +78,8 @@ class ResourceCall:
     body: bytes
     name: str | None
     named: tuple[str, ...]
+    #: Whose request it is, for what it makes.
+    maker: Maker | None = attrs.field(kw_only=True, default=None)
 
     def attempts(self, context: ServingContext) -> Attempts:
         """
@@ -121,7 +124,7 @@ class ResourceWrapping:
                 owners.forget(call.name)
             else:
                 owners.remember(call.name, lease.account.name)
-        return opened(self._context, answer, lease, made=call.http_method == "POST")
+        return opened(self._context, answer, lease, made=call.http_method == "POST", maker=call.maker)
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """Pass everything; nothing is waited for behind the head."""
@@ -130,6 +133,10 @@ class ResourceWrapping:
     def watch(self) -> UsageWatch | None:
         """Watch nothing: no tokens are used."""
         return None
+
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """Open what was opened at its head already."""
+        return OpenAnswer(answer, flow, account, Framing.UNARY, True, lease)
 
     def judge(self, failure: Failed) -> Failed:
         """See :class:`agm.serving.wrapping.Wrapping`: what is refused is the resource, and not the account."""
@@ -173,16 +180,22 @@ class PlacedWrapping:
         """See :class:`agm.serving.wrapping.Wrapping`."""
         return self._resource.watch()
 
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.open(answer, flow, account, lease)
+
     def judge(self, failure: Failed) -> Failed:
         """See :class:`agm.serving.wrapping.Wrapping`."""
         return self._resource.judge(failure)
 
 
-def opened(context: ServingContext, answer: UpstreamAnswer, lease: Lease, *, made: bool) -> OpenAnswer:
+def opened(
+    context: ServingContext, answer: UpstreamAnswer, lease: Lease, *, made: bool, maker: Maker | None = None
+) -> OpenAnswer:
     """
     An answer as it is, of which the head has come: that says enough.  It may well be empty, or a large file.
 
-    What it names is remembered as its account's once it has passed; `made` as for :func:`remember_names`.
+    What it names is remembered as its account's once it has passed; `made` and `maker` as for :func:`remember_names`.
     """
     account = lease.account.name
     json = (answer.header("content-type") or "").startswith("application/json") and answer.status < 300
@@ -190,22 +203,27 @@ def opened(context: ServingContext, answer: UpstreamAnswer, lease: Lease, *, mad
     if answer.status >= 400:  # it may repeat what it was shown
         passing = CollectedBody(context.redactor.body, limit=MAX_ERROR)
     else:
-        passing = _Noted(lambda body: remember_names(context, account, body, made=made)) if json else PlainBody()
+        passing = PlainBody()
+        if json:
+            passing = _Noted(lambda body: remember_names(context, account, body, made=made, maker=maker))
     flow = UpstreamBody(passing, context.deadlines, context.config.timeouts.idle)
     answer.deliver(flow)
-    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease)
+    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease, maker=maker)
 
 
-def remember_names(context: ServingContext, account: str, answer: bytes, *, made: bool) -> None:
+def remember_names(
+    context: ServingContext, account: str, answer: bytes, *, made: bool, maker: Maker | None = None
+) -> None:
     """
     Remember what an account's answer names as its own.
 
     :param made: whether the request has made something; then an older owner of the same name does not count.
+    :param maker: whose request it was.
     """
     owners = context.ownership
     for name in ownership.names_told(answer):
         if made or owners.owner(name) not in context.credentials:
-            owners.remember(name, account)
+            owners.remember(name, account, maker if made else None)
 
 
 @attrs.define(eq=False)
@@ -271,6 +289,10 @@ class Lists:
     page_size: int | None
     page: ownership.Page | None
     path_of: Callable[[int | None, str], str]
+    #: The field in which a list says where it goes on.
+    goes_on: str = "nextPageToken"
+    #: Whether one may be listed, by its name; None for all.
+    shows: Callable[[str], bool] | None = None
     records: list[AttemptRecord] = attrs.Factory(list)
 
     async def open(self) -> OpenAnswer | FinalAnswer:
@@ -318,16 +340,16 @@ class Lists:
                 continue
             documents.append(document)
             count += ownership.listed(document)
-            if document.get("nextPageToken"):
-                following = ownership.Page(word, str(document["nextPageToken"]))
+            if document.get(self.goes_on):
+                following = ownership.Page(word, str(document[self.goes_on]))
                 break
         if not documents:
             if isinstance(refused, FinalAnswer):
                 return refused
             request = self.call.request
             raise refused or nothing_left(request.model, request.method, request.version, exclusions)
-        body = msgspec.json.format(msgspec.json.encode(ownership.merged(documents, following)), indent=2) + b"\n"
-        return FinalAnswer(200, (), body)
+        merged = ownership.merged(documents, following, goes_on=self.goes_on)
+        return FinalAnswer(200, (), msgspec.json.format(msgspec.json.encode(merged), indent=2) + b"\n")
 
     @staticmethod
     def gateway_accounts(accounts: Sequence[Account], exclusions: Sequence[Exclusion]) -> list[Account]:
@@ -349,7 +371,23 @@ class Lists:
             document = None
         if not isinstance(document, dict):
             raise BadUpstreamAnswer("The upstream's list cannot be read.")
-        return document
+        return document if self.shows is None else self._shown(document, self.shows)
+
+    def _shown(self, document: dict[str, Any], shows: Callable[[str], bool]) -> dict[str, Any]:
+        """A list without what may not be listed; what Google has for everybody may."""
+        collection = self.call.request.method.partition(".")[0]
+
+        def may(item: object) -> bool:
+            if not isinstance(item, dict) or item.get("type") == "prebuilt":
+                return True
+            named = f"{collection}/{item['id']}" if "id" in item else str(item.get("name"))
+            name = ownership.root(named)
+            return name is not None and shows(name)
+
+        return {
+            key: [item for item in value if may(item)] if isinstance(value, list) else value
+            for key, value in document.items()
+        }
 
 
 async def whole(body: UpstreamBody) -> bytes:

@@ -17,7 +17,7 @@ from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.context import ServingContext
 from agm.serving.resources import opened
 from agm.serving.wrapping import MAX_COLLECTED, CallWrapping
-from agm.upstream.client import UpstreamAnswer
+from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 
 @attrs.define(eq=False)
@@ -62,6 +62,10 @@ class VertexWrapping:
     def watch(self) -> UsageWatch | None:
         """See :class:`agm.serving.wrapping.Wrapping`."""
         return None if self._request.method.startswith("vertex.") else self._call.watch()
+
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._call.open(answer, flow, account, lease)
 
     def judge(self, failure: Failed) -> Failed:
         """See :class:`agm.serving.wrapping.Wrapping`."""

@@ -31,7 +31,7 @@ from agm.core.errors import (
     UpstreamTimeout,
 )
 from agm.core.kinds import METHODS
-from agm.core.ownership import OwnedTarget, Page
+from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
@@ -46,6 +46,7 @@ from agm.serving.calls import Calls
 from agm.serving.gateway import Gateway
 from agm.serving.records import AttemptRecords
 from agm.serving.resources import Lists, ResourceCall, Search, opened
+from agm.serving.sharing import check_sees, maker_of, sees
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
 from agm.upstream.http1 import split_url
@@ -66,6 +67,7 @@ FORWARDED = (
     "if-modified-since",
     "content-range",
     "x-server-timeout",
+    "api-revision",
 )
 #: Headers of an upstream's answer that are about an upload, or say where a request goes on.
 UPLOAD_HEADERS = (
@@ -195,7 +197,7 @@ class Owned(AnsweringResource):
                 "The upstream names an address for the bytes of the upload that is not its own.",
                 reason="UPLOAD_ADDRESS_FOREIGN",
             )
-        token = self.uploads.begin(opened.account.name, address, self.gateway.reactor.seconds())
+        token = self.uploads.begin(opened.account.name, address, self.gateway.reactor.seconds(), opened.maker)
         path = wire.path.decode("ascii", "replace")
         return f"{self._base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
 
@@ -276,18 +278,23 @@ class PrepareResourceCall:
                 calls.clients.admit(self._visit.key, model, counting=False)
             calls.clients.admit(self._visit.key, request.asked_model)
         name = None if asked.name is None else ownership.root(asked.name)
-        names = ([] if name is None else [name]) + await names_in(context, request.body)
+        named = await names_in(context, request.body)
+        maker = maker_of(self._visit.key)
+        check_sees(context, maker, [] if name is None else [name], known=False)
+        check_sees(context, maker, named)
+        names = [*([] if name is None else [name]), *named]
         owned = owner_of(context, names)
         content = request.body.raw if self._content is None else self._content
         call = ResourceCall(
             request,
             mapped,
             self._http_method,
-            path + _query(self._query),
+            path + query_of(self._query),
             forwarded(request, content=bool(content) or self._content is not None, json=self._content is None),
             content,
             name,
             tuple(names),
+            maker=maker,
         )
         able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
         if owned is not None or able < 2:
@@ -328,10 +335,14 @@ class PrepareResourceCall:
 
         def path_of(size: int | None, token: str) -> str:
             own = [("pageSize", str(size))] if size is not None else []
-            return path + _query([*rest, *own, *([("pageToken", token)] if token else [])])
+            return path + query_of([*rest, *own, *([("pageToken", token)] if token else [])])
 
         wanted = min(int(size), MAX_PAGE) if size and int(size) else None
-        return Lists(self._calls.context, call, wanted, Page.decode(token) if token else None, path_of)
+        context = self._calls.context
+        shows = None
+        if context.config.auth.resources != "shared":
+            shows = partial(sees, context, maker_of(self._visit.key))
+        return Lists(context, call, wanted, Page.decode(token) if token else None, path_of, shows=shows)
 
 
 def _model_named(name: str) -> str:
@@ -371,7 +382,7 @@ def parameters(visit: Visit) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if name not in left_out and not name.lower().startswith("$http")]
 
 
-def _query(parameters: Sequence[tuple[str, str]]) -> str:
+def query_of(parameters: Sequence[tuple[str, str]]) -> str:
     return "?" + urlencode(parameters, quote_via=quote) if parameters else ""
 
 
@@ -409,6 +420,8 @@ class Upload:
     account: str
     url: str
     ends: float
+    #: Whose it is; its bytes come without a client key.
+    maker: Maker | None = None
 
 
 class Uploads:
@@ -417,10 +430,10 @@ class Uploads:
     def __init__(self) -> None:
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
 
-    def begin(self, account: str, url: str, now: float) -> str:
+    def begin(self, account: str, url: str, now: float, maker: Maker | None = None) -> str:
         """A token for an upload."""
         token = secrets.token_urlsafe(32)
-        self._uploads[token] = Upload(account, url, now + UPLOAD_SECONDS)
+        self._uploads[token] = Upload(account, url, now + UPLOAD_SECONDS, maker)
         if len(self._uploads) > MAX_UPLOADS:
             self._uploads.popitem(last=False)
         return token
@@ -444,6 +457,7 @@ class _Sending:
         self.visit = visit
         self.asked = asked
         self.request = describe(self.context.wall(), visit, asked, "", b"")
+        self.maker: Maker | None = maker_of(visit.key)
         self.log = AttemptRecords(self.context)
 
     @property
@@ -462,7 +476,7 @@ class _Sending:
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
         """What an answer means, and what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
-        return verdict, opened(self.context, answer, lease, made=True)
+        return verdict, opened(self.context, answer, lease, made=True, maker=self.maker)
 
     async def _sent(
         self, lease: Lease, endpoint: str, url: str, headers: Sequence[tuple[bytes, bytes]], chosen: str
@@ -536,6 +550,7 @@ class PartOfUpload(_Sending):
     def __init__(self, calls: Calls, visit: Visit, asked: OwnedTarget, upload: Upload) -> None:
         super().__init__(calls, visit, asked)
         self._upload = upload
+        self.maker = upload.maker
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -571,11 +586,13 @@ class WholeUpload(_Sending):
         if self.visit.key is not None:
             self.calls.clients.admit(self.visit.key, "")
         name = None if self.asked.name is None else ownership.root(self.asked.name)
+        if name is not None:
+            check_sees(self.context, maker_of(self.visit.key), [name], known=False)
         if name is not None and owner_of(self.context, [name]) is None:
             refusal = await self._search(name)
             if refusal is not None:
                 return refusal
-        path = self.asked.path + _query(parameters(self.visit))
+        path = self.asked.path + query_of(parameters(self.visit))
         self._attempts = self._call(self.request, name, path).attempts(self.context)
         try:
             route, credential = await self._attempts.lease_route()

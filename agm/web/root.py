@@ -22,6 +22,7 @@ from agm.web.dashboard import Dashboard, Home
 from agm.web.files import Owned
 from agm.web.gemini import Gemini
 from agm.web.health import Health, Ready
+from agm.web.interactions import Interactions
 from agm.web.vertex import Vertex
 
 
@@ -40,7 +41,11 @@ class Root(Resource):
         self._unknown = Unknown(gateway, access)
         self.calls = Gemini(gateway, access)
         self.owned = Owned(gateway, access)
-        self.surfaces: tuple[AnsweringResource, ...] = (self.owned, Vertex(gateway, access))
+        self.surfaces: tuple[AnsweringResource, ...] = (
+            Interactions(gateway, access),
+            self.owned,
+            Vertex(gateway, access),
+        )
         segments: dict[str, IResource] = {
             **dict.fromkeys((*target.VERSIONS, "models"), self.calls),
             "healthz": Health(gateway, access),
