@@ -50,6 +50,9 @@ COLLECTIONS = (
 VERTEX_COLLECTIONS = ("cachedContents", "batchPredictionJobs", "tuningJobs", "models", "endpoints", "reasoningEngines")
 #: Calls of a model that Vertex AI alone has, or answers in a way of its own.
 VERTEX_METHODS = ("vertex.computeTokens", "vertex.predictLongRunning", "vertex.fetchPredictOperation")
+#: Calls of a model on Google's own OpenAI surface, which the Developer API has, and what is kept there.
+OPENAI_CALLS = ("chat/completions", "embeddings", "images/generations", "images/edits", "videos")
+OPENAI_COLLECTIONS = ("models", "files", "batches", "videos")
 #: What is done to such resources, and calls that make them.
 RESOURCE_METHODS = frozenset(
     {
@@ -75,6 +78,12 @@ METHODS: Mapping[str, frozenset[str]] = {
             "batchEmbedContents",
             "predict",
             *RESOURCE_METHODS,
+            *(f"openai.{call.replace('/', '.')}" for call in OPENAI_CALLS),
+            *(
+                f"openai.{collection}.{verb}"
+                for collection in OPENAI_COLLECTIONS
+                for verb in ("create", "get", "list", "delete", "download", "cancel", "call")
+            ),
         }
     ),
     "vertex": frozenset(

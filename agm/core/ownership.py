@@ -52,7 +52,9 @@ _SAFE = "/:@!$&'()*+,;=-._~"
 
 #: Collections of Vertex AI's alone; its names are known without their place, whose project has an id and a number.
 _OF_VERTEX = tuple(name for name in VERTEX_COLLECTIONS if name not in (*COLLECTIONS, "models"))
-_EVERY = "|".join((*COLLECTIONS, *_OF_VERTEX))
+#: And one of Google's OpenAI surface, whose files and batches are called as ever.
+_NAMED_ONLY = (*_OF_VERTEX, "videos")
+_EVERY = "|".join((*COLLECTIONS, *_NAMED_ONLY))
 _PLACE = re.compile(r"projects/[^/]+/locations/[^/]+/(?:publishers/google/(?=models/))?|publishers/google/(?=models/)")
 _NAME = re.compile(rf"(?:(?:{_EVERY})/[A-Za-z0-9._~-]+|models/[^/]+/operations/[A-Za-z0-9._~-]+)(?:/.*)?")
 #: Where the name of a resource begins in the path of its address, at Google or here.
@@ -60,9 +62,9 @@ _IN_A_PATH = re.compile(rf"(?:^|/)(?:v1beta|v1alpha|v1)/+(?=(?:{_ALL}|models)/)"
 
 #: What is written of a resource's name before its id, by the collection: where that is not, and no escape stands for
 #: it, none of them is named.
-_MARKS = {name: (f"{name}/".encode("ascii"), rf"{name}\/".encode("ascii")) for name in (*COLLECTIONS, *_OF_VERTEX)} | {
-    "models": (b"/operations/", rb"\/operations\/")
-}
+_MARKS = {
+    name: (f"{name}/".encode("ascii"), rf"{name}\/".encode("ascii")) for name in (*COLLECTIONS, *_OF_VERTEX, "videos")
+} | {"models": (b"/operations/", rb"\/operations\/")}
 #: An escape of a letter, a digit, a dash or a slash.
 _HIDING = re.compile(rb"\\u00(?:2[dDfF]|3[0-9]|[4-7])")
 #: A body of more bytes is not searched for these: that takes longer than to read it.
@@ -70,7 +72,7 @@ _SEARCHED = 1024 * 1024
 #: In more places than this nobody looks for names one by one.
 _PLACES = 10_000
 #: One of each collection, as a message may have it but for spaces.
-_SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, *_OF_VERTEX, "models")} | {
+_SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, *_NAMED_ONLY, "models")} | {
     "batches": "batch",
     "corpora": "corp",
     "models": "operation",

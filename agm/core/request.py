@@ -179,6 +179,8 @@ class UpstreamRequest:
     framing: Framing
     wrapped: bool = False
     method: str = "POST"
+    #: Whether an API key goes along as a bearer token.
+    bearer: bool = False
 
     @property
     def body(self) -> bytes:

@@ -48,6 +48,7 @@ _FINISHES = {"STOP": "stop", "MAX_TOKENS": "length", "SAFETY": "content_filter",
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]+);base64,(?P<data>.*)", re.DOTALL)
 _MOST_IMAGES = 8
 _MOST_INPUTS = 100
+_MOST_LISTED = 100
 
 
 def handles(call: Call) -> bool:
@@ -101,8 +102,9 @@ def _answer(call: Call, state: State, entry: Entry, version: str, rest: str) -> 
     model = message.get("model")
     if not isinstance(model, str) or not model:
         raise errors.invalid_argument("model is not specified")
-    target = Target(Kind.API_KEY, version, model.removeprefix("models/"), f"openai.{rest}")
+    target = Target(Kind.API_KEY, version, model.removeprefix("models/"), _NATIVE[rest])
     admitted = modelcalls.admit(call, state, entry, target)
+    entry.rpc = f"openai.{rest}"
     fault, hindered = _hindrance(admitted, state)
     if hindered is not None:
         return hindered
@@ -114,10 +116,8 @@ def _answer(call: Call, state: State, entry: Entry, version: str, rest: str) -> 
 
 
 def _hindrance(admitted: Admitted, state: State) -> tuple[Fault | None, Reply | None]:
-    """As :func:`agm.emulator.modelcalls.hindrance`, with errors in this surface's form and all faults for a chat."""
-    chat = admitted.target.method == "openai.chat/completions"
-    as_generation = attrs.evolve(admitted.target, method="generateContent") if chat else admitted.target
-    fault, hindered = modelcalls.hindrance(attrs.evolve(admitted, target=as_generation), state)
+    """As :func:`agm.emulator.modelcalls.hindrance`, with errors in this surface's form."""
+    fault, hindered = modelcalls.hindrance(admitted, state)
     if hindered is None or not any(isinstance(step, Send) for step in hindered.steps):
         return fault, hindered
     assert fault is not None  # nothing else hinders
@@ -457,13 +457,26 @@ def _video(video: Staged) -> dict[str, Any]:
     }
 
 
+def _listed(context: Context, documents: Sequence[Mapping[str, Any]]) -> Reply:
+    """A page of a list: so many behind the id that the client has got to."""
+    query = context.call.query
+    after, limit = query.get("after"), query.get("limit", "20")
+    ids = [document["id"] for document in documents]
+    if (after is not None and after not in ids) or not limit.isdigit() or not 1 <= int(limit) <= _MOST_LISTED:
+        raise errors.invalid_argument("Invalid page of a list.")
+    start = 0 if after is None else ids.index(after) + 1
+    page = documents[start : start + int(limit)]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {}
+    return _json({"data": page, **ends, "has_more": start + int(limit) < len(documents), "object": "list"})
+
+
 def _of_videos(context: Context) -> Reply:
     identifier, _, verb = context.name.partition("/")
     if not identifier:
         found = [
             one for one in owned(context, context.holdings.staged.values()) if one.name.startswith("openai/videos/")
         ]
-        return _json({"data": [_video(one) for one in found], "object": "list"})
+        return _listed(context, [_video(one) for one in found])
     video = context.holdings.one_staged(f"openai/videos/{identifier}", context.account)
     if context.call.method == "DELETE":
         del context.holdings.staged[video.name]
@@ -522,7 +535,7 @@ def _upload(context: Context) -> Reply:
 def _of_files(context: Context) -> Reply:
     if not context.name:
         found = [file for file in owned(context, context.holdings.files.values()) if not file.gone(context.now)]
-        return _json({"data": [_file(file) for file in found], "object": "list"})
+        return _listed(context, [_file(file) for file in found])
     bare = context.name.removeprefix("files/")
     identifier, _, verb = bare.partition("/")
     file = context.holdings.file(f"files/{identifier}", context.account, context.now)
@@ -589,7 +602,7 @@ def _line(context: Context, line: bytes) -> bytes:
 def _of_batches(context: Context) -> Reply:
     if not context.name:
         found = [one for one in owned(context, context.holdings.staged.values()) if one.name.startswith("batches/")]
-        return _json({"data": [_batch(one) for one in found], "object": "list"})
+        return _listed(context, [_batch(one) for one in found])
     bare = context.name.removeprefix("batches/")
     identifier, _, verb = bare.partition("/")
     batch = context.holdings.one_staged(f"batches/{identifier}", context.account)
@@ -612,5 +625,12 @@ _CALLS = {
     "embeddings": _embeddings,
     "images/generations": _images,
     "videos": _videos,
+}
+#: What the Developer API calls these, in its errors.
+_NATIVE = {
+    "chat/completions": "generateContent",
+    "embeddings": "embedContent",
+    "images/generations": "predict",
+    "videos": "predictLongRunning",
 }
 _STORED = {"models": _of_models, "files": _of_files, "batches": _of_batches, "videos": _of_videos}

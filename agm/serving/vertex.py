@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import attrs
 
+from agm.core.ownership import Maker
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, GatewayRequest, UpstreamRequest
 from agm.core.wire import vertex
@@ -31,6 +32,8 @@ class VertexWrapping:
     _context: ServingContext
     _request: GatewayRequest
     _body: bytes
+    #: Whose request it is, for the operation that it makes.
+    _maker: Maker | None = attrs.field(kw_only=True, default=None)
     _call: CallWrapping = attrs.field(init=False)
     _kind: str = attrs.field(init=False, default="")
 
@@ -49,7 +52,7 @@ class VertexWrapping:
     def at_head(self, answer: UpstreamAnswer, lease: Lease) -> OpenAnswer | None:
         """Open at its head what names an operation, so that its owner is remembered."""
         if self._request.method == "vertex.predictLongRunning":
-            return opened(self._context, answer, lease, made=True)
+            return opened(self._context, answer, lease, made=True, maker=self._maker)
         return None
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:

@@ -35,7 +35,9 @@ from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
+from agm.core.wire import openai
 from agm.core.wire.answer_filters import Framing
+from agm.core.wire.openai import OpenAIResource
 from agm.core.wire.target import bare_model, quote_model
 from agm.core.wire.vertex import VertexResource
 from agm.plugins.builtin.wrapping import USER_AGENT
@@ -230,6 +232,9 @@ def own_address(url: str, endpoints: Sequence[str]) -> str | None:
     return url if any(found == split_url(endpoint.encode("ascii"))[0] for endpoint in endpoints) else None
 
 
+Asked = OwnedTarget | VertexResource | OpenAIResource
+
+
 class PrepareResourceCall:
     """
     The steps before a request about a resource is sent: hold the key to its limits, find the owner.
@@ -243,7 +248,7 @@ class PrepareResourceCall:
         self,
         calls: Calls,
         visit: Visit,
-        asked: OwnedTarget | VertexResource,
+        asked: Asked,
         body: bytes,
         *,
         content: bytes | None = None,
@@ -279,6 +284,8 @@ class PrepareResourceCall:
             calls.clients.admit(self._visit.key, request.asked_model)
         name = None if asked.name is None else ownership.root(asked.name)
         named = await names_in(context, request.body)
+        if isinstance(asked, OpenAIResource):
+            named += [name for name in openai.names_in(request.body.raw) if name not in named]
         maker = maker_of(self._visit.key)
         check_sees(context, maker, [] if name is None else [name], known=False)
         check_sees(context, maker, named)
@@ -295,6 +302,7 @@ class PrepareResourceCall:
             name,
             tuple(names),
             maker=maker,
+            openai=isinstance(asked, OpenAIResource),
         )
         able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
         if owned is not None or able < 2:
@@ -328,21 +336,35 @@ class PrepareResourceCall:
         return list(dict.fromkeys(filter(None, map(_model_named, reading.models))))
 
     def _lists(self, call: ResourceCall, path: str) -> Lists:
-        size, token = self.request.query.get("pageSize", ""), self.request.query.get("pageToken", "")
+        context, behind_an_id = self._calls.context, isinstance(self._asked, OpenAIResource)
+        named = ("limit", "after", "has_more") if behind_an_id else ("pageSize", "pageToken", "nextPageToken")
+        size_field, page_field, goes_on = named
+        size, token = self.request.query.get(size_field, ""), self.request.query.get(page_field, "")
         if size and not (size.isascii() and size.isdigit() and len(size) < 10):
-            raise InvalidRequest(f"Invalid value for pageSize: {size[:40]!r}.")
-        rest = [(name, value) for name, value in self._query if name not in ("pageSize", "pageToken")]
+            raise InvalidRequest(f"Invalid value for {size_field}: {size[:40]!r}.")
+        rest = [(name, value) for name, value in self._query if name not in (size_field, page_field)]
 
         def path_of(size: int | None, token: str) -> str:
-            own = [("pageSize", str(size))] if size is not None else []
-            return path + query_of([*rest, *own, *([("pageToken", token)] if token else [])])
+            own = [(size_field, str(size))] if size is not None else []
+            return path + query_of([*rest, *own, *([(page_field, token)] if token else [])])
 
         wanted = min(int(size), MAX_PAGE) if size and int(size) else None
-        context = self._calls.context
         shows = None
         if context.config.auth.resources != "shared":
             shows = partial(sees, context, maker_of(self._visit.key))
-        return Lists(context, call, wanted, Page.decode(token) if token else None, path_of, shows=shows)
+        page = None
+        if token:
+            page = self._behind(token) if behind_an_id else Page.decode(token)
+        return Lists(context, call, wanted, page, path_of, goes_on, shows, behind_an_id)
+
+    def _behind(self, identifier: str) -> Page:
+        """Where a list goes on behind an id: at the account that has it."""
+        collection = self._asked.collection
+        name = ownership.root(f"{collection}/{identifier.removeprefix(f'{collection}/')}")
+        owner = None if name is None else self._calls.context.ownership.owner(name)
+        if owner is None:
+            raise InvalidRequest(f"Nothing is known here of {identifier[:60]!r}, behind which the list is to go on.")
+        return Page(ownership.mark(owner), identifier)
 
 
 def _model_named(name: str) -> str:
@@ -350,9 +372,7 @@ def _model_named(name: str) -> str:
     return bare_model(_PUBLISHED.sub("", name))
 
 
-def describe(
-    received_at: float, visit: Visit, asked: OwnedTarget | VertexResource, model: str, body: bytes
-) -> GatewayRequest:
+def describe(received_at: float, visit: Visit, asked: Asked, model: str, body: bytes) -> GatewayRequest:
     """The request as plugins see it."""
     return GatewayRequest(
         id=visit.wire.id,

@@ -23,6 +23,7 @@ from agm.web.files import Owned
 from agm.web.gemini import Gemini
 from agm.web.health import Health, Ready
 from agm.web.interactions import Interactions
+from agm.web.openai import OpenAI
 from agm.web.vertex import Vertex
 
 
@@ -45,6 +46,7 @@ class Root(Resource):
             Interactions(gateway, access),
             self.owned,
             Vertex(gateway, access),
+            OpenAI(gateway, access),
         )
         segments: dict[str, IResource] = {
             **dict.fromkeys((*target.VERSIONS, "models"), self.calls),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from agm.core.errors import GatewayError, InvalidRequest, NotFound
 from agm.core.wire import vertex
 from agm.core.wire.target import unknown
 from agm.serving.prepare import InboundCall
+from agm.serving.sharing import maker_of
 from agm.serving.vertex import VertexWrapping
 from agm.web.answering import AnsweringResource
 from agm.web.base import Visit, send_json
@@ -72,7 +74,8 @@ class Vertex(AnsweringResource):
             received_at=gateway.wall(),
             place=asked.place,
         )
-        await self.answer_model_call(visit, gateway.calls.prepare(inbound, wrapping=VertexWrapping))
+        wrapping = partial(VertexWrapping, maker=maker_of(visit.key))
+        await self.answer_model_call(visit, gateway.calls.prepare(inbound, wrapping=wrapping))
 
     async def _models(self, visit: Visit, model: str | None) -> None:
         """The gateway's list of models in the form of publisher models, or one of them."""

@@ -58,7 +58,8 @@ _ELSEWHERE = (
             rb"/+(?:[a-z0-9]+/+){0,3}(?:chat/completions|completions|responses|embeddings|images/(?:generations|edits)"
             rb"|audio/(?:speech|transcriptions))/*"
         ),
-        "This is a path of the OpenAI API, which is not spoken here. Use a client of the Gemini API.",
+        "This is a path of the OpenAI API. Google's own form of it is served below /v1beta/openai/: make that the "
+        "client's base URL, or use a client of the Gemini API.",
     ),
     (
         re.compile(rb"/+(?:[a-z0-9]+/+){0,2}messages(?:/count_tokens)?/*"),
