@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from urllib.parse import parse_qsl, quote, urlencode
 
 import attrs
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 
@@ -35,6 +35,7 @@ from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
+from agm.core.sealed import NONCE_BYTES, Seal
 from agm.core.wire import openai
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.openai import OpenAIResource
@@ -85,9 +86,8 @@ MAX_DESCRIPTION = 1024 * 1024
 MOST_UNHELD = 20_000
 #: An upload in one request is held in memory up to so many bytes, so that it can be sent again.
 MAX_HELD = MAX_DESCRIPTION
-#: How long an upload may take, in seconds, and how many can be under way; the oldest is forgotten first.
+#: How long an upload may take, in seconds.
 UPLOAD_SECONDS = 24 * 3600.0
-MAX_UPLOADS = 10_000
 _UPLOAD = re.compile(rb"/+upload/")
 #: The addresses for bytes that can be asked for: a host, no user, and visible ASCII.
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/[!-\"$-~]*")
@@ -103,7 +103,7 @@ class Owned(AnsweringResource):
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__(gateway, access)
-        self.uploads = Uploads()
+        self.uploads = Uploads(gateway.upload_key)
 
     def claims(self, wire: GatewayRequestOnWire) -> bool:
         try:
@@ -130,7 +130,7 @@ class Owned(AnsweringResource):
         return _UPLOAD.match(wire.path) is not None and self._upload_of(query) is not None
 
     def _upload_of(self, query: Mapping[str, str]) -> Upload | None:
-        return self.uploads.find(query.get("upload_id", ""), self.gateway.reactor.seconds())
+        return self.uploads.find(query.get("upload_id", ""), self.gateway.wall())
 
     async def respond(self, visit: Visit) -> None:
         wire = visit.wire
@@ -146,7 +146,7 @@ class Owned(AnsweringResource):
             part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
+            raise NotFound("The upload is not known: it was begun too long ago, or with a gateway that keeps no state.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self.answer(wire, prepare(described))
@@ -199,7 +199,7 @@ class Owned(AnsweringResource):
                 "The upstream names an address for the bytes of the upload that is not its own.",
                 reason="UPLOAD_ADDRESS_FOREIGN",
             )
-        token = self.uploads.begin(opened.account.name, address, self.gateway.reactor.seconds(), opened.maker)
+        token = self.uploads.begin(opened.account.name, address, self.gateway.wall(), opened.maker)
         path = wire.path.decode("ascii", "replace")
         return f"{self._base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
 
@@ -445,23 +445,27 @@ class Upload:
 
 
 class Uploads:
-    """The uploads that have been begun, by tokens that nobody can guess; known while the gateway runs."""
+    """
+    The uploads that have been begun, each sealed into the token that its client shows: nothing of them is kept here.
 
-    def __init__(self) -> None:
-        self._uploads: OrderedDict[str, Upload] = OrderedDict()
+    :param key: the gateway's own; with the same one a token is good after a restart.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._seal = Seal(key, b"agm upload 1")
 
     def begin(self, account: str, url: str, now: float, maker: Maker | None = None) -> str:
-        """A token for an upload."""
-        token = secrets.token_urlsafe(32)
-        self._uploads[token] = Upload(account, url, now + UPLOAD_SECONDS, maker)
-        if len(self._uploads) > MAX_UPLOADS:
-            self._uploads.popitem(last=False)
-        return token
+        """Make a token for an upload; `now` is in seconds since the epoch."""
+        upload = Upload(account, url, now + UPLOAD_SECONDS, maker)
+        return self._seal.seal(msgspec.json.encode(upload), secrets.token_bytes(NONCE_BYTES))
 
     def find(self, token: str, now: float) -> Upload | None:
-        """The upload of a token; None if there is none, or its time is over."""
-        upload = self._uploads.get(token)
-        return upload if upload is not None and now < upload.ends else None
+        """Find the upload of a token; None if it is none of ours, or its time is over."""
+        opened = self._seal.open(token)
+        if opened is None:
+            return None
+        upload = msgspec.json.decode(opened, type=Upload)
+        return upload if now < upload.ends else None
 
 
 class _Sending:
@@ -583,6 +587,8 @@ class PartOfUpload(_Sending):
         account = next((a for a in pool.accounts if a.name == upload.account), None)
         if account is None:
             raise NotFound("The upload is not known any more: its account has been taken out of the configuration.")
+        if own_address(upload.url, account.endpoints) is None:
+            raise NotFound("The upload is not known any more: its account has other endpoints now.")
         lease = pool.lease(account, "")
         try:
             headers = forwarded(self.request, content=True, json=False)
