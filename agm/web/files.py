@@ -28,6 +28,7 @@ from agm.core.errors import (
     InvalidRequest,
     NotFound,
     Unavailable,
+    Unimplemented,
     UpstreamTimeout,
 )
 from agm.core.kinds import METHODS
@@ -137,6 +138,12 @@ class Owned(AnsweringResource):
         asked = ownership.parse(wire.path, wire.method.decode("ascii"))
         if asked is None:
             raise NotFound("The path is not known: the Gemini API has no such method of this resource.")
+        if asked.collection == "files" and asked.verb == "register":
+            raise Unimplemented(
+                "files:register makes files of what is in Cloud Storage, with the Google token of whoever may read "
+                "that: this gateway takes no such token and passes none on, and an API key cannot do it. Upload the "
+                "bytes, or name the gs:// object in a request that an account of Vertex AI serves."
+            )
         prepare = partial(PrepareResourceCall, self.gateway.calls, visit, asked)
         if asked.way != "upload":
             await self.answer(wire, prepare(decoded_body(wire)))

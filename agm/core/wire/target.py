@@ -47,6 +47,11 @@ _TWICE = re.compile(
 #: Paths that clients ask for when they were set up for something else, each with what helps.
 _ELSEWHERE = (
     (
+        re.compile(rb"/*"),
+        "Nothing is served at the root. google-genai with vertexai=True and a base URL alone asks here whatever it "
+        "calls, so that its model cannot be told: give it an api_key, or project and location, as well.",
+    ),
+    (
         re.compile(rb"/+v1internal(?:[:/].*)?", re.DOTALL),
         "This is a path of Code Assist, as gemini-cli asks for it when CODE_ASSIST_ENDPOINT is set and a person is "
         "signed in; a gateway would have to invent that person's tier and quota. Set GOOGLE_GEMINI_BASE_URL and "

@@ -84,6 +84,7 @@ class VertexResource:
             done = "cancel" if self.verb == "cancel" else "call"
         elif http_method in ("GET", "HEAD"):
             done = "list" if self.name is None or self.name.count("/") % 2 == 0 else "get"
+            done = "get" if self.collection == "operations" else done
         else:
             done = {"PATCH": "update", "PUT": "update", "DELETE": "delete"}.get(http_method, "create")
         return f"vertex.{self.collection}.{done}"
