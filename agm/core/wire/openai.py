@@ -228,6 +228,8 @@ def names_told(answer: bytes) -> list[str]:
 
 
 def _told(item: dict[str, object]) -> Iterator[str]:
+    if item.get("deleted") is True:
+        return
     own = _OBJECTS.get(str(item.get("object")))
     fields = [*_IDS.items(), *([("id", own)] if own is not None else [])]
     for field, collection in fields:
