@@ -1,4 +1,4 @@
-"""Stores, documents, operations, tuned models, batches and Veo by google-genai, at the emulator and through a gateway."""
+"""Stores, documents, operations, tuned models, batches and Veo by google-genai, at the emulator and through."""
 
 from __future__ import annotations
 
