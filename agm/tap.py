@@ -551,7 +551,10 @@ def make_gateway(
     redactor = Redactor()
     try:
         manager = make_plugin_manager(
-            [*config.plugins.load, *plugins], folder=config.plugins.path, entry_points=installed
+            [*config.plugins.load, *plugins],
+            folder=config.plugins.path,
+            disable=config.plugins.disable,
+            entry_points=installed,
         )
         hooks = Hooks(manager, reactor, config.plugins.timeout)
         refresher = Refresher(reactor, client.treq(), on_secret=redactor.add_transient)

@@ -8,8 +8,8 @@ import msgspec
 
 from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, bare_model, parse_call, quote_model
-from agm.diagnose.explain import explain
+from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, ModelCall, bare_model, parse_call, quote_model
+from agm.diagnose.explain import CREATION, explain
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import InboundCall
 from agm.web.admin.base import AdminResource
@@ -75,8 +75,9 @@ def read_question(body: bytes) -> Question:
         raise InvalidRequest(f"This is not a question to explain: {e}") from None
     if len(question.model) > 2 * MAX_MODEL:
         raise InvalidRequest(f"The model's name is longer than {MAX_MODEL} characters.")
-    if question.method not in METHODS:
-        raise InvalidRequest(f"There is no method {question.method[:60]!r}; there are {', '.join(METHODS)}.")
+    if question.method not in (*METHODS, CREATION):
+        there_are = ", ".join([*METHODS, CREATION])
+        raise InvalidRequest(f"There is no method {question.method[:60]!r}; there are {there_are}.")
     if question.version not in VERSIONS:
         raise InvalidRequest(f"There is no version {question.version[:60]!r}; there are {', '.join(VERSIONS)}.")
     for name, value in headers.items():
@@ -92,12 +93,16 @@ def incoming(gateway: Gateway, question: Question, request_id: str) -> InboundCa
     :raises NotFound: if it names no model.
     :raises InvalidRequest: if it names what no model can be called, or a client key that is not known.
     """
-    path = f"/{question.version}/models/{quote_model(bare_model(question.model))}:{question.method}"
+    model = bare_model(question.model)
+    path = f"/{question.version}/models/{quote_model(model)}:{question.method}"
+    call = parse_call(path.encode("ascii")) if question.method != CREATION else None
+    if call is None:
+        path = f"/{question.version}/interactions"
     key = None if question.key is None else gateway.clients.named(question.key)
     return InboundCall(
         id=request_id,
         path=path,
-        call=parse_call(path.encode("ascii")),
+        call=call or ModelCall(question.version, model, question.method),
         framing=framing_of(question.method, question.query, gateway.config.gateway.stream_default),
         query={name: value for name, value in question.query.items() if name not in CREDENTIAL_PARAMETERS},
         headers={
