@@ -66,7 +66,7 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
 
 
 def _prepare(gateway: Gateway, inbound: InboundCall) -> PrepareCall | PrepareIdCall:
-    """The steps before the first attempt of a call, or of the creation of an interaction, whose model its body names."""
+    """Make the steps before the first attempt of a call, or of the creation of an interaction."""
     if inbound.call.method != CREATION:
         return gateway.calls.prepare(inbound, explaining=True)
     asked = ownership.parse(inbound.path.encode("ascii"), "POST")
