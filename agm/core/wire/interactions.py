@@ -165,6 +165,8 @@ class NamedEvents:
                     self.failure = StreamFailure.upstream(document)
                 elif bytes(self._first).strip():
                     self.failure = StreamFailure.not_googles("The upstream's answer is not an event stream.")
+                else:  # it may have been acted on all the same
+                    self.failure = StreamFailure.of(502, "The upstream's answer is empty.")
             if not begun:
                 return b""
             whole, self._first = bytes(self._first), None
@@ -268,6 +270,8 @@ class EditedEvents:
             document = envelope.error_document(end.bare)
             why = "The upstream's answer cannot be read: it is not an event stream."
             self.failure = StreamFailure.of(502, why) if document is None else StreamFailure.upstream(document)
+        elif self.failure is None and not self._begun:
+            self.failure = StreamFailure.of(502, "The upstream's answer is empty.")
         return out
 
     def _frame(self, events: list[bytes]) -> bytes:
