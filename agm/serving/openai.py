@@ -20,6 +20,7 @@ from agm.core.wire.answer_filters import (
     CollectedBody,
     EventPipe,
     Framing,
+    PlainBody,
     PlainDocument,
     PlainEvents,
     plain_event,
@@ -157,8 +158,7 @@ class OpenAIWrapping:
 
     def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
         """See :class:`agm.serving.wrapping.Wrapping`."""
-        plain = isinstance(flow.filter, PlainDocument | PlainEvents)
-        return OpenAnswer(answer, flow, account, self._request.framing, plain, lease)
+        return OpenAnswer(answer, flow, account, self._request.framing, isinstance(flow.filter, PlainBody), lease)
 
     def judge(self, failure: Failed) -> Failed:
         """Nothing to correct: errors are Google's, in an array."""
