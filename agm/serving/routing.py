@@ -102,7 +102,6 @@ class PoolRouting:
 
 
 _NO_PROJECT = "it has no project: express mode keeps nothing"
-_OTHER_FORM = "the Developer API has embeddings in another form"
 
 
 def _fits(place: Place) -> Callable[[Account], int]:
@@ -139,8 +138,6 @@ class VertexRouting:
         request = self._request
         if account.project is None and request.method.startswith("vertex.") and request.method.count(".") > 1:
             return _NO_PROJECT
-        if account.kind != "vertex" and request.method == "predict" and "embed" in request.model:
-            return _OTHER_FORM
         return None
 
     def eligible(self, given_up: frozenset[str]) -> tuple[Candidates, Mapping[str, str]]:

@@ -12,12 +12,12 @@ from agm.core.ownership import Maker
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, GatewayRequest, UpstreamRequest
 from agm.core.wire import vertex
-from agm.core.wire.answer_filters import AnswerFilter, CollectedBody
+from agm.core.wire.answer_filters import AnswerFilter, CollectedBody, Transform, plain_event
 from agm.core.wire.usage import UsageWatch
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.context import ServingContext
 from agm.serving.resources import opened
-from agm.serving.wrapping import MAX_COLLECTED, CallWrapping
+from agm.serving.wrapping import MAX_COLLECTED, CallWrapping, edited
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 
@@ -57,10 +57,21 @@ class VertexWrapping:
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """See :class:`agm.serving.wrapping.Wrapping`."""
-        if self._request.method == "countTokens" and self._kind != "vertex" and not wrapped.wrapped:
-            characters = vertex.billable_characters(self._body)
-            return CollectedBody(lambda answer: vertex.vertex_count(answer, characters), limit=MAX_COLLECTED)
+        change = self._change() if self._kind == "api-key" else None
+        if change is not None:
+            return CollectedBody(change, limit=MAX_COLLECTED)
         return self._call.filter(wrapped)
+
+    def _change(self) -> Transform | None:
+        """Give what makes an answer of the Developer API one of Vertex AI's, after what plugins make of it."""
+        request, hooks = self._request, self._context.hooks
+        plain = edited(hooks, request, plain_event) if hooks.edits_events else plain_event
+        if request.method == "countTokens":
+            characters = vertex.billable_characters(self._body)
+            return lambda answer: vertex.vertex_count(plain(answer), characters)
+        if request.method == "predict" and vertex.embeds(request.model):
+            return lambda answer: vertex.vertex_predictions(plain(answer))
+        return None
 
     def watch(self) -> UsageWatch | None:
         """See :class:`agm.serving.wrapping.Wrapping`."""

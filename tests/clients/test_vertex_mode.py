@@ -58,6 +58,8 @@ def test_calls_that_both_services_have(gateways: SessionGateway, kind: str, way:
     embedded = sdk.models.embed_content(model="gemini-embedding-001", contents="x", config=config)
     assert embedded.embeddings is not None
     assert len(embedded.embeddings[0].values or ()) == 5
+    vectors = sdk.models.embed_content(model="text-embedding-005", contents=["x", "y"])
+    assert len(vectors.embeddings or ()) == 2
     assert sdk.models.generate_images(model="imagen-4.0-generate-001", prompt="x").generated_images
     if way != "collection":
         names = {str(model.name) for model in sdk.models.list()}
@@ -67,13 +69,10 @@ def test_calls_that_both_services_have(gateways: SessionGateway, kind: str, way:
 
 def test_calls_that_vertex_ai_alone_has(gateways: SessionGateway) -> None:
     sdk = client(gateways("vertex").url, "project")
-    embedded = sdk.models.embed_content(model="text-embedding-005", contents=["x", "y"])
-    assert len(embedded.embeddings or ()) == 2
     assert sdk.models.compute_tokens(model=MODEL, contents="Hello there").tokens_info
     other = client(gateways("api-key").url, "project")
     for call in (
         lambda: other.models.compute_tokens(model=MODEL, contents="x"),
-        lambda: other.models.embed_content(model="text-embedding-005", contents="x"),
         lambda: other.caches.create(model=MODEL, config={"contents": ["x"]}),
     ):
         with pytest.raises(errors.ServerError) as refused:

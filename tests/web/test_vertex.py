@@ -108,6 +108,16 @@ async def test_an_account_with_a_key_serves_where_the_meaning_is_the_same(
     request = {"content": {"parts": [{"text": "x"}]}, "embedContentConfig": {"outputDimensionality": 7}}
     embedded = await post(running, f"{place()}/publishers/google/models/gemini-embedding-001:embedContent", request)
     assert len(embedded.json["embedding"]["values"]) == 7
+    texts = {"instances": [{"content": "x", "task_type": "CLUSTERING"}, {"content": "y"}], "parameters": {}}
+    vectors = (await post(running, f"{place()}/publishers/google/models/text-embedding-004:predict", texts)).json
+    assert [len(one["embeddings"]["values"]) for one in vectors["predictions"]] == [768, 768]
+    assert emulator.log[-1].path.endswith("text-embedding-004:batchEmbedContents")
+    refused = await post(
+        running,
+        f"{place()}/publishers/google/models/text-embedding-004:predict",
+        {**texts, "parameters": {"autoTruncate": False}},
+    )
+    assert (refused.status, "autoTruncate" in refused.json["error"]["message"]) == (400, True)
     pictures = {"instances": [{"prompt": "x"}]}
     assert (await post(running, f"{place()}/publishers/google/models/imagen:predict", pictures)).status == 200
 
@@ -117,7 +127,6 @@ async def test_an_account_with_a_key_serves_where_the_meaning_is_the_same(
     [
         ("POST", f"{MODEL}:computeTokens", {"contents": []}),
         ("POST", "publishers/google/models/veo:predictLongRunning", {"instances": [{"prompt": "x"}]}),
-        ("POST", "publishers/google/models/text-embedding-005:predict", {"instances": [{"content": "x"}]}),
         ("POST", "cachedContents", {"model": "m"}),
         ("GET", "batchPredictionJobs", None),
         ("GET", "tuningJobs/5", None),

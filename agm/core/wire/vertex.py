@@ -8,6 +8,7 @@ Nothing of a path but its parts goes on: whose project serves is the gateway's t
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import attrs
@@ -236,6 +237,43 @@ def developer_embed(body: bytes) -> bytes:
     return msgspec.json.encode({**fields, **settings})
 
 
+def embeds(model: str) -> bool:
+    """Whether ``predict`` of a model gives vectors, which the Developer API gives by ``batchEmbedContents``."""
+    return "embed" in model
+
+
+def developer_predict(body: bytes, model: str) -> bytes:
+    """
+    A ``predict`` of texts as the Developer API's ``batchEmbedContents``, an instance a request.
+
+    What has no place there goes along by its name, for the upstream to refuse it.  A body that cannot be read is left
+    as it is.
+    """
+    try:
+        asked = _PREDICT.decode(body)
+    except NOT_JSON:
+        return body
+    settings = {name: value for name, value in asked.parameters.items() if (name, value) != ("autoTruncate", True)}
+    requests = []
+    for instance in asked.instances:
+        rest = {_FIELDS.get(name, name): value for name, value in instance.items() if name != "content"}
+        content = {"parts": [{"text": instance.get("content", "")}]}
+        requests.append({"model": f"models/{model}", "content": content, **rest, **settings})
+    return msgspec.json.encode({"requests": requests})
+
+
+def vertex_predictions(answer: bytes) -> bytes:
+    """A ``BatchEmbedContentsResponse`` as the answer of ``predict``; tokens are not told."""
+    try:
+        embedded = _EMBEDDED.decode(answer)
+    except NOT_JSON:
+        return answer
+    if embedded.embeddings is None:
+        return answer
+    predictions = [{"embeddings": one} for one in embedded.embeddings]
+    return msgspec.json.format(msgspec.json.encode({"predictions": predictions}), indent=2) + b"\n"
+
+
 def vertex_count(answer: bytes, characters: int) -> bytes:
     """A ``CountTokensResponse`` of the Developer API in Vertex AI's form: with the characters that are billed there."""
     try:
@@ -246,6 +284,21 @@ def vertex_count(answer: bytes, characters: int) -> bytes:
         return answer
     counted = {"totalTokens": fields.pop("totalTokens"), "totalBillableCharacters": characters}
     return msgspec.json.format(msgspec.json.encode({**counted, **fields}), indent=2) + b"\n"
+
+
+class _Predict(msgspec.Struct):
+    instances: list[dict[str, Any]]
+    parameters: dict[str, Any] = {}
+
+
+class _Embedded(msgspec.Struct):
+    embeddings: list[msgspec.Raw] | None = None
+
+
+_PREDICT = msgspec.json.Decoder(_Predict)
+_EMBEDDED = msgspec.json.Decoder(_Embedded)
+#: Fields of an instance that the Developer API spells otherwise.
+_FIELDS = {"task_type": "taskType"}
 
 
 class _Part(msgspec.Struct):

@@ -50,11 +50,12 @@ def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> 
             if request.method in _CONVERSATIONS and not (body is request.body.raw and request.body.roles):
                 body = envelope.with_roles(body)
         case _:
+            method = request.method
             if request.place is not None:
-                body = _for_the_developer_api(request, body)
+                method, body = _for_the_developer_api(request, body)
             model = quote_model(request.model)
             collection = "" if request.model.startswith(("tunedModels/", "dynamic/")) else "models/"
-            path = f"/{request.version}/{collection}{model}:{request.method}"
+            path = f"/{request.version}/{collection}{model}:{method}"
     return UpstreamRequest(
         path=path + _query(request),
         headers=_headers(request),
@@ -79,14 +80,17 @@ def _vertex_path(request: GatewayRequest, account: Account) -> str:
     return f"/{version}{parent}/{place}:{request.method.removeprefix('vertex.')}"
 
 
-def _for_the_developer_api(request: GatewayRequest, body: bytes) -> bytes:
-    """What a client of Vertex AI has written, for the two methods whose messages are not the same."""
-    match request.method:
+def _for_the_developer_api(request: GatewayRequest, body: bytes) -> tuple[str, bytes]:
+    """Give method and message of what a client of Vertex AI has written, where they are not the same."""
+    method = request.method
+    match method:
         case "countTokens":
-            return vertex.developer_count(body, request.model)
+            return method, vertex.developer_count(body, request.model)
         case "embedContent":
-            return vertex.developer_embed(body)
-    return body
+            return method, vertex.developer_embed(body)
+        case "predict" if vertex.embeds(request.model):
+            return "batchEmbedContents", vertex.developer_predict(body, request.model)
+    return method, body
 
 
 def _code_assist(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:

@@ -186,3 +186,17 @@ def test_a_count_is_answered_with_billable_characters() -> None:
     assert answer == {"totalTokens": 3, "totalBillableCharacters": 2, "promptTokensDetails": []}
     assert vertex.vertex_count(b'{"error": {}}', 2) == b'{"error": {}}'
     assert vertex.billable_characters(b"[") == 0
+
+
+def test_a_prediction_of_texts_is_a_batch_of_embeddings() -> None:
+    """There and back; what the Developer API does not know goes along for it to refuse."""
+    body = b'{"instances": [{"content": "x", "task_type": "CLUSTERING"}], "parameters": {"outputDimensionality": 5}}'
+    request = {"model": "models/e", "content": {"parts": [{"text": "x"}]}, "taskType": "CLUSTERING"}
+    assert json.loads(vertex.developer_predict(body, "e")) == {"requests": [{**request, "outputDimensionality": 5}]}
+    kept = b'{"instances": [{"content": "x"}], "parameters": {"autoTruncate": true}}'
+    assert b"autoTruncate" not in vertex.developer_predict(kept, "e")
+    assert b"autoTruncate" in vertex.developer_predict(kept.replace(b"true", b"false"), "e")
+    assert vertex.developer_predict(b"[]", "e") == b"[]"
+    answer = json.loads(vertex.vertex_predictions(b'{"embeddings": [{"values": [1.0]}]}'))
+    assert answer == {"predictions": [{"embeddings": {"values": [1.0]}}]}
+    assert vertex.vertex_predictions(b'{"error": {}}') == b'{"error": {}}'
