@@ -49,7 +49,7 @@ ROUTES = (*storage.ROUTES, *batches.ROUTES, *stores.ROUTES, *tuning.ROUTES, *vid
 
 
 def handles(call: Call) -> bool:
-    """Whether a path belongs to this surface."""
+    """Return whether a path belongs to this surface."""
     return PATH.fullmatch(call.path) is not None
 
 

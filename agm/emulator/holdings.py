@@ -48,7 +48,7 @@ class StoredFile:
     generated: bool = False
 
     def gone(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Return whether it has expired."""
         return now >= self.created + FILE_LIFETIME
 
     def active(self, now: float) -> bool:
@@ -124,7 +124,7 @@ class CachedContent:
     expires: float
 
     def gone(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Return whether it has expired."""
         return now >= self.expires
 
     def resource(self) -> dict[str, Any]:

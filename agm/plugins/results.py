@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from agm.core.classify import Verdict
 from agm.core.request import Account, AccountChoice, ModelChoice, UpstreamRequest
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.plugins.manager import MAY_AWAIT
 from agm.upstream.accounts import AccountSource
 
@@ -36,7 +36,7 @@ _HEADER_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 def checked(hook: str, result: object) -> object:
     """
-    What a hook returned, if it may return that.
+    Check what a hook returned, and return it.
 
     :raises TypeError: if it may not.
     """
@@ -58,7 +58,7 @@ def checked(hook: str, result: object) -> object:
 
 def checked_wrapper(hook: str, first: bool, inner: object, outer: object) -> object:
     """
-    What a wrapper returned, if it may return that for what it got.
+    Return what a wrapper returned, if it may return that for what it got.
 
     :param first: whether the hook ends with its first result; all others give a list of them.
     :param inner: what the implementations below it returned.
@@ -89,7 +89,7 @@ def _can_be_sent(request: UpstreamRequest) -> bool:
     return (
         isinstance(request.path, str)
         and _SENDABLE.fullmatch(request.path) is not None
-        and isinstance(request.content, bytes | Spliced)
+        and isinstance(request.content, bytes | ByteChain)
         and all(
             isinstance(name, bytes)
             and isinstance(value, bytes)

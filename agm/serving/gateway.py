@@ -26,7 +26,8 @@ from agm.core.request import LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
-from agm.observe.metrics import Metrics, Observed
+from agm.observe.metrics import Metrics
+from agm.observe.observed import Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
@@ -45,6 +46,8 @@ from agm.upstream.credentials.refresher import Refresher
 from agm.upstream.reports import ModelReports
 
 if TYPE_CHECKING:
+    from treq.client import HTTPClient
+
     from agm.observe.tracing import Traces
 
 log = Logger()
@@ -291,6 +294,14 @@ class Gateway:
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}
+
+    @property
+    def http(self) -> HTTPClient:
+        """
+        A treq client for plugins: by the proxies and certificate authorities of ``[upstream]``, over this gateway's
+        connections.  It keeps no cookie, and asks for no compression.
+        """
+        return self.client.treq()
 
     @property
     def awaits_accounts(self) -> bool:

@@ -25,7 +25,7 @@ from agm import __version__
 from agm.core import documents
 from agm.core.errors import NOT_JSON
 from agm.core.request import Account
-from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed
+from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.credentials.credential import Credential, CredentialError, Headers
 
 #: Seconds between two looks at an onboarding, as the service wants them.
@@ -145,7 +145,7 @@ def _ineligibility(loaded: Mapping[str, Any]) -> str:
         for tier in _dicts(loaded.get("ineligibleTiers"))
         if tier.get("reasonMessage") or tier.get("reasonCode")
     ]
-    return f": {reasons[0]}" if reasons else "; see to its licence"
+    return f": {reasons[0]}" if reasons else "; check its licence"
 
 
 def onboarded(operation: Mapping[str, Any]) -> str | None:
@@ -428,7 +428,7 @@ class CodeAssist:
                 raise
             raise NoProject(
                 f"Code Assist does not tell this account's project ({method}: {e.status}, {_message(e.body)});"
-                " write it as its project in the configuration, or see to its licence"
+                " write it as its project in the configuration, or check its licence"
             ) from None
 
     # Headers
@@ -471,9 +471,9 @@ class CodeAssist:
         except CancelledError:
             pass
         except (Refused, CredentialError, UpstreamFailed) as e:
-            log.info("account {account} did not tell its quota: {why}", account=account.name, why=str(e))
+            log.info("the quota of account {account} could not be read: {why}", account=account.name, why=str(e))
         except Exception:
-            log.failure("account {account} could not be asked for its quota", account=account.name)
+            log.failure("the quota of account {account} could not be read", account=account.name)
 
     def _note(self, account: Account, quotas: Sequence[Quota]) -> None:
         note = getattr(self._quotas, "note_quota", None)
@@ -525,7 +525,7 @@ class CodeAssist:
         while True:
             given = await credential.headers()
             headers = self.headers(account, given, without=without)
-            answer = await self._client.send(
+            answer = await self._client.fetch(
                 method,
                 url,
                 (
@@ -536,9 +536,9 @@ class CodeAssist:
                 ),
                 body,
                 timeout=PATIENCE,
+                limit=MAX_ANSWER,
                 network=account.network,
             )
-            content = await self._body(answer)
             if answer.status == 401 and credential.refreshable and not refreshed:
                 refreshed = True
                 credential.mark_rejected(given)
@@ -547,35 +547,16 @@ class CodeAssist:
             else:
                 break
         if not 200 <= answer.status < 300:
-            raise Refused(answer.status, content, answer.header("retry-after"))
+            raise Refused(answer.status, answer.body, answer.header("retry-after"))
         if without:
             self.works_without_user_project(account)
         try:
-            document = documents.decode(content)
+            document = documents.decode(answer.body)
         except NOT_JSON:
             document = None
         if not isinstance(document, dict):
             raise UpstreamFailed("NOT_JSON", "Code Assist answered with something that is no JSON object")
         return document
-
-    async def _body(self, answer: UpstreamAnswer) -> bytes:
-        reading = answer.read(MAX_ANSWER)
-        late = False
-
-        def expire() -> None:
-            nonlocal late
-            late = True
-            answer.abort()
-
-        timer = self._reactor.callLater(PATIENCE, expire)
-        try:
-            content = await reading
-        finally:
-            if timer.active():
-                timer.cancel()
-        if late:
-            raise UpstreamFailed("ANSWER_TIMEOUT", "the answer of Code Assist did not come to its end in time")
-        return content
 
 
 def _message(body: bytes) -> str:

@@ -53,7 +53,7 @@ from agm.serving.resources import Lists, ResourceCall, Search, opened
 from agm.serving.sharing import check_sees, maker_of, sees
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
-from agm.upstream.http1 import split_url
+from agm.upstream.origin import split_url
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access
 from agm.web.answering import AnsweringResource
@@ -153,7 +153,9 @@ class Owned(AnsweringResource):
             part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound("The upload is not known: it was begun too long ago, or with a gateway that keeps no state.")
+            raise NotFound(
+                "The upload is not known: it was started too long ago, or with a gateway that keeps no state."
+            )
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self.answer(wire, prepare(described))
@@ -279,7 +281,7 @@ class PrepareResourceCall:
         if models and not asked.model:
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
         request = self.request
-        mapped = ModelChoice(request.model, "as asked")
+        mapped = ModelChoice(request.model, "unchanged")
         path = asked.path
         if asked.model:
             mapped = context.hooks.map_model(calls.models.catalog.id_of(asked.model), request)
@@ -432,7 +434,7 @@ def forwarded(request: GatewayRequest, *, content: bool, json: bool) -> tuple[tu
 
 
 def begins_upload(visit: Visit) -> bool:
-    """Whether a request begins a resumable upload, in either of Google's two protocols."""
+    """Return whether a request begins a resumable upload, in either of Google's two protocols."""
     protocol = (visit.header("x-goog-upload-protocol") or visit.query.get("upload_protocol", "")).strip().lower()
     return protocol == "resumable" or visit.query.get("uploadType", "").lower() == "resumable"
 
@@ -500,7 +502,7 @@ class _Sending:
         raise NotImplementedError
 
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
-        """What an answer means, and what the client gets."""
+        """Classify an answer, and return it with what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
         return verdict, opened(self.context, answer, lease, made=True, maker=self.maker)
 
@@ -657,7 +659,7 @@ class WholeUpload(_Sending):
 
     @staticmethod
     def _call(request: GatewayRequest, name: str | None, path: str, *, http_method: str = "POST") -> ResourceCall:
-        mapped = ModelChoice("", "as asked")
+        mapped = ModelChoice("", "unchanged")
         named = () if name is None else (name,)
         return ResourceCall(request, mapped, http_method, path, (), b"", name, named)
 

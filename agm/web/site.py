@@ -21,7 +21,8 @@ from twisted.web.server import Site
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
 from agm.core.wire.target import plain_call
-from agm.net.writes import hang_up, unsent
+from agm.net.interfaces import GatewayReactor, GatewayTransport
+from agm.net.writes import buffered, close_both_ways
 from agm.observe.logging import LATER
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
@@ -60,9 +61,11 @@ _LOG_SYSTEM = f"{log.namespace}#info"
 class _TurnedAway(Protocol):
     """Closes a connection for which there is no room: where a factory wraps the site, None would leave it open."""
 
+    transport: GatewayTransport  # type: ignore[assignment]  # ITransport is less than every stream transport has
+
     def connectionMade(self) -> None:
         """Close it."""
-        hang_up(self.transport)
+        close_both_ways(self.transport)
 
 
 class GatewaySite(Site):
@@ -88,7 +91,7 @@ class GatewaySite(Site):
         resource: IResource,
         *,
         calls: IResource,
-        reactor: Any,
+        reactor: GatewayReactor,
         max_body: int,
         limits: LimitsConfig,
         timeouts: TimeoutsConfig,
@@ -133,7 +136,7 @@ class GatewaySite(Site):
             )
 
     def is_streamed(self, request: GatewayRequestOnWire) -> bool:
-        """Whether the resource of a request takes the body as it comes."""
+        """Return whether the resource of a request takes the body as it comes."""
         return _STREAMED.match(request.path) is not None
 
     def lend(self, length: int) -> None:
@@ -144,8 +147,8 @@ class GatewaySite(Site):
         """
         if self.lent + length > self.limits.bodies:
             raise Unavailable(
-                f"The bodies of the requests under way would be larger than [limits] bodies, {self.limits.bodies} "
-                "bytes, together.",
+                f"The bodies of all requests in flight would together exceed [limits] bodies, {self.limits.bodies} "
+                "bytes.",
                 reason="TOO_MANY_BODIES",
                 retry_after=RETRY_SECONDS,
             )
@@ -214,7 +217,7 @@ class GatewaySite(Site):
             channel, since = next(iter(self.silent.items()))
             if len(self.channels) < self.connections or now - since < SILENT_SECONDS:
                 return
-            if unsent(channel.transport):
+            if buffered(channel.transport):
                 self.falls_silent(channel)  # not yet: it takes the end of its answer, slowly
                 continue
             del self.silent[channel]
@@ -266,13 +269,13 @@ class GatewaySite(Site):
         if self.reactor.seconds() >= self._crowded_until:
             self._crowded_until = self.reactor.seconds() + 60.0
             log.warn(
-                "more than [limits] connections, {most}, are open: those on which nothing is under way give way, and "
-                "where there are none new ones are refused",
+                "more than [limits] connections, {most}, are open: idle connections are closed to make room, and "
+                "without any, new connections are refused",
                 most=self.connections,
             )
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What a TLS listener negotiates."""
+        """Return the protocols that a TLS listener negotiates."""
         return [b"http/1.1"]
 
     def startFactory(self) -> None:

@@ -34,6 +34,8 @@ __all__ = ["SKEW", "accounts", "endpoints", "skew_of"]
 SKEW = 60.0
 #: Seconds for a name, for an endpoint's answer, and for an account.
 RESOLVE, ANSWER, ACCOUNT = 10.0, 15.0, 60.0
+#: Bytes of an endpoint's answer that are read.
+MAX_ANSWER = 64 * 1024
 
 _CURES = {
     "CONNECT_FAILED": "check this machine's network and firewall; behind a proxy, set [upstream] proxy",
@@ -68,7 +70,7 @@ async def endpoints(
     unreachable: set[str],
 ) -> AsyncIterator[Finding]:
     """
-    Whether each endpoint can be reached, and whether the clock is right.
+    Check that each endpoint can be reached, and that the clock is right.
 
     :param wall: seconds since the epoch.
     :param unreachable: gets the endpoints that cannot be reached.
@@ -96,14 +98,13 @@ async def endpoints(
         by = "" if proxy is None else f" by way of {proxy}"
         began, at = reactor.seconds(), wall()
         try:
-            answer = await client.send("GET", f"{way.url}/", [], None, timeout=ANSWER, network=way.network)
+            answer = await client.fetch("GET", f"{way.url}/", [], timeout=ANSWER, limit=MAX_ANSWER, network=way.network)
         except UpstreamFailed as failure:
             unreachable.add(way.url)
             yield Finding("endpoint", "error", f"{way.url}{by}: {failure}", _CURES.get(failure.reason, _OTHERWISE))
             continue
         seconds = reactor.seconds() - began
         date = answer.header("date")
-        answer.abort()
         if date is not None:
             dates.append((way.url, date, at + seconds / 2))
         tls = "TLS verified, " if split.scheme == "https" else ""
@@ -121,7 +122,7 @@ def _is_address(host: str) -> bool:
 
 
 async def _resolves(reactor: Any, name: str) -> Finding:
-    """Whether a name has an address; looked up in a thread that nobody waits for if it takes too long."""
+    """Check that a name has an address, in a thread that is abandoned if it takes too long."""
     done: Deferred[int | None] = Deferred(lambda _: None)
 
     def told(count: int | None) -> None:
@@ -159,7 +160,7 @@ def skew_of(date: str, at: float) -> float | None:
 
 
 def _clock(dates: list[tuple[str, str, float]]) -> list[Finding]:
-    """What the dates of the endpoints say; one that agrees will do, as others may be wrong themselves."""
+    """Check the clock against the endpoints' dates; one that agrees is enough, as others may be wrong."""
     skews = [(abs(skew), skew, url) for url, date, at in dates if (skew := skew_of(date, at)) is not None]
     if not skews:
         return []
@@ -173,7 +174,7 @@ def _clock(dates: list[tuple[str, str, float]]) -> list[Finding]:
 
 async def accounts(gateway: Gateway, config: Config, unreachable: set[str]) -> AsyncIterator[Finding]:
     """
-    Whether each account that is enabled serves; `gateway` is one for trials, as :mod:`agm.diagnose.trial` wants it.
+    Test each enabled account; `gateway` is one for trials, see :mod:`agm.diagnose.trial`.
 
     :param unreachable: endpoints that are known not to be reached.
     """

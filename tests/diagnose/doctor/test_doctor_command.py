@@ -156,7 +156,7 @@ async def test_a_person_reads_lines_without_colour_and_the_status_counts(tmp_pat
     assert command.status == 1
     assert "\x1b" not in command.out.decode()
     assert lines[1].startswith(f"error   configuration {tmp_path}/agm.toml: max_bdy: unknown key")
-    assert lines[2].strip() == "what helps: correct the file; `agm config check` looks at it again"
+    assert lines[2].strip() == "fix: correct the file; `agm config check` looks at it again"
     assert any(line.startswith("ok      sdk           plain HTTP: ") for line in lines)
     assert lines[-1].endswith(" findings: 1 errors, 0 warnings")
 
@@ -263,6 +263,7 @@ async def test_a_name_that_does_not_exist_is_an_error() -> None:
         ("MISSING", "ok", "an SDK is not found from this folder"),
     ],
 )
+@pytest.mark.process
 async def test_what_an_sdk_does_is_told(printed: str, level: str, words: str) -> None:
     """By the process that drives it."""
     script = f"echo '{printed}'; echo '{printed}' >&2; echo 'last line' >&2"
@@ -272,6 +273,7 @@ async def test_what_an_sdk_does_is_told(printed: str, level: str, words: str) ->
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_an_sdk_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the time that it has."""
     monkeypatch.setattr("agm.diagnose.doctor.sdks.PATIENCE", 0.2)
