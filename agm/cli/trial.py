@@ -42,7 +42,7 @@ def run_test(args: argparse.Namespace) -> int:
 
 
 def lines_of(trial: "Trial") -> Sequence[str]:
-    """What came of a trial, for people; the first line says whether the account works."""
+    """Describe the result of a trial for people; the first line says whether the account works."""
     what = f"{trial.account} ({trial.kind})"
     if trial.ok:
         counted = f"{trial.tokens} token{'' if trial.tokens == 1 else 's'}"
@@ -52,7 +52,7 @@ def lines_of(trial: "Trial") -> Sequence[str]:
     if trial.message:
         lines.append(f"  {trial.message}")
     if trial.cure:
-        lines.append(f"  what helps: {trial.cure}")
+        lines.append(f"  fix: {trial.cure}")
     return lines
 
 
@@ -64,7 +64,7 @@ def try_accounts(config: Config, name: str | None, model: str | None) -> list["T
     """
     from agm.cli.reactor import run_in_reactor
     from agm.diagnose.trial import for_trials, try_account
-    from agm.tap import make_gateway
+    from agm.serving.assemble import make_gateway
 
     disabled = [entry.name for entry in config.accounts if not entry.enabled]
     if name in disabled:

@@ -148,6 +148,6 @@ def from_step(step: str) -> Fault | None:
 
 
 def happens(fault: Fault, *, generation: bool) -> bool:
-    """Whether a fault changes a call: all do for generation, those of every method for the others too."""
+    """Return whether a fault changes a call: all do for generation, those of every method for the others too."""
     kind = FAULTS.get(fault.name)
     return generation or kind is None or kind.scope is Scope.EVERY

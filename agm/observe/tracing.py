@@ -1,7 +1,7 @@
 """
 Traces by OpenTelemetry: a span for each request, and below it one for each attempt at an upstream.
 
-A plugin that is loaded only where traces are asked for, because it needs the extra ``agm[otel]``.  Spans are made once
+A plugin that is loaded only where traces are asked for, because it needs the extra ``otel``.  Spans are made once
 a request has ended, of what its record tells; the SDK sends them in batches from a thread of its own, and no request
 ever waits for that.  A client's ``traceparent`` is honoured, so that a request is part of the client's trace; nothing
 of it is passed on to upstreams.  No text of a conversation, key, name of a key, or path is ever in a span, and no name
@@ -213,7 +213,7 @@ def _fail(span: Span) -> None:
 
 
 def _of_request(record: RequestRecord, operation: str, asked: str) -> dict[str, AttributeValue]:
-    """What is told of a request: by the names of the conventions where they have one, else below ``agm.``."""
+    """Make the attributes of a request, by the conventions' names where they have one, else below ``agm.``."""
     request = record.request
     found: dict[str, AttributeValue] = {
         "gen_ai.operation.name": operation,

@@ -62,7 +62,7 @@ async def pause(context: ServingContext, body: bytes) -> None:
 
 async def read(context: ServingContext, body: bytes, *, most: int = MOST, ids: bool = False) -> Reading:
     """
-    What a body says; whatever else is due is done in between if that takes long.
+    Read a body; other work of the reactor is done in between if that takes long.
 
     :param ids: as for :class:`Reading`.
     :raises Unreadable: if it cannot be read.

@@ -1,7 +1,8 @@
 """
 The gateway: it puts together what serves requests, starts it, stops it, and goes on with another configuration.
 
-It is made by the composition root or by a test, and serves nothing itself: requests enter by :class:`Gateway.calls`.
+It is made by :mod:`agm.serving.assemble` or by a test, and serves nothing itself: requests enter by
+:class:`Gateway.calls`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from agm.core.redact import Redactor
 from agm.core.request import LastFailure
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
-from agm.observe.metrics import Metrics, Observed
+from agm.observe.metrics import Metrics
+from agm.observe.observed import Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at

@@ -43,7 +43,7 @@ from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts, first_byte_within
 from agm.serving.calls import Calls
 from agm.serving.gateway import Gateway
-from agm.serving.records import AttemptRecords
+from agm.serving.records import record_attempt
 from agm.serving.resources import Lists, ResourceCall, Search, opened
 from agm.serving.sharing import check_sees, maker_of, sees
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
@@ -142,7 +142,7 @@ class Owned(AnsweringResource):
             part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
+            raise NotFound("The upload is not known: it was started too long ago, or before the gateway was.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self.answer(wire, prepare(described))
@@ -259,7 +259,7 @@ class PrepareResourceCall:
         if models and not asked.model:
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
         request = self.request
-        mapped = ModelChoice(request.model, "as asked")
+        mapped = ModelChoice(request.model, "unchanged")
         path = asked.path
         if asked.model:
             mapped = context.hooks.map_model(calls.models.catalog.id_of(asked.model), request)
@@ -389,7 +389,7 @@ def forwarded(request: GatewayRequest, *, content: bool, json: bool) -> tuple[tu
 
 
 def begins_upload(visit: Visit) -> bool:
-    """Whether a request begins a resumable upload, in either of Google's two protocols."""
+    """Return whether a request begins a resumable upload, in either of Google's two protocols."""
     protocol = (visit.header("x-goog-upload-protocol") or visit.query.get("upload_protocol", "")).strip().lower()
     return protocol == "resumable" or visit.query.get("uploadType", "").lower() == "resumable"
 
@@ -442,12 +442,7 @@ class _Sending:
         self.asked = asked
         self.request = describe(self.context.wall(), visit, asked, "", b"")
         self.maker: Maker | None = maker_of(visit.key)
-        self.log = AttemptRecords(self.context)
-
-    @property
-    def records(self) -> list[AttemptRecord]:
-        """The attempts so far."""
-        return self.log.done
+        self.records: list[AttemptRecord] = []
 
     async def run(self) -> _Sending:
         """Nothing has to be prepared."""
@@ -458,7 +453,7 @@ class _Sending:
         raise NotImplementedError
 
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
-        """What an answer means, and what the client gets."""
+        """Classify an answer, and return it with what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
         return verdict, opened(self.context, answer, lease, made=True, maker=self.maker)
 
@@ -468,7 +463,7 @@ class _Sending:
         """The answer; an upstream that takes nothing, or does not answer what it has got, is given up in time."""
         context, reactor, limits = self.context, self.context.reactor, self.context.config.timeouts
         wire = self.visit.wire
-        began = self.log.begin()
+        started, began = context.wall(), reactor.seconds()
         body = wire.streamed or decoded_body(wire)
         timer: IDelayedCall | None = None
         why = ""
@@ -513,18 +508,21 @@ class _Sending:
             if isinstance(body, StreamedBody):
                 body.on_change = lambda flows: None
             watch(True)
-            self.log.add(
+            record = record_attempt(
+                context,
                 self.request,
                 lease,
                 number=1,
                 endpoint=endpoint,
                 chosen=chosen,
-                began=began,
+                started=started,
+                seconds=reactor.seconds() - began,
                 good=verdict is None,
                 status=None if answer is None else answer.status,
                 verdict=verdict,
                 message="the upload was not taken" if verdict else "",
             )
+            self.records.append(record)
         return outcome
 
 
@@ -602,7 +600,7 @@ class WholeUpload(_Sending):
         try:
             answer = await search.open()
         finally:
-            self.log.done += search.records
+            self.records += search.records
         if isinstance(answer, OpenAnswer):
             answer.close()
             return None
@@ -610,7 +608,7 @@ class WholeUpload(_Sending):
 
     @staticmethod
     def _call(request: GatewayRequest, name: str | None, path: str, *, http_method: str = "POST") -> ResourceCall:
-        mapped = ModelChoice("", "as asked")
+        mapped = ModelChoice("", "unchanged")
         named = () if name is None else (name,)
         return ResourceCall(request, mapped, http_method, path, (), b"", name, named)
 

@@ -18,6 +18,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
@@ -172,6 +173,16 @@ class GatewayRequestOnWire(Request):
             found = self.head.found[Sender] = self.site.access.sender(self.peer, self.head)
         return found
 
+    def check_there(self) -> None:
+        """
+        Go on only if there is a client.  Who left was told to whoever was waited for, who may have kept it: a plugin,
+        for example.
+
+        :raises CancelledError: if there is none.
+        """
+        if self.channel is None:
+            raise CancelledError
+
     @property
     def limit(self) -> int:
         """The largest body that is taken, in bytes."""
@@ -188,7 +199,7 @@ class GatewayRequestOnWire(Request):
         return BytesIO(self.body)
 
     def isSecure(self) -> bool:
-        """Whether the connection is TLS."""
+        """Return whether the connection is TLS."""
         return self.channel is not None and self.channel.secure
 
     # The channel's side
@@ -339,7 +350,7 @@ class GatewayRequestOnWire(Request):
         self.finish()
 
     def answers_with(self, name: bytes) -> bool:
-        """Whether a header has been put into `responseHeaders`."""
+        """Return whether a header has been put into `responseHeaders`."""
         own = self.__dict__.get("responseHeaders")
         return own is not None and own.hasHeader(name)
 
@@ -395,7 +406,7 @@ class GatewayRequestOnWire(Request):
             self.channel.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def _set_defaults(self) -> None:
-        """What twisted.web adds to the answers of its resources."""
+        """Add the headers that twisted.web adds to its resources' answers."""
         headers = self.responseHeaders
         if self.lastModified is not None:
             headers.setRawHeaders(b"Last-Modified", [datetimeToString(self.lastModified)])

@@ -31,7 +31,6 @@ __all__ = ["GatewayChannel", "GatewayRequestOnWire", "GatewaySite"]
 if TYPE_CHECKING:
     from agm.serving.gateway import Gateway
     from agm.web.access import Access
-    from agm.web.root import Root
 
 #: Requests whose resource is asked before their body has come, and takes it as it comes.
 _STREAMED = re.compile(rb"/+upload/")
@@ -70,7 +69,8 @@ class GatewaySite(Site):
     """
     The site: a tree of resources, and the bounds of a request.
 
-    :param resource: the root; its `calls` answer the calls of models.
+    :param resource: the root.
+    :param calls: answers the calls of models; it is asked without a walk down the tree.
     :param max_body: of one request, in bytes.
     :param connections: how many are served at once; ``[limits] connections``, or what the process has descriptors for.
     :ivar draining: the gateway stops; health says so, and no other request begins.
@@ -85,8 +85,9 @@ class GatewaySite(Site):
 
     def __init__(
         self,
-        resource: Root,
+        resource: IResource,
         *,
+        calls: IResource,
         reactor: Any,
         max_body: int,
         limits: LimitsConfig,
@@ -94,7 +95,7 @@ class GatewaySite(Site):
         connections: int,
     ) -> None:
         super().__init__(resource, reactor=reactor)
-        self.calls = resource.calls
+        self.calls = calls
         self.max_body = max_body
         self.limits = limits
         self.connections = connections
@@ -132,7 +133,7 @@ class GatewaySite(Site):
             )
 
     def is_streamed(self, request: GatewayRequestOnWire) -> bool:
-        """Whether the resource of a request takes the body as it comes."""
+        """Return whether the resource of a request takes the body as it comes."""
         return _STREAMED.match(request.path) is not None
 
     def lend(self, length: int) -> None:
@@ -143,8 +144,8 @@ class GatewaySite(Site):
         """
         if self.lent + length > self.limits.bodies:
             raise Unavailable(
-                f"The bodies of the requests under way would be larger than [limits] bodies, {self.limits.bodies} "
-                "bytes, together.",
+                f"The bodies of all requests in flight would together exceed [limits] bodies, {self.limits.bodies} "
+                "bytes.",
                 reason="TOO_MANY_BODIES",
                 retry_after=RETRY_SECONDS,
             )
@@ -265,13 +266,13 @@ class GatewaySite(Site):
         if self.reactor.seconds() >= self._crowded_until:
             self._crowded_until = self.reactor.seconds() + 60.0
             log.warn(
-                "more than [limits] connections, {most}, are open: those on which nothing is under way give way, and "
-                "where there are none new ones are refused",
+                "more than [limits] connections, {most}, are open: idle connections are closed to make room, and "
+                "without any, new connections are refused",
                 most=self.connections,
             )
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What a TLS listener negotiates."""
+        """Return the protocols that a TLS listener negotiates."""
         return [b"http/1.1"]
 
     def startFactory(self) -> None:

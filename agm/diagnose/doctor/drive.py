@@ -172,7 +172,7 @@ SDKS: Mapping[str, Callable[[], Calls]] = {
 
 
 def outcomes(calls: Calls, urls: list[str]) -> Iterator[dict[str, str | None]]:
-    """What came of each call at each gateway."""
+    """Make each call at each gateway, and return the outcomes."""
     for url in urls:
         for name, call in calls.items():
             try:

@@ -35,6 +35,10 @@ from agm.diagnose.doctor import Finding
 
 __all__ = ["Setup", "environment", "modes", "packages", "port", "public", "setup"]
 
+#: The distribution that the package ``agm`` is in; PyPI's ``agm`` is another project's.
+DISTRIBUTION = "agm-gateway"
+_INSTALL = "pip install . in agm's checkout"
+
 
 # -- Packages ----------------------------------------------------------------------------------------
 
@@ -43,14 +47,12 @@ def packages(
     required: Callable[[str], list[str] | None] = importlib.metadata.requires,
     installed: Callable[[str], str] = importlib.metadata.version,
 ) -> Iterator[Finding]:
-    """Whether Python and every package that agm needs are there, and new enough."""
+    """Check that Python and every package that agm needs are installed, and new enough."""
     try:
-        requirements = [Requirement(line) for line in required("agm") or ()]
+        requirements = [Requirement(line) for line in required(DISTRIBUTION) or ()]
     except importlib.metadata.PackageNotFoundError:
         requirements = []
-        yield Finding(
-            "packages", "warning", "agm runs from its sources and is not installed", "install it: pip install -e ."
-        )
+        yield Finding("packages", "warning", "agm runs from its sources and is not installed", _INSTALL)
     wrong = 0
     needed = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
     for each in needed:
@@ -66,7 +68,7 @@ def packages(
             yield Finding("packages", "error", f"{each.name} {version} is not {each.specifier}", cure)
     if importlib.util.find_spec("twisted.plugins.agm_plugin") is None:
         wrong += 1
-        yield Finding("packages", "error", "twistd has no command agm in this environment", "pip install agm")
+        yield Finding("packages", "error", "twistd has no command agm in this environment", _INSTALL)
     if not wrong:
         python = ".".join(map(str, sys.version_info[:3]))
         yield Finding("packages", "ok", f"agm {__version__}, Python {python}, {len(needed)} packages as agm needs them")
@@ -110,7 +112,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
     findings = [Finding(check, "error", str(problem), cure) for problem in cannot_start(config)]
     lacking = [str(problem) for problem in config.lacking]
     here = "set it here as well, if the gateway is started from another environment"
-    mended = "once it is mended, a running gateway takes it up by itself"
+    mended = "once it is corrected, a running gateway picks it up by itself"
     findings += [
         Finding(check, "error", str(each), here if each.key.endswith("_env") else mended) for each in config.lacking
     ]
@@ -131,7 +133,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
 
 
 def modes(path: Path | None, state: Path | None) -> Iterator[Finding]:
-    """Whether the configuration can be changed, and the secrets read, by their owner alone."""
+    """Check that only the owner can change the configuration and read the secrets."""
     if path is None:
         return
     held = [*_named_files(path), *([state] if state is not None and state.exists() else [])]
@@ -144,7 +146,7 @@ def modes(path: Path | None, state: Path | None) -> Iterator[Finding]:
             found = file.stat()
         except OSError as failure:
             wrong += 1
-            yield Finding("files", "error", f"{file}: {failure.strerror}", "put the file there, or name another")
+            yield Finding("files", "error", f"{file}: {failure.strerror}", "create the file, or name another")
             continue
         if stat.S_IMODE(found.st_mode) & (0o077 if secret else 0o022):
             wrong += 1
@@ -175,7 +177,7 @@ _BASE, _KEYS = "GOOGLE_GEMINI_BASE_URL", ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 
 def environment(environ: Mapping[str, str], address: str | None, config: Config | None) -> Iterator[Finding]:
-    """Whether tools that are started from this environment come to the gateway at `address`, and are let in."""
+    """Check that tools in this environment reach the gateway at `address`, and have access."""
     if address is None or not address.startswith("http"):
         found = "the gateway listens on no TCP port of this machine, which Google's SDKs need"
         yield Finding("environment", "ok", found)
@@ -219,7 +221,7 @@ def environment(environ: Mapping[str, str], address: str | None, config: Config 
 
 
 def _keys(environ: Mapping[str, str], points_here: bool, config: Config | None) -> Iterator[Finding]:
-    """Whether the key that SDKs take from the environment will do; it is not shown."""
+    """Check the key that SDKs take from the environment, without showing it."""
     name = next((each for each in _KEYS if environ.get(each, "").strip()), None)
     asked = config is not None and config.auth.mode in ("strict", "all_except_health")
     if name is None:
@@ -241,7 +243,7 @@ def _keys(environ: Mapping[str, str], points_here: bool, config: Config | None) 
 
 
 def port(listen: tuple[str, ...], url: str | None, key: str | None) -> Iterator[Finding]:
-    """Whether the gateway's address is free, or which agm answers there."""
+    """Check whether the gateway's address is free, or which agm answers there."""
     address = url or address_of(listen)
     if address is None:
         yield Finding("port", "ok", "no listener of the configuration is on loopback; nothing was looked at")
@@ -264,7 +266,7 @@ def port(listen: tuple[str, ...], url: str | None, key: str | None) -> Iterator[
 
 
 def public(config: Config | None) -> Iterator[Finding]:
-    """Whether the proxy of ``public_url`` says that it is one: else whoever comes through it counts as this machine."""
+    """Check that the proxy of ``public_url`` identifies itself: else requests through it count as local."""
     if config is None or config.gateway.public_url is None:
         return
     url, trusted = config.gateway.public_url, config.gateway.trusted_proxies
@@ -279,9 +281,9 @@ def public(config: Config | None) -> Iterator[Finding]:
         return
     if health is None or status is None:
         cure = "have the proxy lead there, without the path of public_url: docs/deploy.md"
-        yield Finding("public", "warning", f"what answers at {url} is not agm", cure)
+        yield Finding("public", "warning", f"the server at {url} is not agm", cure)
     elif status == 200 and not trusted:
-        found = f"whoever asks at {url} counts as this machine itself, and sees all that is below /_agm"
+        found = f"requests to {url} count as local, and can read everything below /_agm"
         yield Finding(
             "public", "error", found, "have the proxy send X-Forwarded-For, or the public Host: docs/deploy.md"
         )

@@ -30,9 +30,10 @@ from agm.config import AccountConfig, Config, PoolConfig, Secret
 from agm.diagnose.doctor import Finding, too_long
 from agm.diagnose.doctor.drive import KEY, MODEL, QUESTION, SDKS
 from agm.emulator.site import make_site as make_emulator
+from agm.serving.assemble import make_gateway
 from agm.serving.gateway import Gateway
-from agm.tap import make_gateway, make_site
 from agm.web.access import Access
+from agm.web.root import make_site
 
 __all__ = ["drive"]
 
@@ -92,7 +93,7 @@ class _Sdk:
 
 
 def _installed(urls: Sequence[str]) -> list[_Sdk | Finding]:
-    """What can be driven here, and a finding for each that cannot."""
+    """List the SDKs that can be tested here, with a finding for each that cannot."""
     found: list[_Sdk | Finding] = []
     for sdk in SDKS:
         name = "plain HTTP"
@@ -114,7 +115,7 @@ def _installed(urls: Sequence[str]) -> list[_Sdk | Finding]:
 
 
 async def drive(reactor: Any, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Whether each SDK that is installed does what it should, in its framing, with each kind of account."""
+    """Test each installed SDK, in its framing, with each kind of account."""
     ports: list[IListeningPort] = []
     gateways: list[Gateway] = []
 
