@@ -153,9 +153,7 @@ class Owned(AnsweringResource):
             part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound(
-                "The upload is not known: it was started too long ago, or with a gateway that keeps no state."
-            )
+            raise NotFound("The upload is not known: it was started too long ago, or by a gateway without state.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self.answer(wire, prepare(described))

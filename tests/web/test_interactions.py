@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ async def create(running: RunningGateway, *, key: str | None = None, version: st
         del message["model"]
     body = json.dumps(message).encode()
     return await running.fetch("POST", f"/{version}/interactions", body=body, key=key)
+
+
+#: A second may pass between two answers.
+_TIMES = re.compile(rb'"(?:created|updated)":"[^"]+",')
 
 
 async def stream(running: RunningGateway, model: str) -> bytes:
@@ -334,7 +339,7 @@ async def test_a_stream_passes_byte_for_byte_with_its_end(
         body = json.dumps({"model": fault, "input": "hi", "stream": True}).encode()
         straight = attrs.evolve(running, url=emulator.url)
         direct = await straight.fetch("POST", "/v1beta/interactions", body=body, key="a")
-        assert through.body == direct.body
+        assert _TIMES.sub(b"", through.body) == _TIMES.sub(b"", direct.body)
         assert through.headers["content-type"] == "text/event-stream"
         assert through.headers["x-accel-buffering"] == "no"
     assert through.body
@@ -366,7 +371,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_event_of_its_form(
     cut = events(await stream(running, "emu-cut"))
     assert [name for name, _ in cut] == ["interaction.created", "error"]
     assert cut[1][1] == {
-        "error": {"message": "The upstream broke off the answer.", "code": "bad_gateway"},
+        "error": {"message": "The upstream aborted the answer.", "code": "bad_gateway"},
         "event_type": "error",
     }
     bare = events(await stream(running, "emu-errtail"))

@@ -84,7 +84,7 @@ def error_event(failure: StreamFailure) -> bytes:
         error = msgspec.json.decode(failure.document)["error"]
         message, code = str(error["message"]), error["code"]
     except (*NOT_JSON, KeyError, TypeError):
-        message, code = "The upstream broke off the answer.", failure.code
+        message, code = "The upstream aborted the answer.", failure.code
     word = code if isinstance(code, str) else _WORD_OF.get(failure.code, "internal_error")
     data = msgspec.json.encode({"error": {"message": message, "code": word}, "event_type": "error"})
     return b"event: error\ndata: " + data + b"\n\n"

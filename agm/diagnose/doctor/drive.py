@@ -82,7 +82,7 @@ def _http_interaction(url: str) -> None:
 
 def _plain() -> Calls:
     return {
-        "interactions": _http_interaction,
+        "interactions (with API keys)": _http_interaction,
         "unary": lambda url: _expect(json.loads(_post(url, "generateContent")[1])["candidates"], "no candidate"),
         "stream of events": _http_events,
         "stream as an array": _http_array,
@@ -129,7 +129,12 @@ def _genai() -> Calls:
         again = list(asking.interactions.create(model=MODEL, input="x", previous_interaction_id=made.id, stream=True))
         _expect(again[-1].event_type == "interaction.completed", "the stream does not end")
 
-    return {"unary": unary, "stream of events": stream, "countTokens": count, "interactions": interaction}
+    return {
+        "unary": unary,
+        "stream of events": stream,
+        "countTokens": count,
+        "interactions (with API keys)": interaction,
+    }
 
 
 # -- google-generativeai -----------------------------------------------------------------------------

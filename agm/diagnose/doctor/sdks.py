@@ -59,7 +59,7 @@ for (const url of urls) {
       return chunks > 1;
     },
     "countTokens": async () => (await ai.models.countTokens({ model, contents })).totalTokens > 0,
-    "interactions": async () => {
+    "interactions (with API keys)": async () => {
       if (!ai.interactions) return true;
       try {
         return (await ai.interactions.create({ model, input: contents })).status === "completed";
