@@ -80,6 +80,7 @@ async def test_a_persons_token_ends_at_the_door(
     )
     refused = await post(strict, f"{place()}/{MODEL}:generateContent", headers=PERSON)
     assert refused.status == 401
+    assert "as the token of its credentials" in refused.json["error"]["message"]
     told = b"".join([refused.body, *("\n".join(lines)).encode().splitlines()])
     for entry in emulator.log:
         told += json.dumps([entry.headers, entry.path, entry.query]).encode()
