@@ -1,16 +1,19 @@
 """
-Every public method of google-genai, straight at the emulator and through a gateway: it works, or is refused by name.
+Every public method of the SDKs of Python and JavaScript, at the emulator and through a gateway: it works or is refused.
 
-What each comes to is a row of :mod:`tests.clients.sdk_methods`.
+What each comes to is a row of :mod:`tests.clients.sdk_methods`, and of ``node/methods.mjs``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
+import subprocess
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +113,19 @@ def test_a_method_comes_to_what_the_table_says(
             with pytest.raises(Exception) as refusal:
                 call(sdk, method, row.asked(World(client(target))))
             assert re.search(row.says, str(refusal.value)), refusal.value
+
+
+@pytest.mark.parametrize("place", ["direct", "api-key"])
+def test_every_method_of_the_javascript_sdk(
+    node: Path, place: str, direct: Target, request: pytest.FixtureRequest
+) -> None:
+    target = direct if place == "direct" else Target(place, request.getfixturevalue("gateways")(place).url)
+    command = ["node", "methods.mjs", target.url, CLIENT_KEY]
+    done = subprocess.run(command, cwd=node, capture_output=True, timeout=2 * PATIENCE_MS / 1000, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    comes, outcomes = found["comes"], found["outcomes"]
+    assert set(found["methods"]) - comes.keys() == set(), "decide what becomes of these: a row in methods.mjs"
+    assert comes.keys() - set(found["methods"]) == set(), "these are gone from the SDK"
+    assert {name: why for name, why in outcomes.items() if comes[name] == "works" and why} == {}
+    assert [name for name, why in outcomes.items() if comes[name] == "sdk" and not why] == []
