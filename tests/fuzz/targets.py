@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 
 import attrs
 import msgspec
-from fuzz import connections, esf
+from fuzz import connections, esf, frames
 from fuzz.mutation import TOKENS, pieces
 from web import hostile
 
@@ -539,4 +539,5 @@ TARGETS: dict[str, Target] = {
     ),
     "requests": Target(REQUESTS, requests),
     "connections": Target(REQUESTS, connections.check),
+    "frames": Target(frames.SEEDS, frames.check),
 }
