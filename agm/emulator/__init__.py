@@ -7,14 +7,14 @@ same request always gets the same bytes.  ``docs/emulator.md`` is its manual.
 
 The modules, from the pure to the ones that touch a socket:
 
-* ``framing``, ``replies``, ``faults``, ``errors``, ``jsontext``, ``schema``, ``calls``, ``pages``: the wire, as
-  values;
+* ``framing``, ``websocket``, ``replies``, ``faults``, ``errors``, ``jsontext``, ``schema``, ``calls``, ``pages``: the
+  wire, as values;
 * ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``, ``generation``, ``embeddings``: what a model
   would say;
 * ``requestlog``, ``holdings``, ``state``: what the emulator remembers;
 * ``credentials``, ``modelcalls``, ``developer``, ``storage``, ``vertex``, ``codeassist``, ``oauth``, ``control``: a
-  call in, a reply out;
-* ``playback``, ``site``, ``tap``: the socket.
+  call in, a reply out; ``live``: a session's message in, its messages out;
+* ``playback``, ``sockets``, ``site``, ``tap``: the socket.
 
 Nothing here imports the gateway: the two only meet over HTTP.
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from agm.emulator import catalogue, modelcalls, pages, storage
+from agm.emulator import catalogue, live, modelcalls, pages, storage
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import GoogleError, Kind, model_unknown
 from agm.emulator.replies import Reply, json_reply
@@ -50,6 +50,8 @@ def reply(call: Call, state: State, entry: Entry) -> Reply:
     try:
         if call.method == "GET" and (rest == "models" or rest.startswith("models/")) and "/operations" not in rest:
             return _models(call, state, entry, version, rest.removeprefix("models").removeprefix("/"))
+        if rest == "auth_tokens" and call.method == "POST":
+            return _new_token(call, state, entry, version)
         stored = storage.reply(call, state, entry, version, rest)
     except GoogleError as error:
         return modelcalls.error_reply(error, kind=Kind.API_KEY)
@@ -63,6 +65,12 @@ def _model_call(call: Call, state: State, entry: Entry, target: Target) -> Reply
         return modelcalls.answer(admitted, state, message)
     except GoogleError as error:
         return modelcalls.refuse(call, target, error)
+
+
+def _new_token(call: Call, state: State, entry: Entry, version: str) -> Reply:
+    admitted = modelcalls.admit(call, state, entry, Target(Kind.API_KEY, version, "", "CreateToken"))
+    entry.model = None
+    return json_reply(live.new_token(call.body, admitted.account, state), pretty_print=call.pretty_print)
 
 
 def _models(call: Call, state: State, entry: Entry, version: str, name: str) -> Reply:

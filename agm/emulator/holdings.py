@@ -151,6 +151,31 @@ class Batch:
         return document
 
 
+@attrs.define
+class LiveToken:
+    """An ephemeral token: whose it is, until when, for how many sessions (0: any), and the setup that it holds to."""
+
+    account: str
+    expires: float
+    new_sessions_until: float
+    uses: int
+    setup: Mapping[str, Any]
+    used: int = 0
+
+    def usable(self, now: float) -> bool:
+        """Whether a session may begin with it."""
+        return now < min(self.expires, self.new_sessions_until) and (not self.uses or self.used < self.uses)
+
+
+@attrs.frozen
+class SavedSession:
+    """What a handle leads back to: whose session, with which model, and what has been said."""
+
+    account: str
+    model: str
+    contents: Sequence[Mapping[str, Any]]
+
+
 Owned = TypeVar("Owned", StoredFile, CachedContent, Batch)
 
 
@@ -162,11 +187,13 @@ class Holdings:
         self.uploads: dict[str, Upload] = {}
         self.caches: dict[str, CachedContent] = {}
         self.batches: dict[str, Batch] = {}
+        self.tokens: dict[str, LiveToken] = {}
+        self.sessions: dict[str, SavedSession] = {}
         self._named = 0
 
     def clear(self) -> None:
         """Forget everything."""
-        for forgotten in (self.files, self.uploads, self.caches, self.batches):
+        for forgotten in (self.files, self.uploads, self.caches, self.batches, self.tokens, self.sessions):
             forgotten.clear()
         self._named = 0
 
