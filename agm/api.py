@@ -35,7 +35,7 @@ from agm.core.wire.usage import Usage
 from agm.plugins.key_lookups import CachedKeys
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, StaticToken
-from agm.web.resources import ApiResource, Visit, send_json
+from agm.web.base import ApiResource, Visit, send_json
 
 __all__ = [
     "Account",

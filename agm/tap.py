@@ -43,16 +43,13 @@ from agm.observe.logging import FORMATS, observer
 from agm.observe.requestlog import store as logfile
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist import pool_state as state
-from agm.plugins.manager import HookFailed, Hooks, PluginError, make_plugin_manager
+from agm.plugins.hooks import HookFailed, Hooks
+from agm.plugins.manager import PluginError, make_plugin_manager
 from agm.serving.gateway import Gateway
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials.refresher import Refresher
 from agm.web.access import Access, is_loopback
-from agm.web.admin.base import AdminRoot
-from agm.web.admin.metrics import Scrape
-from agm.web.dashboard import Dashboard, Home
-from agm.web.files import Owned
-from agm.web.resources import Root
+from agm.web.root import Root
 from agm.web.site import GatewaySite
 
 if TYPE_CHECKING:
@@ -567,10 +564,7 @@ def make_gateway(
 
 def make_site(gateway: Gateway, access: Access) -> GatewaySite:
     """The HTTP side of a gateway, with what plugins add to it."""
-    root = Root(gateway, access, Owned(gateway, access), Home(gateway, access))
-    root.putChild(b"_agm", AdminRoot(gateway, access))
-    root.putChild(b"metrics", Scrape(gateway, access, gateway.metrics))
-    root.putChild(b"ui", Dashboard(gateway, access))
+    root = Root(gateway, access)
     site = GatewaySite(
         root,
         reactor=gateway.reactor,
@@ -581,7 +575,7 @@ def make_site(gateway: Gateway, access: Access) -> GatewaySite:
     )
     site.gateway, site.access = gateway, access
     try:
-        added = gateway.hooks.resources(site)
+        added = gateway.hooks.resources(site, root.segments)
     except (PluginError, HookFailed) as e:
         fail(str(e))
     for segment, resource in added.items():

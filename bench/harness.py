@@ -23,9 +23,9 @@ from statistics import median
 from platformdirs import user_cache_path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent))
 
-from processes import Twistd, environment, running  # noqa: E402  # found through the line above
+from testbed.processes import Twistd, environment, running  # noqa: E402  # found through the line above
 
 PROMPT = json.dumps({"contents": [{"role": "user", "parts": [{"text": "Hello, how are you today?"}]}]}).encode()
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"

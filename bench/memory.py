@@ -24,7 +24,8 @@ import slow_reader
 from contest import KINDS, Contestant, agm, compiled_gateway, fast_upstream
 from figures import Figure, compare, finish, parser
 from harness import PROMPT, STREAM
-from processes import get
+
+from testbed.processes import get
 
 #: Streams that are opened, and closed again, before memory is first looked at.
 WARMING = 100

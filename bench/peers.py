@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from harness import HERE, cache, environment
-from processes import until
+
+from testbed.processes import until
 
 Peer = Callable[[str, str], AbstractContextManager[tuple[str, int]]]
 

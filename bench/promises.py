@@ -26,15 +26,15 @@ from pathlib import Path
 
 import attrs
 import soak
-import storms  # found through harness, as the next ones
 from harness import HERE, PROMPT, account, cpu_seconds, gateway, load, rss_kib
-from processes import Twistd, environment, running, until
-from seen import Seen
 from slow_reader import FORMS, KINDS, READERS, emulator, peak
-from sockets import Client
 from standby import Standby, standby
 
 from agm.app.rlimit import raise_limit
+from testbed import storms  # found through harness, as the next ones
+from testbed.answers import Seen
+from testbed.processes import Twistd, environment, running, until
+from testbed.sockets import Client
 
 CALLS = {
     "unary": "/v1beta/models/{}:generateContent",
@@ -537,7 +537,7 @@ def secrets(short: bool) -> Row:
     return counted(
         "no secret gets out",
         "canaries in headers, query, bodies and upstream errors",
-        "tests/test_secrets.py",
+        "tests/app/test_secrets.py",
     )
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import attrs
 from harness import PROMPT, STREAM, UNARY, account, gateway, load, rss_kib
-from processes import Twistd, environment, running
+
+from testbed.processes import Twistd, environment, running
 
 KINDS = ("api-key", "vertex", "code-assist")
 FORMS = {

@@ -18,7 +18,6 @@ import gzip
 import json
 import os
 import random
-import sys
 import threading
 import time
 from collections import Counter
@@ -27,13 +26,11 @@ from contextlib import ExitStack
 
 import attrs
 from harness import HERE, account, gateway, rss_kib
-from processes import Twistd
 from slow_reader import KINDS, emulator
 
-sys.path.insert(0, str(HERE.parent / "tests" / "faults"))
-
-from seen import Seen  # found through the line above
-from sockets import PROMPT, Client, ask
+from testbed.answers import Seen  # found through harness, as the next one
+from testbed.processes import Twistd
+from testbed.sockets import PROMPT, Client, ask
 
 #: Exchanges of all that are made before memory counts.
 WARM_UP = 0.25

@@ -27,7 +27,8 @@ from contest import configuration
 from figures import Figure, compare, finish, parser
 from harness import as_installed, cpu_seconds, environment
 from peers import free_port
-from processes import BIN, Twistd
+
+from testbed.processes import BIN, Twistd
 
 PATIENCE = 60.0
 #: Seconds between two attempts at an answer.

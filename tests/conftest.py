@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from hermetic import isolate
-from support import ScriptedUpstream, failures_logged
 from twisted.logger import formatEvent, globalLogPublisher
 
-pytest_plugins = ["agm.testing", "canary"]
+from testbed.hermetic import isolate
+from tests.helpers.support import ScriptedUpstream, failures_logged
+
+pytest_plugins = ["agm.testing", "tests.helpers.canary"]
 
 isolate()
 

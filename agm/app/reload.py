@@ -30,7 +30,7 @@ from agm.app.listeners import ListenerRefused
 from agm.app.systemd import ServiceManager
 from agm.config import Config, ConfigError
 from agm.config.identity import Identity
-from agm.plugins.manager import HookFailed
+from agm.plugins.hooks import HookFailed
 from agm.serving.gateway import Gateway
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ A subcommand's module has ``add_parser(subparsers)``, which adds its arguments a
 ``set_defaults(run=run)``, and ``run(args) -> int``, which does it and returns the exit status, or raises
 :class:`~agm.cli.files.Refused` or :class:`~agm.config.ConfigError`, which are shown, for status 1.  All modules
 are imported for every command, so whatever takes long to import (Twisted, the upstream's client,
-google-auth, rich) is imported inside ``run``.  Nothing here serves requests: that is ``twistd agm``.
+google-auth, rich) is imported inside ``run``.  Nothing here serves requests: ``agm serve`` becomes ``twistd agm``.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from agm.cli import (
     config,
     doctor,
     explain,
+    init,
     key,
     log,
     login,
@@ -33,9 +34,11 @@ from agm.cli import (
     plugin,
     plugins,
     replay,
+    serve,
     status,
     streams,
     top,
+    ui,
     usage,
 )
 from agm.cli.discreet import Discreet
@@ -46,6 +49,9 @@ from agm.config import ConfigError
 __all__ = ["main", "make_parser"]
 
 _COMMANDS = (
+    init,
+    serve,
+    ui,
     account,
     login,
     key,
@@ -69,12 +75,13 @@ INTERRUPTED = 130
 
 _EPILOG = """\
 examples:
-  agm account add work
+  agm init
+  agm serve
   agm status
   agm explain gemini-2.5-flash
-  agm COMMAND --help
+  agm help COMMAND
 
-The gateway itself is started with: twistd -n agm"""
+As a service the gateway is started with: twistd -n agm"""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -148,7 +155,10 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.complete(parser)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    args = parser.parse_args(words)
     if not getattr(args, "json", False) and not getattr(args, "csv", False):
         streams.spell()
     try:

@@ -32,6 +32,7 @@ __all__ = [
     "DiscreetParser",
     "add_limits",
     "add_parser",
+    "ask_for_key",
     "bytes_of",
     "columns",
     "foresee",
@@ -208,7 +209,7 @@ def _add(args: argparse.Namespace) -> int:
     stored = path.parent / "keys" / f"{args.name}.key"
     table["api_key_file"] = reference(path, stored)
     foresee(path, table)
-    key = _ask_for_key(args.name)
+    key = ask_for_key(args.name)
     return write_account(path, table, "api_key_file", files.SecretFile(stored, key.encode("utf-8") + b"\n"))
 
 
@@ -271,7 +272,7 @@ def _absolute(name: str) -> str:
     return str(Path(name).expanduser().absolute())
 
 
-def _ask_for_key(name: str) -> str:
+def ask_for_key(name: str) -> str:
     """The API key that a person types unseen, or that a pipe brings."""
     if not sys.stdin.isatty():
         key = _text_of(sys.stdin.buffer.read(_KEY_LIMIT))

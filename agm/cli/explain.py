@@ -151,7 +151,7 @@ def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
     from agm.core.errors import GatewayError
     from agm.diagnose.explain import explain
     from agm.tap import Listener, auth_mode, make_gateway
-    from agm.web.admin.base import incoming, read_question
+    from agm.web.admin.explain import incoming, read_question
 
     path = find(args.config, os.environ)
     config = default() if path is None else load(path, environ=os.environ)

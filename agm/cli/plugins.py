@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _offline(args: argparse.Namespace) -> dict[str, Any]:
     from agm.plugins.manager import PluginError, make_plugin_manager
-    from agm.web.admin.base import describe_plugins
+    from agm.web.admin.describe import describe_plugins
 
     path = find(args.config, os.environ)
     plugins = (default() if path is None else load(path, environ=os.environ)).plugins

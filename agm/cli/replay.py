@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """Replay it; 0, or 1 with the reason why not."""
     from agm.core.errors import GatewayError
     from agm.diagnose.replay import RecordingError, Replay, config_for, read
-    from agm.plugins.manager import HookFailed, PluginError
+    from agm.plugins.hooks import HookFailed
+    from agm.plugins.manager import PluginError
 
     try:
         recording = read(_text(args.file))

@@ -19,7 +19,7 @@ from agm.config import Config, find, load
 if TYPE_CHECKING:
     from agm.diagnose.trial import Trial
 
-__all__ = ["run_test"]
+__all__ = ["lines_of", "run_test", "try_accounts"]
 
 
 def run_test(args: argparse.Namespace) -> int:
@@ -30,18 +30,19 @@ def run_test(args: argparse.Namespace) -> int:
     if path is None:
         raise Refused("there is no configuration, and no account; `agm account add NAME` adds one")
     config = load(path, environ=os.environ)
-    trials = _trials(config, args.name, args.model)
+    trials = try_accounts(config, args.name, args.model)
     if args.json:
         print(json_text([{"ok": trial.ok, **attrs.asdict(trial)} for trial in trials]))
     else:
         for trial in trials:
-            print("\n".join(map(printable, _lines(trial))))
+            print("\n".join(map(printable, lines_of(trial))))
     if not trials:
         print("no accounts; `agm account add NAME` adds one", file=sys.stderr)
     return 0 if trials and all(trial.ok for trial in trials) else 1
 
 
-def _lines(trial: "Trial") -> Sequence[str]:
+def lines_of(trial: "Trial") -> Sequence[str]:
+    """What came of a trial, for people; the first line says whether the account works."""
     what = f"{trial.account} ({trial.kind})"
     if trial.ok:
         counted = f"{trial.tokens} token{'' if trial.tokens == 1 else 's'}"
@@ -55,7 +56,12 @@ def _lines(trial: "Trial") -> Sequence[str]:
     return lines
 
 
-def _trials(config: Config, name: str | None, model: str | None) -> list["Trial"]:
+def try_accounts(config: Config, name: str | None, model: str | None) -> list["Trial"]:
+    """
+    Try one account of a configuration, or all that are enabled.
+
+    :raises Refused: if there is none of this name, it is disabled, or a plugin cannot be used.
+    """
     from agm.cli.reactor import run_in_reactor
     from agm.diagnose.trial import for_trials, try_account
     from agm.tap import make_gateway

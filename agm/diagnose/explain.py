@@ -16,7 +16,7 @@ from agm.core import documents
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.pool.exclusions import nothing_left
 from agm.core.request import Account, UpstreamRequest
-from agm.plugins.manager import Call, HookFailed
+from agm.plugins.hooks import Call, HookFailed
 from agm.serving.affinity import pause
 from agm.serving.attempts import Attempts
 from agm.serving.gateway import Gateway

@@ -47,7 +47,8 @@ from agm.core.wire.bytechain import Spliced
 from agm.core.wire.target import METHODS, parse_call, quote_model
 from agm.core.wire.usage import Usage
 from agm.net.timers import Deadlines
-from agm.plugins.manager import HookFailed, Hooks, make_plugin_manager
+from agm.plugins.hooks import HookFailed, Hooks
+from agm.plugins.manager import make_plugin_manager
 from agm.serving.attempts import Attempts, FinalAnswer, OpenAnswer
 from agm.serving.gateway import Gateway
 from agm.serving.health_checks import QUESTION

@@ -18,7 +18,7 @@ from agm.core.remedies import remedy
 from agm.core.request import Account
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import parse_call, quote_model
-from agm.plugins.manager import HookFailed
+from agm.plugins.hooks import HookFailed
 from agm.serving.attempts import Attempts, FinalAnswer, OpenAnswer
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import Incoming, Preparation

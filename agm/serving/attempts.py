@@ -52,7 +52,7 @@ from agm.core.wire.answer_filters import (
 )
 from agm.core.wire.gzip import inflate
 from agm.core.wire.usage import KeepingWatch, UsageWatch
-from agm.plugins.manager import HookFailed
+from agm.plugins.hooks import HookFailed
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
 from agm.upstream.codeassist import NoProject, NotTold, Refused
 from agm.upstream.credentials.credential import CredentialError

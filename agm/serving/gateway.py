@@ -38,7 +38,7 @@ from agm.observe.metrics import Metrics
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
-from agm.plugins.manager import HookFailed, Hooks
+from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving.health_checks import HealthChecks
 from agm.serving.secrets import overheard, secrets_of
 from agm.upstream.accounts import AccountSource

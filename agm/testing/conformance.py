@@ -39,7 +39,8 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.wire.answer_filters import Framing
-from agm.plugins.manager import HOOKS, MAY_AWAIT, OWN_SEGMENTS, TOO_LONG, PluginError, make_plugin_manager
+from agm.plugins.hooks import TOO_LONG
+from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, make_plugin_manager
 from agm.upstream.accounts import AccountSource
 
 #: Seconds that a hook which may await is waited for.
@@ -563,13 +564,14 @@ class _Check:
 
     def _resources(self, config: Config) -> None:
         hook = "agm_resources"
-        for resources in self.call(hook, {"site": _site(config)}, "a site"):
+        site = _site(config)
+        for resources in self.call(hook, {"site": site}, "a site"):
             if not isinstance(resources, Mapping):
                 self.refuse(hook, f"returned {_sort(resources)}", "return {segment: resource}")
             for segment, resource in resources.items():
                 if not isinstance(segment, str) or not segment or "/" in segment:
                     self.refuse(hook, f"named the segment {segment!r}", "give the first segment of a path, no slash")
-                if segment in OWN_SEGMENTS:
+                if segment in site.resource.segments:
                     self.refuse(hook, f"took the segment {segment!r}, the gateway's own", "choose another")
                 if not IResource.providedBy(resource):
                     self.refuse(hook, f"gave {_sort(resource)}", "give an ApiResource or another twisted.web resource")
@@ -624,7 +626,7 @@ def _site(config: Config) -> Any:
     """A site that nobody listens on."""
     from twisted.internet import reactor
 
-    from agm.plugins.manager import Hooks
+    from agm.plugins.hooks import Hooks
     from agm.serving.gateway import Gateway
     from agm.tap import make_site
     from agm.upstream.client import UpstreamClient

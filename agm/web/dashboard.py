@@ -13,8 +13,8 @@ from importlib.resources import files
 from agm.core.errors import NotFound
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
+from agm.web.base import ApiResource, Unknown, Visit
 from agm.web.request import GatewayRequestOnWire
-from agm.web.resources import ApiResource, Unknown, Visit
 
 _TYPES = {
     "css": b"text/css; charset=utf-8",

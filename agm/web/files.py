@@ -20,7 +20,15 @@ from twisted.internet.interfaces import IDelayedCall
 from agm.core import ownership
 from agm.core.bodies import MOST, Unreadable
 from agm.core.classify import Fault, Verdict
-from agm.core.errors import BadUpstreamAnswer, BodyTooLarge, InvalidRequest, NotFound, Unavailable, UpstreamTimeout
+from agm.core.errors import (
+    BadUpstreamAnswer,
+    BodyTooLarge,
+    GatewayError,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    UpstreamTimeout,
+)
 from agm.core.kinds import METHODS
 from agm.core.ownership import OwnedTarget, Page
 from agm.core.pool.breaker import origin
@@ -37,8 +45,10 @@ from agm.upstream.credentials.credential import CredentialError
 from agm.upstream.http1 import split_url
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access
+from agm.web.answering import AnsweringResource
+from agm.web.base import Visit
+from agm.web.inbound import CREDENTIAL_PARAMETERS, decoded, decoded_body, plain_headers
 from agm.web.request import GatewayRequestOnWire
-from agm.web.resources import CREDENTIAL_PARAMETERS, Gemini, Visit, decoded, decoded_body, plain_headers
 
 #: Headers of a client's that go along: they are about the resource, not about who asks or over which hop.
 FORWARDED = (
@@ -77,12 +87,23 @@ MAX_PAGE = 1000
 _WITHOUT_A_LIST = frozenset({"operations", "models"})
 
 
-class Owned(Gemini):
+class Owned(AnsweringResource):
     """Resources that accounts have for themselves, and calls that make such."""
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__(gateway, access)
         self.uploads = Uploads()
+
+    def claims(self, wire: GatewayRequestOnWire) -> bool:
+        try:
+            asked = ownership.parse(wire.path, wire.method.decode("ascii", "replace"))
+        except GatewayError:
+            return True  # it will say so
+        if asked is None:
+            return False
+        # a tuned model may be described by the list, as every model that is in it
+        listed = asked.collection == "tunedModels" and wire.method in (b"GET", b"HEAD") and asked.name is not None
+        return not (listed and self.gateway.catalog.get(asked.name or "") is not None)
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
         try:
@@ -106,27 +127,27 @@ class Owned(Gemini):
         if asked is None:
             raise NotFound("The path is not known: the Gemini API has no such method of this resource.")
         if asked.way != "upload":
-            await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, decoded_body(wire)))
+            await self.answer(wire, OwnedPreparation(self.gateway, visit, asked, decoded_body(wire)))
             return
         upload = self._upload_of(visit.query)
         if upload is not None:
             part = PartOfUpload(self.gateway, visit, asked, upload)
-            await self._answer(wire, part)
+            await self.answer(wire, part)
         elif "upload_id" in visit.query:
             raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
-            await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, described))
+            await self.answer(wire, OwnedPreparation(self.gateway, visit, asked, described))
         elif wire.head.length is not None and wire.head.length <= MAX_HELD:
             site, length = wire.site, wire.head.length
             site.lend(length)
             try:
                 content = await self._collected(wire)
-                await self._answer(wire, OwnedPreparation(self.gateway, visit, asked, b"", content=content))
+                await self.answer(wire, OwnedPreparation(self.gateway, visit, asked, b"", content=content))
             finally:
                 site.give_back(length)
         else:
-            await self._answer(wire, WholeUpload(self.gateway, visit, asked))
+            await self.answer(wire, WholeUpload(self.gateway, visit, asked))
 
     async def _collected(self, wire: GatewayRequestOnWire) -> bytes:
         """The body of a request to upload, whole: what the beginning says of its file, or a small file itself."""
@@ -137,8 +158,8 @@ class Owned(Gemini):
             raise BodyTooLarge(f"The description of an upload is larger than {MAX_DESCRIPTION} bytes.")
         return body
 
-    def _head(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
-        headers = super()._head(wire, opened)
+    def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
+        headers = super().answer_headers(wire, opened)
         for name in UPLOAD_HEADERS:
             value = opened.answer.header(name.lower())
             if value is not None:

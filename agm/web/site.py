@@ -31,7 +31,7 @@ __all__ = ["GatewayChannel", "GatewayRequestOnWire", "GatewaySite"]
 if TYPE_CHECKING:
     from agm.serving.gateway import Gateway
     from agm.web.access import Access
-    from agm.web.resources import Root
+    from agm.web.root import Root
 
 #: Requests whose resource is asked before their body has come, and takes it as it comes.
 _STREAMED = re.compile(rb"/+upload/")

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import run
+
+from testbed.processes import run
 
 BENCH = Path(__file__).resolve().parent.parent.parent / "bench"
 sys.path.insert(0, str(BENCH))

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import run as run_process
 
 from agm.cli import main
 from agm.config import Config, load
+from testbed.processes import run as run_process
 
 KEY = "AIzaSyCanary-0123456789_abcdefghijklmnop"
 

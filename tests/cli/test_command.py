@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from processes import run
 
 from agm import __version__
 from agm.cli import main
+from testbed.processes import run
 
 
 def run_python(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import BIN, PATIENCE, environment
 
 from agm.cli import main
+from testbed.processes import BIN, PATIENCE, environment
 
 _ASK = """\
 source <(agm completion bash)

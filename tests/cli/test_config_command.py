@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from upstream.certificates import TestAuthority
 
 from agm.cli import main
+from tests.upstream.certificates import TestAuthority
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from processes import run
 from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThread
 
@@ -24,6 +23,7 @@ from agm.cli.explain import readable
 from agm.cli.files import Refused
 from agm.cli.running import Running, address_of
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
+from testbed.processes import run
 
 reactor: Any = _reactor
 

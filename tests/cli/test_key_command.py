@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from commands import Command
-from processes import environment, run
 
 from agm.cli import main
 from agm.cli.files import Refused
 from agm.cli.key import moment
 from agm.config import load
 from agm.testing import GatewayFactory, RunningEmulator
+from testbed.processes import environment, run
+from tests.helpers.commands import Command
 
 
 @pytest.fixture(autouse=True)

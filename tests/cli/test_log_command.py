@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from commands import Command
-from processes import environment
-from support import eventually, reactor
 
 from agm.cli import main
 from agm.cli.log import span, when
 from agm.observe.requestlog import store as logfile
 from agm.observe.requestlog.writer import RequestLog
 from agm.testing import GatewayFactory, RunningEmulator
+from testbed.processes import environment
+from tests.helpers.commands import Command
+from tests.helpers.support import eventually, reactor
 
 TRIED = [
     {"account": "home", "endpoint": "e.example", "chosen": "first", "after_ms": 0, "ms": 40, "status": 429,

@@ -15,14 +15,14 @@ import attrs
 import pytest
 import pytest_twisted
 import treq
-from commands import Command
-from processes import environment
-from support import eventually, reactor
 from twisted.web.client import Agent
 
 from agm.cli import main
 from agm.config import load
 from agm.testing import GatewayFactory, RunningEmulator, parse_config
+from testbed.processes import environment
+from tests.helpers.commands import Command
+from tests.helpers.support import eventually, reactor
 
 SECRET = "canary-client-secret"
 

@@ -12,10 +12,10 @@ import venv
 from pathlib import Path
 
 import pytest
-from processes import BIN, Twistd, environment, get, post, run_outside
 
 from agm.cli import main
 from agm.cli.plugin import project
+from testbed.processes import BIN, Twistd, environment, get, post, run_outside
 
 ROOT = Path(__file__).parents[2]
 #: In one process of pytest-xdist, since what these tests share takes long to make.

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from commands import Command
-from processes import environment
 
 from agm.cli.standing import details, duration, summary
 from agm.core.client_keys import digest
 from agm.persist.pool_state import reset
 from agm.testing import GatewayFactory, RunningEmulator
+from testbed.processes import environment
+from tests.helpers.commands import Command
 
 NO_WAIT = "[pool]\nmax_wait = 0\nmax_attempts = 1\n"
 

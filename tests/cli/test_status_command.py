@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from commands import Command
-from processes import environment
-from support import connect, eventually, post, reactor
 
 from agm import __version__
 from agm.cli.overview import Overview, sparkline
@@ -22,6 +19,9 @@ from agm.cli.status import another_version, text
 from agm.cli.top import events, frame, merged
 from agm.core.client_keys import digest
 from agm.testing import GatewayFactory, RunningEmulator
+from testbed.processes import environment
+from tests.helpers.commands import Command
+from tests.helpers.support import connect, eventually, post, reactor
 
 NO_WAIT = "[pool]\nmax_wait = 0\nmax_attempts = 1\n"
 Run = Callable[..., Awaitable[Command]]

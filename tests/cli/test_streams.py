@@ -12,10 +12,10 @@ from pathlib import Path
 
 import attrs
 import pytest
-from canary import watch
-from processes import environment, run
 
 from agm.cli import main, make_parser
+from testbed.processes import environment, run
+from testbed.watch import watch
 
 CONFIGURATION = """
 [gateway]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from commands import Command
-from processes import environment
 
 from agm.core.models import Patterns, model_to_count
 from agm.testing import RunningEmulator
+from testbed.processes import environment
+from tests.helpers.commands import Command
 
 Run = Callable[..., Awaitable[Command]]
 

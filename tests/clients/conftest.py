@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hermetic import outside
-from servers import KINDS, Emulator, GatewayFactory, RunningGateway, SessionGateway, Target
+
+from testbed.hermetic import outside
+from tests.clients.servers import KINDS, Emulator, GatewayFactory, RunningGateway, SessionGateway, Target
 
 NODE = Path(__file__).parent / "node"
 

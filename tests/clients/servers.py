@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
-from processes import PATIENCE, Twistd
+
+from testbed.processes import PATIENCE, Twistd
 
 KINDS = ("api-key", "vertex", "code-assist")
 #: Part of every secret, and of nothing else.

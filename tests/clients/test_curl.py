@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import CLIENT_KEY, PATIENCE_MS, Emulator, Target, misbehaving
+
+from tests.clients.servers import CLIENT_KEY, PATIENCE_MS, Emulator, Target, misbehaving
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 

@@ -18,7 +18,8 @@ import pytest
 from google import genai
 from google.genai import errors, types
 from pydantic import BaseModel
-from servers import CANARY, CLIENT_KEY, PATIENCE_MS, Emulator, Target, misbehaving, once
+
+from tests.clients.servers import CANARY, CLIENT_KEY, PATIENCE_MS, Emulator, Target, misbehaving, once
 
 MODEL = "gemini-2.5-flash"
 PNG = (

@@ -14,7 +14,8 @@ import google.generativeai as genai
 import pytest
 from google.api_core import exceptions
 from google.api_core.retry import Retry
-from servers import CLIENT_KEY, Emulator, Target, misbehaving, once
+
+from tests.clients.servers import CLIENT_KEY, Emulator, Target, misbehaving, once
 
 MODEL = "models/gemini-2.5-flash"
 #: Its own retries of 503 take a quarter of a minute, which says nothing about the gateway.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import CANARY, CLIENT_KEY, PATIENCE_MS, Emulator, Target, misbehaving, once
+
+from tests.clients.servers import CANARY, CLIENT_KEY, PATIENCE_MS, Emulator, Target, misbehaving, once
 
 #: Scenarios with their argument, whose outcomes a gateway does not change.
 SAME = [

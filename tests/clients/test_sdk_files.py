@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from google import genai
 from google.genai import errors, types
-from servers import CLIENT_KEY, PATIENCE_MS, Emulator, GatewayFactory, RunningGateway
+
+from tests.clients.servers import CLIENT_KEY, PATIENCE_MS, Emulator, GatewayFactory, RunningGateway
 
 MODEL = "gemini-2.5-flash"
 TEXT = types.UploadFileConfig(mime_type="text/plain", display_name="a text")

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import browser
 import pytest
-from processes import environment
-from servers import CLIENT_KEY, PATIENCE_MS, RunningGateway, SessionGateway
+
+from testbed.processes import environment
+from tests.clients.servers import CLIENT_KEY, PATIENCE_MS, RunningGateway, SessionGateway
+from tests.helpers import browser
 
 #: What the emulator says to each of them.
 ANSWER = "Say hello"

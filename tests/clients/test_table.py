@@ -15,10 +15,19 @@ import re
 from typing import Any
 
 import pytest
-from servers import CANARY, CLIENT_KEY, Emulator, GatewayFactory, RunningGateway, SessionGateway, misbehaving, once
-from wire import HELLO, KEY, Answer, ask, call, exchange, look
 
 from agm.emulator.requestlog import fingerprint
+from tests.clients.servers import (
+    CANARY,
+    CLIENT_KEY,
+    Emulator,
+    GatewayFactory,
+    RunningGateway,
+    SessionGateway,
+    misbehaving,
+    once,
+)
+from tests.clients.wire import HELLO, KEY, Answer, ask, call, exchange, look
 
 MODEL = "gemini-2.5-flash"
 #: Streams of every sort that must come whole: usual, long, slow, in crumbs, and framed as Google does not.

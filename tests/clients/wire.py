@@ -7,9 +7,11 @@ import socket
 from typing import Any
 
 import attrs
-from processes import PATIENCE
-from servers import CLIENT_KEY
-from support import dechunk, get, post
+
+from testbed.answers import dechunk
+from testbed.processes import PATIENCE
+from tests.clients.servers import CLIENT_KEY
+from tests.helpers.support import get, post
 
 HELLO = b'{"contents":[{"role":"user","parts":[{"text":"Hello, world"}]}]}'
 KEY = f"x-goog-api-key: {CLIENT_KEY}"

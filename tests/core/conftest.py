@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.hands import Hands
+from tests.core.hands import Hands
 
 
 @pytest.fixture(autouse=True)

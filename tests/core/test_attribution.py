@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agm.core.classify import ABOUT_THE_REQUEST, MAX_MESSAGE, Fault, Verdict, classify
 from agm.core.google_error import MAX_DETAILS, read_error
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 TYPE = "type.googleapis.com/google.rpc."
 STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agm.core import bodies
 from agm.core.bodies import Reading, Unreadable
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 FILE = "https://generativelanguage.googleapis.com/v1beta/files/a"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agm.core.classify import MAX_COOLDOWN, PER_MINUTE_DELAY, UNSTATED_DELAY, Fault, Verdict, classify
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 #: Noon in California, 19 o'clock UTC, on a summer's day.
 NOON = datetime(2026, 8, 1, 19, tzinfo=UTC).timestamp()

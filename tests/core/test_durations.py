@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agm.core import durations
 from agm.core.durations import parse_duration, parse_retry_after, until_pacific_midnight
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 #: Noon in California, 19 o'clock UTC, on a summer's day.
 NOON = datetime(2026, 8, 1, 19, tzinfo=UTC).timestamp()

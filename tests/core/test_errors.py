@@ -24,7 +24,7 @@ from agm.core.errors import (
     status_body,
     with_retry_info,
 )
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 ERRORS = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, GatewayError)]
 RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agm.core.fingerprint import EDGE, WHOLE, fingerprint, look
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 FIRST = '{"role":"user","parts":[{"text":"hello"}]}'
 PLAIN = fingerprint(f'{{"contents":[{FIRST}]}}'.encode())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agm.core import limits as limits_module
 from agm.core.limits import DAY, Allowances, Exceeded, Limits, PerMinute
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 
 def test_a_minutes_requests_may_come_at_once_and_no_more() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agm.core.errors import InvalidRequest
 from agm.core.models import Aliases, AliasRule, Catalog, Patterns, describe, supported_methods
-from core.cuts import unhurried
+from tests.core.cuts import unhurried
 
 # -- Aliases -----------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ def test_the_check_finds_what_it_looks_for(line: str) -> None:
 
 def test_the_modules_of_the_core_are_found() -> None:
     """The test above would pass on an empty folder too."""
-    tested = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    tested = {path.stem.removeprefix("test_") for path in Path(__file__).parent.rglob("test_*.py")}
     assert len({path.stem for path in MODULES} & tested) > 10
 
 

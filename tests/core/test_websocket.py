@@ -26,7 +26,7 @@ from agm.core.wire.websocket import (
     unmasked,
     upgrade_key,
 )
-from core.cuts import cut_at, unhurried
+from tests.core.cuts import cut_at, unhurried
 
 MASK = b"\x01\x02\x03\x04"
 DIALOGUE = [

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pages import DOCS, Block, blocks, write_possessions
-from processes import BIN, PATIENCE, Twistd, environment, run, until
+
+from testbed.processes import BIN, PATIENCE, Twistd, environment, run, until
+from tests.helpers.pages import DOCS, Block, blocks, write_possessions
 
 GATEWAY, EMULATOR = "8045", "8046"
 #: Pages whose Python is run by another test, with plugins in place and an event loop around it.

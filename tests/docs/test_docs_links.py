@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pages import DOCS, ROOT, anchors, links
+
+from tests.helpers.pages import DOCS, ROOT, anchors, links
 
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "examples").glob("**/*.md")])
 

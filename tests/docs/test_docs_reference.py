@@ -6,7 +6,8 @@ import re
 import runpy
 
 import pytest
-from pages import DOCS, ROOT
+
+from tests.helpers.pages import DOCS, ROOT
 
 reference = runpy.run_path(str(ROOT / "tools" / "reference.py"))
 TEXT = (DOCS / "configuration.md").read_text("utf-8")

@@ -6,7 +6,8 @@ import configparser
 import re
 
 from packaging.requirements import Requirement
-from pages import DOCS, ROOT
+
+from tests.helpers.pages import DOCS, ROOT
 
 TEXT = (DOCS / "security.md").read_text("utf-8")
 

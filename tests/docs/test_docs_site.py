@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pages import DOCS, ROOT
+
+from tests.helpers.pages import DOCS, ROOT
 
 #: What makes a browser fetch something by itself, by its tag.
 _FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pages import DOCS, ROOT
-
 from agm.core import errors
+from tests.helpers.pages import DOCS, ROOT
 
 TEXT = (DOCS / "wire.md").read_text("utf-8")
 #: What makes no answers of the gateway's own.

@@ -8,13 +8,13 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from support import failures_logged
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import maybeDeferred
 
 from agm.emulator.site import make_site
 from agm.emulator.state import State
-from emulator.dialogue import Dialogue
+from tests.emulator.dialogue import Dialogue
+from tests.helpers.support import failures_logged
 
 reactor: Any = _reactor
 

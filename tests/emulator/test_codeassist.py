@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agm.emulator.replies import ESF
-from emulator.dialogue import HELLO, TOKEN, Answered, Dialogue
+from tests.emulator.dialogue import HELLO, TOKEN, Answered, Dialogue
 
 
 def call(emu: Dialogue, method: str, body: Any = None) -> Answered:

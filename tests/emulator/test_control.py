@@ -13,7 +13,7 @@ import pytest
 import agm
 from agm.emulator import control
 from agm.emulator.requestlog import Entry
-from emulator.dialogue import Dialogue
+from tests.emulator.dialogue import Dialogue
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
 

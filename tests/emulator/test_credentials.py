@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from emulator.dialogue import HELLO, KEY, KINDS, Dialogue
+from tests.emulator.dialogue import HELLO, KEY, KINDS, Dialogue
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

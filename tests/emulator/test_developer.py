@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agm.emulator.modelcalls import MOST_BODY
-from emulator.dialogue import HELLO, Dialogue
+from tests.emulator.dialogue import HELLO, Dialogue
 
 MODELS = "/v1beta/models"
 

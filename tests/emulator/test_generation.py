@@ -12,7 +12,7 @@ from agm.emulator import framing
 from agm.emulator.faults import FAULTS, STATUSES
 from agm.emulator.generation import split_inside_characters
 from agm.emulator.replies import Cut, Fill, Hang, Reset, Send, Wait
-from emulator.dialogue import HELLO, KINDS, Answered, Dialogue, text_of
+from tests.emulator.dialogue import HELLO, KINDS, Answered, Dialogue, text_of
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

@@ -20,7 +20,7 @@ from agm.emulator.replies import Cut, Fill, Hang, Reset, Send, Wait
 from agm.emulator.site import answer, unlogged
 from agm.emulator.state import State
 from agm.emulator.websocket import BadFrame, Frames, accepted, close_frame, frame
-from emulator.conftest import Listening
+from tests.emulator.conftest import Listening
 
 DEVELOPER = "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
 CONSTRAINED = "/ws/google.ai.generativelanguage.v1alpha.GenerativeService.BidiGenerateContentConstrained"

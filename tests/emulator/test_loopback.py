@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import Wire, connect, dechunk, eventually, get, post, settle
 from twisted.internet import reactor as _reactor
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -19,7 +18,9 @@ from agm.emulator.playback import Playback
 from agm.emulator.replies import Reply, Wait
 from agm.emulator.site import make_site, unlogged
 from agm.emulator.state import Clock
-from emulator.conftest import Listening
+from testbed.answers import dechunk
+from tests.emulator.conftest import Listening
+from tests.helpers.support import Wire, connect, eventually, get, post, settle
 
 reactor: Any = _reactor
 

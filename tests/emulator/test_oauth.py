@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agm.emulator.oauth import challenge_of
-from emulator.dialogue import Answered, Dialogue
+from tests.emulator.dialogue import Answered, Dialogue
 
 REDIRECT = "http://127.0.0.1:5000/callback?x=1"
 REFRESH = {"grant_type": "refresh_token", "client_id": "c", "client_secret": "s", "refresh_token": "alice"}

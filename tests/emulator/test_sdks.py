@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from emulator.conftest import Listening
+from tests.emulator.conftest import Listening
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the SDKs warn of themselves, of Python's age, and of open sockets
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from emulator.dialogue import KEY, Answered, Dialogue
+from tests.emulator.dialogue import KEY, Answered, Dialogue
 
 OTHER = {"x-goog-api-key": "other"}
 START = {**KEY, "x-goog-upload-protocol": "resumable", "x-goog-upload-command": "start"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.dialogue import HELLO, KEY, TOKEN, Dialogue
+from tests.emulator.dialogue import HELLO, KEY, TOKEN, Dialogue
 
 PLACE = "/v1/projects/p/locations/us-central1"
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 import pytest_twisted
 import team_budgets
-from support import eventually
 from twisted.web.client import ResponseFailed
 
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
+from tests.helpers.support import eventually
 
 SETTINGS = """
 [auth]

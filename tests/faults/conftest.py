@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_twisted
-from misbehaving import KINDS, TARGETS, Clients, Shape
-from support import Wire, connect, eventually, reactor
 
 from agm.testing import RunningGateway
+from tests.faults.misbehaving import KINDS, TARGETS, Clients, Shape
+from tests.helpers.support import Wire, connect, eventually, reactor
 
 
 @pytest_twisted.async_yield_fixture(autouse=True)

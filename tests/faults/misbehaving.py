@@ -13,11 +13,11 @@ from enum import Enum
 from typing import Any
 
 import attrs
-from support import Wire, chunk, eventually, reactor
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from agm.testing import RunningGateway
+from tests.helpers.support import Wire, chunk, eventually, reactor
 
 KINDS = ("api-key", "vertex", "code-assist")
 TARGETS = {

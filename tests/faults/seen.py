@@ -1,54 +1,22 @@
-"""What a client can tell of an answer from the bytes alone, judged as strictly as a client ought to."""
+"""What a client can tell of an answer of the gateway in the process of the test, and what it has to be."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-from support import Wire, dechunk_body, eventually
 from twisted.internet.error import ConnectionDone
 
+from testbed.answers import Seen
+from tests.helpers.support import Wire, eventually
+
 if TYPE_CHECKING:
-    from misbehaving import Shape
+    from tests.faults.misbehaving import Shape
 
 
-@attrs.frozen
-class Seen:
-    """An answer as far as it came.  `complete` is what its framing says."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    complete: bool
-
-    @classmethod
-    def of(cls, wire: Wire) -> Seen | None:
-        """What a connection has brought; None while there is no head."""
-        return cls.parse(wire.received, ended=wire.lost is not None and bool(wire.lost.check(ConnectionDone)))
-
-    @classmethod
-    def parse(cls, received: bytes, *, ended: bool) -> Seen | None:
-        """The same from bytes; `ended` says whether a FIN came behind them."""
-        head, found, rest = received.partition(b"\r\n\r\n")
-        if not found:
-            return None
-        first, *lines = head.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        status = int(first.split(" ")[1])
-        if headers.get("transfer-encoding") == "chunked":
-            return cls(status, headers, *dechunk_body(rest))
-        if "content-length" in headers:
-            length = int(headers["content-length"])
-            return cls(status, headers, rest[:length], len(rest) >= length)
-        return cls(status, headers, rest, ended)
-
-    @property
-    def events(self) -> list[Any]:
-        """The documents of all events that are there in whole."""
-        blocks = self.body.split(b"\r\n\r\n")[:-1]
-        return [json.loads(block.removeprefix(b"data: ")) for block in blocks]
+def seen_by(wire: Wire) -> Seen | None:
+    """Read what a connection has brought; None while there is no head."""
+    return Seen.parse(wire.received, ended=wire.lost is not None and bool(wire.lost.check(ConnectionDone)))
 
 
 async def outcome(wire: Wire, shape: Shape) -> str:
@@ -59,11 +27,11 @@ async def outcome(wire: Wire, shape: Shape) -> str:
     """
 
     def over() -> bool:
-        seen = Seen.of(wire)
+        seen = seen_by(wire)
         return wire.lost is not None or (seen is not None and seen.complete)
 
     await eventually(over, "the end of the answer")
-    seen = Seen.of(wire)
+    seen = seen_by(wire)
     assert seen is not None, f"closed without an answer: {wire.received!r}"
     if seen.status != 200:
         assert seen.complete, "half an error"

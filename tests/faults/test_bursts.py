@@ -6,8 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import Twistd, environment
-from sockets import Client
+
+from testbed.processes import Twistd, environment
+from testbed.sockets import Client
 
 BURST = 300
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import pytest
 import pytest_twisted
-from misbehaving import TARGETS, Clients, Shape, configuration
-from support import ScriptedUpstream, Wire, chunk, eventually, post, reactor, settle
 from twisted.internet.task import LoopingCall
 
 from agm.testing import GatewayFactory, RunningGateway
+from tests.faults.misbehaving import TARGETS, Clients, Shape, configuration
+from tests.helpers.support import ScriptedUpstream, Wire, chunk, eventually, post, reactor, settle
 
 #: Seconds after which an upstream's connection that is still open counts as kept.
 SOON = 2.0

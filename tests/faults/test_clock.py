@@ -10,7 +10,8 @@ from typing import Any
 
 import attrs
 import pytest
-from processes import Twistd, connection, environment, get, post, until
+
+from testbed.processes import Twistd, connection, environment, get, post, until
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import BIN, Twistd, environment, until
-from sockets import Client, ask
-from support import JSON_HEAD
+
+from testbed.processes import BIN, Twistd, environment, until
+from testbed.sockets import Client, ask
+from tests.helpers.support import JSON_HEAD
 
 CLIENTS = 300
 TARGET = "/v1beta/models/m:generateContent"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Twistd, environment
-from seen import Seen
-from sockets import Client, ask
+
+from testbed.answers import Seen
+from testbed.processes import Twistd, environment
+from testbed.sockets import Client, ask
 
 SSE = "/v1beta/models/emu-slow:streamGenerateContent?alt=sse"
 ARRAY = "/v1beta/models/emu-slow:streamGenerateContent?alt=json"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
-from misbehaving import Clients, Shape, configuration
-from seen import outcome
-from support import JSON_HEAD, ScriptedUpstream, Wire, eventually, post
 
 from agm.testing import GatewayFactory
+from tests.faults.misbehaving import Clients, Shape, configuration
+from tests.faults.seen import outcome
+from tests.helpers.support import JSON_HEAD, ScriptedUpstream, Wire, eventually, post
 
 #: More than the sockets between a gateway and an upstream hold.
 LARGE = b'{"contents": [{"parts": [{"text": "%b"}], "role": "user"}]}' % (b"x" * 24_000_000)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Twistd, environment, until
-from sockets import Client
+
+from testbed.processes import Twistd, environment, until
+from testbed.sockets import Client
 
 TOOL = shutil.which("slowhttptest")
 CONNECTIONS = 200

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 import pytest_twisted
-from misbehaving import Clients, Shape, configuration
-from seen import Seen, outcome
-from support import ScriptedUpstream, Wire, chunk, eventually, post, settle
 
 from agm.config import TimeoutsConfig
 from agm.serving.attempts import first_byte_within
 from agm.testing import GatewayFactory
+from tests.faults.misbehaving import Clients, Shape, configuration
+from tests.faults.seen import outcome, seen_by
+from tests.helpers.support import ScriptedUpstream, Wire, chunk, eventually, post, settle
 
 ASK = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'
 
@@ -38,7 +38,7 @@ def full() -> Iterator[str]:
 
 def error_of(client: Wire) -> tuple[int, str, str]:
     """Status, message and reason of an error."""
-    seen = Seen.of(client)
+    seen = seen_by(client)
     assert seen is not None
     error = json.loads(seen.body)["error"]
     return seen.status, error["message"], error["details"][0]["reason"]

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_twisted
-from misbehaving import FAULTS, Clients, Do, Ends, Fault, MisbehavingUpstream, Shape, configuration
-from seen import Seen, outcome
-from support import Wire, eventually, post
 
 from agm.testing import GatewayFactory, RunningGateway
+from tests.faults.misbehaving import FAULTS, Clients, Do, Ends, Fault, MisbehavingUpstream, Shape, configuration
+from tests.faults.seen import outcome, seen_by
+from tests.helpers.support import Wire, eventually, post
 
 GOOD = next(fault for fault in FAULTS if fault.name == "a good answer")
 Upstreams = Callable[..., MisbehavingUpstream]
@@ -40,7 +40,7 @@ async def upstreams() -> AsyncIterator[Upstreams]:
 async def ask(client: Wire, shape: Shape, upstream: MisbehavingUpstream | None = None) -> str:
     """Ask, and tell how the answer ended."""
     if upstream is not None and not shape.collected:
-        upstream.shown = lambda: (seen := Seen.of(client)) is not None and seen.body
+        upstream.shown = lambda: (seen := seen_by(client)) is not None and seen.body
     client.send(post(shape.target))
     return await outcome(client, shape)
 

@@ -7,17 +7,14 @@ What fails is printed with the input that makes it fail, as Python writes bytes,
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if "--atheris" in sys.argv:  # it has to see what it watches when that is imported
     import atheris  # type: ignore[import-not-found]  # not among the dependencies of the tests
 
     with atheris.instrument_imports(include=["agm"]):
-        from fuzz.command import main
+        from tests.fuzz.command import main
 else:
-    from fuzz.command import main
+    from tests.fuzz.command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

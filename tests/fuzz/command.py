@@ -10,9 +10,9 @@ import traceback
 import zlib
 from collections.abc import Sequence
 
-from fuzz import differential, growth
-from fuzz.mutation import inputs
-from fuzz.targets import TARGETS
+from tests.fuzz import differential, growth
+from tests.fuzz.mutation import inputs
+from tests.fuzz.targets import TARGETS
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,6 @@ import random
 from typing import Any
 
 import h11
-from fuzz.mutation import pieces
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
@@ -22,6 +21,7 @@ from agm.testing import parse_config
 from agm.web.access import Access
 from agm.web.channel import GatewayChannel
 from agm.web.site import GatewaySite
+from tests.fuzz.mutation import pieces
 
 _CONFIG = """
 [gateway]

@@ -16,8 +16,6 @@ from typing import Any
 
 import attrs
 import h11
-from fuzz.mutation import TOKENS, inputs, pieces
-from fuzz.targets import REQUESTS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
@@ -27,6 +25,8 @@ from twisted.web.http import PotentialDataLoss
 
 from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
 from agm.upstream.http1 import Answer, Connection
+from tests.fuzz.mutation import TOKENS, inputs, pieces
+from tests.fuzz.targets import REQUESTS
 
 #: So large that size is no reason for a difference.
 MAX_HEAD = 1024 * 1024

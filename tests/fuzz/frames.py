@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from fuzz.mutation import pieces
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from agm.core.wire.websocket import (
@@ -22,6 +21,7 @@ from agm.core.wire.websocket import (
     Violation,
     frame,
 )
+from tests.fuzz.mutation import pieces
 
 #: What a reader has found: messages and control frames, each kind in its order, and why it stopped, as a close code.
 Found = tuple[list[tuple[int, bytes]], list[tuple[int, Any]], int | None]

@@ -19,9 +19,6 @@ from contextlib import contextmanager, suppress
 
 import attrs
 import msgspec
-from fuzz import connections, esf, frames
-from fuzz.mutation import TOKENS, pieces
-from web import hostile
 
 from agm import config
 from agm.core import bodies as bodies_
@@ -37,7 +34,10 @@ from agm.core.wire.gzip import inflate
 from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
 from agm.core.wire.sse import EventReader, EventTooLarge
 from agm.web.access import Access, Peer
-from agm.web.resources import framing_of
+from agm.web.inbound import framing_of
+from tests.fuzz import connections, esf, frames
+from tests.fuzz.mutation import TOKENS, pieces
+from tests.web import hostile
 
 
 @contextmanager

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from fuzz import command, differential
-from fuzz.mutation import inputs, mutated, pieces
-from fuzz.targets import ANSWER_STARTS, TARGETS
 
 from agm.core import classify, ownership
 from agm.core.wire.answer_filters import PlainEvents
 from agm.core.wire.sse import MAX_BARE
+from tests.fuzz import command, differential
+from tests.fuzz.mutation import inputs, mutated, pieces
+from tests.fuzz.targets import ANSWER_STARTS, TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)

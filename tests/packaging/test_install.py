@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from processes import get, run_outside, running
 
 import agm
+from testbed.processes import get, run_outside, running
 
 ROOT = Path(__file__).parents[2]
 _NOT_SOURCE = shutil.ignore_patterns(

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from processes import BIN, PATIENCE, Twistd, environment
+from testbed.processes import BIN, PATIENCE, Twistd, environment
 
 #: Puts the sockets where systemd does, says whom they are for, and becomes the command.
 _BECOME = """

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from processes import BIN, PATIENCE, get
-from service.supervised import News, supervised
 
 from agm import config
+from testbed.processes import BIN, PATIENCE, get
+from tests.service.supervised import News, supervised
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PAGE = (DEPLOY.parent / "docs" / "deploy.md").read_text("utf-8")

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import get
-from service.supervised import News, supervised
 
 from agm.app.systemd import ServiceManager
+from testbed.processes import get
+from tests.service.supervised import News, supervised
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
 

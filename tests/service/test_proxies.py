@@ -17,15 +17,26 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, account, chunk, eventually, get, post, reactor
 from twisted.internet.endpoints import SSL4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from upstream.certificates import TestAuthority
 
 from agm.testing import GatewayFactory, RunningGateway
+from tests.helpers.support import (
+    JSON_HEAD,
+    SSE_HEAD,
+    ScriptedUpstream,
+    Wire,
+    account,
+    chunk,
+    eventually,
+    get,
+    post,
+    reactor,
+)
+from tests.upstream.certificates import TestAuthority
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HOST = "ai.example.net"

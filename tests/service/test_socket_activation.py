@@ -7,8 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from processes import get
-from service.supervised import supervised
+
+from testbed.processes import get
+from tests.service.supervised import supervised
 
 INET = "systemd:domain=INET:index=0"
 

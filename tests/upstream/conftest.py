@@ -11,14 +11,14 @@ import pytest
 import pytest_twisted
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from google_credentials import Make, Time, Write, a_user
-from support import reactor
-from token_server import TokenServer
 
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials.google import GoogleCredential
 from agm.upstream.credentials.google_default import load_google
 from agm.upstream.credentials.refresher import Refresher
+from tests.helpers.support import reactor
+from tests.upstream.google_credentials import Make, Time, Write, a_user
+from tests.upstream.token_server import TokenServer
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from token_server import CANARY
 from twisted.internet.defer import Deferred
 
 from agm.upstream.credentials.credential import Credential, CredentialError, Headers
 from agm.upstream.credentials.google import GoogleCredential
 from agm.upstream.credentials.google_default import load_google
+from tests.upstream.token_server import CANARY
 
 HOUR = 3600.0
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from support import ScriptedUpstream, eventually, reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.failure import Failure
+
+from tests.helpers.support import ScriptedUpstream, eventually, reactor
 
 GRANTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 

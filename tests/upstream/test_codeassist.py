@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, eventually, google_error, info
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
@@ -37,6 +36,7 @@ from agm.upstream.codeassist import (
     quotas_of,
 )
 from agm.upstream.credentials.credential import CredentialError
+from tests.helpers.support import AnsweringUpstream, Asked, eventually, google_error, info
 
 # -- What the service says ---------------------------------------------------------------------------
 

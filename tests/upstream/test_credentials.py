@@ -20,7 +20,17 @@ import pytest_twisted
 from google.auth.credentials import AnonymousCredentials
 from google.auth.credentials import Credentials as GoogleCredentials
 from google.auth.exceptions import DefaultCredentialsError
-from google_credentials import (
+from twisted.internet.defer import CancelledError, gatherResults
+from twisted.logger import formatEvent, globalLogPublisher
+
+from agm.upstream.client import UpstreamClient
+from agm.upstream.credentials import google, google_default, google_files
+from agm.upstream.credentials.credential import ApiKey, Credential, CredentialError, Headers, StaticToken
+from agm.upstream.credentials.google import FAILURE_MEMORY, HICCUP_MEMORY, PACE, REFRESH_AHEAD, GoogleCredential
+from agm.upstream.credentials.google_default import CLOUD_PLATFORM, load_google
+from agm.upstream.credentials.refresher import Refresher
+from tests.helpers.support import eventually, reactor, settle
+from tests.upstream.google_credentials import (
     HOUR,
     Make,
     Time,
@@ -34,17 +44,7 @@ from google_credentials import (
     refusal,
     token,
 )
-from support import eventually, reactor, settle
-from token_server import CANARY, TokenServer, api_error, oauth_error
-from twisted.internet.defer import CancelledError, gatherResults
-from twisted.logger import formatEvent, globalLogPublisher
-
-from agm.upstream.client import UpstreamClient
-from agm.upstream.credentials import google, google_default, google_files
-from agm.upstream.credentials.credential import ApiKey, Credential, CredentialError, Headers, StaticToken
-from agm.upstream.credentials.google import FAILURE_MEMORY, HICCUP_MEMORY, PACE, REFRESH_AHEAD, GoogleCredential
-from agm.upstream.credentials.google_default import CLOUD_PLATFORM, load_google
-from agm.upstream.credentials.refresher import Refresher
+from tests.upstream.token_server import CANARY, TokenServer, api_error, oauth_error
 
 
 @pytest.fixture

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import pytest_twisted
 from google.auth.exceptions import TransportError
-from google_credentials import (
+from twisted.web.http_headers import Headers as WireHeaders
+
+from agm.upstream.credentials.credential import CredentialError
+from agm.upstream.credentials.google import REFRESH_AHEAD, GoogleCredential
+from agm.upstream.credentials.google_default import CLOUD_PLATFORM
+from agm.upstream.credentials.google_transport import HeaderValues, TokenAnswer
+from agm.upstream.credentials.refresher import Refresher
+from tests.upstream.google_credentials import (
     HOUR,
     Time,
     Write,
@@ -18,14 +25,7 @@ from google_credentials import (
     loaded,
     refusal,
 )
-from token_server import CANARY, Asked, TokenServer
-from twisted.web.http_headers import Headers as WireHeaders
-
-from agm.upstream.credentials.credential import CredentialError
-from agm.upstream.credentials.google import REFRESH_AHEAD, GoogleCredential
-from agm.upstream.credentials.google_default import CLOUD_PLATFORM
-from agm.upstream.credentials.google_transport import HeaderValues, TokenAnswer
-from agm.upstream.credentials.refresher import Refresher
+from tests.upstream.token_server import CANARY, Asked, TokenServer
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from google.auth import aws, pluggable
-from google_credentials import (
+
+from agm.upstream.credentials.google_default import CLOUD_PLATFORM, load_google
+from tests.upstream.google_credentials import (
     Write,
     a_service_account,
     a_user,
@@ -16,9 +18,7 @@ from google_credentials import (
     load_refusal,
     loaded,
 )
-from token_server import CANARY
-
-from agm.upstream.credentials.google_default import CLOUD_PLATFORM, load_google
+from tests.upstream.token_server import CANARY
 
 
 @pytest.mark.parametrize(

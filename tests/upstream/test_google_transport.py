@@ -19,8 +19,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.auth.exceptions import TransportError
 from service_identity import VerificationError
-from support import ScriptedUpstream, eventually, reactor
-from token_server import CANARY, TokenServer
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import (
     ConnectingCancelledError,
@@ -37,6 +35,8 @@ from zope.interface import implementer
 from agm import __version__
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials.google_transport import MAX_ANSWER, TokenAnswer, TreqRequest
+from tests.helpers.support import ScriptedUpstream, eventually, reactor
+from tests.upstream.token_server import CANARY, TokenServer
 
 
 @pytest_twisted.async_yield_fixture

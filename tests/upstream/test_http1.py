@@ -14,7 +14,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from support import ScriptedUpstream, chunk, eventually, found_out_within, needs_keepalive, reactor, settle
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
@@ -45,6 +44,15 @@ from agm.upstream.http1 import (
     NotHttp,
     TruncatedAnswer,
     split_url,
+)
+from tests.helpers.support import (
+    ScriptedUpstream,
+    chunk,
+    eventually,
+    found_out_within,
+    needs_keepalive,
+    reactor,
+    settle,
 )
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

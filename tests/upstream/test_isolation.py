@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, ScriptedUpstream, chunk, eventually, reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -27,6 +26,7 @@ from agm.testing import GatewayFactory
 from agm.upstream import http1
 from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent
+from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, chunk, eventually, reactor
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'

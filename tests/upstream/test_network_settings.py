@@ -11,9 +11,6 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from certificates import TestAuthority
-from proxying import ConnectProxy, SecureUpstream
-from support import AnsweringUpstream, reactor
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
@@ -26,6 +23,9 @@ from agm.testing import GatewayFactory, parse_config
 from agm.upstream.accounts import account_source
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials.refresher import Refresher
+from tests.helpers.support import AnsweringUpstream, reactor
+from tests.upstream.certificates import TestAuthority
+from tests.upstream.proxying import ConnectProxy, SecureUpstream
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'

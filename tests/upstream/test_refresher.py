@@ -8,20 +8,20 @@ import threading
 
 import pytest
 import pytest_twisted
-from google_credentials import (
+from twisted.internet.defer import CancelledError, Deferred
+
+from agm.upstream.credentials.credential import CredentialError
+from agm.upstream.credentials.google import GoogleCredential
+from agm.upstream.credentials.refresher import Refresher
+from tests.helpers.support import eventually
+from tests.upstream.google_credentials import (
     Make,
     a_user,
     asking,
     refusal,
     token,
 )
-from support import eventually
-from token_server import TokenServer
-from twisted.internet.defer import CancelledError, Deferred
-
-from agm.upstream.credentials.credential import CredentialError
-from agm.upstream.credentials.google import GoogleCredential
-from agm.upstream.credentials.refresher import Refresher
+from tests.upstream.token_server import TokenServer
 
 
 @pytest_twisted.ensureDeferred

@@ -9,7 +9,6 @@ import attrs
 import pytest
 import pytest_twisted
 import treq
-from support import reactor
 from twisted.internet.defer import Deferred
 from twisted.web.client import Agent
 
@@ -17,6 +16,7 @@ from agm.core.oauth import Authorization, Grant, OAuthClient, SignInFailed
 from agm.testing import RunningEmulator
 from agm.upstream.client import UpstreamClient
 from agm.upstream.credentials.sign_in import RedirectPort, exchange, new_authorization
+from tests.helpers.support import reactor
 
 
 @attrs.define(eq=False)

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from certificates import TestAuthority
-from proxying import SecureUpstream
-from support import ScriptedUpstream, chunk, eventually, reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions
@@ -20,6 +17,9 @@ from agm.core.network import Authorities, Network
 from agm.net.trust import certificates_in, policy_of
 from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.http1 import Connections, Http1Agent, TruncatedAnswer
+from tests.helpers.support import ScriptedUpstream, chunk, eventually, reactor
+from tests.upstream.certificates import TestAuthority
+from tests.upstream.proxying import SecureUpstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 OURS, THEIRS = TestAuthority("ours"), TestAuthority("theirs")

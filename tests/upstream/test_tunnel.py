@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from certificates import TestAuthority
-from proxying import GRANTED, ConnectProxy, SecureUpstream
-from support import ScriptedUpstream, eventually, found_out_within, needs_keepalive, reactor, settle
 from twisted.internet.defer import CancelledError, Deferred
 
 from agm import __version__
@@ -18,6 +15,9 @@ from agm.core.network import Authorities, Network, Proxy
 from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.credentials.google_transport import TreqRequest
 from agm.upstream.tunnel import MAX_HEAD, ProxyFailed, connect_request, is_open
+from tests.helpers.support import ScriptedUpstream, eventually, found_out_within, needs_keepalive, reactor, settle
+from tests.upstream.certificates import TestAuthority
+from tests.upstream.proxying import GRANTED, ConnectProxy, SecureUpstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 OURS = TestAuthority("ours")

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import (
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.web.resource import Resource
+
+from agm import hookimpl
+from agm.core.request import RequestRecord
+from agm.net.stalls import Stalls
+from agm.net.writes import unsent, untaken
+from agm.testing import GatewayFactory, RunningGateway
+from agm.web.channel import MAX_AHEAD, MAX_UNSENT, GatewayChannel
+from tests.helpers.support import (
     JSON_HEAD,
     ScriptedUpstream,
     Wire,
@@ -22,17 +33,6 @@ from support import (
     reactor,
     settle,
 )
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.internet.task import Clock
-from twisted.web.resource import Resource
-
-from agm import hookimpl
-from agm.core.request import RequestRecord
-from agm.net.stalls import Stalls
-from agm.net.writes import unsent, untaken
-from agm.testing import GatewayFactory, RunningGateway
-from agm.web.channel import MAX_AHEAD, MAX_UNSENT, GatewayChannel
 
 UNARY = "/v1beta/models/m:generateContent"
 MIB = 1024 * 1024

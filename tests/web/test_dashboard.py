@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import browser
 import pytest
-from browser import Browser, Page
-from processes import Twistd, connection, get, post, running
 
 from agm.web.dashboard import files
+from testbed.processes import Twistd, connection, get, post, running
+from tests.helpers import browser
+from tests.helpers.browser import Browser, Page
 
 #: Where screenshots go, for people to look at; else a temporary folder.
 SCREENSHOTS = os.environ.get("AGM_TEST_SCREENSHOTS")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import Wire, connect, get, post, reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol, serverFromString
-from web.test_surface import say
 
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway, parse_config
+from tests.helpers.support import Wire, connect, get, post, reactor
+from tests.web.test_surface import say
 
 CALL = "/v1beta/models/gemini-2.5-flash:generateContent"
 FOR_ANOTHER = "X-Forwarded-For: 203.0.113.9"

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, connect, dechunk, reactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import deferLater
-from web.hostile import Row, rows
 
 from agm.testing import GatewayFactory
+from testbed.answers import dechunk
+from tests.helpers.support import AnsweringUpstream, Asked, connect, reactor
+from tests.web.hostile import Row, rows
 
 TABLE = rows()
 GROUPS = list(dict.fromkeys(row.group for row in TABLE))

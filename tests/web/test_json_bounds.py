@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, reactor
 
 from agm import hookimpl
 from agm.testing import Answer, GatewayFactory, RunningGateway
+from tests.helpers.support import AnsweringUpstream, Asked, reactor
 
 SIZE = 4 * 1024 * 1024
 KEY = "a-client-key-0123"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, account, chunk, connect, eventually, get, post
 from twisted.web.resource import EncodingResourceWrapper, Resource
 from twisted.web.server import GzipEncoderFactory
 
@@ -18,6 +17,18 @@ from agm.testing import GatewayFactory, RunningGateway
 from agm.web import site
 from agm.web.channel import MAX_AHEAD
 from agm.web.site import SPARE_CONNECTIONS
+from tests.helpers.support import (
+    JSON_HEAD,
+    SSE_HEAD,
+    ScriptedUpstream,
+    Wire,
+    account,
+    chunk,
+    connect,
+    eventually,
+    get,
+    post,
+)
 
 UNARY = "/v1beta/models/m:generateContent"
 STREAM = "/v1beta/models/m:streamGenerateContent?alt=sse"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, account, connect, get, google_error, info, retry
 
 from agm import hookimpl
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
+from tests.helpers.support import AnsweringUpstream, Asked, account, connect, get, google_error, info, retry
 
 CONTENTS = [{"role": "user", "parts": [{"text": "a long text"}]}]
 CACHE = json.dumps({"model": "models/gemini-2.5-flash", "contents": CONTENTS}).encode()

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import connect, get
 from twisted.web.resource import EncodingResourceWrapper, Resource
 from twisted.web.server import GzipEncoderFactory
 from twisted.web.static import File
 
 from agm import hookimpl
 from agm.testing import GatewayFactory
+from tests.helpers.support import connect, get
 
 
 class Failing(Resource):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, chunk, connect, eventually, google_error, post
 
 from agm.api import RequestRecord, Usage, hookimpl
 from agm.testing import GatewayFactory, RunningEmulator
+from tests.helpers.support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, chunk, connect, eventually, google_error, post
 
 KINDS = ("api-key", "vertex", "code-assist")
 TARGETS = {

@@ -9,10 +9,11 @@ from weakref import ref
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, chunk, connect, dechunk, eventually, post, settle
 from twisted.internet.error import ConnectionDone
 
 from agm.testing import GatewayFactory, RunningGateway
+from testbed.answers import dechunk
+from tests.helpers.support import JSON_HEAD, SSE_HEAD, ScriptedUpstream, Wire, chunk, connect, eventually, post, settle
 
 KINDS = ("api-key", "vertex", "code-assist")
 

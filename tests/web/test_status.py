@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import AnsweringUpstream, Asked, Wire, account, connect, eventually, get, google_error, post
 from twisted.internet.task import Clock
 
 from agm.core.client_keys import digest
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
-from agm.web.admin import status
+from agm.web.admin.events import MAX_TOLD, MAX_WATCHERS, REPEATED, _settled
+from tests.helpers.support import AnsweringUpstream, Asked, Wire, account, connect, eventually, get, google_error, post
 
 NO_WAIT = "[pool]\nmax_wait = 0\n"
 
@@ -158,7 +158,7 @@ async def test_who_watches_is_told_everything_at_once_and_then_what_changes(
     found = await change(wire, lambda d: d["requests"])
     assert [r["asked"] for r in found["requests"]] == ["gemini-2.5-flash"]
     assert (found["untold"], found["totals"]["requests"]) == (0, 1)
-    assert len(found["traffic"]["requests"]) == status.REPEATED
+    assert len(found["traffic"]["requests"]) == REPEATED
     assert "keys" in found
     assert "models" not in found
     assert "gateway" not in found
@@ -172,8 +172,8 @@ async def test_time_that_runs_is_no_news(gateway: GatewayFactory, emulator: Runn
     now = Clock().seconds()
     rests = [{"models": [{"seconds_left": 30.0}], "last_failure": {"seconds_ago": 1.0}}]
     later = [{"models": [{"seconds_left": 20.0}], "last_failure": {"seconds_ago": 11.0}}]
-    assert status._settled(rests, now) == status._settled(later, now + 10)
-    assert status._settled(rests, now) != status._settled(rests, now + 10)
+    assert _settled(rests, now) == _settled(later, now + 10)
+    assert _settled(rests, now) != _settled(rests, now + 10)
     wire = await watching(running)
     await running.ask("emu-429rpm-30")
     found = await change(wire, lambda d: "accounts" in d)
@@ -241,7 +241,7 @@ async def test_nothing_is_worked_out_while_nobody_watches(gateway: GatewayFactor
 @pytest_twisted.ensureDeferred
 async def test_a_few_may_watch_and_one_more_is_told_to_come_back(gateway: GatewayFactory) -> None:
     running = await gateway()
-    wires = [await watching(running) for _ in range(status.MAX_WATCHERS)]
+    wires = [await watching(running) for _ in range(MAX_WATCHERS)]
     answer = await running.fetch("GET", "/_agm/events")
     assert (answer.status, answer.headers["retry-after"]) == (503, "10")
     for wire in wires:
@@ -300,10 +300,10 @@ async def test_a_storm_is_told_by_its_latest_requests_and_a_number(gateway: Gate
     live = running.gateway.live
     await running.ask()  # there is no account: 503
     one = live.finished[0]
-    live.finished.extend([one] * status.MAX_TOLD)
-    live.ended += status.MAX_TOLD + 6
+    live.finished.extend([one] * MAX_TOLD)
+    live.ended += MAX_TOLD + 6
     found = await change(wire, lambda d: d["untold"])
-    assert len(found["requests"]) == status.MAX_TOLD
+    assert len(found["requests"]) == MAX_TOLD
     assert found["untold"] in (6, 7)  # the first one may have been told before
     wire.transport.abortConnection()
 

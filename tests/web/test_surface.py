@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import JSON_HEAD, ScriptedUpstream, Wire, account, connect, eventually, get, post, settle
 
 from agm.core.client_keys import digest
 from agm.testing import GatewayFactory, RunningGateway
+from tests.helpers.support import JSON_HEAD, ScriptedUpstream, Wire, account, connect, eventually, get, post, settle
 
 UNARY = "/v1beta/models/m:generateContent"
 

@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import pytest_twisted
-from support import Wire, connect, eventually, found_out_within, get, needs_keepalive, reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import SSL4ClientEndpoint, SSL4ServerEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.internet.task import Clock
-from upstream.certificates import TestAuthority
 
 from agm.tap import ListenerService
 from agm.testing import GatewayFactory, RunningGateway
 from agm.web import site
 from agm.web.site import SPARE_CONNECTIONS
+from tests.helpers.support import Wire, connect, eventually, found_out_within, get, needs_keepalive, reactor
+from tests.upstream.certificates import TestAuthority
 
 AUTHORITY = TestAuthority()
 Connect = Callable[[RunningGateway], Awaitable[Wire]]

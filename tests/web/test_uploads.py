@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support import (
+
+from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
+from tests.helpers.support import (
     JSON_HEAD,
     AnsweringUpstream,
     Asked,
@@ -23,8 +25,6 @@ from support import (
     retry,
     settle,
 )
-
-from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
 
 MIB = 1024 * 1024
 START = {

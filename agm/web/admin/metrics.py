@@ -15,8 +15,8 @@ from agm.core.errors import Forbidden, NotFound
 from agm.observe.metrics import Metrics
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
+from agm.web.base import ApiResource, Visit
 from agm.web.request import GatewayRequestOnWire
-from agm.web.resources import ApiResource, Visit
 
 
 class Scrape(ApiResource):

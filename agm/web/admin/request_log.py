@@ -15,7 +15,7 @@ from agm.observe.requestlog.writer import MOST_BODIES
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.base import AdminResource
-from agm.web.resources import Unknown, Visit
+from agm.web.base import Unknown, Visit
 
 OFF = (
     "The request log is off: [request_log] enabled is false, or the gateway has no configuration file, or runs --demo."

@@ -1,0 +1,494 @@
+"""
+Call the hooks of plugins, so that one that fails does what its hookspec says and nothing else.
+
+:class:`Hooks` is how the gateway calls them: typed, in order, with every exception named, counted and, where a hook
+fails open, passed over.  Nothing here knows about HTTP.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import pluggy
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from agm.core.classify import Fault, Verdict
+from agm.core.errors import GatewayError
+from agm.core.request import (
+    Account,
+    AccountChoice,
+    AttemptRecord,
+    GatewayRequest,
+    ModelChoice,
+    RequestRecord,
+    UpstreamRequest,
+)
+from agm.hookspecs import ClientKeySource
+from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, PluginManager, last_line
+from agm.plugins.results import checked
+
+if TYPE_CHECKING:
+    from twisted.web.resource import IResource
+
+    from agm.config import Config
+    from agm.upstream.accounts import AccountSource
+
+T = TypeVar("T")
+
+#: Hooks whose failure ends the request (or the start): going on would do what nobody intended.
+FAIL_CLOSED = frozenset(
+    {
+        "agm_configure",
+        "agm_client_keys",
+        "agm_accounts",
+        "agm_filter_accounts",
+        "agm_wrap_request",
+        "agm_transform_request",
+        "agm_transform_event",
+        "agm_resources",
+    }
+)
+#: Hooks of the start and of a reload.
+AT_START = frozenset({"agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
+#: A hook that takes longer than this many seconds without awaiting is named in the log: nothing else runs meanwhile.
+TOO_LONG = 0.1
+#: What hooks return as a rule, and nobody can await.
+_DECISIONS = frozenset({ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, dict, str})
+
+
+class HookFailed(Exception):
+    """A hook that fails closed has raised; the message names the plugin and the hook, not the exception's text."""
+
+
+@attrs.frozen
+class Call:
+    """What one plugin's implementation of a hook returned, for an explanation."""
+
+    hook: str
+    plugin: str
+    result: object
+
+
+#: What is put down where :meth:`Hooks.recorded` asks for it; every request has a context of its own.
+_record: ContextVar[list[Call] | None] = ContextVar("agm_record", default=None)
+
+
+def _note(hook: str, plugin: str, result: object) -> None:
+    record = _record.get()
+    if record is not None and result is not None:
+        record.append(Call(hook, plugin, result))
+
+
+@attrs.define(eq=False)
+class Hooks:
+    """
+    The hooks as the gateway calls them.
+
+    :param manager: the plugins.
+    :param reactor: for the time limit of hooks that await.
+    :param limit: that time limit, in seconds.
+    :ivar failures: how often a plugin's hook raised, by (plugin, hook).
+    """
+
+    manager: PluginManager
+    reactor: Any
+    limit: float = 10.0
+    failures: Counter[tuple[str, str]] = attrs.Factory(Counter)
+    #: The request that is being decided, for the log; "-" at the start.  Hooks are called one at a time.
+    _request_id: str = attrs.field(init=False, default="-")
+    _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins.hooks"))
+
+    #: Whether any plugin edits bodies, and whether any edits answers.
+    edits_requests: bool = attrs.field(init=False)
+    edits_events: bool = attrs.field(init=False)
+    _map_model: Callable[..., object] = attrs.field(init=False)
+    _filter_accounts: Callable[..., list[Any]] | None = attrs.field(init=False)
+    _select_account: Callable[..., object] = attrs.field(init=False)
+    #: Whether nobody but agm itself has a hand in the choice.
+    _selects_itself: bool = attrs.field(init=False)
+    _wrap_request: Callable[..., object] = attrs.field(init=False)
+    _attempt_finished: Callable[..., list[Any]] | None = attrs.field(init=False)
+    _request_finished: Callable[..., list[Any]] | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        for hook in HOOKS:
+            for impl in getattr(self.manager.hook, hook).get_hookimpls():
+                if impl.wrapper:
+                    impl.function = self._guarded_wrapper(impl, hook)
+                elif self._is_ours(impl.plugin_name):
+                    impl.function = self._trusted(impl, hook)
+                elif not impl.hookwrapper:  # pluggy's old form, which takes care of its own errors
+                    impl.function = self._guarded(impl, hook)
+        calls = self.manager.hook
+        self.edits_requests = bool(calls.agm_transform_request.get_hookimpls())
+        self.edits_events = bool(calls.agm_transform_event.get_hookimpls())
+        self._map_model = _first(calls.agm_map_model)
+        self._filter_accounts = _all(calls.agm_filter_accounts)
+        self._select_account = _first(calls.agm_select_account)
+        self._selects_itself = all(self._is_ours(impl.plugin_name) for impl in calls.agm_select_account.get_hookimpls())
+        self._wrap_request = _first(calls.agm_wrap_request)
+        self._attempt_finished = _all(calls.agm_attempt_finished)
+        self._request_finished = _all(calls.agm_request_finished)
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Call]]:
+        """While this lasts, what each implementation returns is put down, in order."""
+        calls: list[Call] = []
+        token = _record.set(calls)
+        try:
+            yield calls
+        finally:
+            _record.reset(token)
+
+    def configure(self, config: Config) -> None:
+        """Fire ``agm_configure``.  :raises HookFailed: a plugin that cannot be configured must not run."""
+        self.manager.hook.agm_configure(config=config)
+
+    def client_key_sources(self, config: Config) -> list[tuple[str, ClientKeySource]]:
+        """All sources of client keys, each with the name of the plugin that it is of.  :raises HookFailed:"""
+        with self.recorded() as calls:
+            results = self.manager.hook.agm_client_keys(config=config)
+        of = {id(call.result): call.plugin for call in calls}
+        return [(of.get(id(found), "a wrapper"), source) for found in results for source in found]
+
+    def account_sources(self, config: Config) -> tuple[list[AccountSource], list[Awaitable[list[AccountSource]]]]:
+        """The accounts that are known at once, and those that have to be waited for.  :raises HookFailed:"""
+        known: list[AccountSource] = []
+        awaited: list[Awaitable[list[AccountSource]]] = []
+        for found in self.manager.hook.agm_accounts(config=config):
+            if inspect.isawaitable(found):
+                awaited.append(self._sources(found))
+            else:
+                known += found
+        return known, awaited
+
+    async def _sources(self, found: Awaitable[Iterable[AccountSource] | None]) -> list[AccountSource]:
+        return list(await found or ())
+
+    def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
+        """The model that serves `model`; itself where no plugin says another."""
+        self._request_id = request.id
+        choice = self._map_model(model, request)
+        if isinstance(choice, str):
+            return ModelChoice(choice, "a plugin's choice")
+        if isinstance(choice, ModelChoice):
+            return choice
+        return ModelChoice(model, "as asked")
+
+    def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
+        """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
+        excluded: dict[str, str] = {}
+        if self._filter_accounts is None:
+            return excluded
+        self._request_id = request.id
+        for found in self._filter_accounts(accounts, request):
+            excluded.update(found)
+        return excluded
+
+    def select_account(
+        self, accounts: Sequence[Account], request: GatewayRequest, loads: Mapping[str, int]
+    ) -> AccountChoice:
+        """One of `accounts`, which are not empty; the first where no plugin picks one of them."""
+        self._request_id = request.id
+        choice = self._select_account(accounts, request, loads)
+        if isinstance(choice, Account):
+            choice = AccountChoice(choice, "a plugin's choice")
+        if isinstance(choice, AccountChoice):
+            if self._selects_itself or choice.account in accounts:
+                return choice
+            self._log.error(
+                "{request_id}: a plugin selected account {account}, which is not a candidate; the first one is taken",
+                request_id=request.id,
+                account=choice.account.name,
+            )
+        return AccountChoice(accounts[0], "the first candidate")
+
+    def wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
+        """The request for an upstream.  :raises HookFailed: if no plugin, or a broken one, builds it."""
+        self._request_id = request.id
+        wrapped = self._wrap_request(request, account, body)
+        if not isinstance(wrapped, UpstreamRequest):
+            raise HookFailed(f"no plugin wraps requests for {account.kind} accounts")
+        return wrapped
+
+    async def transform_request(self, body: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
+        """The body after all plugins' edits.  :raises HookFailed:"""
+        caller = self.manager.hook.agm_transform_request
+        for impl in reversed(caller.get_hookimpls()):
+            self._request_id = request.id  # each time: others were served while a plugin was waited for
+            changed: Any = _called(impl, {"body": body, "request": request})
+            if inspect.isawaitable(changed):
+                changed = await changed
+            body = body if changed is None else changed
+        return body
+
+    def transform_event(self, event: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
+        """The event after all plugins' edits.  :raises HookFailed:"""
+        self._request_id = request.id
+        for impl in reversed(self.manager.hook.agm_transform_event.get_hookimpls()):
+            changed: Any = _called(impl, {"event": event, "request": request})
+            event = event if changed is None else changed
+        return event
+
+    def classify_error(
+        self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
+    ) -> Verdict:
+        """What a failed answer means; what no plugin knows is the client's own."""
+        self._request_id = request.id
+        verdict = self.manager.hook.agm_classify_error(
+            status=status, body=body, headers=headers, account=account, request=request
+        )
+        return verdict if isinstance(verdict, Verdict) else Verdict(Fault.FINAL, f"HTTP_{status}")
+
+    def attempt_finished(self, attempt: AttemptRecord) -> None:
+        """Tell the observers; nobody waits for them."""
+        if self._attempt_finished is not None:
+            self._request_id = attempt.request_id
+            for waiting in self._attempt_finished(attempt):
+                _start(waiting)
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """Tell the observers; nobody waits for them."""
+        if self._request_finished is not None:
+            self._request_id = record.request.id
+            for waiting in self._request_finished(record):
+                _start(waiting)
+
+    def resources(self, site: object, reserved: Collection[str]) -> dict[str, IResource]:
+        """
+        HTTP resources by the first segment of their path; of two for one segment the first plugin's counts.
+
+        :param reserved: the segments that are the gateway's own.
+        :raises PluginError: if a plugin takes one of them.
+        """
+        found: dict[str, IResource] = {}
+        for resources in self.manager.hook.agm_resources(site=site):
+            for segment, resource in resources.items():
+                if segment in reserved:
+                    raise PluginError(f"agm_resources: /{segment} is the gateway's own; choose another first segment")
+                found.setdefault(segment, resource)
+        return found
+
+    def _is_ours(self, plugin: str) -> bool:
+        origin = self.manager.origins.get(plugin)
+        return origin is not None and origin.kind == "built-in"
+
+    def _trusted(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
+        """As :meth:`_guarded` for what is agm's own: it is quick and returns what it says, and only may fail."""
+        function, plugin = impl.function, impl.plugin_name
+
+        def call(*args: object) -> object:
+            try:
+                result = function(*args)
+            except GatewayError:
+                raise
+            except Exception as e:
+                return self._failed(e, plugin, hook, self._request_id)
+            if result is not None and _record.get() is not None:
+                _note(hook, plugin, result)
+            return result
+
+        return call
+
+    def _guarded(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
+        function, plugin = impl.function, impl.plugin_name
+
+        def call(*args: object) -> object:
+            request_id, started = self._request_id, time.perf_counter()
+            try:
+                result = function(*args)
+                if result is None:
+                    return None
+                if type(result) not in _DECISIONS and inspect.isawaitable(result):
+                    if hook in MAY_AWAIT:
+                        return self._awaited(result, plugin, hook, request_id)
+                    if inspect.iscoroutine(result):
+                        result.close()
+                    raise TypeError(f"{hook} is a synchronous hook, but {plugin} returned an awaitable")
+                result = checked(hook, result)
+            except GatewayError:  # an answer that the plugin wants the client to get
+                raise
+            except (Exception, SystemExit) as e:
+                return self._failed(e, plugin, hook, request_id)
+            finally:
+                took = time.perf_counter() - started
+                if took > TOO_LONG:
+                    self._log.warn(
+                        "{request_id}: hook {hook} of plugin {plugin} held everything up for {ms} ms",
+                        request_id=request_id,
+                        hook=hook,
+                        plugin=plugin,
+                        ms=round(took * 1000),
+                    )
+            _note(hook, plugin, result)
+            return result
+
+        return call
+
+    def _guarded_wrapper(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., Generator[None, object, object]]:
+        """A wrapper whose own errors are as those of any implementation, and never hide what it wraps."""
+        function: Any = impl.function
+        plugin = impl.plugin_name
+
+        def call(*args: object) -> Generator[None, object, object]:
+            request_id = self._request_id
+            wrapper = function(*args)
+            try:
+                next(wrapper)
+            except GatewayError:
+                raise
+            except Exception as e:  # StopIteration too: it has not yielded
+                self._failed(e, plugin, hook, request_id)
+                return (yield)
+            try:
+                result = yield
+            except Exception as inner:
+                try:
+                    wrapper.throw(inner)
+                except StopIteration as stop:
+                    return stop.value
+                except Exception as e:
+                    if e is not inner and not isinstance(e, GatewayError):
+                        self._failed(e, plugin, hook, request_id)
+                        raise inner from None
+                    raise
+                raise
+            try:
+                wrapper.send(result)
+            except StopIteration as stop:
+                return stop.value
+            except GatewayError:
+                raise
+            except Exception as e:
+                self._failed(e, plugin, hook, request_id)
+            else:
+                wrapper.close()
+                self._failed(TypeError("a wrapper yields once"), plugin, hook, request_id)
+            return result
+
+        return call
+
+    async def limited(self, result: Awaitable[T]) -> T:
+        """
+        Wait for what a plugin returned, as long as a plugin may take.
+
+        :raises TimeoutError: if it takes longer.
+        """
+        waiting: Deferred[T] = Deferred.fromCoroutine(_coroutine(result))
+        waiting.addTimeout(self.limit, self.reactor)
+        try:
+            return await waiting
+        except DeferredTimeout:
+            raise TimeoutError(f"it took longer than {self.limit:g} seconds") from None
+
+    async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, request_id: str) -> object:
+        try:
+            found = checked(hook, await self.limited(result))
+        except GatewayError:
+            raise
+        except Exception as e:
+            return self._failed(e, plugin, hook, request_id)
+        _note(hook, plugin, found)
+        return found
+
+    def _failed(self, error: BaseException, plugin: str, hook: str, request_id: str) -> object:
+        self.failures[plugin, hook] += 1
+        self._log.failure(
+            "{request_id}: hook {hook} of plugin {plugin} failed",
+            failure=Failure(error),
+            request_id=request_id,
+            hook=hook,
+            plugin=plugin,
+        )
+        if hook in FAIL_CLOSED:
+            # at the start a person reads it, and has the cure in hand; a client gets no more than the kind of error
+            why = last_line(error) if hook in AT_START else type(error).__name__
+            raise HookFailed(f"hook {hook} of plugin {plugin} failed: {why}") from error
+        return None
+
+
+def _first(caller: pluggy.HookCaller) -> Callable[..., object]:
+    """
+    What calls the implementations of a hook until one of them decides; its arguments come in the order of the hookspec.
+
+    pluggy would do as well, but for the time it takes to bind arguments by name; hooks with wrappers are left to it.
+    """
+    plain = _plain(caller)
+    if plain is None:
+        return _by_pluggy(caller)
+    if len(plain) == 1:
+        return plain[0]
+
+    def call(*args: object) -> object:
+        for function in plain:
+            result = function(*args)
+            if result is not None:
+                return result
+        return None
+
+    return call
+
+
+def _all(caller: pluggy.HookCaller) -> Callable[..., list[Any]] | None:
+    """As :func:`_first`, but each implementation is called; returns what is not None.  None if there are none."""
+    plain = _plain(caller)
+    if plain is None:
+        return _by_pluggy(caller)
+
+    if not plain:
+        return None
+
+    def call(*args: object) -> list[Any]:
+        results = [function(*args) for function in plain]
+        return [result for result in results if result is not None]
+
+    return call
+
+
+def _plain(caller: pluggy.HookCaller) -> list[Callable[..., object]] | None:
+    """The implementations, in the order of their calls, each taking all arguments; None if one is a wrapper."""
+    assert caller.spec is not None, "there are no hooks but those of the hookspecs"
+    names = caller.spec.argnames
+    impls = caller.get_hookimpls()
+    if any(impl.wrapper or impl.hookwrapper for impl in impls):
+        return None
+    return [
+        _taking_all(impl.function, [names.index(name) for name in impl.argnames], len(names))
+        for impl in reversed(impls)
+    ]
+
+
+def _taking_all(function: Callable[..., object], places: list[int], count: int) -> Callable[..., object]:
+    if places == list(range(count)):
+        return function
+    return lambda *args: function(*[args[place] for place in places])
+
+
+def _by_pluggy(caller: pluggy.HookCaller) -> Callable[..., Any]:
+    assert caller.spec is not None
+    names = caller.spec.argnames
+    return lambda *args: caller(**dict(zip(names, args, strict=True)))
+
+
+def _called(impl: pluggy.HookImpl, given: Mapping[str, object]) -> object:
+    return impl.function(*[given[name] for name in impl.argnames])
+
+
+async def _coroutine(result: Awaitable[T]) -> T:
+    return await result
+
+
+def _start(waiting: object) -> None:
+    """Let an observer's coroutine run; its failure is handled where it is awaited."""
+    if inspect.iscoroutine(waiting):
+        Deferred.fromCoroutine(waiting)

@@ -1,0 +1,64 @@
+"""What each hook may return, so that a mistake is named where it was made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from agm.core.classify import Verdict
+from agm.core.request import Account, AccountChoice, ModelChoice, UpstreamRequest
+from agm.core.wire.bytechain import Spliced
+from agm.upstream.accounts import AccountSource
+
+#: What each hook may return beside None, and how that is called.
+_RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "agm_configure": ((object,), "nothing is expected"),
+    "agm_client_keys": ((Iterable,), "sources of client keys are expected, each with a lookup"),
+    "agm_accounts": ((Iterable,), "AccountSources are expected"),
+    "agm_map_model": ((ModelChoice, str), "a ModelChoice or a name is expected"),
+    "agm_transform_request": ((dict,), "the body, a dict, is expected"),
+    "agm_filter_accounts": ((Mapping,), "names of accounts with reasons are expected"),
+    "agm_select_account": ((Account, AccountChoice), "an AccountChoice or an Account is expected"),
+    "agm_wrap_request": ((UpstreamRequest,), "an UpstreamRequest is expected"),
+    "agm_classify_error": ((Verdict,), "a Verdict is expected"),
+    "agm_transform_event": ((dict,), "the event, a dict, is expected"),
+    "agm_attempt_finished": ((object,), "nothing is expected"),
+    "agm_request_finished": ((object,), "nothing is expected"),
+    "agm_resources": ((Mapping,), "resources by the first segment of their path are expected"),
+}
+_SENDABLE = re.compile(r"/[\x21-\x7e]*")
+
+
+def checked(hook: str, result: object) -> object:
+    """
+    What a hook returned, if it may return that.
+
+    :raises TypeError: if it may not.
+    """
+    if result is None:
+        return None
+    expected, what = _RESULTS[hook]
+    if not isinstance(result, expected) or result == "":
+        raise TypeError(f"it returned a {type(result).__name__}; {what}")
+    if hook in ("agm_client_keys", "agm_accounts"):
+        items = list(result)  # type: ignore[call-overload]  # it is iterable, by the line above
+        wrong = [item for item in items if not _fits(hook, item)]
+        if wrong:
+            raise TypeError(f"it returned a {type(wrong[0]).__name__} among others; {what}")
+        return items
+    if isinstance(result, UpstreamRequest) and not _can_be_sent(result):
+        raise TypeError("it returned an UpstreamRequest whose path, headers or body cannot be sent")
+    return result
+
+
+def _fits(hook: str, item: object) -> bool:
+    return isinstance(item, AccountSource) if hook == "agm_accounts" else callable(getattr(item, "lookup", None))
+
+
+def _can_be_sent(request: UpstreamRequest) -> bool:
+    return (
+        isinstance(request.path, str)
+        and _SENDABLE.fullmatch(request.path) is not None
+        and isinstance(request.content, bytes | Spliced)
+        and all(isinstance(name, bytes) and isinstance(value, bytes) for name, value in request.headers)
+    )

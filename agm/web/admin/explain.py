@@ -1,0 +1,111 @@
+"""``/_agm/explain``: what would happen to a request, which is not sent."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from agm.core.documents import undense
+from agm.core.errors import NOT_JSON, InvalidRequest
+from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, bare_model, parse_call, quote_model
+from agm.diagnose.explain import explain
+from agm.serving.gateway import Gateway
+from agm.serving.prepare import Incoming
+from agm.web.admin.base import AdminResource
+from agm.web.base import Visit
+from agm.web.inbound import CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, framing_of
+
+#: RFC 9110, section 5.1: a header's name is a token; and what Twisted lets through of a value.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
+
+
+class Question(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_agm/explain``; what may be of any size is left as it is written."""
+
+    model: str
+    method: str = "generateContent"
+    body: msgspec.Raw = msgspec.Raw(b"{}")
+    version: str = "v1beta"
+    #: Parameters of the query, ``{"alt": "sse"}``, and headers.
+    written_query: msgspec.Raw = msgspec.field(name="query", default=msgspec.Raw(b"{}"))
+    written_headers: msgspec.Raw = msgspec.field(name="headers", default=msgspec.Raw(b"{}"))
+    #: The name of a client key, to explain a request that comes with it.
+    key: str | None = None
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters.  :raises msgspec.ValidationError: if they are none."""
+        return _TEXTS.decode(self.written_query)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers.  :raises msgspec.ValidationError: if they are none."""
+        return _TEXTS.decode(self.written_headers)
+
+
+#: Bytes that the parameters and the headers of a question may have: more than a request's head.
+MAX_HEAD = 64 * 1024
+_TEXTS = msgspec.json.Decoder(dict[str, str])
+
+
+class Explain(AdminResource):
+    """``POST /_agm/explain``: what would happen to a request."""
+
+    methods = ("POST",)
+
+    async def respond_to_admin(self, visit: Visit) -> None:
+        question = read_question(visit.wire.body)
+        self.tell(visit, await explain(self.gateway, incoming(self.gateway, question, visit.wire.id)))
+
+
+def read_question(body: bytes) -> Question:
+    """
+    A question from JSON.
+
+    :raises InvalidRequest: if it is not one.  No header of it is repeated: keys get pasted into wrong places.
+    """
+    try:
+        question = msgspec.json.decode(undense(body), type=Question)
+        if len(bytes(question.written_query)) + len(bytes(question.written_headers)) > MAX_HEAD:
+            raise InvalidRequest(f"The parameters and headers of the question are larger than {MAX_HEAD} bytes.")
+        headers, _ = question.headers, question.query
+    except NOT_JSON as e:
+        raise InvalidRequest(f"This is not a question to explain: {e}") from None
+    if len(question.model) > 2 * MAX_MODEL:
+        raise InvalidRequest(f"The model's name is longer than {MAX_MODEL} characters.")
+    if question.method not in METHODS:
+        raise InvalidRequest(f"There is no method {question.method[:60]!r}; there are {', '.join(METHODS)}.")
+    if question.version not in VERSIONS:
+        raise InvalidRequest(f"There is no version {question.version[:60]!r}; there are {', '.join(VERSIONS)}.")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise InvalidRequest("One of the headers cannot be one: a name is a token, a value one line of Latin-1.")
+    return question
+
+
+def incoming(gateway: Gateway, question: Question, request_id: str) -> Incoming:
+    """
+    The call that a question is about, read from a path as a client would write it.
+
+    :raises NotFound: if it names no model.
+    :raises InvalidRequest: if it names what no model can be called, or a client key that is not known.
+    """
+    path = f"/{question.version}/models/{quote_model(bare_model(question.model))}:{question.method}"
+    key = None if question.key is None else gateway.key_named(question.key)
+    return Incoming(
+        id=request_id,
+        path=path,
+        call=parse_call(path.encode("ascii")),
+        framing=framing_of(question.method, question.query, gateway.config.gateway.stream_default),
+        query={name: value for name, value in question.query.items() if name not in CREDENTIAL_PARAMETERS},
+        headers={
+            name.lower(): value
+            for name, value in question.headers.items()
+            if name.lower().encode("ascii") not in CREDENTIAL_HEADERS
+        },
+        key=key,
+        body=bytes(question.body),
+        received_at=gateway.wall(),
+    )

@@ -1,0 +1,190 @@
+"""
+Answer a call: open an answer by attempts on accounts, relay it, and tell the observers how it ended.
+
+:class:`AnsweringResource` is what every surface is made of whose answers come from an upstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError
+
+from agm.core.client_keys import ClientKey
+from agm.core.errors import GatewayError
+from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
+from agm.core.wire.answer_filters import Framing
+from agm.core.wire.usage import KeepingWatch, UsageWatch
+from agm.plugins.hooks import HookFailed
+from agm.serving.attempts import FinalAnswer, OpenAnswer
+from agm.web.base import ApiResource, Visit
+from agm.web.browsers import NOSNIFF, apart
+from agm.web.relay import Relay
+from agm.web.request import JSON_TYPE, GatewayRequestOnWire
+
+#: Headers of an upstream's answer that mean something to a client; all others are about the hop.
+_PASSED_HEADERS = tuple(
+    (name, name.lower())
+    for name in (
+        b"X-Gemini-Service-Tier",
+        b"X-Cloudaicompanion-Trace-Id",
+        b"Content-Range",
+        b"Accept-Ranges",
+        b"ETag",
+    )
+)
+_SSE_HEADERS = (
+    (b"Content-Type", b"text/event-stream"),
+    (b"Cache-Control", b"no-cache"),
+    (b"X-Accel-Buffering", b"no"),
+    NOSNIFF,
+)
+
+
+class Opening(Protocol):
+    """What opens an answer, and knows what was tried for it: :class:`agm.serving.attempts.Attempts` and the like."""
+
+    @property
+    def records(self) -> Sequence[AttemptRecord]:
+        """The attempts so far."""
+
+    async def open(self) -> OpenAnswer | FinalAnswer:
+        """The answer.  :raises GatewayError: if there is none."""
+
+
+class Prepared(Protocol):
+    """The steps before an answer can be opened: :class:`agm.serving.prepare.Preparation` and the like."""
+
+    @property
+    def request(self) -> GatewayRequest:
+        """The request, as far as it is known."""
+
+    async def run(self) -> Opening:
+        """Take the steps.  :raises GatewayError: if the request may not be made."""
+
+
+class AnsweringResource(ApiResource):
+    """A resource whose answers come from an upstream."""
+
+    def claims(self, wire: GatewayRequestOnWire) -> bool:
+        """Whether a path is this resource's as a whole, whatever its first segment is."""
+        return False
+
+    def answer_model_call(self, visit: Visit, prepared: Prepared) -> Awaitable[None]:
+        """As :meth:`answer`, for what counts among the calls that a client key may have answered at once."""
+        if visit.key is not None and self.gateway.limits_streams:
+            return self._answer_one_of(visit.key, visit.wire, prepared)
+        return self.answer(visit.wire, prepared)
+
+    async def _answer_one_of(self, key: ClientKey, wire: GatewayRequestOnWire, prepared: Prepared) -> None:
+        """As :meth:`answer`, for a client key that may have only so many calls answered at once."""
+        with self.gateway.stream_of(key):
+            await self.answer(wire, prepared)
+
+    async def answer(self, wire: GatewayRequestOnWire, prepared: Prepared) -> None:
+        """Open an answer, relay it, and tell the observers how it ended."""
+        attempts: Opening | None = None
+        gateway = self.gateway
+        began = gateway.reactor.seconds()
+        outcome, sent, first_byte = "cancelled", 0, None
+        account: str | None = None
+        watch: UsageWatch | None = None
+        underway = gateway.live.begin(prepared)
+        try:
+            attempts = underway.attempts = await prepared.run()
+            _check_there(wire)
+            opened = await attempts.open()
+            first_byte = gateway.reactor.seconds() - began
+            if isinstance(opened, FinalAnswer):
+                outcome = "error" if opened.status >= 400 else "ok"
+                sent = len(opened.body)
+                account = attempts.records[-1].account if attempts.records else None
+                if gateway.kept_answers:
+                    underway.answer, underway.answer_size = opened.body[: gateway.kept_answers], sent
+                wire.send(opened.status, list(opened.headers), opened.body)
+                return
+            account, watch = opened.account.name, opened.body.watch
+            try:
+                _check_there(wire)
+                outcome = "aborted"
+                wire.prepare(opened.answer.status, self.answer_headers(wire, opened))
+                if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
+                    whole = opened.body.take()
+                    outcome, sent = "ok", len(whole)
+                    opened.close()
+                    wire.send_prepared(whole)
+                    return
+                stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
+                relay = Relay(wire, opened.body, opened.framing, gateway.stalls, stall, redact)
+                gateway.live.relaying(underway, relay)
+                relaying = relay.run()
+                try:
+                    outcome = await relaying
+                except CancelledError:
+                    if wire.channel is None:
+                        relay.client_gone()
+                        raise
+                    relay.give_up(
+                        "the gateway is stopping"
+                        if wire.interrupted
+                        else f"the answer took longer than {gateway.config.timeouts.total:g} seconds in all"
+                    )
+                finally:
+                    sent = relay.sent
+            finally:
+                opened.close()
+        except (GatewayError, HookFailed) as e:
+            outcome = "error"
+            underway.error = e
+            wire.code = e.status if isinstance(e, GatewayError) else 500
+            raise
+        finally:
+            usage, finish_reason = (None, None) if watch is None else watch.read()
+            if isinstance(watch, KeepingWatch):
+                underway.answer, underway.answer_size = watch.kept, watch.size
+            record = RequestRecord(
+                request=prepared.request,
+                started=prepared.request.received_at,
+                ended=gateway.reactor.seconds() - began,
+                first_byte=first_byte,
+                status=wire.code,
+                outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
+                sent=sent,
+                attempts=() if attempts is None else tuple(attempts.records),
+                account=account,
+                usage=usage,
+                finish_reason=finish_reason,
+            )
+            gateway.live.end(underway, record, gateway.config.pool.max_attempts)
+            gateway.finished(record)
+
+    def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
+        """The headers of an answer."""
+        given = opened.answer.first
+        headers = [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
+        content_type = given.get(b"content-type")
+        if opened.framing is Framing.SSE:
+            headers += _SSE_HEADERS
+        elif opened.framing is Framing.ARRAY or content_type is None:
+            headers += (JSON_TYPE, NOSNIFF)
+        else:
+            headers.append((b"Content-Type", content_type))
+            headers += apart(content_type, given.get(b"content-disposition"))
+        if opened.plain and opened.answer.length is not None:
+            headers.append((b"Content-Length", b"%d" % opened.answer.length))
+        elif opened.framing is Framing.UNARY and opened.body.ended and not opened.body.failed:
+            headers.append((b"Content-Length", b"%d" % opened.body.held))
+        if self.gateway.config.gateway.show_account:
+            headers.append((b"X-Agm-Account", opened.account.name.encode("ascii", "replace")))
+        return headers
+
+
+def _check_there(wire: GatewayRequestOnWire) -> None:
+    """
+    Go on only if there is a client.  Who left was told to whoever was waited for, who may have kept it: a plugin, e.g.
+
+    :raises CancelledError: if there is none.
+    """
+    if wire.channel is None:
+        raise CancelledError

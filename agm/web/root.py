@@ -1,0 +1,68 @@
+"""
+The resource tree: which surface has a path.
+
+A surface is a module with a resource of its own, and one line here: in :attr:`Root.surfaces` if its paths lie below the
+versions of the Gemini API, where it says itself which are its own, and else in the table of first segments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.web.resource import IResource, Resource
+
+from agm.core.wire import target
+from agm.serving.gateway import Gateway
+from agm.web.access import Access
+from agm.web.admin.metrics import Scrape
+from agm.web.admin.root import AdminRoot
+from agm.web.answering import AnsweringResource
+from agm.web.base import Unknown
+from agm.web.dashboard import Dashboard, Home
+from agm.web.files import Owned
+from agm.web.gemini import Gemini
+from agm.web.health import Health, Ready
+
+
+class Root(Resource):
+    """
+    The root of the tree.
+
+    :ivar calls: answers the calls of models, which :class:`agm.web.site.GatewaySite` leads there without a walk.
+    :ivar segments: the first segments of paths that are the gateway's own.
+    :ivar surfaces: those that claim whole paths, in the order in which they are asked, before any segment is looked at.
+    """
+
+    def __init__(self, gateway: Gateway, access: Access) -> None:
+        super().__init__()
+        self._home = Home(gateway, access)
+        self._unknown = Unknown(gateway, access)
+        self.calls = Gemini(gateway, access)
+        self.owned = Owned(gateway, access)
+        self.surfaces: tuple[AnsweringResource, ...] = (self.owned,)
+        segments: dict[str, IResource] = {
+            **dict.fromkeys((*target.VERSIONS, "models"), self.calls),
+            "healthz": Health(gateway, access),
+            "readyz": Ready(gateway, access),
+            "upload": self._unknown,  # but for what is claimed
+            "metrics": Scrape(gateway, access, gateway.metrics),
+            "_agm": AdminRoot(gateway, access),
+            "ui": Dashboard(gateway, access),
+        }
+        self.segments = frozenset(segments)
+        for segment, resource in segments.items():
+            self.putChild(segment.encode("ascii"), resource)
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
+        """Whose path it is."""
+        for surface in self.surfaces:
+            if surface.claims(request):
+                return surface
+        found: IResource = super().getChildWithDefault(path, request)
+        return found
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        """Leading slashes say nothing; what is not known is answered as such."""
+        if path == b"":
+            return self if request.postpath else self._home
+        return self._unknown
