@@ -38,6 +38,8 @@ from agm.upstream.http1 import (
     TruncatedAnswer,
 )
 from agm.upstream.tunnel import ProxyFailed
+from agm.upstream.websocket import Refused as SocketRefused
+from agm.upstream.websocket import UpstreamSocket
 
 __all__ = ["PlainClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed"]
 
@@ -292,6 +294,43 @@ class UpstreamClient:
         finally:
             deadline.cancel()
         return UpstreamAnswer(response.code, response)
+
+    async def open_socket(
+        self,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        timeout: float,
+        max_message: int,
+        network: Network | None = None,
+    ) -> UpstreamSocket:
+        """
+        Open a WebSocket.
+
+        :param url: absolute, with the scheme ``http`` or ``https``: the socket is as secure as that.
+        :param timeout: seconds until the upgrade must be granted.
+        :param max_message: bytes of a message of the upstream.
+        :raises Refused: if the upstream answers something else.
+        :raises UpstreamFailed: if it does not answer.  Cancelling closes the connection.
+        """
+        socket = UpstreamSocket(max_message)
+        opening = self._http.agent_of(network).open_socket(url.encode("ascii"), tuple(headers), socket)
+        deadline = self.deadlines.after(timeout, opening.cancel)
+        try:
+            await opening
+        except CancelledError:
+            if deadline.pending:
+                raise
+            raise UpstreamFailed(
+                "FIRST_BYTE_TIMEOUT", f"the upstream did not answer within {timeout:g} seconds"
+            ) from None
+        except SocketRefused:
+            raise
+        except Exception as e:
+            raise _failed(e) from e
+        finally:
+            deadline.cancel()
+        return socket
 
     def connections(self) -> dict[str, tuple[int, int]]:
         """How many connections there are to each host and port: in use, and idle."""

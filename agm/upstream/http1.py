@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
+from typing import Protocol as Interface
 from urllib.parse import urlsplit
 
 import httptools
@@ -600,15 +601,29 @@ lay_out(
 _DONE: Failure = Failure(ResponseDone())
 
 
+class Connecting(Interface):
+    """
+    A protocol that can be connected to an origin.
+
+    :ivar ready: fires when it can be used; None after that.
+    """
+
+    transport: Any
+    ready: Deferred[Any] | None
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
 class _FactoryOf(Factory):
     """Gives a connection that is there already; which does not hold this in turn, as Twisted's own do."""
 
     noisy = False
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connecting) -> None:
         self._connection = connection
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         return self._connection
 
 
@@ -679,11 +694,14 @@ class Connections:
 
     def connect(self, origin: Origin) -> Deferred[Connection]:
         """A new connection; cancelling gives it up."""
+        return self.connect_to(origin, Connection(self._put, origin, self._open))
+
+    def connect_to(self, origin: Origin, connection: Connecting) -> Deferred[Any]:
+        """Connect a protocol to an origin; fires with it when it is ready, TLS included.  Cancelling gives it up."""
         try:
             proxy = self._proxy_of(origin)
         except ValueError as e:
             return fail(ProxyFailed(str(e)))
-        connection = Connection(self._put, origin, self._open)
         cancelled = timed_out = False
 
         def give_up() -> None:
@@ -716,7 +734,7 @@ class Connections:
                 belongs_to(connection.transport, connection)
                 result.callback(connection)
 
-        result: Deferred[Connection] = Deferred(cancel)
+        result: Deferred[Any] = Deferred(cancel)
         factory = _FactoryOf(connection)
         timer = self._reactor.callLater(self.timeout, expire)
         attempt: Deferred[Any] = self._endpoint(origin, proxy).connect(factory)
@@ -875,6 +893,20 @@ class Http1Agent:
     ) -> Deferred[Any]:
         d: Deferred[Any] = self._connections.connect(origin)
         return d.addCallback(lambda connection: connection.request(head, body, producer))
+
+    def open_socket(self, uri: bytes, headers: tuple[tuple[bytes, bytes], ...], socket: Any) -> Deferred[Any]:
+        """
+        Connect an :class:`agm.upstream.websocket.UpstreamSocket`, and ask for the upgrade; fires when it is granted.
+
+        :param uri: absolute, with the scheme ``http`` or ``https``.
+        :raises ValueError: if the URL or a header cannot be written.
+        """
+        origin, host, target = split_url(uri)
+        if not _TARGET.fullmatch(target):
+            raise ValueError("an upstream's URL holds a character that must be encoded")
+        lines = _header_lines(headers)
+        d = self._connections.connect_to(origin, socket)
+        return d.addCallback(lambda connected: connected.handshake(target, host, lines))
 
 
 #: Headers that the agent writes itself, in lower case: two of one could leave open where a request ends.

@@ -54,7 +54,7 @@ _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
 
 
 class _Counts(msgspec.Struct):
-    """The fields of a :class:`Usage`, in their order, as Google calls them."""
+    """The fields of a :class:`Usage`, in their order, as Google calls them, and another name of one."""
 
     promptTokenCount: int = 0
     candidatesTokenCount: int = 0
@@ -62,6 +62,8 @@ class _Counts(msgspec.Struct):
     thoughtsTokenCount: int = 0
     toolUsePromptTokenCount: int = 0
     totalTokenCount: int = 0
+    #: What Live sessions of the Developer API call what was said.
+    responseTokenCount: int = 0
 
 
 _PLAIN_COUNTS = msgspec.json.Decoder(_Counts)
@@ -103,7 +105,7 @@ class UsageWatch:
     def read(self) -> tuple[Usage | None, str | None]:
         """The tokens, and the last candidate's reason to end or why the prompt was refused; None for what is untold."""
         held = b"".join(self._chunks)
-        usage = _last_usage(held) or (_last_usage(self._usage) if self._usage else None)
+        usage = last_usage(held) or (last_usage(self._usage) if self._usage else None)
         if usage is None and self._embeds:
             prompt = self._embedded + _embedded(held, len(held))
             usage = Usage(prompt=prompt, total=prompt) if prompt else None
@@ -162,8 +164,8 @@ class KeepingWatch(UsageWatch):
         return b"".join(self._kept)
 
 
-def _last_usage(data: bytes) -> Usage | None:
-    """The last one that can be read: a later one may have been cut off."""
+def last_usage(data: bytes) -> Usage | None:
+    """Return the last ``usageMetadata`` that can be read: a later one may have been cut off."""
     end = len(data)
     while (at := data.rfind(_USAGE, 0, end)) >= 0:
         counted = _COUNTED.match(data, at + len(_USAGE), at + SPAN)
@@ -199,7 +201,8 @@ def _usage(text: str) -> Usage | None:
 
 
 def _made(counts: Iterable[object]) -> Usage | None:
-    prompt, output, cached, thoughts, tool, total = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+    prompt, output, cached, thoughts, tool, total, said = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+    output = output or said
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
         return None
