@@ -41,12 +41,11 @@ from agm.core.redact import Redactor
 from agm.net.clocks import ClockWatch, use_steady_clock
 from agm.observe.logging import FORMATS, observer
 from agm.observe.requestlog import store as logfile
-from agm.observe.requestlog.writer import RequestLog
 from agm.persist import pool_state as state
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.plugins.manager import PluginError, make_plugin_manager
 from agm.serving.gateway import Gateway
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from agm.upstream.credentials.refresher import Refresher
 from agm.web.access import Access, is_loopback
 from agm.web.root import Root
@@ -311,7 +310,7 @@ class GatewayService(MultiService):
             "agm serves {models} models from {accounts} accounts; client keys: {mode}",
             models=len(self.gateway.config.models.list),
             accounts=count,
-            mode=self.gateway.auth_mode,
+            mode=self.gateway.clients.mode,
         )
         if not count:
             log.warn("no account is configured: add one with the command: agm account add")
@@ -484,15 +483,16 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         config = adapt(config)
     traces = traces_of(reactor, config, os.environ)
     plugins = options["plugin"] if traces is None else [*options["plugin"], traces]
-    gateway = make_gateway(reactor, config, auth_mode(config, listeners), plugins=plugins)
-    if traces is not None:
-        gateway.traces, traces.redact = traces, gateway.redactor.text
-    gateway.state_path = None if options["demo"] else state.path_of(config)
     log_path = None if options["demo"] and config.request_log.path is None else logfile.path_of(config)
-    if log_path is not None:
-        gateway.request_log = RequestLog(
-            reactor, log_path, lambda: gateway.config.request_log, gateway.wall, redact=gateway.redactor.text
-        )
+    gateway = make_gateway(
+        reactor,
+        config,
+        auth_mode(config, listeners),
+        plugins=plugins,
+        traces=traces,
+        state_path=None if options["demo"] else state.path_of(config),
+        request_log_path=log_path,
+    )
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
     site = make_site(gateway, Access.configured(config.gateway, interfaces))
     service = GatewayService(gateway, site, manager)
@@ -532,14 +532,16 @@ def make_gateway(
     plugins: Sequence[object] = (),
     installed: bool = True,
     policy: Any = None,
+    **parts: Any,
 ) -> Gateway:
     """
     The gateway of a configuration, without a listener.
 
     :param installed: whether plugins that are installed are loaded.
     :param policy: verifies the upstreams' TLS, for tests.
+    :param parts: what else a :class:`Gateway` may have.
     """
-    client = UpstreamClient(
+    client = HTTPUpstreamClient(
         reactor,
         connect_timeout=config.timeouts.connect,
         policy=policy,
@@ -556,7 +558,7 @@ def make_gateway(
         # what is open to this machine alone is not open to whom a proxy on it lets through
         forwarded = "all_except_health" if mode == "off" and config.auth.mode == "auto" else None
         return Gateway(
-            reactor, config, hooks, client, refresher, mode, redactor=redactor, forwarded_auth_mode=forwarded
+            reactor, config, hooks, client, refresher, mode, redactor=redactor, forwarded_auth_mode=forwarded, **parts
         )
     except (PluginError, HookFailed, ValueError) as e:
         fail(str(e))

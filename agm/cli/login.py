@@ -197,11 +197,11 @@ def _network(path: Path, name: str | None) -> "Network | None":
 
 def _sign_in(args: argparse.Namespace, client: "OAuthClient", network: "Network | None") -> "Grant":
     from agm.cli.reactor import run_in_reactor
-    from agm.upstream.client import UpstreamClient
+    from agm.upstream.client import HTTPUpstreamClient
     from agm.upstream.credentials.sign_in import RedirectPort, exchange, new_authorization
 
-    def to_token_endpoint(reactor: Any) -> UpstreamClient:
-        return UpstreamClient(reactor, connect_timeout=10, network=network, environ=os.environ)
+    def to_token_endpoint(reactor: Any) -> HTTPUpstreamClient:
+        return HTTPUpstreamClient(reactor, connect_timeout=10, network=network, environ=os.environ)
 
     if args.no_browser:
         # nobody listens there: the browser is on another machine, and shows the address that it cannot reach

@@ -48,7 +48,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Replay it; 0, or 1 with the reason why not."""
     from agm.core.errors import GatewayError
-    from agm.diagnose.replay import RecordingError, Replay, config_for, read
+    from agm.diagnose.recording import RecordingError, config_for, read
+    from agm.diagnose.replay import Replay
     from agm.plugins.hooks import HookFailed
     from agm.plugins.manager import PluginError
 

@@ -20,7 +20,7 @@ from agm.plugins.hooks import Call, HookFailed
 from agm.serving.affinity import pause
 from agm.serving.attempts import Attempts
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import Incoming, Preparation
+from agm.serving.prepare import InboundCall
 
 REDACTED = "[redacted]"
 #: Names of headers and parameters whose values are not shown, whoever put them there.
@@ -29,7 +29,7 @@ _SECRET = re.compile("auth|cookie|credential|key|passw|secret|token", re.IGNOREC
 MAX_SHOWN = 64 * 1024
 
 
-async def explain(gateway: Gateway, incoming: Incoming) -> dict[str, Any]:
+async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
     """
     The decisions for a request, as a JSON document; docs/plugins.md describes its fields.
 
@@ -38,18 +38,18 @@ async def explain(gateway: Gateway, incoming: Incoming) -> dict[str, Any]:
     """
     found: dict[str, Any] = {
         "request": {
-            "version": incoming.call.version,
-            "method": incoming.call.method,
-            "model": incoming.call.model,
-            "framing": incoming.framing.value,
+            "version": inbound.call.version,
+            "method": inbound.call.method,
+            "model": inbound.call.model,
+            "framing": inbound.framing.value,
         },
-        "client_key": None if incoming.key is None else incoming.key.name,
-        "client_key_required": gateway.auth_mode != "off",
+        "client_key": None if inbound.key is None else inbound.key.name,
+        "client_key_required": gateway.clients.mode != "off",
     }
-    await pause(gateway, incoming.body)
+    await pause(gateway.calls.context, inbound.body)
     with gateway.hooks.recorded() as calls:
         try:
-            attempts = await Preparation(gateway, incoming, explaining=True).run()
+            attempts = await gateway.calls.prepare(inbound, explaining=True).run()
             _decide(gateway, attempts, calls, found)
         except GatewayError as e:
             found["error"] = _status(e)
@@ -106,7 +106,7 @@ def _decide(gateway: Gateway, attempts: Attempts, calls: list[Call], found: dict
         "reason": choice.reason,
         "plugin": _by(gateway, calls, "agm_select_account", choice, choice.account),
     }
-    wrapped = gateway.hooks.wrap_request(request, choice.account, attempts.body)
+    wrapped = attempts.wrapping.wrap(choice.account)
     found["upstream"] = {
         "method": wrapped.method,
         "url": gateway.pool.first_endpoint(choice.account, request.model) + _redacted(wrapped.path),

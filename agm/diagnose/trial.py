@@ -19,9 +19,10 @@ from agm.core.request import Account
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import parse_call, quote_model
 from agm.plugins.hooks import HookFailed
-from agm.serving.attempts import Attempts, FinalAnswer, OpenAnswer
+from agm.serving.answers import FinalAnswer, OpenAnswer
+from agm.serving.attempts import Attempts
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import Incoming, Preparation
+from agm.serving.prepare import InboundCall
 
 _QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
 #: Seconds to wait for an upstream's answer: a count takes a moment.
@@ -89,7 +90,7 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
         )
     gateway.pool.replace([account], ())
     path = f"/v1beta/models/{quote_model(model)}:countTokens"
-    incoming = Incoming(
+    inbound = InboundCall(
         id=f"trial-{account.name}",
         path=path,
         call=parse_call(path.encode("ascii")),
@@ -105,7 +106,7 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
     status: int | None = None
     message: str | None = None
     try:
-        attempts = await Preparation(gateway, incoming).run()
+        attempts = await gateway.calls.prepare(inbound).run()
         outcome = await attempts.open()
         if isinstance(outcome, FinalAnswer):
             status, message = outcome.status, _message(outcome.body)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -22,9 +22,8 @@ from twisted.copyright import version as twisted_version
 from agm import __version__
 from agm.core.counters import TOKENS, Spread, Tally
 from agm.core.pool.cooldown import Remembered
-
-if TYPE_CHECKING:
-    from agm.serving.gateway import Gateway
+from agm.core.pool.pool import Pool
+from agm.observe.metrics import Observed
 
 #: Hosts that are told apart; an upload goes where an upstream says.
 MAX_HOSTS = 100
@@ -45,8 +44,8 @@ class Figures(Collector):
     :param tally: what its requests were counted with.
     """
 
-    def __init__(self, gateway: Gateway, tally: Tally) -> None:
-        self._gateway = gateway
+    def __init__(self, observed: Observed, tally: Tally) -> None:
+        self._observed = observed
         self._tally = tally
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -67,13 +66,13 @@ class Figures(Collector):
         """Everything, as it is now."""
         yield from self._counted()
         yield from self._standing()
-        if self._gateway.config.metrics.accounts:
+        if self._observed.config().accounts:
             yield from self._by_account()
-        if self._gateway.config.metrics.client_keys:
+        if self._observed.config().client_keys:
             yield from self._by_client_key()
 
     def _counted(self) -> Iterator[Metric]:
-        tally, gateway = self._tally, self._gateway
+        tally, observed = self._tally, self._observed
         build = GaugeMetricFamily("agm_build_info", "Versions; always 1.", labels=["version", "python", "twisted"])
         build.add_metric([__version__, platform.python_version(), twisted_version], 1)
         yield build
@@ -113,7 +112,7 @@ class Figures(Collector):
             ["model", "type"],
             (((model, TOKENS[at]), n) for model, counts in tally.tokens.items() for at, n in enumerate(counts)),
         )
-        flowing = gateway.live.relays()
+        flowing = observed.live.relays()
         sent = tally.sent + sum(relay.sent for relay in flowing)
         yield _counter("agm_received_bytes", "Bytes of calls' bodies, without uploads.", [], [((), tally.received)])
         yield _counter("agm_sent_bytes", "Bytes of answers' bodies to calls.", [], [((), sent)])
@@ -121,13 +120,13 @@ class Figures(Collector):
             "agm_hook_failures",
             "How often a plugin's hook raised.",
             ["plugin", "hook"],
-            gateway.hooks.failures.items(),
+            observed.hook_failures.items(),
         )
         yield _counter(
             "agm_credential_refreshes",
             "Tokens that were asked for at token endpoints, by what came of it.",
             ["outcome"],
-            (((outcome,), count) for outcome, count in gateway.refresher.outcomes.items()),
+            (((outcome,), count) for outcome, count in observed.refreshes.items()),
         )
         yield _histogram(
             "agm_reactor_lag_seconds",
@@ -137,16 +136,16 @@ class Figures(Collector):
         )
 
     def _standing(self) -> Iterator[Metric]:
-        gateway = self._gateway
-        totals = gateway.live.totals()
-        paused = sum(relay.paused for relay in gateway.live.relays())
+        observed = self._observed
+        totals = observed.live.totals()
+        paused = sum(relay.paused for relay in observed.live.relays())
         yield GaugeMetricFamily("agm_requests_open", "Calls under way.", totals["open"])
         yield GaugeMetricFamily("agm_streams_open", "Of them, answers that flow as a stream.", totals["streams"])
         yield GaugeMetricFamily("agm_answers_paused", "Answers that wait for their clients to read.", paused)
         yield GaugeMetricFamily(
-            "agm_requests_waiting", "Calls that wait for an account to be free.", gateway.pool.waiting()
+            "agm_requests_waiting", "Calls that wait for an account to be free.", observed.pool.waiting()
         )
-        states = Counter((kind, state) for _, kind, state in _states(gateway))
+        states = Counter((kind, state) for _, kind, state in _states(observed.pool))
         accounts = GaugeMetricFamily("agm_accounts", "Accounts by how they stand.", labels=["kind", "state"])
         for kind in sorted({kind for kind, _ in states}):
             for state in STATES:
@@ -155,20 +154,20 @@ class Figures(Collector):
         connections = GaugeMetricFamily(
             "agm_upstream_connections", "Connections to upstreams: in use, or kept for later.", labels=["host", "state"]
         )
-        for host, (used, idle) in bounded(gateway.client.connections()).items():
+        for host, (used, idle) in bounded(observed.connections()).items():
             connections.add_metric([host, "used"], used)
             connections.add_metric([host, "idle"], idle)
         yield connections
 
     def _by_account(self) -> Iterator[Metric]:
-        gateway = self._gateway
+        observed = self._observed
         standing = GaugeMetricFamily(
             "agm_account_state", "How an account stands; 1 for that.", labels=["account", "kind", "state"]
         )
         under_way = GaugeMetricFamily("agm_account_requests_open", "Calls that it serves.", labels=["account"])
-        for name, kind, state in _states(gateway):
+        for name, kind, state in _states(observed.pool):
             standing.add_metric([name, kind, state], 1)
-        for name, load in gateway.pool.loads().items():
+        for name, load in observed.pool.loads().items():
             under_way.add_metric([name], load)
         yield standing
         yield under_way
@@ -186,18 +185,18 @@ class Figures(Collector):
         tokens = GaugeMetricFamily(
             "agm_client_key_tokens_today", "Tokens of a client key since midnight UTC.", labels=["client_key"]
         )
-        for key in self._gateway.client_keys:
-            used = self._gateway.allowances.today(key.name)
+        for key in self._observed.client_keys():
+            used = self._observed.allowances.today(key.name)
             requests.add_metric([key.name], used[0])
             tokens.add_metric([key.name], used[1])
         yield requests
         yield tokens
 
 
-def _states(gateway: Gateway) -> Iterator[tuple[str, str, str]]:
+def _states(pool: Pool) -> Iterator[tuple[str, str, str]]:
     """Each account's name, kind and state.  One that rests for some model is resting, whatever others it may serve."""
-    known, loads = gateway.pool.remember(), gateway.pool.loads()
-    for account in gateway.pool.accounts:
+    known, loads = pool.remember(), pool.loads()
+    for account in pool.accounts:
         found = known.get(account.name, Remembered())
         if found.disabled is not None:
             state = "disabled"

@@ -7,18 +7,41 @@ What happened is counted as it happens (:mod:`agm.core.counters`), and how thing
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.internet.task import LoopingCall
 
+from agm.config import MetricsConfig
+from agm.core.client_keys import ClientKey
 from agm.core.counters import Tally
+from agm.core.limits import Allowances
+from agm.core.pool.pool import Pool
+from agm.observe.activity import Live
 
 if TYPE_CHECKING:
     from agm.observe.exposition import Exposition, Figures
-    from agm.serving.gateway import Gateway
 
 #: Seconds between two looks at how late the reactor is.
 LAG_EVERY = 0.5
+
+
+@attrs.frozen(eq=False)
+class Observed:
+    """What a scrape looks at, beside what was counted."""
+
+    config: Callable[[], MetricsConfig]
+    live: Live
+    pool: Pool
+    allowances: Allowances
+    client_keys: Callable[[], Sequence[ClientKey]]
+    #: Connections to each host and port: in use, and idle.
+    connections: Callable[[], dict[str, tuple[int, int]]]
+    #: How often a plugin's hook raised, by plugin and hook.
+    hook_failures: Mapping[tuple[str, str], int]
+    #: Tokens that were asked for, by what came of it.
+    refreshes: Mapping[str, int]
 
 
 class Metrics:
@@ -28,17 +51,18 @@ class Metrics:
     :param tally: what its requests were counted with.
     """
 
-    def __init__(self, gateway: Gateway, tally: Tally) -> None:
-        self._gateway = gateway
+    def __init__(self, reactor: Any, observed: Observed, tally: Tally) -> None:
+        self._reactor = reactor
+        self._observed = observed
         self._tally = tally
         self._figures: Figures | None = None
         self._looking = LoopingCall(self._look)
-        self._looking.clock = gateway.reactor
+        self._looking.clock = reactor
         self._due = 0.0
 
     def start(self) -> None:
         """Watch how late the reactor is, from now on."""
-        self._due = self._gateway.reactor.seconds() + LAG_EVERY
+        self._due = self._reactor.seconds() + LAG_EVERY
         self._looking.start(LAG_EVERY, now=False)
 
     def stop(self) -> None:
@@ -47,7 +71,7 @@ class Metrics:
             self._looking.stop()
 
     def _look(self) -> None:
-        now = self._gateway.reactor.seconds()
+        now = self._reactor.seconds()
         self._tally.lag.add(max(now - self._due, 0.0))
         # the next call is due at a multiple of the pace, also where one was left out
         self._due = now + LAG_EVERY - max(now - self._due, 0.0) % LAG_EVERY
@@ -58,5 +82,5 @@ class Metrics:
             # with the first scrape: a gateway that nobody scrapes does not need Prometheus' library
             from agm.observe.exposition import Figures
 
-            self._figures = Figures(self._gateway, self._tally)
+            self._figures = Figures(self._observed, self._tally)
         return self._figures.expose(accept)

@@ -9,8 +9,6 @@ said to that question counts.  It costs nothing, is asked once at a time about e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -21,10 +19,11 @@ from agm.core.models import model_to_count
 from agm.core.pool.breaker import Trouble, origin
 from agm.core.request import Account, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
-from agm.serving.attempts import Attempts, Failed, OpenAnswer, Route
-
-if TYPE_CHECKING:
-    from agm.serving.gateway import Gateway
+from agm.serving.answers import Failed, OpenAnswer, Route
+from agm.serving.attempts import Attempts
+from agm.serving.context import ServingContext
+from agm.serving.routing import PoolRouting
+from agm.serving.wrapping import CallWrapping
 
 #: Seconds after a good answer during which the same is not asked again.
 PAUSE = 60.0
@@ -44,26 +43,25 @@ log = Logger()
 class HealthChecks:
     """Asks accounts and endpoints in doubt, and tells the pool what came of it."""
 
-    gateway: Gateway
     #: What is being asked, by subject.
     _asking: dict[tuple[str, ...], Deferred[None]] = attrs.Factory(dict)
     #: When a subject answered well, in seconds of the reactor's clock.
     _well: dict[tuple[str, ...], float] = attrs.Factory(dict)
     _count: int = 0
 
-    def ask_account(self, account: Account, model: str, status: int | None) -> None:
+    def ask_account(self, context: ServingContext, account: Account, model: str, status: int | None) -> None:
         """
         Ask an account that has refused several conversations for a model without a reason of its own.
 
         :param status: how it refused them: only the same refusal confirms it.
         """
-        self._start(("account", account.name, model), account, model, None, status)
+        self._start(context, ("account", account.name, model), account, model, None, status)
 
-    def ask_endpoint(self, account: Account, url: str) -> None:
+    def ask_endpoint(self, context: ServingContext, account: Account, url: str) -> None:
         """Ask an endpoint that has answered oddly several times, for a model that no client has invented."""
-        model = model_to_count(account.models, self.gateway.config.models.list)
+        model = model_to_count(account.models, context.config.models.list)
         if model is not None:
-            self._start(("endpoint", origin(url)), account, model, url, None)
+            self._start(context, ("endpoint", origin(url)), account, model, url, None)
 
     def stop(self) -> None:
         """Ask nothing more, and wait for no answer."""
@@ -71,22 +69,35 @@ class HealthChecks:
             asking.cancel()
 
     def _start(
-        self, subject: tuple[str, ...], account: Account, model: str, url: str | None, status: int | None
+        self,
+        context: ServingContext,
+        subject: tuple[str, ...],
+        account: Account,
+        model: str,
+        url: str | None,
+        status: int | None,
     ) -> None:
-        now = self.gateway.reactor.seconds()
+        now = context.reactor.seconds()
         if subject in self._asking or now - self._well.get(subject, -PAUSE) < PAUSE:
             return
-        if METHOD not in kinds.METHODS[account.kind] or self.gateway.pool.is_full(account):
+        if METHOD not in kinds.METHODS[account.kind] or context.pool.is_full(account):
             return
-        asking = self._asking[subject] = Deferred.fromCoroutine(self._ask(subject, account, model, url, status))
+        asking = self._asking[subject] = Deferred.fromCoroutine(
+            self._ask(context, subject, account, model, url, status)
+        )
         asking.addErrback(lambda failure: failure.trap(CancelledError))
         asking.addErrback(lambda failure: log.failure("a health check failed", failure=failure))
         asking.addBoth(lambda _: self._asking.pop(subject, None))
 
     async def _ask(
-        self, subject: tuple[str, ...], account: Account, model: str, url: str | None, status: int | None
+        self,
+        context: ServingContext,
+        subject: tuple[str, ...],
+        account: Account,
+        model: str,
+        url: str | None,
+        status: int | None,
     ) -> None:
-        gateway = self.gateway
         self._count += 1
         request = GatewayRequest(
             id=f"health-check-{self._count}",
@@ -99,27 +110,34 @@ class HealthChecks:
             query={},
             headers={},
             client_key=None,
-            received_at=gateway.wall(),
+            received_at=context.wall(),
             body=Body(_BODY),
             upstream_framing=Framing.UNARY,
         )
-        lease = gateway.pool.lease(account, model, METHOD, request.version)
-        route = Route(lease, account, url or gateway.pool.first_endpoint(account, model), "a health check")
+        lease = context.pool.lease(account, model, METHOD, request.version)
+        route = Route(lease, account, url or context.pool.first_endpoint(account, model), "a health check")
         try:
-            attempts = Attempts(gateway, request, _BODY, ModelChoice(model, "unchanged"))
+            wrapping = CallWrapping(context, request, _BODY)
+            choice = ModelChoice(model, "unchanged")
+            attempts = Attempts(context, request, PoolRouting(context, request), wrapping, choice)
             outcome = await attempts.try_once(route, patience=PATIENCE)
             if isinstance(outcome, OpenAnswer):
                 outcome.close()
-            self._conclude(subject, route, outcome, status)
+            self._conclude(context, subject, route, outcome, status)
         finally:
             lease.release()
 
     def _conclude(
-        self, subject: tuple[str, ...], route: Route, outcome: OpenAnswer | Failed, status: int | None
+        self,
+        context: ServingContext,
+        subject: tuple[str, ...],
+        route: Route,
+        outcome: OpenAnswer | Failed,
+        status: int | None,
     ) -> None:
-        pool, account, model = self.gateway.pool, route.account, route.lease.model
+        pool, account, model = context.pool, route.account, route.lease.model
         if isinstance(outcome, OpenAnswer):
-            self._note_well(subject)
+            self._note_well(subject, context.reactor.seconds())
             pool.trust(account, model)
             return
         verdict = outcome.verdict
@@ -138,8 +156,8 @@ class HealthChecks:
         else:  # what was said is about something else; where words tell, they count
             pool.failed(account, model, verdict, route.lease)
 
-    def _note_well(self, subject: tuple[str, ...]) -> None:
+    def _note_well(self, subject: tuple[str, ...], now: float) -> None:
         self._well.pop(subject, None)
-        self._well[subject] = self.gateway.reactor.seconds()
+        self._well[subject] = now
         if len(self._well) > MAX_SUBJECTS:
             del self._well[next(iter(self._well))]

@@ -1,13 +1,12 @@
 """
-A call on its way to its first attempt: map the model, hold the client key to its limits, let plugins edit the body.
+Prepare a call for its first attempt: map the model, hold the client key to its limits, let plugins edit the body.
 
 What follows is :mod:`agm.serving.attempts`'s.  The same steps are taken for a request and for an explanation of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import attrs
 import msgspec
@@ -16,16 +15,24 @@ from agm.core.client_keys import ClientKey
 from agm.core.request import Body, GatewayRequest
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
-from agm.serving.affinity import make_attempts
+from agm.serving.affinity import route_call
 from agm.serving.attempts import Attempts
+from agm.serving.client_auth import ClientAuthenticator
+from agm.serving.context import ServingContext
+from agm.serving.model_directory import ModelDirectory
+from agm.serving.wrapping import CallWrapping, Wrapping
 
-if TYPE_CHECKING:
-    from agm.serving.gateway import Gateway
+
+MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
 
 
 @attrs.frozen(eq=False, slots=False)
-class Incoming:
-    """A call as it came in: its parsed target, and the rest of it without credentials.  See :class:`GatewayRequest`."""
+class InboundCall:
+    """
+    A call as it came in: its parsed target, and the rest of it without credentials.  See :class:`GatewayRequest`.
+
+    Whoever makes one says what is called, whether the path told it or the body; `path` is only shown.
+    """
 
     id: str
     path: str
@@ -38,32 +45,45 @@ class Incoming:
     received_at: float
 
 
-class Preparation:
+class PrepareCall:
     """
     The steps before the first attempt.
 
+    :param wrapping: makes the form in which it is sent, of the request as mapped and the body after all edits.
     :param explaining: nothing will be sent; count nothing and remember nothing.
     :ivar request: the request as far as it is known; its model is mapped once :meth:`run` has got that far.
     """
 
-    def __init__(self, gateway: Gateway, incoming: Incoming, *, explaining: bool = False) -> None:
-        call, framing = incoming.call, incoming.framing
-        self._gateway = gateway
-        self._key = incoming.key
+    def __init__(
+        self,
+        context: ServingContext,
+        models: ModelDirectory,
+        clients: ClientAuthenticator,
+        inbound: InboundCall,
+        *,
+        wrapping: MakeWrapping = CallWrapping,
+        explaining: bool = False,
+    ) -> None:
+        call, framing = inbound.call, inbound.framing
+        self._context = context
+        self._models = models
+        self._clients = clients
+        self._key = inbound.key
+        self._wrapping = wrapping
         self.request = GatewayRequest(
-            id=incoming.id,
-            path=incoming.path,
+            id=inbound.id,
+            path=inbound.path,
             version=call.version,
             method=call.method,
             asked_model=call.model,
             model=call.model,
             framing=framing,
-            query=incoming.query,
-            headers=incoming.headers,
-            client_key=None if incoming.key is None else incoming.key.name,
-            received_at=incoming.received_at,
-            body=Body(incoming.body),
-            upstream_framing=Framing.SSE if framing is Framing.ARRAY and gateway.hooks.edits_events else framing,
+            query=inbound.query,
+            headers=inbound.headers,
+            client_key=None if inbound.key is None else inbound.key.name,
+            received_at=inbound.received_at,
+            body=Body(inbound.body),
+            upstream_framing=Framing.SSE if framing is Framing.ARRAY and context.hooks.edits_events else framing,
             explaining=explaining,
         )
 
@@ -74,14 +94,16 @@ class Preparation:
         :raises GatewayError: if the request may not be made.
         :raises HookFailed: if a plugin that edits bodies failed.
         """
-        gateway, request = self._gateway, self.request
-        choice = gateway.hooks.map_model(gateway.catalog.id_of(request.asked_model), request)
+        context, request = self._context, self.request
+        hooks = context.hooks
+        choice = hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
         if choice.model != request.model:
             request = self.request = attrs.evolve(request, model=choice.model)
         if self._key is not None:
-            gateway.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
+            self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         body = request.body.raw
-        if gateway.hooks.edits_requests:
-            edited = await gateway.hooks.transform_request(Body(body).json(), request)  # a document of their own
+        if hooks.edits_requests:
+            edited = await hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
-        return await make_attempts(gateway, request, body, choice)
+        routing = await route_call(context, request, body)
+        return Attempts(context, request, routing, self._wrapping(context, request, body), choice)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -197,16 +198,23 @@ def parse_config(text: str) -> Config:
 
 
 async def start_gateway(
-    reactor: Any, config: Config, *, plugins: Sequence[object] = (), auth_mode: str | None = None, policy: Any = None
+    reactor: Any,
+    config: Config,
+    *,
+    plugins: Sequence[object] = (),
+    auth_mode: str | None = None,
+    policy: Any = None,
+    request_log_path: Path | None = None,
 ) -> RunningGateway:
     """
     Start a gateway on a free port of 127.0.0.1.
 
     :param plugins: dotted names of modules, or plugins themselves, as after ``[plugins] load``.
     :param auth_mode: the mode in force; the configuration's by default, where ``auto`` is ``off`` on loopback.
+    :param request_log_path: where requests are recorded; nowhere by default.
     """
     mode = auth_mode or ("off" if config.auth.mode == "auto" else config.auth.mode)
-    gateway = make_gateway(reactor, config, mode, plugins=plugins, policy=policy)
+    gateway = make_gateway(reactor, config, mode, plugins=plugins, policy=policy, request_log_path=request_log_path)
     site = make_site(gateway, Access.configured(config.gateway, ["127.0.0.1"]))
     await gateway.start()
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
@@ -232,6 +240,7 @@ class GatewayFactory(Protocol):
         plugins: Sequence[object] = (),
         auth_mode: str | None = None,
         policy: Any = None,
+        request_log_path: Path | None = None,
     ) -> Awaitable[RunningGateway]:
         """Start a gateway."""
 

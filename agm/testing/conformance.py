@@ -629,11 +629,11 @@ def _site(config: Config) -> Any:
     from agm.plugins.hooks import Hooks
     from agm.serving.gateway import Gateway
     from agm.tap import make_site
-    from agm.upstream.client import UpstreamClient
+    from agm.upstream.client import HTTPUpstreamClient
     from agm.upstream.credentials.refresher import Refresher
     from agm.web.access import Access
 
-    client = UpstreamClient(reactor, connect_timeout=config.timeouts.connect)
+    client = HTTPUpstreamClient(reactor, connect_timeout=config.timeouts.connect)
     hooks = Hooks(make_plugin_manager(entry_points=False), reactor)
     gateway = Gateway(reactor, config, hooks, client, Refresher(reactor, client.treq()), "off")
     return make_site(gateway, Access.of((), ["127.0.0.1"], ()))

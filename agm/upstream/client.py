@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from OpenSSL.SSL import Error as TLSError
@@ -41,7 +41,7 @@ from agm.upstream.tunnel import ProxyFailed
 from agm.upstream.websocket import Refused as SocketRefused
 from agm.upstream.websocket import UpstreamSocket
 
-__all__ = ["PlainClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed"]
+__all__ = ["HTTPUpstreamClient", "PlainClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed"]
 
 
 class UpstreamFailed(Exception):
@@ -233,7 +233,45 @@ class Networks(PlainClient):
         self._agents.clear()
 
 
-class UpstreamClient:
+class UpstreamClient(Protocol):
+    """What sends requests to upstreams; :class:`HTTPUpstreamClient` does so over HTTP."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The timers of answers."""
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes | Spliced | IBodyProducer | None,
+        *,
+        timeout: float,
+        network: Network | None = None,
+    ) -> UpstreamAnswer:
+        """
+        Send a request and wait for the head of its answer.
+
+        :param timeout: seconds until the head must have come.
+        :param network: how the upstream is reached; None for the way of the gateway.
+        :raises UpstreamFailed: if none came.
+        """
+
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """Count the connections to each host and port: in use, and idle."""
+
+    def default_to(self, network: Network) -> None:
+        """From now on reach upstreams like this, where an account does not say otherwise."""
+
+    def distrust(self) -> None:
+        """Use no connection again that is idle now: what it leads through may have forgotten it."""
+
+    def close(self) -> Deferred[None]:
+        """Close idle connections, and leave no timer."""
+
+
+class HTTPUpstreamClient:
     """
     Sends requests to upstreams.
 

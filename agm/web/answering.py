@@ -6,18 +6,16 @@ Answer a call: open an answer by attempts on accounts, relay it, and tell the ob
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable
 
 from twisted.internet.defer import CancelledError
 
 from agm.core.client_keys import ClientKey
 from agm.core.errors import GatewayError
-from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.wire.answer_filters import Framing
-from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.plugins.hooks import HookFailed
-from agm.serving.attempts import FinalAnswer, OpenAnswer
+from agm.serving.answers import FinalAnswer, OpenAnswer
+from agm.serving.calls import Outcome, Prepared
 from agm.web.base import ApiResource, Visit
 from agm.web.browsers import NOSNIFF, apart
 from agm.web.relay import Relay
@@ -42,28 +40,6 @@ _SSE_HEADERS = (
 )
 
 
-class Opening(Protocol):
-    """What opens an answer, and knows what was tried for it: :class:`agm.serving.attempts.Attempts` and the like."""
-
-    @property
-    def records(self) -> Sequence[AttemptRecord]:
-        """The attempts so far."""
-
-    async def open(self) -> OpenAnswer | FinalAnswer:
-        """The answer.  :raises GatewayError: if there is none."""
-
-
-class Prepared(Protocol):
-    """The steps before an answer can be opened: :class:`agm.serving.prepare.Preparation` and the like."""
-
-    @property
-    def request(self) -> GatewayRequest:
-        """The request, as far as it is known."""
-
-    async def run(self) -> Opening:
-        """Take the steps.  :raises GatewayError: if the request may not be made."""
-
-
 class AnsweringResource(ApiResource):
     """A resource whose answers come from an upstream."""
 
@@ -73,38 +49,34 @@ class AnsweringResource(ApiResource):
 
     def answer_model_call(self, visit: Visit, prepared: Prepared) -> Awaitable[None]:
         """As :meth:`answer`, for what counts among the calls that a client key may have answered at once."""
-        if visit.key is not None and self.gateway.limits_streams:
+        if visit.key is not None and self.gateway.clients.limits_streams:
             return self._answer_one_of(visit.key, visit.wire, prepared)
         return self.answer(visit.wire, prepared)
 
     async def _answer_one_of(self, key: ClientKey, wire: GatewayRequestOnWire, prepared: Prepared) -> None:
         """As :meth:`answer`, for a client key that may have only so many calls answered at once."""
-        with self.gateway.stream_of(key):
+        with self.gateway.clients.stream_of(key):
             await self.answer(wire, prepared)
 
     async def answer(self, wire: GatewayRequestOnWire, prepared: Prepared) -> None:
-        """Open an answer, relay it, and tell the observers how it ended."""
-        attempts: Opening | None = None
+        """
+        Open an answer, relay it, and tell the observers how it ended.
+
+        :raises GatewayError: if there is none, and nothing has been sent.
+        """
         gateway = self.gateway
-        began = gateway.reactor.seconds()
-        outcome, sent, first_byte = "cancelled", 0, None
-        account: str | None = None
-        watch: UsageWatch | None = None
-        underway = gateway.live.begin(prepared)
+        call = gateway.calls.begin(prepared)
+        outcome: Outcome = "cancelled"
+        sent = 0
         try:
-            attempts = underway.attempts = await prepared.run()
+            await call.prepare()
             _check_there(wire)
-            opened = await attempts.open()
-            first_byte = gateway.reactor.seconds() - began
+            opened = await call.open()
             if isinstance(opened, FinalAnswer):
                 outcome = "error" if opened.status >= 400 else "ok"
                 sent = len(opened.body)
-                account = attempts.records[-1].account if attempts.records else None
-                if gateway.kept_answers:
-                    underway.answer, underway.answer_size = opened.body[: gateway.kept_answers], sent
                 wire.send(opened.status, list(opened.headers), opened.body)
                 return
-            account, watch = opened.account.name, opened.body.watch
             try:
                 _check_there(wire)
                 outcome = "aborted"
@@ -117,7 +89,7 @@ class AnsweringResource(ApiResource):
                     return
                 stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
                 relay = Relay(wire, opened.body, opened.framing, gateway.stalls, stall, redact)
-                gateway.live.relaying(underway, relay)
+                call.relaying(relay)
                 relaying = relay.run()
                 try:
                     outcome = await relaying
@@ -136,31 +108,14 @@ class AnsweringResource(ApiResource):
                 opened.close()
         except (GatewayError, HookFailed) as e:
             outcome = "error"
-            underway.error = e
+            call.failed(e)
             wire.code = e.status if isinstance(e, GatewayError) else 500
             raise
         finally:
-            usage, finish_reason = (None, None) if watch is None else watch.read()
-            if isinstance(watch, KeepingWatch):
-                underway.answer, underway.answer_size = watch.kept, watch.size
-            record = RequestRecord(
-                request=prepared.request,
-                started=prepared.request.received_at,
-                ended=gateway.reactor.seconds() - began,
-                first_byte=first_byte,
-                status=wire.code,
-                outcome=outcome,  # type: ignore[arg-type]  # one of the four literals above
-                sent=sent,
-                attempts=() if attempts is None else tuple(attempts.records),
-                account=account,
-                usage=usage,
-                finish_reason=finish_reason,
-            )
-            gateway.live.end(underway, record, gateway.config.pool.max_attempts)
-            gateway.finished(record)
+            call.end(outcome, wire.code, sent)
 
     def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
-        """The headers of an answer."""
+        """Make the headers of an answer."""
         given = opened.answer.first
         headers = [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
         content_type = given.get(b"content-type")

@@ -99,7 +99,7 @@ class ApiResource(Resource):
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
         """Whether a request needs no client key, whatever ``auth.mode`` says."""
-        return self.is_health and self.gateway.mode_for(local=wire.sender.local) == "all_except_health"
+        return self.is_health and self.gateway.clients.mode_for(local=wire.sender.local) == "all_except_health"
 
     def render(self, request: Any) -> int:
         """Twisted's entry."""
@@ -127,7 +127,7 @@ class ApiResource(Resource):
             asked = self._look(wire)
         key: ClientKey | None = None
         if not asked.preflight and not self.is_open(wire, asked.query):
-            key = await self.gateway.authenticate(asked.keys, wire.id, local=wire.sender.local)
+            key = await self.gateway.clients.authenticate(asked.keys, wire.id, local=wire.sender.local)
         if not asked.allowed and not asked.preflight:
             raise self.unknown(wire)
         if asked.method == "OPTIONS":  # a page gets to see an error only if it may ask

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from urllib.parse import parse_qsl, quote, urlencode
 
 import attrs
@@ -37,9 +38,13 @@ from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import bare_model, quote_model
 from agm.plugins.builtin.wrapping import USER_AGENT
-from agm.serving.affinity import Lists, ResourceAttempts, Search, names_in, opened, owner_of, read
-from agm.serving.attempts import MAX_ERROR, FinalAnswer, OpenAnswer, first_byte_within
+from agm.serving.affinity import names_in, owner_of, read
+from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
+from agm.serving.attempts import Attempts, first_byte_within
+from agm.serving.calls import Calls
 from agm.serving.gateway import Gateway
+from agm.serving.records import AttemptRecords
+from agm.serving.resources import Lists, ResourceCall, Search, opened
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
 from agm.upstream.http1 import split_url
@@ -103,7 +108,7 @@ class Owned(AnsweringResource):
             return False
         # a tuned model may be described by the list, as every model that is in it
         listed = asked.collection == "tunedModels" and wire.method in (b"GET", b"HEAD") and asked.name is not None
-        return not (listed and self.gateway.catalog.get(asked.name or "") is not None)
+        return not (listed and self.gateway.models.catalog.get(asked.name or "") is not None)
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
         try:
@@ -126,28 +131,29 @@ class Owned(AnsweringResource):
         asked = ownership.parse(wire.path, wire.method.decode("ascii"))
         if asked is None:
             raise NotFound("The path is not known: the Gemini API has no such method of this resource.")
+        prepare = partial(PrepareResourceCall, self.gateway.calls, visit, asked)
         if asked.way != "upload":
-            await self.answer(wire, OwnedPreparation(self.gateway, visit, asked, decoded_body(wire)))
+            await self.answer(wire, prepare(decoded_body(wire)))
             return
         upload = self._upload_of(visit.query)
         if upload is not None:
-            part = PartOfUpload(self.gateway, visit, asked, upload)
+            part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
             raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
-            await self.answer(wire, OwnedPreparation(self.gateway, visit, asked, described))
+            await self.answer(wire, prepare(described))
         elif wire.head.length is not None and wire.head.length <= MAX_HELD:
             site, length = wire.site, wire.head.length
             site.lend(length)
             try:
                 content = await self._collected(wire)
-                await self.answer(wire, OwnedPreparation(self.gateway, visit, asked, b"", content=content))
+                await self.answer(wire, prepare(b"", content=content))
             finally:
                 site.give_back(length)
         else:
-            await self.answer(wire, WholeUpload(self.gateway, visit, asked))
+            await self.answer(wire, WholeUpload(self.gateway.calls, visit, asked))
 
     async def _collected(self, wire: GatewayRequestOnWire) -> bytes:
         """The body of a request to upload, whole: what the beginning says of its file, or a small file itself."""
@@ -220,7 +226,7 @@ def own_address(url: str, endpoints: Sequence[str]) -> str | None:
     return url if any(found == split_url(endpoint.encode("ascii"))[0] for endpoint in endpoints) else None
 
 
-class OwnedPreparation:
+class PrepareResourceCall:
     """
     The steps before a request about a resource is sent: hold the key to its limits, find the owner.
 
@@ -230,23 +236,23 @@ class OwnedPreparation:
     """
 
     def __init__(
-        self, gateway: Gateway, visit: Visit, asked: OwnedTarget, body: bytes, *, content: bytes | None = None
+        self, calls: Calls, visit: Visit, asked: OwnedTarget, body: bytes, *, content: bytes | None = None
     ) -> None:
-        self._gateway = gateway
+        self._calls = calls
         self._visit = visit
         self._asked = asked
         self._content = content
         self._http_method = visit.wire.method.decode("ascii")
         self._query = parameters(visit)
-        self.request = describe(gateway, visit, asked, asked.model, body)
+        self.request = describe(calls.context.wall(), visit, asked, asked.model, body)
 
-    async def run(self) -> ResourceAttempts | Search | Lists:
+    async def run(self) -> Attempts | Search | Lists:
         """
         Take the steps.
 
         :raises GatewayError: if the request may not be made.
         """
-        gateway, asked = self._gateway, self._asked
+        calls, context, asked = self._calls, self._calls.context, self._asked
         models = await self._models()
         if models and not asked.model:
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
@@ -254,38 +260,35 @@ class OwnedPreparation:
         mapped = ModelChoice(request.model, "as asked")
         path = asked.path
         if asked.model:
-            mapped = gateway.hooks.map_model(gateway.catalog.id_of(asked.model), request)
+            mapped = context.hooks.map_model(calls.models.catalog.id_of(asked.model), request)
             request = self.request = attrs.evolve(request, model=mapped.model)
             path = f"/{asked.version}/models/{quote_model(mapped.model)}:{asked.verb}"
         if self._visit.key is not None:
             for model in models:
-                gateway.admit(self._visit.key, model, counting=False)
-            gateway.admit(self._visit.key, request.asked_model)
+                calls.clients.admit(self._visit.key, model, counting=False)
+            calls.clients.admit(self._visit.key, request.asked_model)
         name = None if asked.name is None else ownership.root(asked.name)
-        names = ([] if name is None else [name]) + await names_in(gateway, request.body)
-        owned = owner_of(gateway, names)
+        names = ([] if name is None else [name]) + await names_in(context, request.body)
+        owned = owner_of(context, names)
         content = request.body.raw if self._content is None else self._content
-        attempts = ResourceAttempts(
-            gateway,
+        call = ResourceCall(
             request,
-            content,
             mapped,
-            owner=None if owned is None else owned[0],
-            owned="" if owned is None else owned[1],
-            named=tuple(names),
-            name=name,
-            path=path + _query(self._query),
-            http_method=self._http_method,
-            headers=forwarded(request, content=bool(content) or self._content is not None, json=self._content is None),
+            self._http_method,
+            path + _query(self._query),
+            forwarded(request, content=bool(content) or self._content is not None, json=self._content is None),
+            content,
+            name,
+            tuple(names),
         )
-        able = sum(request.method in METHODS[account.kind] for account in gateway.pool.accounts)
+        able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
         if owned is not None or able < 2:
-            return attempts
+            return call.attempts(context)
         if name is not None:
-            return Search(attempts)
+            return Search(context, call)
         if request.method.endswith(".list") and asked.collection not in _WITHOUT_A_LIST:
-            return self._lists(attempts, path)
-        return attempts
+            return self._lists(call, path)
+        return call.attempts(context)
 
     async def _models(self) -> list[str]:
         """
@@ -298,7 +301,7 @@ class OwnedPreparation:
         if not body.strip() or not (held or b"odel" in body or b"\\" in body):
             return []
         try:
-            reading = await read(self._gateway, body, most=MOST if held else MOST_UNHELD)
+            reading = await read(self._calls.context, body, most=MOST if held else MOST_UNHELD)
         except Unreadable as e:
             if not held:
                 return []
@@ -309,7 +312,7 @@ class OwnedPreparation:
             ) from None
         return list(dict.fromkeys(filter(None, map(bare_model, reading.models))))
 
-    def _lists(self, attempts: ResourceAttempts, path: str) -> Lists:
+    def _lists(self, call: ResourceCall, path: str) -> Lists:
         size, token = self.request.query.get("pageSize", ""), self.request.query.get("pageToken", "")
         if size and not (size.isascii() and size.isdigit() and len(size) < 10):
             raise InvalidRequest(f"Invalid value for pageSize: {size[:40]!r}.")
@@ -320,10 +323,10 @@ class OwnedPreparation:
             return path + _query([*rest, *own, *([("pageToken", token)] if token else [])])
 
         wanted = min(int(size), MAX_PAGE) if size and int(size) else None
-        return Lists(attempts, wanted, Page.decode(token) if token else None, path_of)
+        return Lists(self._calls.context, call, wanted, Page.decode(token) if token else None, path_of)
 
 
-def describe(gateway: Gateway, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
+def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
     """The request as plugins see it."""
     return GatewayRequest(
         id=visit.wire.id,
@@ -336,7 +339,7 @@ def describe(gateway: Gateway, visit: Visit, asked: OwnedTarget, model: str, bod
         query=dict(reversed(parameters(visit))),
         headers=plain_headers(visit.wire),
         client_key=None if visit.key is None else visit.key.name,
-        received_at=gateway.wall(),
+        received_at=received_at,
         body=Body(body),
         upstream_framing=Framing.UNARY,
     )
@@ -419,12 +422,18 @@ class _Sending:
     It is its own preparation and its own opening: there is nothing to try again.
     """
 
-    def __init__(self, gateway: Gateway, visit: Visit, asked: OwnedTarget) -> None:
-        self.gateway = gateway
+    def __init__(self, calls: Calls, visit: Visit, asked: OwnedTarget) -> None:
+        self.calls = calls
+        self.context = calls.context
         self.visit = visit
         self.asked = asked
-        self.request = describe(gateway, visit, asked, "", b"")
-        self.records: list[AttemptRecord] = []
+        self.request = describe(self.context.wall(), visit, asked, "", b"")
+        self.log = AttemptRecords(self.context)
+
+    @property
+    def records(self) -> list[AttemptRecord]:
+        """The attempts so far."""
+        return self.log.done
 
     async def run(self) -> _Sending:
         """Nothing has to be prepared."""
@@ -437,15 +446,15 @@ class _Sending:
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
         """What an answer means, and what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
-        return verdict, opened(self.gateway, answer, lease, made=True)
+        return verdict, opened(self.context, answer, lease, made=True)
 
     async def _sent(
         self, lease: Lease, endpoint: str, url: str, headers: Sequence[tuple[bytes, bytes]], chosen: str
     ) -> OpenAnswer | FinalAnswer:
         """The answer; an upstream that takes nothing, or does not answer what it has got, is given up in time."""
-        gateway, reactor, limits = self.gateway, self.gateway.reactor, self.gateway.config.timeouts
+        context, reactor, limits = self.context, self.context.reactor, self.context.config.timeouts
         wire = self.visit.wire
-        started, began = gateway.wall(), reactor.seconds()
+        began = self.log.begin()
         body = wire.streamed or decoded_body(wire)
         timer: IDelayedCall | None = None
         why = ""
@@ -469,7 +478,7 @@ class _Sending:
 
         whole = not isinstance(body, StreamedBody)
         sending = Deferred.fromCoroutine(
-            gateway.client.send(
+            context.client.send(
                 wire.method.decode("ascii"), url, headers, body, timeout=limits.total, network=lease.account.network
             )
         )
@@ -490,31 +499,26 @@ class _Sending:
             if isinstance(body, StreamedBody):
                 body.on_change = lambda flows: None
             watch(True)
-            ended = reactor.seconds() - began
-            record = AttemptRecord(
-                request_id=self.request.id,
+            self.log.add(
+                self.request,
+                lease,
                 number=1,
-                account=lease.account.name,
-                chosen=chosen,
                 endpoint=endpoint,
-                model="",
-                started=started,
-                first_byte=None if verdict else ended,
-                ended=ended,
+                chosen=chosen,
+                began=began,
+                good=verdict is None,
                 status=None if answer is None else answer.status,
                 verdict=verdict,
                 message="the upload was not taken" if verdict else "",
             )
-            self.records.append(record)
-            gateway.hooks.attempt_finished(record)
         return outcome
 
 
 class PartOfUpload(_Sending):
     """Bytes for an upload that has been begun, or a question about it: to where its beginning led."""
 
-    def __init__(self, gateway: Gateway, visit: Visit, asked: OwnedTarget, upload: Upload) -> None:
-        super().__init__(gateway, visit, asked)
+    def __init__(self, calls: Calls, visit: Visit, asked: OwnedTarget, upload: Upload) -> None:
+        super().__init__(calls, visit, asked)
         self._upload = upload
 
     async def open(self) -> OpenAnswer | FinalAnswer:
@@ -524,7 +528,7 @@ class PartOfUpload(_Sending):
         :raises NotFound: if the account has left the configuration.
         :raises GatewayError: if the upstream does not answer.
         """
-        pool, upload = self.gateway.pool, self._upload
+        pool, upload = self.context.pool, self._upload
         account = next((a for a in pool.accounts if a.name == upload.account), None)
         if account is None:
             raise NotFound("The upload is not known any more: its account has been taken out of the configuration.")
@@ -540,7 +544,7 @@ class PartOfUpload(_Sending):
 class WholeUpload(_Sending):
     """A large upload in one request, ``uploadType=media`` or ``multipart``."""
 
-    _attempts: ResourceAttempts
+    _attempts: Attempts
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -549,20 +553,22 @@ class WholeUpload(_Sending):
         :raises GatewayError: if there is none, or the upstream does not answer.
         """
         if self.visit.key is not None:
-            self.gateway.admit(self.visit.key, "")
+            self.calls.clients.admit(self.visit.key, "")
         name = None if self.asked.name is None else ownership.root(self.asked.name)
-        if name is not None and owner_of(self.gateway, [name]) is None:
+        if name is not None and owner_of(self.context, [name]) is None:
             refusal = await self._search(name)
             if refusal is not None:
                 return refusal
-        self._attempts = attempts = self._of(self.request, name, self.asked.path + _query(parameters(self.visit)))
+        path = self.asked.path + _query(parameters(self.visit))
+        self._attempts = self._call(self.request, name, path).attempts(self.context)
         try:
-            lease, url, credential = await attempts.one_route()
+            route, credential = await self._attempts.lease_route()
         except CredentialError as e:
             raise Unavailable(f"{e.reason}.", reason="CREDENTIAL_UNAVAILABLE", retry_after=1.0) from None
+        lease, url = route.lease, route.url
         try:
             headers = (*forwarded(self.request, content=True, json=False), *credential)
-            answer = await self._sent(lease, url, url + attempts.path, headers, "an upload in one request")
+            answer = await self._sent(lease, url, url + path, headers, "an upload in one request")
         except BaseException:
             lease.release()
             raise
@@ -574,41 +580,30 @@ class WholeUpload(_Sending):
         """Ask who has what the upload goes into: its bytes can be sent to one account only.  The refusal if nobody."""
         asked = attrs.evolve(self.asked, name=name, verb="", way="")
         request = attrs.evolve(self.request, method=asked.method("GET"))
-        search = Search(self._of(request, name, f"/{self.asked.version}/{name}", http_method="GET"))
+        path = f"/{self.asked.version}/{name}"
+        search = Search(self.context, self._call(request, name, path, http_method="GET"))
         try:
             answer = await search.open()
         finally:
-            self.records += search.records
+            self.log.done += search.records
         if isinstance(answer, OpenAnswer):
             answer.close()
             return None
         return answer
 
-    def _of(
-        self, request: GatewayRequest, name: str | None, path: str, *, http_method: str = "POST"
-    ) -> ResourceAttempts:
-        owned = owner_of(self.gateway, [] if name is None else [name])
-        return ResourceAttempts(
-            self.gateway,
-            request,
-            b"",
-            ModelChoice("", "as asked"),
-            owner=None if owned is None else owned[0],
-            owned="" if owned is None else owned[1],
-            named=() if name is None else (name,),
-            name=name,
-            path=path,
-            http_method=http_method,
-            headers=(),
-        )
+    @staticmethod
+    def _call(request: GatewayRequest, name: str | None, path: str, *, http_method: str = "POST") -> ResourceCall:
+        mapped = ModelChoice("", "as asked")
+        named = () if name is None else (name,)
+        return ResourceCall(request, mapped, http_method, path, (), b"", name, named)
 
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
         """See :class:`_Sending`; what a refusal says of the account is drawn for it, as for any other request."""
         if answer.status < 400:
-            self.gateway.pool.succeeded(lease.account, "", lease)
+            self.context.pool.succeeded(lease.account, "", lease)
             return await super()._outcome(answer, lease)
         reading = answer.read(MAX_ERROR)
-        reading.addTimeout(self.gateway.config.timeouts.idle, self.gateway.reactor)
+        reading.addTimeout(self.context.config.timeouts.idle, self.context.reactor)
         try:
             body = await reading
         except CancelledError:

@@ -12,7 +12,7 @@ from agm.core import ownership
 from agm.core.errors import GatewayError, NotFound
 from agm.core.wire import target
 from agm.core.wire.answer_filters import Framing
-from agm.serving.prepare import Incoming, Preparation
+from agm.serving.prepare import InboundCall
 from agm.web.answering import AnsweringResource
 from agm.web.base import Visit, send_json
 from agm.web.inbound import CREDENTIAL_PARAMETERS, decoded_body, framing_of, plain_headers
@@ -52,7 +52,7 @@ class Gemini(AnsweringResource):
     async def _list(self, visit: Visit) -> None:
         """The list of models, or one of them."""
         asked = target.parse_collection(visit.wire.path)
-        catalog = await self.gateway.fresh_catalog()
+        catalog = await self.gateway.models.fresh_catalog()
         if isinstance(asked, target.ModelList):
             send_json(visit.wire, catalog.page(visit.query.get("pageSize"), visit.query.get("pageToken")))
             return
@@ -77,7 +77,7 @@ class Gemini(AnsweringResource):
                 query=MappingProxyType({k: v for k, v in visit.query.items() if k not in CREDENTIAL_PARAMETERS}),
                 headers=MappingProxyType(plain_headers(wire)),
             )
-        incoming = Incoming(
+        inbound = InboundCall(
             wire.id,
             asked.path,
             asked.call,
@@ -88,4 +88,4 @@ class Gemini(AnsweringResource):
             decoded_body(wire),
             gateway.wall(),
         )
-        return self.answer_model_call(visit, Preparation(gateway, incoming))
+        return self.answer_model_call(visit, gateway.calls.prepare(inbound))

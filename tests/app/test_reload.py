@@ -234,7 +234,7 @@ async def test_a_client_key_is_revoked_as_fast_as_the_file_is_replaced(watch: Wa
     it = await watch(keys)
 
     def known() -> list[str]:
-        return [key.name for key in it.running.gateway.client_keys]
+        return [key.name for key in it.running.gateway.clients.client_keys]
 
     replace(it.path, keys.partition('[[auth.keys]]\nname = "b"')[0])
     it.look()

@@ -17,11 +17,10 @@ import pytest_twisted
 from agm.cli import main
 from agm.cli.log import span, when
 from agm.observe.requestlog import store as logfile
-from agm.observe.requestlog.writer import RequestLog
 from agm.testing import GatewayFactory, RunningEmulator
 from testbed.processes import environment
 from tests.helpers.commands import Command
-from tests.helpers.support import eventually, reactor
+from tests.helpers.support import eventually
 
 TRIED = [
     {"account": "home", "endpoint": "e.example", "chosen": "first", "after_ms": 0, "ms": 40, "status": 429,
@@ -374,10 +373,8 @@ async def test_following_shows_each_request_as_it_comes(tmp_path: Path) -> None:
 async def test_bodies_are_switched_on_and_off_in_the_running_gateway(
     gateway: GatewayFactory, emulator: RunningEmulator, tmp_path: Path
 ) -> None:
-    running = await gateway(emulator.account("work"))
-    made = running.gateway
-    made.request_log = RequestLog(reactor, tmp_path / "r.sqlite3", lambda: made.config.request_log, made.wall)
-    made.request_log.start()
+    running = await gateway(emulator.account("work"), request_log_path=tmp_path / "r.sqlite3")
+    context = running.gateway.calls.context
 
     async def agm(*arguments: str) -> Command:
         command = Command.start(*arguments, "--url", running.url, env=environment(tmp_path), folder=tmp_path)
@@ -387,7 +384,7 @@ async def test_bodies_are_switched_on_and_off_in_the_running_gateway(
 
     assert (await agm("log", "bodies")).out == b"bodies are not kept\n"
     assert (await agm("log", "bodies", "on", "--for", "10m")).out == b"bodies are kept for 10 min more\n"
-    assert made.kept_answers > 0
+    assert context.kept_answers > 0
     assert json.loads((await agm("log", "bodies", "--json")).out)["bodies_seconds_left"] > 0
     assert (await agm("log", "bodies", "off")).out == b"bodies are not kept\n"
     refused = await agm("log", "bodies", "on", "--for", "2d")

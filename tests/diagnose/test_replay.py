@@ -12,7 +12,8 @@ import pytest
 from agm import hookimpl
 from agm.cli import main
 from agm.config import ConfigError
-from agm.diagnose.replay import RecordingError, Replay, Replayed, config_for, read
+from agm.diagnose.recording import RecordingError, config_for, read
+from agm.diagnose.replay import Replay, Replayed
 from testbed.processes import environment, run
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.jsonl"))

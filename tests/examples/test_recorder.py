@@ -14,7 +14,8 @@ import recorder
 from twisted.web.client import ResponseFailed
 
 from agm.core.fingerprint import fingerprint
-from agm.diagnose.replay import Replay, config_for, read
+from agm.diagnose.recording import config_for, read
+from agm.diagnose.replay import Replay
 from agm.testing import GatewayFactory, RunningEmulator
 
 MODEL = "gemini-2.5-flash"

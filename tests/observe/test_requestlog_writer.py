@@ -448,18 +448,9 @@ class Logged:
 @pytest.fixture
 def logged(gateway: GatewayFactory, tmp_path: Path) -> Callable[..., Any]:
     async def start(config: str, **options: Any) -> Logged:
-        running = await gateway(config, **options)
-        made = running.gateway
-        log = made.request_log = RequestLog(
-            reactor,
-            tmp_path / "requests.sqlite3",
-            lambda: made.config.request_log,
-            made.wall,
-            redact=made.redactor.text,
-        )
-        log.start()
-        made.live.told = log.note
-        return Logged(running, log)
+        running = await gateway(config, request_log_path=tmp_path / "requests.sqlite3", **options)
+        assert running.gateway.request_log is not None
+        return Logged(running, running.gateway.request_log)
 
     return start
 
@@ -513,7 +504,7 @@ async def test_bodies_are_kept_only_while_a_person_wants_them(logged: Any, emula
         return answer, await found.bodies(answer.headers["x-agm-request-id"])
 
     assert (await ask())[1] is None
-    assert found.running.gateway.kept_answers == 0
+    assert found.running.gateway.calls.context.kept_answers == 0
     status, told = await found.keep({"seconds": 600})
     assert status == 200
     assert 590 < told["bodies_seconds_left"] <= 600
@@ -528,7 +519,7 @@ async def test_bodies_are_kept_only_while_a_person_wants_them(logged: Any, emula
     assert (await found.keep({"seconds": 0}))[1]["bodies_seconds_left"] == 0
     assert (await ask())[1] is None
     await found.keep({"seconds": 0.05})
-    await eventually(lambda: found.running.gateway.kept_answers == 0, "the end of it")
+    await eventually(lambda: found.running.gateway.calls.context.kept_answers == 0, "the end of it")
     assert (await ask())[1] is None
 
 

@@ -866,10 +866,10 @@ async def test_replacing_a_builtin_plugin_needs_no_change_elsewhere(
     for name in [name for name, origin in manager.origins.items() if origin.kind == "built-in"]:
         manager.unregister(name=name)
     from agm.serving.gateway import Gateway
-    from agm.upstream.client import UpstreamClient
+    from agm.upstream.client import HTTPUpstreamClient
     from agm.upstream.credentials.refresher import Refresher
 
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
     made = Gateway(reactor, config, Hooks(manager, reactor), client, Refresher(reactor, client.treq()), "off")
     site = make_site(made, Access.of((), ["127.0.0.1"], ()))
     port = reactor.listenTCP(0, site, interface="127.0.0.1")

@@ -72,12 +72,12 @@ async def test_tokens_are_those_that_the_upstream_told(gateway: GatewayFactory, 
     )
     assert (await running.ask(key="right", method="countTokens")).status == 200
     used = sum(answer["usageMetadata"]["totalTokenCount"] for answer in (unary.json, stream.events[-1], array.json[-1]))
-    assert running.gateway.allowances.today("a") == (4, used)
+    assert running.gateway.clients.allowances.today("a") == (4, used)
     await running.gateway.reload(parse_config(emulator.account() + key("tokens_per_day = 1")))
     assert (await running.ask(key="right")).status == 429  # a reload keeps what was counted
     assert (await running.ask(key="right", method="countTokens")).status == 200
     assert (await running.fetch("GET", "/v1beta/models", key="right")).status == 200
-    assert running.gateway.allowances.today("a") == (5, used)
+    assert running.gateway.clients.allowances.today("a") == (5, used)
 
 
 @pytest_twisted.ensureDeferred
@@ -91,8 +91,8 @@ async def test_an_answer_whose_client_leaves_is_charged_with_what_was_told(
     client.send(request(target, ASK, "x-goog-api-key: right"))
     await client.until(b"usageMetadata")
     client.transport.abortConnection()
-    await eventually(lambda: running.gateway.allowances.today("a")[1] > 0, "a charge")
-    assert running.gateway.allowances.today("a")[0] == 1
+    await eventually(lambda: running.gateway.clients.allowances.today("a")[1] > 0, "a charge")
+    assert running.gateway.clients.allowances.today("a")[0] == 1
 
 
 async def refusals(running: RunningGateway) -> list[tuple[int, str]]:
@@ -133,7 +133,7 @@ async def test_a_key_that_is_good_goes_before_one_that_has_expired(
     running = await gateway(emulator.account() + both, auth_mode="strict")
     answer = await running.ask(headers={"Authorization": "Bearer old", "x-api-key": "new"})
     assert answer.status == 200
-    assert running.gateway.allowances.today("new")[0] == 1
+    assert running.gateway.clients.allowances.today("new")[0] == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -146,7 +146,7 @@ async def test_an_explanation_tells_a_limit_and_counts_nothing(
         assert (await running.explain(key="a"))["account"]["name"] == "work"
     assert (await running.ask(key="right")).status == 200
     assert "1 requests per day" in json.dumps(await running.explain(key="a"))
-    assert running.gateway.allowances.today("a")[0] == 1
+    assert running.gateway.clients.allowances.today("a")[0] == 1
 
 
 @pytest_twisted.ensureDeferred

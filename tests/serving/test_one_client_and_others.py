@@ -294,13 +294,14 @@ async def test_no_question_is_asked_beyond_what_an_account_may_serve_at_once(set
     """Nor after the end."""
     setting = await setup(refusing("k0", lambda asked: True), pool='strategy = "priority"')
     gateway = setting.running.gateway
+    context = gateway.calls.context
     account = attrs.evolve(gateway.pool.accounts[0], max_concurrency=1)
     gateway.pool.replace([account, gateway.pool.accounts[1]], ())
     with gateway.pool.lease(account, MODEL):
-        gateway.checks.ask_account(account, MODEL, 403)
-    gateway.checks.ask_account(account, MODEL, 403)
-    gateway.checks.ask_account(account, MODEL, 403)
-    gateway.checks.stop()
+        context.checks.ask_account(context, account, MODEL, 403)
+    context.checks.ask_account(context, account, MODEL, 403)
+    context.checks.ask_account(context, account, MODEL, 403)
+    context.checks.stop()
     await settle()
     assert len(setting.upstream.asked) <= 1
 

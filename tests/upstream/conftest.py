@@ -12,7 +12,7 @@ import pytest_twisted
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from agm.upstream.credentials.google import GoogleCredential
 from agm.upstream.credentials.google_default import load_google
 from agm.upstream.credentials.refresher import Refresher
@@ -38,7 +38,7 @@ async def server() -> AsyncIterator[TokenServer]:
 @pytest_twisted.async_yield_fixture
 async def refresher() -> AsyncIterator[Refresher]:
     """Threads and the transport, as the gateway puts them together."""
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
     running = Refresher(reactor, client.treq())
     running.start()
     yield running

@@ -23,7 +23,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from twisted.internet.defer import CancelledError, gatherResults
 from twisted.logger import formatEvent, globalLogPublisher
 
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from agm.upstream.credentials import google, google_default, google_files
 from agm.upstream.credentials.credential import ApiKey, Credential, CredentialError, Headers, StaticToken
 from agm.upstream.credentials.google import FAILURE_MEMORY, HICCUP_MEMORY, PACE, REFRESH_AHEAD, GoogleCredential
@@ -606,7 +606,7 @@ async def test_a_slow_endpoint_delays_only_who_needs_it(make: Make, server: Toke
 @pytest_twisted.ensureDeferred
 async def test_threads_are_few_and_waiting_is_in_turn(server: TokenServer, write: Write) -> None:
     """With one thread, two credentials are refreshed one after the other."""
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
     refresher = Refresher(reactor, client.treq(), threads=1)
     refresher.start()
     path = write(**a_user(server.url))
@@ -931,7 +931,7 @@ async def test_a_mistake_of_our_own_leaves_nobody_waiting() -> None:
         async def run(self, fn: Callable[[], Any]) -> Any:
             raise LookupError("a mistake")
 
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
     error = await refusal(GoogleCredential(loaded, refresher=Mistaken(reactor, client.treq())))
     assert (error.reason, error.permanent) == (
         "the credential could not be refreshed because of an internal error",

@@ -33,7 +33,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from agm import __version__
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from agm.upstream.credentials.google_transport import MAX_ANSWER, TokenAnswer, TreqRequest
 from tests.helpers.support import ScriptedUpstream, eventually, reactor
 from tests.upstream.token_server import CANARY, TokenServer
@@ -50,7 +50,7 @@ async def raw() -> AsyncIterator[ScriptedUpstream]:
 @pytest_twisted.async_yield_fixture
 async def transport() -> AsyncIterator[TreqRequest]:
     """The transport over the gateway's own client."""
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
     yield TreqRequest(reactor, client.treq())
     await client.close()
 

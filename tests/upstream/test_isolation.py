@@ -24,7 +24,7 @@ from agm.core.network import Network
 from agm.net.trust import policy_of
 from agm.testing import GatewayFactory
 from agm.upstream import http1
-from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
 from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent
 from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, chunk, eventually, reactor
 
@@ -129,7 +129,7 @@ async def test_a_key_goes_to_its_accounts_endpoint_and_nowhere_else(
 async def test_a_header_cannot_carry_another(header: tuple[bytes, bytes]) -> None:
     """A plugin may make headers of what a client has sent: a line break in one is refused."""
     upstream = ScriptedUpstream()
-    client = UpstreamClient(reactor, connect_timeout=5, network=Network("none"))
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, network=Network("none"))
     with pytest.raises(ValueError, match="line break"):
         await client.send("GET", f"{upstream.url}/", (header,), None, timeout=5)
     assert upstream.connections == []
@@ -141,7 +141,7 @@ async def test_a_header_cannot_carry_another(header: tuple[bytes, bytes]) -> Non
 async def test_what_is_about_the_connection_is_the_clients_alone() -> None:
     """However a plugin spells it: two lengths would leave open where the request ends."""
     upstream = ScriptedUpstream()
-    client = UpstreamClient(reactor, connect_timeout=5, network=Network("none"))
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, network=Network("none"))
     given = [b"Content-Length", b"content-length", b"CONTENT-LENGTH", b"host", b"Transfer-Encoding", b"connection"]
     headers = [(name, b"7") for name in given]
     asking = Deferred.fromCoroutine(client.send("POST", f"{upstream.url}/", headers, b"body", timeout=5))
@@ -331,7 +331,7 @@ class _Ended(Protocol):
 async def test_header_lines_are_bounded_in_number(count: int) -> None:
     """However short they are, and though all of them come in one read together with the body."""
     upstream = ScriptedUpstream()
-    client = UpstreamClient(reactor, connect_timeout=5, network=Network("none"))
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, network=Network("none"))
     asking = Deferred.fromCoroutine(client.send("GET", f"{upstream.url}/", (), None, timeout=5))
     wire = await upstream.connection()
     wire.send(STATUS + b"Content-Length: 0\r\n" + b"a:b\r\n" * (count - 1) + b"\r\n")

@@ -21,7 +21,7 @@ from agm.core.network import Authorities, Network, Proxy
 from agm.serving.secrets import secrets_of
 from agm.testing import GatewayFactory, parse_config
 from agm.upstream.accounts import account_source
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from agm.upstream.credentials.refresher import Refresher
 from tests.helpers.support import AnsweringUpstream, reactor
 from tests.upstream.certificates import TestAuthority
@@ -279,7 +279,7 @@ async def test_the_token_of_an_account_is_fetched_through_the_accounts_proxy(
     text = '[[accounts]]\nname = "a"\nkind = "vertex"\nproject = "p"\ncredentials = "user.json"\nca_file = "ours.pem"\n'
     text += f'proxy = "http://127.0.0.1:{proxy.port}"\n'
     config = configuration.parse(text, path=tmp_path / "agm.toml", environ={})
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
     refresher = Refresher(reactor, client.treq())
     refresher.start()
     credential = account_source(config.accounts[0]).credential(refresher)

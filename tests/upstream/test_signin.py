@@ -14,7 +14,7 @@ from twisted.web.client import Agent
 
 from agm.core.oauth import Authorization, Grant, OAuthClient, SignInFailed
 from agm.testing import RunningEmulator
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from agm.upstream.credentials.sign_in import RedirectPort, exchange, new_authorization
 from tests.helpers.support import reactor
 
@@ -25,7 +25,7 @@ class SignIn:
 
     port: RedirectPort
     authorization: Authorization
-    client: UpstreamClient
+    client: HTTPUpstreamClient
     remarks: list[str]
     ended: Deferred[Grant]
 
@@ -55,7 +55,7 @@ async def signin(emulator: RunningEmulator) -> AsyncIterator[SignIn]:
     remarks: list[str] = []
     port = RedirectPort(reactor, remarks.append)
     authorization = new_authorization(oauth, port.uri)
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
 
     async def run() -> Grant:
         return await exchange(client, authorization, await port.code(authorization, 5.0))
@@ -159,7 +159,7 @@ async def test_a_code_is_good_once_and_with_its_verifier(signin: SignIn, emulato
 async def test_a_token_endpoint_that_cannot_be_asked_is_explained() -> None:
     """In a sentence without the code or the client's secret."""
     oauth = OAuthClient("client", "canary-secret", token_uri="http://127.0.0.1:1/token")
-    client = UpstreamClient(reactor, connect_timeout=5)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5)
     with pytest.raises(SignInFailed, match="cannot be asked") as failed:
         await exchange(client, new_authorization(oauth, "http://127.0.0.1:5/"), "canary-code")
     assert "canary" not in failed.value.reason

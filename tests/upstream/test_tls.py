@@ -15,7 +15,7 @@ from twisted.web.http import PotentialDataLoss
 
 from agm.core.network import Authorities, Network
 from agm.net.trust import certificates_in, policy_of
-from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
 from agm.upstream.http1 import Connections, Http1Agent, TruncatedAnswer
 from tests.helpers.support import ScriptedUpstream, chunk, eventually, reactor
 from tests.upstream.certificates import TestAuthority
@@ -42,11 +42,11 @@ async def upstream() -> AsyncIterator[Starts]:
         await each.stop()
 
 
-def client(network: Network = TRUSTING, timeout: float = 5) -> UpstreamClient:
-    return UpstreamClient(reactor, connect_timeout=timeout, network=network)
+def client(network: Network = TRUSTING, timeout: float = 5) -> HTTPUpstreamClient:
+    return HTTPUpstreamClient(reactor, connect_timeout=timeout, network=network)
 
 
-async def ask(client: UpstreamClient, url: str) -> Any:
+async def ask(client: HTTPUpstreamClient, url: str) -> Any:
     return await client.send("POST", f"{url}/x", ((b"x-goog-api-key", b"canary"),), b"canary", timeout=5)
 
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from agm import __version__
 from agm.core.network import Authorities, Network, Proxy
-from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
 from agm.upstream.credentials.google_transport import TreqRequest
 from agm.upstream.tunnel import MAX_HEAD, ProxyFailed, connect_request, is_open
 from tests.helpers.support import ScriptedUpstream, eventually, found_out_within, needs_keepalive, reactor, settle
@@ -29,13 +29,13 @@ PASSWORD = "canary-of-a-password"
 Starts = Callable[..., Any]
 
 
-def through(proxy: ConnectProxy | str, timeout: float = 5) -> UpstreamClient:
+def through(proxy: ConnectProxy | str, timeout: float = 5) -> HTTPUpstreamClient:
     """A client whose every request goes through a proxy."""
     url = proxy if isinstance(proxy, str) else f"http://127.0.0.1:{proxy.port}"
-    return UpstreamClient(reactor, connect_timeout=timeout, network=Network(Proxy.parse(url), AUTHORITIES))
+    return HTTPUpstreamClient(reactor, connect_timeout=timeout, network=Network(Proxy.parse(url), AUTHORITIES))
 
 
-def sending(client: UpstreamClient, url: str, **more: Any) -> Deferred[Any]:
+def sending(client: HTTPUpstreamClient, url: str, **more: Any) -> Deferred[Any]:
     headers = ((b"x-goog-api-key", b"canary-of-a-key"),)
     return Deferred.fromCoroutine(client.send("POST", f"{url}/x", headers, b"body", timeout=5, **more))
 
@@ -281,7 +281,7 @@ async def test_accounts_with_different_proxies_share_no_connection(start: Starts
         Network(Proxy.parse(url.replace("//", "//me:pass@"))),
         Network(Proxy.parse(f"http://127.0.0.1:{second.port}")),
     ]
-    client = UpstreamClient(reactor, connect_timeout=5, network=Network("none", AUTHORITIES))
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, network=Network("none", AUTHORITIES))
     for number, network in enumerate(networks):
         answering = sending(client, upstream.url, network=network)
         (await upstream.connection(number)).send(OK)
@@ -296,7 +296,7 @@ async def test_the_environments_proxy_is_used_and_its_exceptions_are_not_sent_th
     upstream = start(SecureUpstream(OURS.server(HOST), HOST))
     proxy = start(ConnectProxy(upstream.port))
     environ = {"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}", "NO_PROXY": "direct.invalid"}
-    client = UpstreamClient(reactor, connect_timeout=5, network=Network("env", AUTHORITIES), environ=environ)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, network=Network("env", AUTHORITIES), environ=environ)
     answering = sending(client, upstream.url)
     (await upstream.connection()).send(OK)
     assert (await answering).status == 200
@@ -312,7 +312,7 @@ async def test_the_environments_proxy_is_used_and_its_exceptions_are_not_sent_th
 async def test_a_variable_that_names_no_proxy_fails_the_request_rather_than_be_gone_around() -> None:
     """The message names the variable, and not what is in it."""
     environ = {"ALL_PROXY": f"socks5://me:{PASSWORD}@127.0.0.1:1080"}
-    client = UpstreamClient(reactor, connect_timeout=5, environ=environ)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, environ=environ)
     with pytest.raises(UpstreamFailed, match="environment variable ALL_PROXY") as caught:
         await sending(client, f"https://{HOST}")
     assert caught.value.reason == "PROXY_FAILED"
@@ -326,7 +326,7 @@ async def test_a_token_endpoint_is_reached_through_the_accounts_proxy(start: Sta
 
     upstream = start(SecureUpstream(OURS.server(HOST), HOST))
     proxy = start(ConnectProxy(upstream.port))
-    client = UpstreamClient(reactor, connect_timeout=5, network=Network("none"))
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, network=Network("none"))
     network = Network(Proxy.parse(f"http://127.0.0.1:{proxy.port}"), AUTHORITIES)
     transport = TreqRequest(reactor, client.treq())
     asking = deferToThread(transport.over(network), f"{upstream.url}/token", "POST", b"grant")

@@ -228,7 +228,7 @@ async def test_no_answer_of_an_upstream_holds_the_others_up(start: Start, answer
         await unheld(f"{shape}, a cache", running.fetch, "POST", "/v1beta/cachedContents", body=b"{}")
         await unheld(f"{shape}, an answer", running.ask, method="predict")
         answers.body = b'{"models":[%b]}' % SHAPES[shape](3_000_000)
-        running.gateway.reports.of(running.gateway.pool.accounts)
+        running.gateway.models.report_from(running.gateway.pool.accounts)
         await unheld(f"{shape}, models", running.fetch, "GET", "/v1beta/models")
         for it, event in ((running, inner), (wrapped, b'{"response":%b}' % inner)):
             answers.headers, answers.body = {}, event

@@ -11,4 +11,4 @@ class Keys(AdminResource):
     """``GET /_agm/keys``: the limits of each client key, and what it has used of them today."""
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        self.tell(visit, {"client_keys": [describe_key(self.gateway, key) for key in self.gateway.client_keys]})
+        self.tell(visit, {"client_keys": [describe_key(self.gateway, key) for key in self.gateway.clients.client_keys]})

@@ -61,8 +61,8 @@ def _describe_gateway(gateway: Gateway) -> dict[str, Any]:
         "started": round(gateway.live.started, 3),
         "config": None if path is None else str(path),
         "listeners": list(gateway.live.listening),
-        "auth_mode": gateway.auth_mode,
-        "auth_forwarded": gateway.mode_for(local=False),
+        "auth_mode": gateway.clients.mode,
+        "auth_forwarded": gateway.clients.mode_for(local=False),
         "strategy": gateway.config.pool.strategy,
         "max_attempts": gateway.config.pool.max_attempts,
     }
@@ -103,7 +103,7 @@ def _describe_endpoints(gateway: Gateway) -> list[dict[str, Any]]:
 def _describe_models(gateway: Gateway) -> list[dict[str, Any]]:
     aliases = gateway.config.models.aliases
     described = []
-    for resource in gateway.catalog.page("1000", None)["models"]:
+    for resource in gateway.models.catalog.page("1000", None)["models"]:
         name = str(resource["name"]).removeprefix("models/")
         described.append(
             {
@@ -126,7 +126,7 @@ def _describe_keys(gateway: Gateway) -> list[dict[str, Any]]:
     """Client keys by their names: those that are known, then those that were used without being in a list."""
     use = dict(gateway.live.key_use())
     unused = {"requests": 0, "errors": 0, "prompt_tokens": 0, "output_tokens": 0, "last_used": None}
-    described = [{**describe_key(gateway, key), **use.pop(key.name, unused)} for key in gateway.client_keys]
+    described = [{**describe_key(gateway, key), **use.pop(key.name, unused)} for key in gateway.clients.client_keys]
     others = [
         {**describe_key(gateway, ClientKey(name or "", "")), "name": name, **counts} for name, counts in use.items()
     ]
@@ -200,7 +200,7 @@ def describe_rest(account: Account, rest: KnownRest) -> dict[str, Any]:
 
 def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
     """A client key's name, limits and use since midnight UTC, as a JSON document."""
-    requests, tokens = gateway.allowances.today(key.name)
+    requests, tokens = gateway.clients.allowances.today(key.name)
     return {
         "name": key.name,
         "models": list(key.models),

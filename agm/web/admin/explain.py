@@ -11,7 +11,7 @@ from agm.core.errors import NOT_JSON, InvalidRequest
 from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, bare_model, parse_call, quote_model
 from agm.diagnose.explain import explain
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import Incoming
+from agm.serving.prepare import InboundCall
 from agm.web.admin.base import AdminResource
 from agm.web.base import Visit
 from agm.web.inbound import CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, framing_of
@@ -85,7 +85,7 @@ def read_question(body: bytes) -> Question:
     return question
 
 
-def incoming(gateway: Gateway, question: Question, request_id: str) -> Incoming:
+def incoming(gateway: Gateway, question: Question, request_id: str) -> InboundCall:
     """
     The call that a question is about, read from a path as a client would write it.
 
@@ -93,8 +93,8 @@ def incoming(gateway: Gateway, question: Question, request_id: str) -> Incoming:
     :raises InvalidRequest: if it names what no model can be called, or a client key that is not known.
     """
     path = f"/{question.version}/models/{quote_model(bare_model(question.model))}:{question.method}"
-    key = None if question.key is None else gateway.key_named(question.key)
-    return Incoming(
+    key = None if question.key is None else gateway.clients.named(question.key)
+    return InboundCall(
         id=request_id,
         path=path,
         call=parse_call(path.encode("ascii")),

@@ -19,7 +19,7 @@ from agm.diagnose.doctor import Finding
 from agm.diagnose.doctor.sdks import _driven, _Sdk
 from agm.diagnose.doctor.upstreams import endpoints, skew_of
 from agm.testing import GatewayFactory, RunningEmulator
-from agm.upstream.client import UpstreamClient
+from agm.upstream.client import HTTPUpstreamClient
 from testbed.processes import environment
 from tests.helpers.commands import Command
 from tests.helpers.support import AnsweringUpstream, google_error, reactor
@@ -168,7 +168,7 @@ async def test_a_client_key_that_is_not_there_is_said_at_once(tmp_path: Path) ->
 
 async def looked(config: Config, environ: Mapping[str, str], wall: float) -> tuple[list[Finding], set[str]]:
     """What the check of the endpoints finds, with this machine's clock at `wall`."""
-    client = UpstreamClient(reactor, connect_timeout=5, network=config.upstream.network, environ=environ)
+    client = HTTPUpstreamClient(reactor, connect_timeout=5, network=config.upstream.network, environ=environ)
     unreachable: set[str] = set()
     try:
         found = [it async for it in endpoints(reactor, config, client, environ, lambda: wall, unreachable)]

@@ -1,0 +1,87 @@
+"""What comes of an attempt: an answer that flows, one that is complete, or a failure; and the route it went along."""
+
+from __future__ import annotations
+
+import attrs
+
+from agm.core.classify import Fault, Verdict
+from agm.core.pool.breaker import Trouble
+from agm.core.pool.lease import Lease
+from agm.core.request import Account
+from agm.core.wire.answer_filters import Framing
+from agm.upstream.client import UpstreamAnswer, UpstreamBody
+
+#: An error's body is read up to this many bytes.
+MAX_ERROR = 1024 * 1024
+
+
+@attrs.frozen
+class FinalAnswer:
+    """An answer that is complete in memory: an error of the upstream's that goes to the client."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+@attrs.define(eq=False)
+class OpenAnswer:
+    """A good answer whose first bytes have come.  :meth:`close` gives its account back."""
+
+    answer: UpstreamAnswer
+    body: UpstreamBody
+    account: Account
+    framing: Framing
+    #: Whether the body passes byte for byte, so that the upstream's Content-Length holds.
+    plain: bool
+    _lease: Lease
+    _closed: bool = attrs.field(init=False, default=False)
+
+    def close(self) -> None:
+        """Give the account back, and the connection if it is still in use.  Only the first call counts."""
+        if not self._closed:
+            self._closed = True
+            self._lease.release()
+            self.body.abort("the answer is no longer wanted")
+
+
+@attrs.frozen(eq=False, slots=False)
+class Route:
+    """Where an attempt goes, and why: a leased account and the number of its endpoint."""
+
+    lease: Lease
+    account: Account
+    url: str
+    reason: str
+
+    @classmethod
+    def of(cls, lease: Lease, endpoint: int, reason: str) -> Route:
+        """The route to an endpoint of a lease's account, by its number."""
+        account = lease.account
+        return cls(lease, account, account.endpoints[endpoint], reason)
+
+
+@attrs.frozen
+class Failed:
+    """An attempt that gave nothing: what it meant, and what the client would get if it was the last."""
+
+    verdict: Verdict
+    status: int | None
+    body: bytes
+    message: str
+    #: The status is what the upstream said, rather than what we make of it.
+    stated: bool = False
+    #: The upstream may have acted on the request, or may be working on it still: it must not be sent again.
+    final: bool = False
+    #: What it says about the endpoint; None for nothing.
+    trouble: Trouble | None = None
+    #: It was sent with ``x-goog-user-project``.
+    user_project: bool = False
+
+    @classmethod
+    def foreign(cls, message: str) -> Failed:
+        """An answer that says 200 and is none of Google's: somebody else has answered, and nothing was acted on."""
+        message = message.rstrip(".")
+        return cls(
+            Verdict(Fault.ENDPOINT, "NOT_AN_ANSWER"), 502, b"", message[:1].lower() + message[1:], trouble=Trouble.ODD
+        )

@@ -1,0 +1,249 @@
+"""
+Client keys: authenticate a request by the keys that it presents, and hold it to the limits of its key.
+
+Keys come from sources: those of the configuration are a fixed list, a plugin's may be looked up anywhere.  No key is
+logged or kept here; a key that was presented is handed to the redactor, which keeps it out of whatever is shown.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import attrs
+from twisted.logger import Logger
+
+from agm.config import Config
+from agm.core.client_keys import ClientKey, KeyRing
+from agm.core.errors import Forbidden, InvalidRequest, TooManyRequests, Unauthenticated
+from agm.core.limits import Allowances
+from agm.core.redact import Redactor
+from agm.core.request import RequestRecord
+from agm.hookspecs import ClientKeySource
+from agm.plugins.hooks import Hooks
+
+#: Unknown keys that are remembered to have been presented before.
+MAX_UNKNOWN_KEYS = 10_000
+
+log = Logger()
+
+
+@attrs.define(eq=False)
+class ClientAuthenticator:
+    """
+    Authenticates clients, and admits their requests.
+
+    :param mode: whether a client key is asked for: ``off``, ``strict`` or ``all_except_health``.
+    :param forwarded_mode: the same for what a proxy has passed on, where that is another; ``auto`` opens the gateway to
+        its machine alone.
+    :param wall: seconds since the epoch.
+    """
+
+    mode: str
+    forwarded_mode: str | None
+    #: What client keys have used of their limits.
+    allowances: Allowances
+    _hooks: Hooks
+    _redactor: Redactor
+    _wall: Callable[[], float]
+    _config: Config
+    #: Sources of client keys, each with the name of the plugin that it is of.
+    _sources: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
+    #: Those of them that can know any.
+    _asked_for_keys: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
+    #: Keys that were presented and are not known, by their hash in this process.
+    _unknown_keys: set[int] = attrs.field(init=False, factory=set)
+    #: Whether any key could be known, now or before.
+    _had_keys: bool = attrs.field(init=False, default=False)
+    _warned_of_a_proxy: bool = attrs.field(init=False, default=False)
+    #: How many calls of each client key are in flight, where that is limited.
+    _streams: Counter[str] = attrs.field(init=False, factory=Counter)
+
+    def configure(self, config: Config, sources: Sequence[tuple[str, ClientKeySource]]) -> None:
+        """Go on with the limits of another configuration, and with other sources of keys."""
+        self._config, self._sources = config, sources
+        self._asked_for_keys = [pair for pair in sources if not isinstance(pair[1], KeyRing) or len(pair[1])]
+        self._had_keys = self._had_keys or bool(self._asked_for_keys)
+        if self.mode != "off" and not any(len(source) for _, source in sources):
+            log.error(
+                "auth.mode is {mode}, but no client key is configured: every request will be refused with 401. "
+                "Add an [[auth.keys]] table to the configuration.",
+                mode=self.mode,
+            )
+
+    # Who asks
+
+    def mode_for(self, *, local: bool) -> str:
+        """
+        Whether a client key is asked for, of a request that comes from this machine or of any other.
+
+        With a public URL and without any key, whom the proxy lets through is let in: that it has that URL says that the
+        gateway is meant for them, and the proxy may well ask for something itself.  Once there was a key, one is asked
+        for: to take away the last one opens nothing.
+        """
+        if local or self.forwarded_mode is None:
+            return self.mode
+        open_ = self._config.gateway.public_url is not None and not self._had_keys
+        return self.mode if open_ else self.forwarded_mode
+
+    async def authenticate(
+        self, presented: Sequence[str], request_id: str = "-", *, local: bool = True
+    ) -> ClientKey | None:
+        """
+        Find the client key of a request; None where none is asked for and none is known.
+
+        :param presented: the keys that the request carries, in the order in which they are tried.
+        :param request_id: for the log.
+        :param local: whether the request comes from this machine itself.
+        :raises Unauthenticated: if one is asked for and none of them is known, or those that are known have expired.
+        """
+        expired: Unauthenticated | None = None
+        for key in presented:
+            for plugin, source in self._asked_for_keys:
+                found = await self._look_up(plugin, source, key, request_id)
+                if found is not None:
+                    # those of the configuration are so many and no more: there is room for all of them
+                    (self._redactor.learn if isinstance(source, KeyRing) else self._redactor.meet)(key)
+                    expired = self._expired(found)
+                    if expired is None:
+                        return found
+                    break
+        if expired is not None:
+            raise expired
+        for key in presented:
+            if (
+                hash(key) not in self._unknown_keys
+            ):  # what it takes to know a key again is more than this request's part
+                if len(self._unknown_keys) >= MAX_UNKNOWN_KEYS:
+                    self._unknown_keys.clear()
+                self._unknown_keys.add(hash(key))
+                self._redactor.meet_unknown(key)
+        mode = self.mode_for(local=local)
+        if mode == "off":
+            return None
+        if mode != self.mode:
+            self._warn_of_a_proxy()
+        if not presented:
+            whom = "" if mode == self.mode else " where a request comes through a proxy, as this one does"
+            raise Unauthenticated(
+                f"This gateway asks for a client key{whom}. "
+                "Send it as 'x-goog-api-key: KEY' or 'Authorization: Bearer KEY'.",
+                reason="CLIENT_KEY_MISSING",
+            )
+        raise Unauthenticated("The client key is not known to this gateway.")
+
+    def _warn_of_a_proxy(self) -> None:
+        """Say once why what a proxy passes on is refused, where nobody could be let in."""
+        if not self._warned_of_a_proxy and not self._asked_for_keys:
+            self._warned_of_a_proxy = True
+            log.warn(
+                "a request came through a proxy and was asked for a client key, but none is configured: agm key create "
+                "makes one. If the request was this machine's own, [gateway] trusted_proxies has the proxy believed"
+            )
+
+    async def _look_up(self, plugin: str, source: ClientKeySource, key: str, request_id: str) -> ClientKey | None:
+        """Ask one source; one that fails, takes too long or returns something else knows no key."""
+        try:
+            found = source.lookup(key)
+            known = await self._hooks.limited(found) if inspect.isawaitable(found) else found
+            if known is not None and not isinstance(known, ClientKey):
+                raise TypeError("a lookup returns a ClientKey or None")
+            return known
+        except Exception as e:
+            self._hooks.failures[plugin, "agm_client_keys"] += 1
+            # not the traceback: it could hold the key
+            log.error(
+                "{request_id}: a client key could not be looked up in a source of agm_client_keys of plugin {plugin}: "
+                "{why}",
+                request_id=request_id,
+                plugin=plugin,
+                why=type(e).__name__,
+            )
+            return None
+
+    def named(self, name: str) -> ClientKey:
+        """
+        Find a client key by its name.
+
+        :raises InvalidRequest: if none of the fixed keys has it; keys that are looked up elsewhere have no list.
+        """
+        for _, source in self._sources:
+            found = source.named(name) if isinstance(source, KeyRing) else None
+            if found is not None:
+                return found
+        # not the name: it may be the key itself, pasted where its name belongs
+        raise InvalidRequest("There is no client key of this name in the configuration; agm key list shows the names.")
+
+    @property
+    def client_keys(self) -> list[ClientKey]:
+        """The fixed client keys; those that are looked up elsewhere have no list."""
+        return [key for _, source in self._sources if isinstance(source, KeyRing) for key in source.members]
+
+    def _expired(self, key: ClientKey) -> Unauthenticated | None:
+        """Make the error for the bearer of a key whose time is over; None while it is not."""
+        if key.expires is None or self._wall() < key.expires:
+            return None
+        since = datetime.fromtimestamp(key.expires, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return Unauthenticated(
+            f"This client key has expired: it was good until {since}. Ask whoever runs the gateway for another.",
+            reason="CLIENT_KEY_EXPIRED",
+        )
+
+    # What it may do
+
+    def admit(self, key: ClientKey, model: str, method: str = "", *, counting: bool = True) -> None:
+        """
+        Hold a request to the limits of its client key.
+
+        :param model: empty for a request about files and the like, which every key may make.
+        :param method: Google's name for the call; what can use no tokens is let in while none are left.
+        :param counting: whether the request counts; not where nothing will be sent.
+        :raises Unauthenticated: if the key has expired.
+        :raises Forbidden: if the key may not ask for the model.
+        :raises TooManyRequests: if one of its limits is used up.
+        """
+        expired = self._expired(key)
+        if expired is not None:
+            raise expired
+        if model and model not in key.patterns:
+            raise Forbidden(f"This client key may not use models/{model}.", reason="MODEL_NOT_ALLOWED")
+        spends = bool(model) and method != "countTokens"
+        exceeded = self.allowances.admit(key.name, key.limits, spends=spends, counting=counting)
+        if exceeded is not None:
+            raise exceeded.error()
+
+    def charge(self, record: RequestRecord) -> None:
+        """Charge the client key of a request that has ended for the tokens of its answer."""
+        if record.usage is not None and record.request.client_key is not None:
+            self.allowances.charge(record.request.client_key, record.usage.total)
+
+    @property
+    def limits_streams(self) -> bool:
+        """Whether each client key may have only so many calls answered at once."""
+        return self._config.limits.streams_per_key is not None
+
+    @contextmanager
+    def stream_of(self, key: ClientKey) -> Iterator[None]:
+        """
+        Count one of the calls that a client key may have answered at once, where that is limited.
+
+        :raises TooManyRequests: if it has ``[limits] streams_per_key`` already.
+        """
+        most = self._config.limits.streams_per_key
+        assert most is not None, "limits_streams says so"
+        if self._streams[key.name] >= most:
+            raise TooManyRequests(
+                f"This client key has [limits] streams_per_key, {most}, calls under way. Retry when one has ended.",
+                reason="CLIENT_KEY_STREAMS",
+                retry_after=1.0,
+            )
+        self._streams[key.name] += 1
+        try:
+            yield
+        finally:
+            self._streams[key.name] -= 1
+            if not self._streams[key.name]:
+                del self._streams[key.name]

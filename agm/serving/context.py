@@ -1,0 +1,68 @@
+"""
+What attempts at upstreams need, as one frozen record; and what they ask of each part of it that has several forms.
+
+A record is of one configuration: a reload makes another, and a request goes on with the one that it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from agm.config import Config
+from agm.core.ownership import Ownership
+from agm.core.pool.pool import Pool
+from agm.core.redact import Redactor
+from agm.core.request import Account, LastFailure
+from agm.net.timers import Deadlines
+from agm.observe.requestlog.writer import RequestLog
+from agm.plugins.hooks import Hooks
+from agm.upstream.client import UpstreamClient
+from agm.upstream.codeassist import CodeAssist
+from agm.upstream.credentials.credential import Credential
+
+
+class Doubts(Protocol):
+    """What finds out whether an account or an endpoint serves, where no client's request can tell."""
+
+    def ask_account(self, context: ServingContext, account: Account, model: str, status: int | None) -> None:
+        """Ask an account that has refused several conversations for a model, with this status."""
+
+    def ask_endpoint(self, context: ServingContext, account: Account, url: str) -> None:
+        """Ask an endpoint that has answered oddly several times."""
+
+
+@attrs.frozen(eq=False)
+class ServingContext:
+    """
+    What attempts need.
+
+    `reactor` gives time and connections; `wall` gives seconds since the epoch, for records.
+    """
+
+    config: Config
+    reactor: Any
+    wall: Callable[[], float]
+    hooks: Hooks
+    pool: Pool
+    client: UpstreamClient
+    #: Of the accounts, by name.
+    credentials: Mapping[str, Credential]
+    code_assist: CodeAssist
+    deadlines: Deadlines
+    #: Which account has a file, a cached content or the like.
+    ownership: Ownership
+    #: Takes the secrets that are held here out of whatever is shown.
+    redactor: Redactor
+    checks: Doubts
+    #: Of each account, the last attempt that failed through no fault of its request.
+    last_failures: dict[str, LastFailure]
+    #: Where requests are recorded; None for nowhere.
+    request_log: RequestLog | None = None
+
+    @property
+    def kept_answers(self) -> int:
+        """How many bytes of each answer are kept for the request log."""
+        return 0 if self.request_log is None else self.request_log.kept_answers

@@ -1,0 +1,48 @@
+"""The models that can be asked for: those of the configuration, its aliases, and what the accounts report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from agm.config import Config
+from agm.core.models import Aliases, Catalog
+from agm.core.request import Account
+from agm.upstream.reports import ModelReports
+
+
+@attrs.define(eq=False)
+class ModelDirectory:
+    """Puts the catalog of models together, anew whenever the configuration or what is reported has changed."""
+
+    _reports: ModelReports
+    _config: Config
+    _made: tuple[object, Catalog] | None = attrs.field(init=False, default=None)
+
+    def configure(self, config: Config) -> None:
+        """Go on with the models of another configuration."""
+        self._config, self._made = config, None
+
+    def report_from(self, accounts: Iterable[Account]) -> None:
+        """From now on ask these accounts for their models."""
+        self._reports.of(accounts)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models that can be asked for, as far as the accounts have reported theirs."""
+        reported = self._reports.known
+        if self._made is None or self._made[0] is not reported:
+            models = self._config.models
+            aliases = Aliases(models.aliases)
+            self._made = (reported, Catalog(models.list, aliases, reported, display_name=models.display_name))
+        return self._made[1]
+
+    async def fresh_catalog(self) -> Catalog:
+        """The same, after asking the accounts for their models if it is time to."""
+        await self._reports.fresh()
+        return self.catalog
+
+    def names(self, model: str) -> bool:
+        """Whether a model is one that the configuration or an account names, and no client's invention."""
+        return model in self.catalog or model in self._config.models.aliases.values()
