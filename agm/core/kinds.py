@@ -38,9 +38,19 @@ METHODS: Mapping[str, frozenset[str]] = {
             "embedContent",
             "batchEmbedContents",
             "predict",
+            *("BidiGenerateContent", "BidiGenerateMusic", "interactions.live", "auth_tokens.create"),
             *RESOURCE_METHODS,
         }
     ),
-    "vertex": frozenset({"generateContent", "streamGenerateContent", "countTokens", "embedContent", "predict"}),
+    "vertex": frozenset(
+        {
+            "generateContent",
+            "streamGenerateContent",
+            "countTokens",
+            "embedContent",
+            "predict",
+            "LlmBidiService.BidiGenerateContent",
+        }
+    ),
     "code-assist": frozenset({"generateContent", "streamGenerateContent", "countTokens"}),
 }

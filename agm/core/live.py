@@ -300,6 +300,8 @@ class Pin:
     expires: float
     #: The model that a token is for, as the client called it; empty for any.
     model: str = ""
+    #: The client key itself, where it is one that no configuration lists.
+    key: object = attrs.field(default=None, repr=False)
 
 
 class Pins:

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from agm.config import Config
 from agm.core.counters import Tally
 from agm.core.limits import Allowances
+from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
@@ -32,6 +33,7 @@ from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
+from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.secrets import overheard, secrets_of
 from agm.upstream.accounts import AccountSource
@@ -67,6 +69,8 @@ class Gateway:
     :ivar wall: seconds since the epoch, for records.  A test may set it.
     :ivar calls: how requests enter, under the configuration in force.
     :ivar live: what is going on, for whoever asks.
+    :ivar sessions: how many Live sessions accounts and client keys have.
+    :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -101,6 +105,8 @@ class Gateway:
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
+        self.sessions = Sessions()
+        self.pins = Pins()
         self.deadlines = client.deadlines
         self.stalls = Stalls(reactor)
         self.live = Live(self.pool, reactor.seconds, wall)

@@ -22,7 +22,6 @@ from agm.serving.context import ServingContext
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.wrapping import CallWrapping, Wrapping
 
-
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
 
 

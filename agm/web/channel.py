@@ -10,6 +10,7 @@ answer's producer directly.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
@@ -65,12 +66,29 @@ class VersionNotSupported(GatewayError):
     status, reason = 505, "HTTP_VERSION_NOT_SUPPORTED"
 
 
+class Upgraded(Interface):
+    """What a connection belongs to that speaks no HTTP any more."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+
+    def connection_lost(self) -> None:
+        """The connection is closed, by either side."""
+
+    def going_away(self) -> None:
+        """The gateway is about to stop."""
+
+    def cut(self) -> None:
+        """The gateway stops now."""
+
+
 class GatewayChannel(Protocol):
     """
     A client's connection.
 
     :param crowded: there are too many: only health is told.
     :ivar request: the request that comes in or is answered; None between two.
+    :ivar upgraded: what it belongs to since its last request, which lasts as long as the connection.
     :ivar refused: nothing more is read; what still comes is thrown away, so that the client gets to read its answer.
     """
 
@@ -80,6 +98,7 @@ class GatewayChannel(Protocol):
         self.site = site
         self.crowded = crowded
         self.request: GatewayRequestOnWire | None = None
+        self.upgraded: Upgraded | None = None
         self.refused = False
         self.secure = False
         self._first = True
@@ -130,7 +149,10 @@ class GatewayChannel(Protocol):
                 timer.cancel()
         self._timer = self._held = None
         request, self.request = self.request, None
+        upgraded, self.upgraded = self.upgraded, None
         try:
+            if upgraded is not None:
+                upgraded.connection_lost()
             if request is not None:
                 self.site.give_back(self._take_body_bytes())
                 request.connectionLost(reason)
@@ -162,7 +184,9 @@ class GatewayChannel(Protocol):
 
     def close_when_idle(self) -> None:
         """Close now if no request is under way, else after its answer."""
-        if self.request is None:
+        if self.upgraded is not None:
+            self.upgraded.going_away()
+        elif self.request is None:
             self.close()
         else:
             self.close_after()
@@ -243,6 +267,9 @@ class GatewayChannel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self.upgraded is not None:
+            self.upgraded.data_received(data)
+            return
         if self.refused:
             self._thrown_away += len(data)
             if self._thrown_away > LINGER_BYTES:
@@ -454,6 +481,16 @@ class GatewayChannel(Protocol):
         if request is not None:
             self.site.give_back(self._take_body_bytes())
             request.connectionLost(Failure(error))
+
+    def upgrade(self, upgraded: Upgraded) -> bytes:
+        """
+        Have the connection belong to `upgraded` from now on, for as long as it is open.
+
+        :returns: what the client has sent behind the request.
+        """
+        self.upgraded = upgraded
+        self._deadline = None
+        return self._reader.take_rest()
 
     def _linger(self) -> None:
         """Throw away what still comes, for a while, so that the client gets to read its answer."""
