@@ -195,6 +195,8 @@ class Live:
         self._sent: list[tuple[int, int]] = [(-1, 0)] * SECONDS
         self._open: dict[Underway, None] = {}
         self._streams = 0
+        #: Of them, Live sessions.
+        self._sessions = 0
         self.finished: deque[Finished] = deque(maxlen=FINISHED)
         self.ended = 0
         self.told: Callable[[Finished, Underway, RequestRecord], object] | None = None
@@ -229,6 +231,7 @@ class Live:
         if underway.asking.request.framing is not Framing.UNARY:
             underway.stream = True
             self._streams += 1
+            self._sessions += underway.asking.request.framing is Framing.LIVE
             if self._streams > second.streams:
                 second.streams = self._streams
 
@@ -243,6 +246,7 @@ class Live:
         self._open.pop(underway, None)
         if underway.stream:
             self._streams -= 1
+            self._sessions -= record.request.framing is Framing.LIVE
         if record.sent > underway.counted:
             since = underway.counted_at if underway.relay is not None else now
             self._count_sent(record.sent - underway.counted, since, now)
@@ -373,6 +377,7 @@ class Live:
             "sent": self._total_sent,
             "open": len(self._open),
             "streams": self._streams,
+            "sessions": self._sessions,
         }
 
     def relays(self) -> list[Relaying]:

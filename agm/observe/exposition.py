@@ -141,6 +141,7 @@ class Figures(Collector):
         paused = sum(relay.paused for relay in observed.live.relays())
         yield GaugeMetricFamily("agm_requests_open", "Calls under way.", totals["open"])
         yield GaugeMetricFamily("agm_streams_open", "Of them, answers that flow as a stream.", totals["streams"])
+        yield GaugeMetricFamily("agm_sessions_open", "Of those, Live sessions.", totals["sessions"])
         yield GaugeMetricFamily("agm_answers_paused", "Answers that wait for their clients to read.", paused)
         yield GaugeMetricFamily(
             "agm_requests_waiting", "Calls that wait for an account to be free.", observed.pool.waiting()
