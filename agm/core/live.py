@@ -207,8 +207,8 @@ def closing_of(status: int, message: str) -> Closing:
 
 # What the server says
 
-#: So much of a message is looked through from its beginning, and so much of its end where it is longer.
-_HEAD, _TAIL = 256 * 1024, 8 * 1024
+#: So much of a message is looked through at its beginning and at its end: between them is audio, as a rule.
+_EDGE = 8 * 1024
 _USAGE = (b'"usageMetadata"', b'"usage"')
 _HANDLE = re.compile(rb'"(?:newHandle|new_handle)"\s*:\s*"([^"\\]{1,4096})"')
 _TURN_OVER = re.compile(rb'"(?:turnComplete|turn_complete)"\s*:\s*true|"interaction\.completed"')
@@ -225,12 +225,12 @@ class LiveWatch:
     :ivar finish: how the session was closed, for the record.
     """
 
-    __slots__ = ("_last", "_on_handle", "_over", "_pieces", "_size", "_sum", "finish")
+    __slots__ = ("_head", "_last", "_on_handle", "_over", "_sum", "_tail", "finish")
 
     def __init__(self, on_handle: Callable[[str], object]) -> None:
         self._on_handle = on_handle
-        self._pieces: list[bytes] = []
-        self._size = 0
+        #: The beginning and the end of a message that has come in part.
+        self._head = self._tail = b""
         self._sum = Usage()
         self._last: Usage | None = None
         self._over = False
@@ -238,23 +238,22 @@ class LiveWatch:
 
     def piece(self, data: bytes, start: int, end: int, frame: FrameReader, *, last: bool) -> None:
         """Look at a piece of a message; see :class:`agm.core.wire.websocket.PieceObserver`."""
-        if last and not self._pieces:
-            if end - start <= _HEAD:
+        if last and not self._head:
+            if end - start <= 2 * _EDGE:
                 self._look(data, start, end)
             else:
-                self._look(data, start, start + _HEAD)
-                self._look(data, end - _TAIL, end)
+                self._look(data, start, start + _EDGE)
+                self._look(data, end - _EDGE, end)
             return
-        room = _HEAD - self._size
-        self._size += end - start
+        room = _EDGE - len(self._head)
         if room > 0:
-            self._pieces.append(data[start : min(end, start + room)])
-        else:
-            self._pieces = [*self._pieces[:-1], (self._pieces[-1] + data[max(start, end - _TAIL) : end])[-_HEAD:]]
+            self._head += data[start : min(end, start + room)]
+        self._tail = (self._tail + data[max(start, end - _EDGE) : end])[-_EDGE:]
         if last:
-            whole = b"".join(self._pieces)
-            self._pieces, self._size = [], 0
-            self._look(whole, 0, len(whole))
+            head, tail, self._head, self._tail = self._head, self._tail, b"", b""
+            self._look(head, 0, len(head))
+            if head != tail:
+                self._look(tail, 0, len(tail))
 
     def _look(self, data: bytes, start: int, end: int) -> None:
         content = any(data.find(word, start, end) >= 0 for word in _CONTENT) if self._over else False
@@ -314,17 +313,34 @@ class Pins:
     def __init__(self, most: int = 20_000) -> None:
         self._most = most
         self._pins: OrderedDict[bytes, Pin] = OrderedDict()
+        #: Called whenever what is known has changed.
+        self.changed: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
         return len(self._pins)
 
-    def remember(self, secret: str, pin: Pin) -> None:
-        """Pin a handle or a token."""
+    def remember(self, secret: str, pin: Pin) -> bytes:
+        """Pin a handle or a token; returns its digest."""
         mark = _digest(secret)
+        self.put(mark, pin)
+        self.changed()
+        return mark
+
+    def put(self, mark: bytes, pin: Pin) -> None:
+        """Pin what has this digest."""
         self._pins.pop(mark, None)
         self._pins[mark] = pin
         if len(self._pins) > self._most:
             self._pins.popitem(last=False)
+
+    def forget(self, mark: bytes) -> None:
+        """Forget what has this digest."""
+        if self._pins.pop(mark, None) is not None:
+            self.changed()
+
+    def items(self) -> list[tuple[bytes, Pin]]:
+        """All of them, by their digests, the oldest first."""
+        return list(self._pins.items())
 
     def find(self, secret: str, now: float) -> Pin | None:
         """
@@ -335,7 +351,7 @@ class Pins:
         mark = _digest(secret)
         pin = self._pins.get(mark)
         if pin is not None and now >= pin.expires:
-            del self._pins[mark]
+            self.forget(mark)
             return None
         return pin
 

@@ -28,6 +28,8 @@ from agm.observe.metrics import Metrics, Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
+from agm.persist.session_pins import SessionPins
+from agm.persist.session_pins import path_beside as pins_beside
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
@@ -141,6 +143,7 @@ class Gateway:
         self._state_path = state_path
         self._state: PoolState | None = None
         self._counts: KeyCounts | None = None
+        self._kept_pins: SessionPins | None = None
         self._credential_of = credential_of or self._own_credential
         self.calls = self._make_calls(config)
         self._sources: dict[str, AccountSource] = {}
@@ -193,6 +196,8 @@ class Gateway:
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
+            self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
+            self._kept_pins.start()
         await self._fetch()
         if self._state is not None:
             self._state.settled()
@@ -207,6 +212,8 @@ class Gateway:
             await self._state.stop()
         if self._counts is not None:
             await self._counts.stop()
+        if self._kept_pins is not None:
+            await self._kept_pins.stop()
         if self.traces is not None:
             await self.traces.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
@@ -224,6 +231,8 @@ class Gateway:
             self._state.changed()
         if self._counts is not None:
             self._counts.changed()
+        if self._kept_pins is not None:
+            self._kept_pins.changed()
         if seconds > 0:
             self.client.distrust()
 

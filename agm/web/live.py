@@ -69,6 +69,8 @@ PING_EVERY = 25.0
 CLOSE_WAIT = 5.0
 #: Bytes of the client that are read before the session is set up.
 MAX_EARLY = 64 * 1024
+#: Handles of one session that are remembered: each turn brings another, and the last one counts.
+KEPT_HANDLES = 4
 #: Bytes of a reason that an error's message may take up where a wait is told behind it.
 _ROOM = 96
 _HANDSHAKE = (b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key")
@@ -289,6 +291,7 @@ class Session:
         "_held",
         "_key",
         "_lent",
+        "_marks",
         "_opening",
         "_pin",
         "_queue",
@@ -331,6 +334,7 @@ class Session:
         self._early: list[Event] = []
         self._early_size = 0
         self._lent = 0
+        self._marks: tuple[bytes, ...] = ()
         self._held = 0
         self._opening: Deferred[None] | None = None
         self._call: Call | None = None
@@ -510,7 +514,10 @@ class Session:
         """The upstream has told a handle that resumes the session."""
         gateway = self._gateway
         key = None if self._key is None else self._key.name
-        gateway.pins.remember(handle, Pin(account.name, key, gateway.wall() + HANDLE_SECONDS))
+        mark = gateway.pins.remember(handle, Pin(account.name, key, gateway.wall() + HANDLE_SECONDS))
+        if len(self._marks) == KEPT_HANDLES:
+            gateway.pins.forget(self._marks[0])
+        self._marks = (*self._marks[-KEPT_HANDLES + 1 :], mark)
 
     def _told(self, answer: FinalAnswer) -> Closing:
         """The last refusal of an upstream, as the client is told."""
