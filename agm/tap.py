@@ -551,10 +551,13 @@ def make_gateway(
     redactor = Redactor()
     try:
         manager = make_plugin_manager(
-            [*config.plugins.load, *plugins], folder=config.plugins.path, entry_points=installed
+            [*config.plugins.load, *plugins],
+            folder=config.plugins.path,
+            disable=config.plugins.disable,
+            entry_points=installed,
         )
         hooks = Hooks(manager, reactor, config.plugins.timeout)
-        refresher = Refresher(reactor, client.treq(), meet=redactor.meet)
+        refresher = Refresher(reactor, client.treq(), on_secret=redactor.add_transient)
         # what is open to this machine alone is not open to whom a proxy on it lets through
         forwarded = "all_except_health" if mode == "off" and config.auth.mode == "auto" else None
         return Gateway(

@@ -14,15 +14,15 @@ import time
 from typing import Any
 
 import attrs
+from calls import call
 from twisted.internet.task import Clock
 
+from agm.config import parse
 from agm.core.classify import Fault, Verdict
 from agm.core.counters import Tally
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.wire.usage import Usage
 from agm.tap import make_gateway
-from agm.testing import parse_config
-from agm.testing.conformance import build_request
 
 LIMIT = 10e-6
 CALLS = 100_000
@@ -32,7 +32,7 @@ ACCOUNTS = 1000
 
 def records() -> list[RequestRecord]:
     """Calls as they are: most go well at the first attempt, some at the second, some are streams."""
-    request: Any = build_request()
+    request: Any = call()
     tried = AttemptRecord("1", 1, "account-1", "first", "https://x", "gemini-2.5-pro", 0.0, 0.4, 0.4, 200, None)
     failed = attrs.evolve(tried, verdict=Verdict(Fault.RATE, "RATE_LIMIT_EXCEEDED", 30.0), status=429)
     usage = Usage(prompt=900, output=300, cached=100, thoughts=50, total=1250)
@@ -46,7 +46,7 @@ def main() -> int:
     config = "\n".join(
         f'[[accounts]]\nname = "account-{n}"\nkind = "api-key"\napi_key = "k"\n' for n in range(ACCOUNTS)
     )
-    gateway = make_gateway(Clock(), parse_config(config), "off")
+    gateway = make_gateway(Clock(), parse(config, environ={}), "off")
     tally: Tally = gateway.tally
     calls = records()
     best = float("inf")

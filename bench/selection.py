@@ -17,12 +17,13 @@ import time
 from collections import deque
 from statistics import median
 
+from calls import call
+
 from agm.config import parse
 from agm.core.pool.lease import Lease
 from agm.core.pool.pool import Pool
 from agm.core.request import Account, GatewayRequest
 from agm.plugins.builtin.strategies import Strategies
-from agm.testing.conformance import build_request
 
 STRATEGIES = ("sticky", "round-robin", "least-loaded", "priority")
 SIZES = (10, 100, 1_000, 10_000)
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--picks", type=int, default=2000)
     args = parser.parse_args()
-    requests = [build_request(text=f"conversation {n % 500}") for n in range(args.picks)]
+    requests = [call(f"conversation {n % 500}") for n in range(args.picks)]
     for request in requests:
         assert request.body.fingerprint  # read once, as in a request's life
     print(f"{'strategy':14}" + "".join(f"{size:>9,} accounts" for size in SIZES) + f"{'ratio to 10':>26}")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import storms  # found through the line above
+from testbed import storms  # found through the line above
 
 
 def main() -> int:

@@ -51,7 +51,8 @@ def _offline(args: argparse.Namespace) -> dict[str, Any]:
     path = find(args.config, os.environ)
     plugins = (default() if path is None else load(path, environ=os.environ)).plugins
     try:
-        found = describe_plugins(make_plugin_manager([*plugins.load, *args.plugin], folder=plugins.path), {})
+        manager = make_plugin_manager([*plugins.load, *args.plugin], folder=plugins.path, disable=plugins.disable)
+        found = describe_plugins(manager, {})
     except PluginError as error:
         raise Refused(str(error)) from None
     return {**found, "plugins": [{**plugin, "failures": None} for plugin in found["plugins"]]}

@@ -30,7 +30,8 @@ def _is_host(host: str) -> bool:
     return _address(host) is not None or (len(host) <= 253 and _HOST_NAME.fullmatch(host) is not None)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
+    """Whether a host, in lower case and without brackets, is this machine alone."""
     address = _address(host)
     # Not `is_loopback` for IPv6: Pythons differ over the mapped IPv4 addresses.
     if isinstance(address, ipaddress.IPv4Address):
@@ -99,7 +100,7 @@ _VERSION_AT_THE_END = re.compile(r"/v[0-9]+[a-z0-9]*(:\w*)?$")
 def read_endpoint(value: object, place: Place) -> str:
     """The base URL of an upstream, without a slash at its end."""
     split, shown, path = _read_base(value, place, "https://generativelanguage.googleapis.com")
-    if split.scheme == "http" and not _is_loopback(split.hostname or ""):
+    if split.scheme == "http" and not is_loopback_host(split.hostname or ""):
         raise RefusedError(
             f"{shown} would send credentials over the network in the clear; write https"
             " (plain http is for loopback hosts only)"

@@ -243,12 +243,13 @@ class PluginsConfig:
     """
     Which plugins are loaded, and what the file says to them.
 
-    ``load`` are dotted module names; ``path`` is a folder whose files are plugins, absolute; ``timeout`` is
-    how many seconds a plugin may be waited for; ``tables`` holds every ``[plugins.NAME]`` as it was written,
-    for that plugin to judge.
+    ``load`` are dotted module names, ``disable`` names of plugins that are left out; ``path`` is a folder whose files
+    are plugins, absolute; ``timeout`` is how many seconds a plugin may be waited for; ``tables`` holds every
+    ``[plugins.NAME]`` as it was written, for that plugin to judge.
     """
 
     load: tuple[str, ...] = setting(array_of(_read_module), ())
+    disable: tuple[str, ...] = setting(array_of(read_text), ())
     path: Path | None = setting(read_path)
     timeout: float = setting(seconds(), 10.0)
     # Not in the repr: nobody but the plugin knows what is secret here.

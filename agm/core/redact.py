@@ -26,12 +26,12 @@ import msgspec
 from agm.core import documents
 from agm.core.errors import NOT_JSON
 
-__all__ = ["MARK", "PASSING", "Redactor", "shapes_redacted"]
+__all__ = ["MARK", "MAX_TRANSIENT", "Redactor", "shapes_redacted"]
 
 #: What stands where a secret was.
 MARK = "[redacted]"
 #: How many secrets that come and go, tokens and what clients presented, are remembered.
-PASSING = 4096
+MAX_TRANSIENT = 4096
 #: A secret of fewer characters is no secret: it may be a word, a number or the name of an account.
 SHORTEST = 8
 
@@ -187,40 +187,40 @@ class Redactor:
         pepper = os.urandom(16)
         # by the length of the secret: twice the size less one is the least that a size can find
         self._sizes = (_Pieces(8, pepper), _Pieces(4, pepper))
-        self._learned: set[bytes] = set()
-        self._passing: OrderedDict[bytes, list[tuple[_Pieces, bytes, list[tuple[int, int]]]]] = OrderedDict()
+        self._permanent: set[bytes] = set()
+        self._transient: OrderedDict[bytes, list[tuple[_Pieces, bytes, list[tuple[int, int]]]]] = OrderedDict()
 
     def __len__(self) -> int:
         """How many secrets are known."""
-        return len(self._learned) + len(self._passing)
+        return len(self._permanent) + len(self._transient)
 
-    def learn(self, secret: str) -> None:
-        """A secret that is to be known from now on: one of the configuration."""
+    def add_permanent(self, secret: str) -> None:
+        """Know a secret from now on: one of the configuration."""
         digest = self._sizes[0].digest(secret)
-        if digest not in self._learned and not self._is_plain(secret):
-            self._learned.add(digest)
+        if digest not in self._permanent and not self._is_plain(secret):
+            self._permanent.add(digest)
             for form in _forms(secret):
                 self._pieces_for(form).add(form)
 
-    def meet(self, secret: str) -> None:
-        """A secret that comes and goes, such as a token: the last :data:`PASSING` of them are known."""
+    def add_transient(self, secret: str) -> None:
+        """Know a secret that comes and goes, such as a token, while it is one of the last :data:`MAX_TRANSIENT`."""
         digest = self._sizes[0].digest(secret)
-        if digest in self._learned or digest in self._passing or self._is_plain(secret):
+        if digest in self._permanent or digest in self._transient or self._is_plain(secret):
             return
         filed = []
         for form in _forms(secret):
             pieces = self._pieces_for(form)
             pieces.add(form)
             filed.append((pieces, pieces.digest(form), pieces.places(form)))
-        self._passing[digest] = filed
-        if len(self._passing) > PASSING:
-            for pieces, form_digest, places in self._passing.popitem(last=False)[1]:
+        self._transient[digest] = filed
+        if len(self._transient) > MAX_TRANSIENT:
+            for pieces, form_digest, places in self._transient.popitem(last=False)[1]:
                 pieces.forget(form_digest, places)
 
-    def meet_unknown(self, presented: str) -> None:
-        """What somebody presented who is not known: only what no word, name or number can be is taken for a secret."""
+    def add_unknown(self, presented: str) -> None:
+        """Know what somebody unknown presented, where no word, name or number can be like it: it may be a secret."""
         if _looks_secret(presented):
-            self.meet(presented)
+            self.add_transient(presented)
 
     @staticmethod
     def _is_plain(secret: str) -> bool:

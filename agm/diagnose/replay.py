@@ -172,7 +172,10 @@ class Replay:
         self._until: dict[tuple[str, str], float | None] = {}
         client = RecordedUpstream(self._clock, recording.answers, self._epoch)
         manager = make_plugin_manager(
-            [*config.plugins.load, *plugins, self], folder=config.plugins.path, entry_points=entry_points
+            [*config.plugins.load, *plugins, self],
+            folder=config.plugins.path,
+            disable=config.plugins.disable,
+            entry_points=entry_points,
         )
         hooks = Hooks(manager, self._clock, config.plugins.timeout)
         nowhere: Any = None  # nothing is refreshed

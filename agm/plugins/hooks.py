@@ -8,7 +8,7 @@ fails open, passed over.  Nothing here knows about HTTP.
 from __future__ import annotations
 
 import inspect
-import time
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +35,9 @@ from agm.core.request import (
 )
 from agm.hookspecs import ClientKeySource
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, PluginManager, last_line
-from agm.plugins.results import checked
+from agm.plugins.results import checked, checked_wrapper
+from agm.plugins.watch import Watch
+from agm.upstream.accounts import why_refused
 
 if TYPE_CHECKING:
     from twisted.web.resource import IResource
@@ -60,8 +62,8 @@ FAIL_CLOSED = frozenset(
 )
 #: Hooks of the start and of a reload.
 AT_START = frozenset({"agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
-#: A hook that takes longer than this many seconds without awaiting is named in the log: nothing else runs meanwhile.
-TOO_LONG = 0.1
+#: The first segment of a path as an address has it.
+_SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 #: What hooks return as a rule, and nobody can await.
 _DECISIONS = frozenset({ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, dict, str})
 
@@ -121,6 +123,7 @@ class Hooks:
     _request_finished: Callable[..., list[Any]] | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.manager.use()
         for hook in HOOKS:
             for impl in getattr(self.manager.hook, hook).get_hookimpls():
                 if impl.wrapper:
@@ -266,18 +269,35 @@ class Hooks:
 
     def resources(self, site: object, reserved: Collection[str]) -> dict[str, IResource]:
         """
-        HTTP resources by the first segment of their path; of two for one segment the first plugin's counts.
+        HTTP resources by the first segment of their path.
 
         :param reserved: the segments that are the gateway's own.
-        :raises PluginError: if a plugin takes one of them.
+        :raises PluginError: if a plugin takes one of them, or one that another plugin has, or what is no segment.
         """
-        found: dict[str, IResource] = {}
-        for resources in self.manager.hook.agm_resources(site=site):
+        found: dict[str, tuple[str, IResource]] = {}
+        with self.recorded() as calls:
+            results = self.manager.hook.agm_resources(site=site)
+        of = {id(call.result): call.plugin for call in calls}
+        for resources in results:
+            plugin = of.get(id(resources), "a wrapper")
             for segment, resource in resources.items():
+                if not isinstance(segment, str) or _SEGMENT.fullmatch(segment) is None:
+                    raise PluginError(
+                        f"agm_resources of plugin {plugin}: {segment!r} is no segment of a path; give one word, like"
+                        " 'hello', and let its resource have children"
+                    )
                 if segment in reserved:
-                    raise PluginError(f"agm_resources: /{segment} is the gateway's own; choose another first segment")
-                found.setdefault(segment, resource)
-        return found
+                    raise PluginError(
+                        f"agm_resources of plugin {plugin}: /{segment} is the gateway's own; choose another first"
+                        " segment"
+                    )
+                if segment in found:
+                    raise PluginError(
+                        f"agm_resources: plugins {found[segment][0]} and {plugin} both have /{segment}; [plugins]"
+                        " disable leaves one of them out"
+                    )
+                found[segment] = plugin, resource
+        return {segment: resource for segment, (plugin, resource) in found.items()}
 
     def _is_ours(self, plugin: str) -> bool:
         origin = self.manager.origins.get(plugin)
@@ -304,7 +324,7 @@ class Hooks:
         function, plugin = impl.function, impl.plugin_name
 
         def call(*args: object) -> object:
-            request_id, started = self._request_id, time.perf_counter()
+            request_id, watch = self._request_id, Watch()
             try:
                 result = function(*args)
                 if result is None:
@@ -315,20 +335,19 @@ class Hooks:
                     if inspect.iscoroutine(result):
                         result.close()
                     raise TypeError(f"{hook} is a synchronous hook, but {plugin} returned an awaitable")
-                result = checked(hook, result)
+                result = self._usable(checked(hook, result), plugin, hook)
             except GatewayError:  # an answer that the plugin wants the client to get
                 raise
             except (Exception, SystemExit) as e:
                 return self._failed(e, plugin, hook, request_id)
             finally:
-                took = time.perf_counter() - started
-                if took > TOO_LONG:
+                if (held := watch.held()) is not None:
                     self._log.warn(
                         "{request_id}: hook {hook} of plugin {plugin} held everything up for {ms} ms",
                         request_id=request_id,
                         hook=hook,
                         plugin=plugin,
-                        ms=round(took * 1000),
+                        ms=round(held * 1000),
                     )
             _note(hook, plugin, result)
             return result
@@ -339,6 +358,15 @@ class Hooks:
         """A wrapper whose own errors are as those of any implementation, and never hide what it wraps."""
         function: Any = impl.function
         plugin = impl.plugin_name
+        spec = getattr(self.manager.hook, hook).spec
+        first = bool(spec.opts["firstresult"])
+
+        def returned(inner: object, outer: object, request_id: str) -> object:
+            try:
+                return checked_wrapper(hook, first, inner, outer)
+            except TypeError as e:
+                self._failed(e, plugin, hook, request_id)
+                return inner
 
         def call(*args: object) -> Generator[None, object, object]:
             request_id = self._request_id
@@ -356,7 +384,9 @@ class Hooks:
                 try:
                     wrapper.throw(inner)
                 except StopIteration as stop:
-                    return stop.value
+                    if stop.value is None and hook in FAIL_CLOSED:
+                        self._failed(TypeError("its wrapper turned an error into nothing"), plugin, hook, request_id)
+                    return returned(None, stop.value, request_id)
                 except Exception as e:
                     if e is not inner and not isinstance(e, GatewayError):
                         self._failed(e, plugin, hook, request_id)
@@ -366,7 +396,7 @@ class Hooks:
             try:
                 wrapper.send(result)
             except StopIteration as stop:
-                return stop.value
+                return returned(result, stop.value, request_id)
             except GatewayError:
                 raise
             except Exception as e:
@@ -393,13 +423,32 @@ class Hooks:
 
     async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, request_id: str) -> object:
         try:
-            found = checked(hook, await self.limited(result))
+            found = self._usable(checked(hook, await self.limited(result)), plugin, hook)
         except GatewayError:
             raise
         except Exception as e:
             return self._failed(e, plugin, hook, request_id)
         _note(hook, plugin, found)
         return found
+
+    def _usable(self, result: object, plugin: str, hook: str) -> object:
+        """The result without accounts that cannot serve: one of them would make every request fail."""
+        if hook != "agm_accounts" or not isinstance(result, list):
+            return result
+        usable = []
+        for source in result:
+            if (refused := why_refused(source)) is None:
+                usable.append(source)
+                continue
+            what, cure = refused
+            self._log.error(
+                "plugin {plugin} gave {what}, {account}, which is left out: {cure}",
+                plugin=plugin,
+                what=what,
+                account=getattr(source.account, "name", "nameless"),
+                cure=cure,
+            )
+        return usable
 
     def _failed(self, error: BaseException, plugin: str, hook: str, request_id: str) -> object:
         self.failures[plugin, hook] += 1

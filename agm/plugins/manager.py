@@ -52,7 +52,29 @@ class PluginManager(pluggy.PluginManager):
     def __init__(self) -> None:
         super().__init__("agm")
         self.origins: dict[str, Origin] = {}
+        self._in_use = False
         self.add_hookspecs(hookspecs)
+
+    def use(self) -> None:
+        """Say that the hooks are called from now on: what is registered later would be missing from some of them."""
+        self._in_use = True
+
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        """As pluggy's.  :raises PluginError: once the gateway has been made."""
+        if self._in_use:
+            raise PluginError(
+                f"plugin {name or name_of(plugin)} is registered too late: the gateway has been made. "
+                "Name it in [plugins] load, or hand it to make_plugin_manager()"
+            )
+        return super().register(plugin, name)
+
+    def add_hookcall_monitoring(self, before: Any, after: Any) -> Any:
+        """
+        Refuse it: the gateway binds arguments itself, so that pluggy would see some calls and miss others.
+
+        :raises PluginError: always; `agm explain` and :meth:`agm.plugins.hooks.Hooks.recorded` tell the calls.
+        """
+        raise PluginError("agm calls hooks without pluggy's monitoring; agm explain shows what each plugin returned")
 
     def add(self, plugin: object, name: str, origin: Origin) -> None:
         """
@@ -72,25 +94,44 @@ class PluginManager(pluggy.PluginManager):
         self.origins[name] = origin
         for caller in self.get_hookcallers(plugin) or ():
             for impl in caller.get_hookimpls():
-                if impl.plugin is plugin:
+                if impl.plugin is not plugin:
+                    continue
+                if caller.spec is not None:
                     _check_impl(impl, name, caller.name)
+                elif not impl.optionalhook:  # of another name than its function: specname=…
+                    raise PluginError(f"plugin {name}: there is no hook {caller.name}{_nearest(caller.name)}")
 
 
 def make_plugin_manager(
-    modules: Iterable[str | object] = (), *, folder: Path | None = None, entry_points: bool = True
+    modules: Iterable[str | object] = (),
+    *,
+    folder: Path | None = None,
+    entry_points: bool = True,
+    disable: Sequence[str] = (),
 ) -> PluginManager:
     """
     A plugin manager with the built-in plugins, then the installed ones by name, then the files of `folder` by name,
     then `modules` in their order.  Later ones are asked first.
 
     :param modules: dotted names, or plugins themselves: modules or objects with hooks.
-    :raises PluginError: if a plugin cannot be imported, or would not be called as its author expects.
+    :param disable: names of plugins that are left out, and not even imported.
+    :raises PluginError: if a plugin cannot be imported, or would not be called as its author expects, or if there is
+        none of a name that is to be left out.
     """
     manager = PluginManager()
+    known: list[str] = []
+
+    def wanted(name: str) -> bool:
+        known.append(name)
+        return name not in disable
+
     for name, plugin in builtin.make_plugins():
-        manager.add(plugin, name, Origin("built-in", name, __version__))
+        if wanted(name):
+            manager.add(plugin, name, Origin("built-in", name, __version__))
     if entry_points:
         for point in sorted(importlib.metadata.entry_points(group="agm"), key=lambda p: (p.name, p.value)):
+            if not wanted(point.name):
+                continue
             plugin = _imported(point.name, point.load)
             distribution = point.dist
             version = None if distribution is None else distribution.version
@@ -99,17 +140,33 @@ def make_plugin_manager(
     if folder is not None:
         for path in files_in(folder):
             name = f"agm_plugins.{path.stem}"
+            if not wanted(name):
+                continue
             module = _imported(str(path), lambda name=name, path=path: _load_file(name, path))  # type: ignore[misc]
             manager.add(module, name, Origin("file", str(path), _version(module)))
     for named in modules:
         if isinstance(named, str):
+            if not wanted(named):
+                continue
             plugin = _imported(named, lambda name=named: _module_named(name))  # type: ignore[misc]
             name = named
         else:
             plugin = named
-            name = getattr(plugin, "__name__", None) or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+            name = name_of(plugin)
+            if not wanted(name):
+                continue
         manager.add(plugin, name, Origin("module", name, _version(plugin)))
+    for name in disable:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else "; agm plugins lists them"
+            raise PluginError(f"[plugins] disable: there is no plugin {name}{hint}")
     return manager
+
+
+def name_of(plugin: object) -> str:
+    """The name of a plugin that was handed over as an object."""
+    return getattr(plugin, "__name__", None) or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -202,12 +259,18 @@ def _check_names(plugin: object, name: str) -> None:
         value = getattr(plugin, attribute)
         if not inspect.isroutine(value):
             continue
+        marked = getattr(value, "agm_impl", None)
+        if marked is not None and (marked["optionalhook"] or marked["specname"]):
+            continue
         if attribute not in HOOKS:
-            near = difflib.get_close_matches(attribute, HOOKS, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(HOOKS)}"
-            raise PluginError(f"plugin {name}: there is no hook {attribute}{hint}")
-        if not hasattr(value, "agm_impl"):
+            raise PluginError(f"plugin {name}: there is no hook {attribute}{_nearest(attribute)}")
+        if marked is None:
             raise PluginError(f"plugin {name}: {attribute} is not marked with @agm.hookimpl, so it would not be called")
+
+
+def _nearest(hook: str) -> str:
+    near = difflib.get_close_matches(hook, HOOKS, 1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(HOOKS)}"
 
 
 def _arguments_refused(error: pluggy.PluginValidationError, plugin: object) -> str:

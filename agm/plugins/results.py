@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 
 from agm.core.classify import Verdict
 from agm.core.request import Account, AccountChoice, ModelChoice, UpstreamRequest
 from agm.core.wire.bytechain import Spliced
+from agm.plugins.manager import MAY_AWAIT
 from agm.upstream.accounts import AccountSource
 
 #: What each hook may return beside None, and how that is called.
@@ -27,6 +29,9 @@ _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "agm_resources": ((Mapping,), "resources by the first segment of their path are expected"),
 }
 _SENDABLE = re.compile(r"/[\x21-\x7e]*")
+#: A header's name and value as RFC 9110 has them; a line break in one would begin another.
+_HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
 def checked(hook: str, result: object) -> object:
@@ -51,6 +56,31 @@ def checked(hook: str, result: object) -> object:
     return result
 
 
+def checked_wrapper(hook: str, first: bool, inner: object, outer: object) -> object:
+    """
+    What a wrapper returned, if it may return that for what it got.
+
+    :param first: whether the hook ends with its first result; all others give a list of them.
+    :param inner: what the implementations below it returned.
+    :param outer: what the wrapper made of it.
+    :raises TypeError: if it may not; it has most often forgotten to return anything.
+    """
+    if outer is inner:
+        return outer
+    if first:
+        if outer is None:
+            raise TypeError("its wrapper returned nothing; a wrapper returns what it got, or something in its place")
+        return checked(hook, outer)
+    if not isinstance(outer, list):
+        raise TypeError(f"its wrapper returned {_called(outer)}; a wrapper of this hook returns the list that it got")
+    may_await = hook in MAY_AWAIT
+    return [each if may_await and inspect.isawaitable(each) else checked(hook, each) for each in outer]
+
+
+def _called(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
 def _fits(hook: str, item: object) -> bool:
     return isinstance(item, AccountSource) if hook == "agm_accounts" else callable(getattr(item, "lookup", None))
 
@@ -60,5 +90,11 @@ def _can_be_sent(request: UpstreamRequest) -> bool:
         isinstance(request.path, str)
         and _SENDABLE.fullmatch(request.path) is not None
         and isinstance(request.content, bytes | Spliced)
-        and all(isinstance(name, bytes) and isinstance(value, bytes) for name, value in request.headers)
+        and all(
+            isinstance(name, bytes)
+            and isinstance(value, bytes)
+            and _HEADER_NAME.fullmatch(name) is not None
+            and _HEADER_VALUE.fullmatch(value) is not None
+            for name, value in request.headers
+        )
     )

@@ -106,7 +106,8 @@ class ClientAuthenticator:
                 found = await self._look_up(plugin, source, key, request_id)
                 if found is not None:
                     # those of the configuration are so many and no more: there is room for all of them
-                    (self._redactor.learn if isinstance(source, KeyRing) else self._redactor.meet)(key)
+                    add = self._redactor.add_permanent if isinstance(source, KeyRing) else self._redactor.add_transient
+                    add(key)
                     expired = self._expired(found)
                     if expired is None:
                         return found
@@ -120,7 +121,7 @@ class ClientAuthenticator:
                 if len(self._unknown_keys) >= MAX_UNKNOWN_KEYS:
                     self._unknown_keys.clear()
                 self._unknown_keys.add(hash(key))
-                self._redactor.meet_unknown(key)
+                self._redactor.add_unknown(key)
         mode = self.mode_for(local=local)
         if mode == "off":
             return None

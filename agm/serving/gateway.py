@@ -37,7 +37,7 @@ from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
 from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
-from agm.serving.secrets import overheard, secrets_of
+from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
@@ -157,7 +157,7 @@ class Gateway:
         return RequestLog(self.reactor, path, lambda: self.config.request_log, self._now, redact=self.redactor.text)
 
     def _own_credential(self, source: AccountSource) -> Credential:
-        return overheard(source.credential(self.refresher), self.redactor.meet)
+        return reporting_secrets(source.credential(self.refresher), self.redactor.add_transient)
 
     def _make_calls(self, config: Config) -> Calls:
         context = ServingContext(
@@ -258,7 +258,7 @@ class Gateway:
     def _adopt(self, config: Config) -> list[Awaitable[list[AccountSource]]]:
         """Put a configuration in force; returns the accounts that have to be waited for."""
         for secret in secrets_of(config):
-            self.redactor.learn(secret)
+            self.redactor.add_permanent(secret)
         self.hooks.configure(config)
         known, awaited = self.hooks.account_sources(config)
         sources = _by_name(known)

@@ -17,14 +17,14 @@ from agm.config import Config, Secret
 from agm.core.network import Proxy
 from agm.upstream.credentials.credential import ApiKey, Credential, Headers, NoCredential, Refreshed, StaticToken
 
-__all__ = ["overheard", "secrets_of"]
+__all__ = ["reporting_secrets", "secrets_of"]
 
 #: Names in a plugin's table whose values are secrets more likely than not.
 _SECRET_NAME = re.compile("auth|credential|key|passw|secret|token", re.IGNORECASE)
 #: A shorter value of a plugin's is a word or a number, such as ``key_column = "id"``.
 _SHORTEST = 8
 
-Meet = Callable[[str], None]
+AddSecret = Callable[[str], None]
 
 
 def secrets_of(config: Config) -> Iterator[str]:
@@ -68,9 +68,9 @@ def _named(value: object, name: str = "") -> Iterator[str]:
         yield value
 
 
-def overheard(credential: Credential, meet: Meet) -> Credential:
+def reporting_secrets(credential: Credential, add: AddSecret) -> Credential:
     """
-    A credential whose secrets `meet` is called with, before anything is sent with them.
+    Make a credential report its secrets to `add`, before anything is sent with them.
 
     The built-in kinds cost nothing for it: a key is told now, and a token by the
     :class:`~agm.upstream.credentials.refresher.Refresher` when it is new.
@@ -78,22 +78,22 @@ def overheard(credential: Credential, meet: Meet) -> Credential:
     if isinstance(credential, Refreshed | NoCredential):
         return credential
     if isinstance(credential, ApiKey | StaticToken):
-        Deferred.fromCoroutine(credential.headers()).addCallbacks(lambda found: _tell(found, meet), lambda _: None)
+        Deferred.fromCoroutine(credential.headers()).addCallbacks(lambda found: _tell(found, add), lambda _: None)
         return credential
-    return _Overheard(credential, meet)
+    return _SecretReporting(credential, add)
 
 
-def _tell(headers: Headers, meet: Meet) -> None:
+def _tell(headers: Headers, add: AddSecret) -> None:
     for _, value in headers:
-        meet(value.decode("latin-1").rpartition(" ")[2])
+        add(value.decode("latin-1").rpartition(" ")[2])
 
 
-class _Overheard:
-    """A plugin's own credential: whatever it gives is told each time."""
+class _SecretReporting:
+    """A plugin's own credential: whatever it gives is reported each time."""
 
-    def __init__(self, credential: Credential, meet: Meet) -> None:
+    def __init__(self, credential: Credential, add: AddSecret) -> None:
         self._credential = credential
-        self._meet = meet
+        self._add = add
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._credential, name)
@@ -112,7 +112,7 @@ class _Overheard:
 
     async def headers(self) -> Headers:
         headers = await self._credential.headers()
-        _tell(headers, self._meet)
+        _tell(headers, self._add)
         return headers
 
     def mark_rejected(self, headers: Headers | None = None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -39,16 +38,17 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.wire.answer_filters import Framing
-from agm.plugins.hooks import TOO_LONG
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, make_plugin_manager
-from agm.upstream.accounts import AccountSource
+from agm.plugins.results import checked_wrapper
+from agm.plugins.watch import TOO_LONG, Watch
+from agm.upstream.accounts import AccountSource, why_refused
 
 #: Seconds that a hook which may await is waited for.
 PATIENCE = 10.0
 #: How often a slow call is repeated before it counts as slow: a busy machine is not the plugin's fault.
 TRIES = 3
 
-#: The accounts of the configuration that a plugin is checked with: one of each kind.
+#: The configuration that a plugin is checked with: an account of each kind, and an alias.
 _ACCOUNTS = """
 [[accounts]]
 name = "first"
@@ -66,6 +66,9 @@ name = "third"
 kind = "code-assist"
 access_token = "token-of-third"
 project = "project-3"
+
+[models.aliases]
+"gpt-4o" = "gemini-2.5-flash"
 """
 
 _CHAT: Mapping[str, Any] = {
@@ -233,6 +236,7 @@ class _Check:
             self._manager = make_plugin_manager([plugin], entry_points=False)
         except PluginError as e:
             raise AssertionError(str(e)) from e
+        self._others = make_plugin_manager(entry_points=False)
         self.name = next(reversed(self._manager.origins))
         self.table = table or self.name.rpartition(".")[2].removeprefix("agm_")
         self._hooks = {
@@ -250,6 +254,10 @@ class _Check:
 
     def run(self, config: Config, *, configured: bool) -> None:
         """Check every hook under a configuration."""
+        self._others.hook.agm_configure(config=config)
+        for impl in self._manager.hook.agm_configure.get_hookimpls():
+            if impl not in self._hooks["agm_configure"]:
+                impl.function(config)
         with_what = "the settings given" if configured else f"an empty [plugins.{self.table}]"
         for result in self.call("agm_configure", {"config": config}, with_what):
             if result is not None:
@@ -292,6 +300,8 @@ class _Check:
                 caller = getattr(self._manager.hook, hook)
                 result = self._timed(hook, what, lambda caller=caller: caller(**given))  # type: ignore[misc]
                 first = caller.spec.opts["firstresult"]
+                if not isinstance(result, _Refused):
+                    self._unwrapped(hook, given, first, result)
                 results = [result] if first or isinstance(result, _Refused) else list(result)
             else:
                 arguments = [given[argument] for argument in impl.argnames]
@@ -305,19 +315,27 @@ class _Check:
             found += [self._settled(hook, what, result) for result in results]
         return found
 
+    def _unwrapped(self, hook: str, given: Mapping[str, Any], first: bool, outer: object) -> None:
+        """Compare what a wrapper made of a hook's result with what it was."""
+        inner = getattr(self._others.hook, hook)(**given)
+        try:
+            checked_wrapper(hook, first, inner, outer)
+        except TypeError as e:
+            self.refuse(hook, f"is wrong: {e}", "end the wrapper with return, and what is to be used")
+
     def _timed(self, hook: str, what: str, function: Callable[[], Any]) -> Any:
-        quickest = TOO_LONG
+        held = None
         for _ in range(TRIES):
-            started = time.perf_counter()
+            watch = Watch()
             result = self._guarded(hook, what, function)
-            quickest = time.perf_counter() - started
-            if quickest <= TOO_LONG:
+            held = watch.held()
+            if held is None:
                 return result
             if inspect.iscoroutine(result):
                 result.close()
         self.refuse(
             hook,
-            f"held everything up for {quickest * 1000:.0f} ms, called with {what}",
+            f"held everything up for {(held or 0) * 1000:.0f} ms, called with {what}",
             f"{TOO_LONG * 1000:.0f} ms are the most: do slow work ahead, in a thread, or in a hook that may await",
         )
 
@@ -412,17 +430,9 @@ class _Check:
                 if account.name in names:
                     self.refuse(hook, f"gave a second account called {account.name}", "give each a name of its own")
                 names.add(account.name)
-                if account.kind not in ("api-key", "vertex", "code-assist"):
-                    self.refuse(hook, f"gave an account of kind {account.kind!r}", "use one of the three kinds")
-                if not account.endpoints or isinstance(account.endpoints, str):
-                    self.refuse(hook, "gave an account without endpoints", "give a tuple of base URLs")
-                for url in account.endpoints:
-                    if not url.startswith(("http://", "https://")) or url.endswith("/"):
-                        self.refuse(hook, f"gave the endpoint {url!r}", "give https://HOST with no slash at the end")
-                if not callable(source.credential):
-                    self.refuse(
-                        hook, "gave a credential that is no function", "write lambda refresher: ApiKey(key) or the like"
-                    )
+                if refused := why_refused(source):
+                    what, cure = refused
+                    self.refuse(hook, f"gave {what}", cure)
 
     def _model(self, request: GatewayRequest) -> None:
         hook = "agm_map_model"

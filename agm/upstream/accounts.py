@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import attrs
 
 from agm.config import AccountConfig
+from agm.config.addresses import is_loopback_host
+from agm.core.kinds import METHODS
 from agm.core.models import Patterns
 from agm.core.request import Account
 from agm.upstream.credentials.credential import ApiKey, Credential, NoCredential, StaticToken
@@ -27,6 +30,30 @@ class AccountSource:
     #: What the account was made from.  After a reload an account with an equal one keeps its state and its token;
     #: one with None starts anew.
     origin: object = None
+
+
+def why_refused(source: AccountSource) -> tuple[str, str] | None:
+    """Say what is wrong with an account that a plugin gives, and what to give instead; None for one that can serve."""
+    account = source.account
+    if not isinstance(account, Account):
+        return f"an account that is a {type(account).__name__}", "give AccountSource(Account(…), credential)"
+    if account.kind not in METHODS:
+        return f"an account of kind {account.kind!r}", f"the kinds are {', '.join(METHODS)}"
+    if not account.endpoints or isinstance(account.endpoints, str):
+        return "an account without endpoints", "give a tuple of base URLs"
+    for url in account.endpoints:
+        try:
+            split = urlsplit(url)
+            host = split.hostname
+        except (ValueError, AttributeError):
+            split, host = urlsplit(""), None
+        if split.scheme not in ("http", "https") or not host or url.endswith("/"):
+            return f"the endpoint {url!r}", "give https://HOST with no slash at the end"
+        if split.scheme == "http" and not is_loopback_host(host):
+            return f"the endpoint {url!r}", "give https: over plain http, credentials would go in the clear"
+    if not callable(source.credential):
+        return "a credential that is no function", "write lambda refresher: ApiKey(key) or the like"
+    return None
 
 
 def account_source(entry: AccountConfig) -> AccountSource:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.core.redact import MARK, PASSING, Redactor, shapes_redacted
+from agm.core.redact import MARK, MAX_TRANSIENT, Redactor, shapes_redacted
 
 GOOGLE_KEY = "AIzaSyA-1234567890abcdefghijklmnopqrstu"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQ/abc+\n-----END PRIVATE KEY-----\n"
@@ -82,7 +82,7 @@ def test_a_known_secret_is_found_wherever_it_stands(secrets: list[str], before: 
     """As it is, in JSON, and as Python prints it."""
     redactor = Redactor()
     for secret in secrets:
-        redactor.learn(secret)
+        redactor.add_permanent(secret)
     for secret in secrets:
         for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
             assert form not in redactor.text(f"{before}{form}{after}")
@@ -92,15 +92,15 @@ def test_a_known_secret_is_found_wherever_it_stands(secrets: list[str], before: 
 def test_what_holds_none_passes_untouched(secrets: list[str], text: str) -> None:
     redactor = Redactor()
     for secret in secrets:
-        redactor.learn(secret)
+        redactor.add_permanent(secret)
     if not any(secret in text for secret in secrets):
         assert redactor.text(text) == text
 
 
 def test_a_secret_is_found_in_a_url_and_so_is_the_password_of_a_proxy() -> None:
     redactor = Redactor()
-    redactor.learn("abc/def+ghi=")
-    redactor.learn("http://me:pass%2Fword-1@proxy.example:3128")
+    redactor.add_permanent("abc/def+ghi=")
+    redactor.add_permanent("http://me:pass%2Fword-1@proxy.example:3128")
     assert redactor.text("GET /abc%2Fdef%2Bghi%3D/x") == f"GET /{MARK}/x"
     assert redactor.text("it was pass/word-1 or pass%2Fword-1") == f"it was {MARK} or {MARK}"
 
@@ -108,7 +108,7 @@ def test_a_secret_is_found_in_a_url_and_so_is_the_password_of_a_proxy() -> None:
 def test_secrets_next_to_and_within_each_other_leave_nothing() -> None:
     redactor = Redactor()
     for secret in ("secret-1", "secret-12", "secret-123456789"):
-        redactor.learn(secret)
+        redactor.add_permanent(secret)
     assert redactor.text("secret-123456789") == MARK
     assert redactor.text("secret-12secret-1") == MARK + MARK
     assert redactor.text("xsecret-1y") == f"x{MARK}y"
@@ -118,7 +118,7 @@ def test_ten_thousand_secrets_are_all_known() -> None:
     redactor = Redactor()
     names = [f"key-{number:05}" for number in range(5000)] + [f"canary-api-key-{number}" for number in range(5000)]
     for name in names:
-        redactor.learn(name)
+        redactor.add_permanent(name)
     assert len(redactor) == 10_000
     assert all(redactor.text(f"a {name} b") == f"a {MARK} b" for name in names[::250])
     assert redactor.text("key-5000x") == "key-5000x"
@@ -126,32 +126,32 @@ def test_ten_thousand_secrets_are_all_known() -> None:
 
 def test_what_passes_is_forgotten_for_what_came_later_and_what_is_learned_stays() -> None:
     redactor = Redactor()
-    redactor.learn("kept-secret-1")
-    redactor.meet("kept-secret-1")
-    redactor.meet("first-token-1")
-    redactor.meet("second-token-1")
-    redactor.meet("second-token-1")
-    for number in range(PASSING - 1):
-        redactor.meet(f"later-token-{number}")
+    redactor.add_permanent("kept-secret-1")
+    redactor.add_transient("kept-secret-1")
+    redactor.add_transient("first-token-1")
+    redactor.add_transient("second-token-1")
+    redactor.add_transient("second-token-1")
+    for number in range(MAX_TRANSIENT - 1):
+        redactor.add_transient(f"later-token-{number}")
     assert redactor.text("first-token-1 second-token-1") == f"first-token-1 {MARK}"
     assert redactor.text("kept-secret-1 later-token-7 ") == f"{MARK} {MARK} "
-    assert len(redactor) == PASSING + 1
+    assert len(redactor) == MAX_TRANSIENT + 1
 
 
 def test_who_is_not_known_cannot_take_words_out_of_the_log() -> None:
     redactor = Redactor()
     for presented in ("gemini-2.5-flash-lite-preview", "explain", "0123456789abcdef"):
-        redactor.meet_unknown(presented)
+        redactor.add_unknown(presented)
     assert len(redactor) == 0
-    redactor.meet_unknown("aBcDeFgHiJkLmNoPqRsT0")
+    redactor.add_unknown("aBcDeFgHiJkLmNoPqRsT0")
     assert redactor.text("/aBcDeFgHiJkLmNoPqRsT0/") == f"/{MARK}/"
 
 
 def test_what_is_too_short_or_told_by_its_shape_is_not_remembered() -> None:
     redactor = Redactor()
     for secret in ("work", "", GOOGLE_KEY):
-        redactor.learn(secret)
-        redactor.meet(secret)
+        redactor.add_permanent(secret)
+        redactor.add_transient(secret)
     assert len(redactor) == 0
     assert redactor.text(f"work {GOOGLE_KEY}") == f"work {MARK}"
 
@@ -159,7 +159,7 @@ def test_what_is_too_short_or_told_by_its_shape_is_not_remembered() -> None:
 def test_no_secret_is_kept() -> None:
     """Hashes and digests only: what shows the redactor shows no secret."""
     redactor = Redactor()
-    redactor.learn("canary-secret-1")
+    redactor.add_permanent("canary-secret-1")
     seen = [repr(vars(redactor))]
     seen += [repr(pieces._filed) for pieces in redactor._sizes]
     assert "canary" not in " ".join(seen)
@@ -180,7 +180,7 @@ BODY = {
 )
 def test_an_error_document_is_looked_through_as_what_it_means(body: bytes) -> None:
     redactor = Redactor()
-    redactor.learn("canary-api-key=1")
+    redactor.add_permanent("canary-api-key=1")
     found = redactor.body(body)
     assert json.loads(found) == {"error": {"code": 400, "message": f"no {MARK}", "details": [{MARK: [MARK, 5]}]}}
     assert (b"\n" in found) == (b"\n" in body)
@@ -191,14 +191,14 @@ def test_an_error_document_is_looked_through_as_what_it_means(body: bytes) -> No
 )
 def test_a_body_without_a_secret_is_the_same_to_the_byte(body: bytes) -> None:
     redactor = Redactor()
-    redactor.learn("canary-api-key-1")
+    redactor.add_permanent("canary-api-key-1")
     assert redactor.body(body) == body
 
 
 def test_escapes_hide_nothing_in_what_is_too_deep_to_be_read() -> None:
     """Then it is shown as what it means."""
     redactor = Redactor()
-    redactor.learn("canary-deep/secret")
+    redactor.add_permanent("canary-deep/secret")
     deep = b"[" * 99 + rb'"canary\u002ddeep\/secret", "\u00e9"' + b"]" * 99
     assert redactor.body(deep) == b"[" * 99 + rb'"[redacted]", "\u00e9"' + b"]" * 99
     plain = deep.replace(rb"canary\u002ddeep\/secret", rb"a \"word\" or two")
@@ -207,5 +207,5 @@ def test_escapes_hide_nothing_in_what_is_too_deep_to_be_read() -> None:
 
 def test_a_body_that_is_no_json_is_read_as_text() -> None:
     redactor = Redactor()
-    redactor.learn("canary-api-key-1")
+    redactor.add_permanent("canary-api-key-1")
     assert redactor.body(b"<b>\xffcanary-api-key-1</b>") == b"<b>\xff" + MARK.encode() + b"</b>"

@@ -64,7 +64,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         out = io.StringIO()
         monkeypatch.setattr(sys, "stdout", out)
         redactor = Redactor()
-        redactor.learn(SECRET)
+        redactor.add_permanent(SECRET)
         publisher = LogPublisher(logs.observer(Turns(), redactor, form, level, {"nodaemon": True}))
         return Logged(Logger("agm.test", observer=publisher), lambda: out.getvalue().splitlines())
 
@@ -312,7 +312,7 @@ def test_lines_of_a_moment_are_written_together_but_none_waits_behind_a_warning(
 @pytest.mark.parametrize("form", logs.FORMATS)
 def test_events_that_are_made_lines_later_keep_their_place_and_no_secret(tmp_path: Path, form: str) -> None:
     file, reactor, redactor = tmp_path / "twistd.log", Turns(), Redactor()
-    redactor.learn(SECRET)
+    redactor.add_permanent(SECRET)
     log = Logger("agm.test", observer=logs.observer(reactor, redactor, form, "info", {"logfile": str(file)}))
     registerAsIOThread()
     reactor.running = True
@@ -373,7 +373,7 @@ def test_a_daemon_has_no_standard_output() -> None:
 @pytest.mark.parametrize("form", logs.FORMATS)
 def test_the_systems_log_gets_priorities_and_lines(form: str) -> None:
     redactor, sent = Redactor(), []
-    redactor.learn(SECRET)
+    redactor.add_permanent(SECRET)
     observer: Any = logs.syslog_observer(redactor, form, "info", lambda priority, line: sent.append((priority, line)))
     assert ILogObserver.providedBy(observer)
     log = Logger("agm.test", observer=observer)

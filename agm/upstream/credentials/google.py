@@ -176,7 +176,7 @@ class GoogleCredential(Refreshed):
         self._renewing = False
         self._renewed_at = self._now()
         for name in ("token", "refresh_token", "client_secret"):
-            self._refresher.meet(getattr(self._google, name, None))
+            self._refresher.found_secret(getattr(self._google, name, None))
         waiting, self._waiting = self._waiting, {}
         if isinstance(outcome, _Refused):
             self._refresher.outcomes["refused" if outcome.permanent else "failed"] += 1

@@ -50,13 +50,13 @@ class Refresher:
 
     :param http: a treq client for the transport.
     :param threads: how many calls run at the same time; others queue.
-    :param meet: called with each secret that a credential turns out to have, so that it can be kept out of sight.
+    :param on_secret: called with each secret that a credential turns out to have, so that it can be kept out of sight.
     """
 
     def __init__(
-        self, reactor: Any, http: TokenHTTP, *, threads: int = THREADS, meet: Callable[[str], object] | None = None
+        self, reactor: Any, http: TokenHTTP, *, threads: int = THREADS, on_secret: Callable[[str], object] | None = None
     ) -> None:
-        self._meet = meet
+        self._on_secret = on_secret
         self._reactor = reactor
         self._http = http
         self._size = threads
@@ -78,10 +78,10 @@ class Refresher:
         assert self._request is not None, "it is for what runs in a thread"
         return self._request.over(network)
 
-    def meet(self, secret: object) -> None:
+    def found_secret(self, secret: object) -> None:
         """Take note of what must not be seen; anything but text is none."""
-        if self._meet is not None and isinstance(secret, str):
-            self._meet(secret)
+        if self._on_secret is not None and isinstance(secret, str):
+            self._on_secret(secret)
 
     def seconds(self) -> float:
         """The reactor's time, from any thread."""
