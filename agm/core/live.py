@@ -172,10 +172,10 @@ def with_model(payload: bytes, method: str, name: str) -> bytes:
 
 
 #: A status that says the same as a close code: RFC 6455, section 7.4.1, as Google uses it.
-_STATUSES = {1007: 400, 1008: 404, 1009: 413, 1013: 503}
+_STATUSES = {1007: 400, 1008: 403, 1009: 413, 1013: 503}
 _QUOTA = re.compile(r"quota|RESOURCE_EXHAUSTED|rate.?limit|too many|concurrent|credits", re.IGNORECASE)
 _CREDENTIAL = re.compile(r"API key|credential|UNAUTHENTICATED|token has expired", re.IGNORECASE)
-_DENIED = re.compile(r"permission|denied|has not been used in project|is disabled|PERMISSION_DENIED", re.IGNORECASE)
+_NO_MODEL = re.compile(r"\bmodels?\b.{0,200}\bnot (?:found|supported)|not supported for bidi", re.IGNORECASE)
 
 
 def status_of(closing: Closing) -> tuple[int, bytes]:
@@ -189,10 +189,8 @@ def status_of(closing: Closing) -> tuple[int, bytes]:
         status = 429
     elif closing.code == 1008 and _CREDENTIAL.search(reason):
         status = 401 if "API key" not in reason else 400
-    elif closing.code == 1008 and _DENIED.search(reason):
-        status = 403
-    elif closing.code == 1008 and "not found" not in reason and "not supported" not in reason:
-        status = 400
+    elif closing.code == 1008 and _NO_MODEL.search(reason):
+        status = 404
     return status, status_body(status, reason or f"The upstream closed the session with code {closing.code}.")
 
 

@@ -129,7 +129,7 @@ class PrepareToken:
             return
         if not isinstance(name, str) or not name.startswith(live.TOKEN):
             return
-        gateway.redactor.meet(name)
+        gateway.redactor.add_transient(name)
         now = gateway.wall()
         listed = key is None or any(known.name == key.name for known in gateway.clients.client_keys)
         ends = now + _lifetime(_document(self._call.request.body.raw), now)

@@ -102,7 +102,7 @@ def test_only_the_models_name_is_changed() -> None:
         (1008, "API key was reported as leaked. Please use another API key.", 400),
         (1008, "Request had invalid authentication credentials.", 401),
         (1008, "Generative Language API has not been used in project 1 before or it is disabled.", 403),
-        (1008, "Operation is not implemented", 400),
+        (1008, "Operation is not implemented, or supported, or enabled.", 403),
         (1011, "You exceeded your current quota, please check your plan and billing details.", 429),
         (1011, "RESOURCE_EXHAUSTED: concurrent sessions", 429),
         (1011, "Internal error encountered.", 503),
