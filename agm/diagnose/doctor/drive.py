@@ -7,6 +7,7 @@ gateways that :mod:`agm.diagnose.doctor.sdks` has started; nothing else is conta
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import sys
@@ -17,6 +18,9 @@ from urllib.parse import urlsplit
 
 #: The model, the question, the key, and seconds to wait for one answer.
 MODEL, QUESTION, KEY, PATIENCE = "gemini-2.5-flash", "Why is the sky blue?", "any", 20
+
+#: The call that is made where there is TLS, and no other there.
+LIVE = "Live"
 
 Calls = Mapping[str, Callable[[str], None]]
 
@@ -94,7 +98,19 @@ def _genai() -> Calls:
         asking = client(url)
         _expect(asking.models.count_tokens(model=MODEL, contents=QUESTION).total_tokens, "no count")
 
-    return {"unary": unary, "stream of events": stream, "countTokens": count}
+    async def talk(url: str) -> str:
+        said = ""
+        async with client(url).aio.live.connect(model=MODEL, config={"response_modalities": ["TEXT"]}) as session:
+            turn = {"role": "user", "parts": [{"text": QUESTION}]}
+            await session.send_client_content(turns=turn, turn_complete=True)
+            async for message in session.receive():
+                said += message.text or ""
+        return said
+
+    def live(url: str) -> None:
+        _expect(asyncio.run(asyncio.wait_for(talk(url), PATIENCE)), "nothing was said")
+
+    return {"unary": unary, "stream of events": stream, "countTokens": count, LIVE: live}
 
 
 # -- google-generativeai -----------------------------------------------------------------------------
@@ -135,6 +151,8 @@ def outcomes(calls: Calls, urls: list[str]) -> Iterator[dict[str, str | None]]:
     """What came of each call at each gateway."""
     for url in urls:
         for name, call in calls.items():
+            if (name == LIVE) is not url.startswith("https:"):  # Python's Live speaks TLS, and the rest need not
+                continue
             try:
                 call(url)
                 problem = None
