@@ -38,9 +38,17 @@ if TYPE_CHECKING:
 
     from agm.config import Config
     from agm.upstream.accounts import AccountSource
-    from agm.web.site import GatewaySite
 
 hookspec = pluggy.HookspecMarker("agm")
+
+
+class Site(Protocol):
+    """The site that resources are added to, with what an :class:`agm.api.ApiResource` is made of."""
+
+    #: The gateway.
+    gateway: Any
+    #: Who may talk to it.
+    access: Any
 
 
 class ClientKeySource(Protocol):
@@ -318,7 +326,7 @@ def agm_request_finished(record: RequestRecord) -> Awaitable[None] | None:
 
 
 @hookspec
-def agm_resources(site: GatewaySite) -> Mapping[str, IResource]:  # type: ignore[empty-body]
+def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-body]
     """
     Add HTTP resources beside the API: another dialect, a page.
 

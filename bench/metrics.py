@@ -22,7 +22,7 @@ from agm.core.classify import Fault, Verdict
 from agm.core.counters import Tally
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.wire.usage import Usage
-from agm.tap import make_gateway
+from agm.serving.assemble import make_gateway
 
 LIMIT = 10e-6
 CALLS = 100_000

@@ -10,12 +10,12 @@ import attrs
 
 
 def dechunk(answer: bytes) -> tuple[bytes, bool]:
-    """The body of a chunked answer as far as it came, and whether its last chunk did."""
+    """Return the body of a chunked answer as far as it came, and whether its last chunk did."""
     return dechunk_body(answer.partition(b"\r\n\r\n")[2])
 
 
 def dechunk_body(rest: bytes) -> tuple[bytes, bool]:
-    """The same of what came behind the answer's head."""
+    """Do the same with what came behind the answer's head."""
     body = b""
     while True:
         size, found, rest = rest.partition(b"\r\n")

@@ -61,6 +61,6 @@ def isolate() -> None:
 
 
 def outside() -> dict[str, str]:
-    """The environment for what has to get something from elsewhere, as who runs the tests does."""
+    """Return the environment of who runs the tests, for what has to get something from elsewhere (pip, npm)."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "AGM_"))}
     return {**inherited, **json.loads(os.environ[_KEPT])}

@@ -29,15 +29,16 @@ _LISTENING = re.compile(r'listening on ([^\s"]+)')
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of the tests, with a home of its own."""
+    """Return the environment of the tests, with a home of its own."""
     own = {"HOME": home, "XDG_CONFIG_HOME": home / ".config", "XDG_STATE_HOME": home / ".local" / "state"}
     return {**os.environ, **{name: str(folder) for name, folder in own.items()}, **more}
 
 
 def run_outside(*command: str | Path, cwd: Path) -> str:
     """
-    The output of a command that succeeds; it sees nothing of the Python that runs the tests, but reaches what who runs
-    them does, and has pip's cache.
+    Run a command that has to succeed, and return its output.
+
+    It sees nothing of the Python that runs the tests, but reaches what who runs them does, and has pip's cache.
     """
     done = subprocess.run(
         command,
@@ -160,7 +161,7 @@ class Twistd:
 def running(
     folder: Path, *arguments: str, env: Mapping[str, str] | None = None, commands: Path = BIN
 ) -> Iterator[Twistd]:
-    """A ``twistd`` that is gone when the block ends; arguments as for :meth:`Twistd.start`."""
+    """Start a ``twistd`` that is gone when the block ends; arguments as for :meth:`Twistd.start`."""
     twistd = Twistd.start(folder, *arguments, env=env, commands=commands)
     try:
         yield twistd
@@ -183,14 +184,14 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def connection(address: str) -> http.client.HTTPConnection:
-    """A connection to an address as the log names it."""
+    """Make a connection to an address as the log names it."""
     if address.startswith("unix:"):
         return UnixConnection(address.removeprefix("unix:"))
     return http.client.HTTPConnection(address.removeprefix("http://"), timeout=PATIENCE)
 
 
 def get(address: str, target: str, **headers: str) -> tuple[int, bytes]:
-    """The status and the body of a GET; names of headers are written with underscores."""
+    """Send a GET, and return status and body; names of headers are written with underscores."""
     client = connection(address)
     try:
         client.request("GET", target, headers={name.replace("_", "-"): value for name, value in headers.items()})

@@ -141,7 +141,7 @@ class Report:
     violations: Sequence[str]
 
     def table(self) -> str:
-        """The storm for a person to read."""
+        """Write the storm for a person to read."""
         lines = [
             f"{'account':<10}{'kind':<13}{'credential':<17}{'calls':>6}{'good':>6}{'broken':>8}{'tokens':>8}  errors"
         ]
@@ -200,7 +200,7 @@ def run(plan: Plan, folder: Path) -> Report:
 
 @contextmanager
 def emulating(folder: Path) -> Iterator[str]:
-    """The address of an emulator that is a process of its own."""
+    """Start an emulator as a process of its own; yields its address."""
     with running(folder, "agm-emulator", "--port", "0") as twistd:
         twistd.until_logged("starting on ")
         port = re.search(r"starting on (\d+)", twistd.log)
@@ -209,7 +209,7 @@ def emulating(folder: Path) -> Iterator[str]:
 
 
 def tell(url: str, path: str, document: object) -> Any:
-    """What a POST with a JSON body is answered with, which must be a 200."""
+    """Send a POST with a JSON body, and return the document of its answer, which must be a 200."""
     client = connection(url)
     try:
         client.request("POST", path, json.dumps(document).encode())
@@ -331,7 +331,7 @@ class _Clients:
             thread.join()
 
     def _take(self) -> int | None:
-        """The number of the next request, once it is time for it; None if there is no more."""
+        """Return the number of the next request, once it is time for it; None if there is no more."""
         with self._changed:
             stretch = self._plan.requests // (EXPIRIES + 1) or 1
             while self._busy and len(self.leaps) < min(self._next // stretch, EXPIRIES):
@@ -384,7 +384,7 @@ class _Clients:
 
 
 def _prompt(number: int) -> bytes:
-    """A turn of one of many conversations, with a number by which the emulator's log knows it."""
+    """Make a turn of one of many conversations, with a number by which the emulator's log knows it."""
     turns = (("user", f"conversation {number % 97}"), ("model", "go on"), ("user", f"storm-{number}-end"))
     return json.dumps({"contents": [{"role": role, "parts": [{"text": text}]} for role, text in turns]}).encode()
 
@@ -393,7 +393,7 @@ def _prompt(number: int) -> bytes:
 
 
 def log(emulator: str) -> list[Call]:
-    """What has reached the emulator."""
+    """Read what has reached the emulator."""
     client = connection(emulator)
     try:
         client.request("GET", "/_emu/log?body=1")
@@ -421,7 +421,7 @@ def _call(entry: Mapping[str, Any]) -> Call:
 def judged(
     outcomes: Sequence[Outcome], calls: Sequence[Call], players: Sequence[Player], leaps: Sequence[float]
 ) -> Iterator[str]:
-    """What the gateway promises, and did not keep."""
+    """List what the gateway promises, and did not keep."""
     sent: dict[int, list[Call]] = defaultdict(list)
     for call in calls:
         if call.number is not None:

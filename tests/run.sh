@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Every check of the project: makes .venv if it is not there, installs into it what has changed, then lints, types
-# and tests.  With arguments it runs pytest alone, with these: bash tests/run.sh tests/core -k envelope
+# The checks of the project.  Makes .venv if it is not there, and installs into it what has changed.
+#
+#   bash tests/run.sh                       what a change must not break: lints, types, imports, the tests but the slow ones
+#   bash tests/run.sh --all                 before a release: every test, with coverage, and then each script in tests/all
+#   bash tests/run.sh tests/core -k sse     pytest alone, with these arguments
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,17 +13,46 @@ if ! "$bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 installed=.venv/installed
 if [ ! -e "$installed" ] || [ setup.cfg -nt "$installed" ] || [ pyproject.toml -nt "$installed" ]; then
+    "$bin/python" -m pip uninstall --quiet --yes agm 2>/dev/null || true # agm-gateway's name until 0.1.0
     "$bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]'
     # twistd finds its commands through a cache; one from before the install would hide them
     rm -f twisted/plugins/dropin.cache .venv/lib/python*/site-packages/twisted/plugins/dropin.cache
     touch "$installed"
 fi
 
+all=
+if [ "${1-}" = --all ]; then
+    all=yes
+    shift
+fi
 if [ "$#" -gt 0 ]; then
+    if [ -n "$all" ]; then
+        echo "--all takes no arguments: it runs everything" >&2
+        exit 2
+    fi
     exec "$bin/python" -m pytest "$@"
 fi
+
 "$bin/ruff" check --quiet .
 "$bin/ruff" format --check --quiet .
 "$bin/mypy" --no-error-summary
+"$bin/lint-imports" >.venv/imports 2>&1 || {
+    cat .venv/imports >&2
+    exit 1
+}
+
+# Many tests wait more than they work, so there is a process more than the two processors of a small machine.  The tests
+# of a module stay together: some share a gateway whose accounts the tests before them have used.
+workers=(-n "${AGM_TEST_PROCESSES:-3}" --dist loadfile)
+if [ -z "$all" ]; then
+    exec "$bin/python" -m pytest "${workers[@]}" -m "not slow"
+fi
+
 rm -f .coverage .coverage.*
-exec "$bin/python" -m pytest -n "${AGM_TEST_PROCESSES:-2}" --dist loadfile --cov --cov-report=term:skip-covered
+"$bin/python" -m pytest "${workers[@]}" --cov --cov-report=term:skip-covered
+for script in tests/all/*.sh; do
+    if [ -e "$script" ]; then
+        echo "== $script"
+        bash "$script"
+    fi
+done

@@ -1,66 +1,140 @@
-"""Server endpoints from their descriptions, and whether a start could listen on them.  Nothing listens here."""
+"""Listen where the configuration says, or on the sockets that a service manager has bound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import os
+import re
+import socket
+import sys
+from types import TracebackType
+from typing import Any, NoReturn
 
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
-from twisted.plugin import getPlugins
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from agm.config import Config, Problem
-from agm.core.listening import Description
+from agm.config.listeners import Listener
+from agm.config.problems import fail
+from agm.web.site import GatewaySite
 
-if TYPE_CHECKING:
-    from agm.app.certificates import ServerCertificate
+log = Logger()
 
-__all__ = ["ListenerRefused", "endpoint_of", "problems_of"]
-
-
-class ListenerRefused(ValueError):
-    """Nothing can listen like this; the message says why, in a line."""
+#: How many connections may wait to be taken, where the endpoint says nothing of its ``backlog``.  Twisted's 50 are few:
+#: of a burst of 200 connections half would be tried again by their clients, after a second.
+BACKLOG = 1024
 
 
-def endpoint_of(reactor: Any, description: str) -> tuple[IStreamServerEndpoint, ServerCertificate | None]:
+class StartFailed(Exception):
     """
-    Return the server endpoint of a description, and the certificate that it shows.
+    The start has failed after twistd took over: it logs to its own file by now, has its pid file, and may be a daemon.
 
-    :raises ListenerRefused: if it is none, or its key and certificate cannot be used.
+    For an exception, and only for one, twistd tells the waiting parent and removes the pid file.
     """
-    parsed = Description.parse(description)
+
+
+def fail_running(message: str) -> NoReturn:
+    """As :func:`fail`, for a service that is being started; the line is in the log, too."""
+    if sys.__stderr__ is not None:
+        print(f"agm: {message}", file=sys.__stderr__, flush=True)  # sys.stderr is the log by now
+    otherwise = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if kind is StartFailed:  # a person's mistake, not the program's: its traceback says nothing
+            log.critical("{message}", message=str(error))
+        else:
+            otherwise(kind, error, traceback)
+
+    sys.excepthook = hook
+    raise StartFailed(message)
+
+
+def as_inherited(listener: Listener, endpoint: IStreamServerEndpoint) -> Listener:
+    """
+    A listener whose socket was bound by the service manager, with the interface that it is really bound to; any other
+    as it is.  A socket of another family than the description says ends the start.
+    """
+    if not isinstance(endpoint, AdoptedStreamServerEndpoint):
+        return listener
     try:
-        if parsed.kind == "ssl":
-            from agm.app.certificates import ssl_endpoint  # OpenSSL takes its time, and few have such a listener
-
-            return ssl_endpoint(reactor, parsed)
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
-    except ListenerRefused as e:
-        raise ListenerRefused(f"{description!r}: {e}") from None
-    except Exception as e:  # each kind of endpoint has its own way to refuse a description
-        if parsed.kind == "systemd" and isinstance(e, LookupError):
-            why = "no such socket was passed to this process; the socket unit has to start it"
-            raise ListenerRefused(f"{description!r}: {why}") from None
-        raise ListenerRefused(f"{description!r} is not a server endpoint: {e or type(e).__name__}") from None
-    return endpoint, None
-
-
-def problems_of(config: Config) -> Iterator[Problem]:
-    """Say why a start with this configuration could not listen, as far as that can be told without listening."""
-    for number, description in enumerate(config.gateway.listen):
-        kind = Description.parse(description).kind
-        try:
-            if kind in ("tcp", "tcp6", "ssl", "unix"):
-                endpoint_of(None, description)
-                port = "0" if kind == "unix" else Description.parse(description).argument("port", 0) or ""
-                if not 0 <= int(port) <= 65535:
-                    raise ListenerRefused(f"{description!r}: a port is a number from 0 to 65535")
-            elif kind not in _KNOWN and all(kind != each.prefix for each in getPlugins(_PARSERS)):
-                raise ListenerRefused(f"{description!r}: no package that is installed has endpoints of the kind {kind}")
-        except ListenerRefused as e:
-            yield Problem(config.path, f"gateway.listen[{number}]", str(e))
+        with socket.socket(fileno=os.dup(endpoint.fileno)) as inherited:
+            family, address = inherited.family, inherited.getsockname()
+    except OSError as e:
+        fail(f"{listener.description!r}: what was passed to this process is no socket: {e.strerror}")
+    if family != endpoint.addressFamily:
+        fail(f"{listener.description!r}: the socket that was passed is of domain={family.name.removeprefix('AF_')}")
+    if family != socket.AF_UNIX:
+        return attrs.evolve(listener, interface=address[0])
+    if isinstance(address, str) and address:
+        # Twisted would open it to everybody, which not only its owner may be meant to do, and remove it in the end
+        fail(f"{listener.description!r}: agm binds unix sockets itself: --listen unix:{address}:mode=660")
+    return attrs.evolve(listener, interface=None)
 
 
-_PARSERS: Any = IStreamServerEndpointStringParser
-#: Kinds of endpoints that only a start can make: they take what it was given.
-_KNOWN = ("systemd", "haproxy", "stdio", "fd")
+class ListenerService(Service):
+    """Listens; a port that is taken ends the start."""
+
+    def __init__(self, reactor: Any, endpoint: IStreamServerEndpoint, description: str, site: GatewaySite) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._description = description
+        self._site = site
+        self._port: IListeningPort | None = None
+        #: Fires once it listens.
+        self.bound: Deferred[None] = Deferred()
+
+    def privilegedStartService(self) -> None:
+        """Bind, before the process gives up any privilege."""
+        failed: list[str] = []
+        binding = True
+
+        def refused(failure: Failure) -> None:
+            message = f"cannot listen on {self._description}: {_why(failure)}"
+            failed.append(message)
+            if not binding:  # an endpoint that takes its time: the reactor runs already
+                log.critical("{message}", message=message)
+                self._reactor.stop()
+
+        d: Deferred[Any] = self._endpoint.listen(self._site)
+        d.addCallbacks(self._listening, refused)
+        binding = False
+        if failed:
+            fail_running(failed[0])
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        bound = getattr(port, "socket", None)
+        if bound is not None and not re.search(r"^systemd:|:backlog=", self._description):
+            bound.listen(BACKLOG)
+        if getattr(port, "factory", None) is not self._site:
+            self._site.wrapped = True
+        address = port.getHost()
+        shown = _shown(address, "https" if self._description.startswith("ssl:") else "http")
+        log.info("listening on {address}", address=shown)
+        self._site.gateway.live.listening.append(shown)
+        self.bound.callback(None)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Take no further connection."""
+        super().stopService()
+        port, self._port = self._port, None
+        return None if port is None else port.stopListening()
+
+
+def _why(failure: Failure) -> object:
+    """The reason of an error in listening, without the numbers and paths that sockets wrap it in."""
+    error = failure.value
+    reason = error.socketError if isinstance(error, CannotListenError) else error
+    return getattr(reason, "strerror", None) or reason
+
+
+def _shown(address: Any, scheme: str) -> str:
+    host = getattr(address, "host", None)
+    if host is None:
+        name = getattr(address, "name", address)
+        return f"unix:{os.fsdecode(name)}" if isinstance(name, bytes | str) else str(name)
+    return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"

@@ -26,15 +26,15 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from agm import config as configuration
-from agm.app.listeners import ListenerRefused
 from agm.app.systemd import ServiceManager
 from agm.config import Config, ConfigError
 from agm.config.identity import Identity
+from agm.core.listening import ListenerRefused
 from agm.plugins.hooks import HookFailed
 from agm.serving.gateway import Gateway
 
 if TYPE_CHECKING:
-    from agm.app.certificates import ServerCertificate
+    from agm.web.certificates import ServerCertificate
 
 #: Seconds between looks at the files.
 LOOK_EVERY = 0.5

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def cannot_start(config: Config) -> Iterator[Problem]:
     """Say why a start with this configuration would fail that can be read: its listeners, who could change a plugin."""
-    from agm.app.listeners import problems_of
+    from agm.web.endpoints import problems_of
 
     yield from problems_of(config)
     if config.plugins.path is not None:

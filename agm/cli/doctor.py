@@ -145,7 +145,7 @@ async def _beyond(reactor: Any, setup: "Setup", offline: bool) -> "AsyncIterator
 async def _upstreams(reactor: Any, setup: "Setup") -> "AsyncIterator[Finding]":
     from agm.diagnose.doctor import Finding, upstreams
     from agm.diagnose.trial import for_trials
-    from agm.tap import make_gateway
+    from agm.serving.assemble import make_gateway
 
     assert setup.config is not None
     config = for_trials(setup.config)

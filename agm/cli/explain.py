@@ -148,9 +148,10 @@ def _offline(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
 def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
     from twisted.internet import reactor
 
+    from agm.config.listeners import Listener, auth_mode
     from agm.core.errors import GatewayError
-    from agm.diagnose.explain import explain
-    from agm.tap import Listener, auth_mode, make_gateway
+    from agm.serving.assemble import make_gateway
+    from agm.serving.explain import explain
     from agm.web.admin.explain import incoming, read_question
 
     path = find(args.config, os.environ)

@@ -123,7 +123,7 @@ version = "0.1.0"
 description = "A plugin for the agm gateway"
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["agm"]
+dependencies = ["agm-gateway"]
 
 [project.optional-dependencies]
 test = ["pytest", "pytest-twisted"]

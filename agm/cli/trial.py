@@ -64,7 +64,7 @@ def try_accounts(config: Config, name: str | None, model: str | None) -> list["T
     """
     from agm.cli.reactor import run_in_reactor
     from agm.diagnose.trial import for_trials, try_account
-    from agm.tap import make_gateway
+    from agm.serving.assemble import make_gateway
 
     disabled = [entry.name for entry in config.accounts if not entry.enabled]
     if name in disabled:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 
@@ -32,3 +33,12 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
         self.files = dict(files or {})
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def fail(message: str) -> NoReturn:
+    """
+    End the start, before twistd has taken over, with one line on standard error and exit status 1.
+
+    :raises SystemExit: always.
+    """
+    raise SystemExit(f"agm: {message}")

@@ -1,22 +1,29 @@
 """
-Descriptions of server endpoints, as Twisted reads them: ``tcp:8045:interface=127.0.0.1``.
+Descriptions of server endpoints, as Twisted reads them: ``tcp:8045:interface=127.0.0.1``; and who is loopback.
 
 Text in, parts out; nothing listens here.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 
 import attrs
 
-__all__ = ["FILES_OF", "Description"]
+__all__ = ["FILES_OF", "Description", "ListenerRefused", "is_loopback"]
+
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 #: Arguments that are names of files, by the kind of endpoint, in the places where they stand without their names.
 FILES_OF = {
     "ssl": {"privateKey": 1, "certKey": 2, "extraCertChain": 6, "dhParameters": 7},
     "unix": {"address": 0},
 }
+
+
+class ListenerRefused(ValueError):
+    """Nothing can listen like this; the message says why, in a line."""
 
 
 @attrs.frozen
@@ -73,3 +80,13 @@ def _split(text: str) -> list[tuple[str | None, str]]:
 
 def _quoted(text: str, further: str = "=") -> str:
     return "".join(f"\\{character}" if character in f"\\:{further}" else character for character in text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address certainly is this machine's loopback."""
+    if host.lower() in _LOOPBACK_NAMES or host.lower().endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agm.core.classify import Fault
-from agm.core.pool.cooldown import KnownRest
+from agm.core.pool.cooldown import KnownCooldown
 from agm.core.pool.exclusions import Cause
 from agm.core.request import Account
 
@@ -81,16 +81,16 @@ def remedy(account: Account, fault: Fault | None, reason: str) -> str | None:
     return None
 
 
-def fix_for(account: Account, rest: KnownRest) -> str | None:
-    """Say what a person can do about a rest, and how the gateway is told; None where it ends well by itself."""
+def fix_for(account: Account, cooldown: KnownCooldown) -> str | None:
+    """Say what a person can do about a cooldown, and how the gateway is told; None where it ends well by itself."""
     if account.unusable is not None:  # which names what helps, and the account comes back by itself then
         return None
-    if rest.cause == Cause.DISABLED.name:
-        credential = rest.reason.startswith("its credential is refused")
-        done = remedy(account, Fault.CREDENTIAL if credential else None, rest.reason)
+    if cooldown.cause == Cause.DISABLED.name:
+        credential = cooldown.reason.startswith("its credential is refused")
+        done = remedy(account, Fault.CREDENTIAL if credential else None, cooldown.reason)
         reset = f"agm account reset {account.name}"
         return f"{done}; then: {reset}" if done else f"once that is done: {reset}"
-    if rest.cause == Cause.ASIDE.name:
-        done = remedy(account, Fault.FORBIDDEN, rest.reason)
+    if cooldown.cause == Cause.ASIDE.name:
+        done = remedy(account, Fault.FORBIDDEN, cooldown.reason)
         return f"{done}; it is tried again by itself" if done else "none needed; it is tried again by itself"
     return None

@@ -75,11 +75,11 @@ def _tell_attempt(it: Mapping[str, Any]) -> str:
 
 
 def _whom(it: Mapping[str, Any]) -> str:
-    """The account, and the model that it rests for."""
+    """The account, and the model that it cools down for."""
     return f"{it['account']} for {'all models' if it['model'] == ALL_MODELS else it['model']}"
 
 
-def _tell_rest(it: Mapping[str, Any]) -> str:
+def _tell_cooldown(it: Mapping[str, Any]) -> str:
     how_long = "until a person acts" if it["seconds"] is None else f"for {_seconds(it['seconds'])}"
     return f"{_whom(it)} {how_long}: {it['reason']}"
 
@@ -93,7 +93,7 @@ def _tell_answer(it: Mapping[str, Any]) -> str:
 _TELL = {
     "asks": _tell_request,
     "attempt": _tell_attempt,
-    "rests": _tell_rest,
+    "rests": _tell_cooldown,
     "rested": lambda it: f"{_whom(it)}: one request may try it",
     "recovers": lambda it: _whom(it),
     "disabled": lambda it: f"{it['account']}: {it['reason']}",
@@ -237,7 +237,6 @@ class Replay:
         outcome: Outcome = "error"
         status, sent, streamed = 200, 0, 0.0
         try:
-            await call.prepare()
             opened = await call.open()
             answered = gateway.reactor.seconds()
             if isinstance(opened, FinalAnswer):
@@ -313,8 +312,8 @@ class Replay:
         for name, known in self._known.items():
             if known.disabled is not None and before.get(name, Remembered()).disabled is None:
                 self._say("disabled", account=name, reason=known.disabled)
-            for rest in known.all_rests:
-                model, left = rest.model, rest.left
+            for cooldown in known.all_cooldowns:
+                model, left = cooldown.model, cooldown.left
                 until = None if left is None else round(now + left, 6)
                 if (name, model) in self._until and self._until[name, model] == until:
                     continue
@@ -323,14 +322,14 @@ class Replay:
                     "rests",
                     account=name,
                     model=model,
-                    cause=rest.cause,
-                    reason=rest.reason,
+                    cause=cooldown.cause,
+                    reason=cooldown.reason,
                     seconds=None if left is None else round(left, 6),
-                    strikes=rest.strikes,
+                    strikes=cooldown.strikes,
                 )
                 if left is not None and until is not None:
                     self._clock.callLater(left, self._rested, name, model, until)
-        resting = {(name, rest.model) for name, known in self._known.items() for rest in known.all_rests}
+        resting = {(name, cooldown.model) for name, known in self._known.items() for cooldown in known.all_cooldowns}
         for name, model in [at for at in self._until if at not in resting]:
             del self._until[name, model]
             self._say("recovers", account=name, model=model)

@@ -19,7 +19,7 @@ import attrs
 
 from agm.emulator import answers, credentials, errors, framing, images, jsontext, schema
 from agm.emulator.calls import Call, Target
-from agm.emulator.errors import GoogleError, Kind
+from agm.emulator.errors import Circumstances, GoogleError, Kind
 from agm.emulator.faults import Fault
 from agm.emulator.holdings import LiveToken, SavedSession
 from agm.emulator.replies import Cut, Fill, Hang, Reset, Send, Wait
@@ -159,17 +159,8 @@ class Session:
         token = self._token() if self._constrained else None
         if token is not None:
             setup = {**setup, **token.setup}
-        named = setup.get("model", "")
-        model, project, location = named.removeprefix("models/"), None, "global"
-        if self._kind is Kind.VERTEX:
-            full = _VERTEX_MODEL.fullmatch(named)
-            if full is None:
-                raise errors.invalid_argument(f"Invalid resource field value in the request: model: {named}")
-            model, project, location = full["model"], full["project"], full["location"] or "global"
-        elif not named.startswith("models/"):
-            raise errors.invalid_argument("* BidiGenerateContentSetup.model: unexpected model name format\n")
-        self._entry.model = model
-        target = Target(self._kind, self._version, model, self.method[:1].lower() + self.method[1:], project, location)
+        target = self._target(setup.get("model", ""))
+        model = self._entry.model = target.model
         if token is not None:
             account = self._state.account_named(token.account)
             self._entry.account = account.name
@@ -180,16 +171,9 @@ class Session:
         if not account.has_model(model):
             raise errors.model_not_found(about)
         fault = self._fault = self._state.fault_for(account.name, model)
-        before: list[Step] = []
-        if fault is not None:
-            if fault.name == "close":
-                return [Cut()]
-            if fault.name == "hang" and fault.number is None:
-                return [Hang()]
-            if (error := errors.of_fault(about, fault)) is not None:
-                raise error
-            if fault.name == "latency":
-                before.append(Wait((fault.number or 0.0) / 1000))
+        before = [] if fault is None else self._at_once(fault, about)
+        if before and not isinstance(before[0], Wait):
+            return before
         exceeded = self._state.quota_left(account, model)
         if exceeded is not None:
             period, limit, delay = exceeded
@@ -205,6 +189,29 @@ class Session:
         self._account, self._model, self._setup = account, model, setup
         complete = {"sessionId": self._state.holdings.new_id(self._state.seed, 20)} if self._vertex else {}
         return [*before, say({"setupComplete": complete})]
+
+    def _target(self, named: str) -> Target:
+        """What a setup calls, by the name of its model."""
+        model, project, location = named.removeprefix("models/"), None, "global"
+        if self._kind is Kind.VERTEX:
+            full = _VERTEX_MODEL.fullmatch(named)
+            if full is None:
+                raise errors.invalid_argument(f"Invalid resource field value in the request: model: {named}")
+            model, project, location = full["model"], full["project"], full["location"] or "global"
+        elif not named.startswith("models/"):
+            raise errors.invalid_argument("* BidiGenerateContentSetup.model: unexpected model name format\n")
+        method = self.method[:1].lower() + self.method[1:]
+        return Target(self._kind, self._version, model, method, project, location)
+
+    def _at_once(self, fault: Fault, about: Circumstances) -> list[Step]:
+        """What a fault does before the setup is complete: the end, a wait, or nothing."""
+        if fault.name == "close":
+            return [Cut()]
+        if fault.name == "hang" and fault.number is None:
+            return [Hang()]
+        if (error := errors.of_fault(about, fault)) is not None:
+            raise error
+        return [Wait((fault.number or 0.0) / 1000)] if fault.name == "latency" else []
 
     def _token(self) -> LiveToken:
         token, now = self._state.holdings.tokens.get(token_of(self._call) or ""), self._state.clock.now()

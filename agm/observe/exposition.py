@@ -201,7 +201,7 @@ def _states(pool: Pool) -> Iterator[tuple[str, str, str]]:
         found = known.get(account.name, Remembered())
         if found.disabled is not None:
             state = "disabled"
-        elif any(rest.left is None or rest.left > 0 for rest in found.all_rests):
+        elif any(cooldown.left is None or cooldown.left > 0 for cooldown in found.all_cooldowns):
             state = "resting"
         elif account.max_concurrency is not None and loads[account.name] >= account.max_concurrency:
             state = "busy"

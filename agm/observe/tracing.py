@@ -1,7 +1,7 @@
 """
 Traces by OpenTelemetry: a span for each request, and below it one for each attempt at an upstream.
 
-A plugin that is loaded only where traces are asked for, because it needs the extra ``agm[otel]``.  Spans are made once
+A plugin that is loaded only where traces are asked for, because it needs the extra ``otel``.  Spans are made once
 a request has ended, of what its record tells; the SDK sends them in batches from a thread of its own, and no request
 ever waits for that.  A client's ``traceparent`` is honoured, so that a request is part of the client's trace; nothing
 of it is passed on to upstreams.  No text of a conversation, key, name of a key, or path is ever in a span, and no name

@@ -71,7 +71,7 @@ def _beginning(target: Path) -> str:
 
 
 def _new_beside(target: Path) -> tuple[Path, int]:
-    """A new file beside another one, open and locked for as long as it is open: nobody takes it for a leftover."""
+    """Make a new file beside another one, locked for as long as it is open: nobody takes it for a leftover."""
     while True:
         new = target.with_name(_beginning(target) + secrets.token_hex(8))
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -84,7 +84,7 @@ class KeptFile(Generic[T]):
         return found
 
     def changed(self) -> None:
-        """What is to be kept has changed."""
+        """Note that what is to be kept has changed."""
         if self._dirty or self._stopped:
             return
         self._dirty = True

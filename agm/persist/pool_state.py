@@ -1,6 +1,6 @@
 """
-What must not be forgotten over a restart, in a small file: who rests until when, who is disabled and why, quotas, and
-which account has which file, cached content or the like.
+What must not be forgotten over a restart, in a small file: who cools down until when, who is disabled and why, quotas,
+and which account has which file, cached content or the like.
 
 Times in it are seconds since the epoch.  No key, token or text of a request is ever in it: an account is known by its
 name and by a digest of what it was configured from.  How it is written and read is :mod:`agm.persist.json_file`'s.
@@ -20,7 +20,7 @@ from platformdirs import user_state_path
 
 from agm.config import Config, Secret, default_path
 from agm.core.ownership import KnownOwners
-from agm.core.pool.cooldown import ALL_MODELS, KnownRest, Remembered
+from agm.core.pool.cooldown import ALL_MODELS, KnownCooldown, Remembered
 from agm.core.pool.exclusions import Cause
 from agm.core.pool.pool import Pool
 from agm.persist.atomic_write import Replace, write_whole
@@ -29,7 +29,7 @@ from agm.persist.json_file import FORMAT, KeptFile
 # Fields that a later release adds are passed over, and what has its default is not written: releases read each other's.
 
 
-class _Rest(msgspec.Struct, omit_defaults=True):
+class _Cooldown(msgspec.Struct, omit_defaults=True):
     model: str
     cause: str
     reason: str
@@ -39,16 +39,16 @@ class _Rest(msgspec.Struct, omit_defaults=True):
     link: str | None = None
 
     @classmethod
-    def of(cls, known: KnownRest, now: float) -> _Rest:
-        """Write down a rest."""
+    def of(cls, known: KnownCooldown, now: float) -> _Cooldown:
+        """Write down a cooldown."""
         until = None if known.left is None else now + known.left
         return cls(known.model, known.cause, known.reason, until, known.strikes, known.message, known.link)
 
-    def known(self, now: float) -> KnownRest:
+    def known(self, now: float) -> KnownCooldown:
         """Read it again; a cause of a later release's is one that passes."""
         cause = self.cause if self.cause in Cause.__members__ else Cause.RESTING.name
         left = None if self.until is None else self.until - now
-        return KnownRest(self.model, cause, self.reason, left, self.strikes, self.message, self.link)
+        return KnownCooldown(self.model, cause, self.reason, left, self.strikes, self.message, self.link)
 
 
 class _Quota(msgspec.Struct):
@@ -61,8 +61,8 @@ class _Account(msgspec.Struct, omit_defaults=True):
     origin: str
     #: Why it is off until somebody acts, as the first release wrote it.
     disabled: str | None = None
-    held: _Rest | None = None
-    rests: list[_Rest] = []
+    held: _Cooldown | None = None
+    rests: list[_Cooldown] = []
     quotas: list[_Quota] = []
 
 
@@ -105,7 +105,7 @@ def reset(path: Path | None, name: str, model: str | None) -> bool:
         changed = True
     else:
         rests, quotas = len(account.rests), len(account.quotas)
-        account.rests = [rest for rest in account.rests if rest.model != model]
+        account.rests = [cooldown for cooldown in account.rests if cooldown.model != model]
         account.quotas = [quota for quota in account.quotas if quota.model != model]
         changed = (rests, quotas) != (len(account.rests), len(account.quotas))
     if changed:
@@ -122,7 +122,7 @@ def written_at(path: Path) -> float:
 
 
 def digest_of(origin: object) -> str | None:
-    """What tells whether an account is still made from the same; None where that cannot be told."""
+    """Return what tells whether an account is still made from the same; None where that cannot be told."""
     if origin is None:
         return None
 
@@ -212,11 +212,11 @@ class PoolState:
         await self._file.stop()
 
     def _remembered(self, known: _Account) -> Remembered:
-        # a machine without a battery for its clock begins in 1970: no rest may last until today for that
+        # a machine without a battery for its clock begins in 1970: no cooldown may last until today for that
         now = max(self._wall(), self._not_before)
         held = None if known.held is None else known.held.known(now)
         if held is None and known.disabled is not None:  # an earlier release's
-            held = KnownRest(ALL_MODELS, Cause.DISABLED.name, known.disabled, None)
+            held = KnownCooldown(ALL_MODELS, Cause.DISABLED.name, known.disabled, None)
         return Remembered(
             held,
             tuple(it.known(now) for it in known.rests),
@@ -231,8 +231,8 @@ class PoolState:
                 accounts[name] = _Account(
                     self._origins[name],
                     None,
-                    None if known.held is None else _Rest.of(known.held, now),
-                    [_Rest.of(rest, now) for rest in known.rests],
+                    None if known.held is None else _Cooldown.of(known.held, now),
+                    [_Cooldown.of(cooldown, now) for cooldown in known.cooldowns],
                     [_Quota(model, fraction, now + left) for model, fraction, left in known.quotas],
                 )
         return _File(FORMAT, accounts, self._owners.dump())

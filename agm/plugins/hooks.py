@@ -33,7 +33,7 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
-from agm.hookspecs import ClientKeySource
+from agm.hookspecs import ClientKeySource, Site
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, PluginManager, last_line
 from agm.plugins.results import checked, checked_wrapper
 from agm.plugins.watch import Watch
@@ -267,7 +267,7 @@ class Hooks:
             for waiting in self._request_finished(record):
                 _start(waiting)
 
-    def resources(self, site: object, reserved: Collection[str]) -> dict[str, IResource]:
+    def resources(self, site: Site, reserved: Collection[str]) -> dict[str, IResource]:
         """
         HTTP resources by the first segment of their path.
 

@@ -42,7 +42,7 @@ from agm.core.wire.answer_filters import Framing, PlainBody
 from agm.core.wire.gzip import inflate
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer, Route
 from agm.serving.context import ServingContext
-from agm.serving.records import AttemptRecords
+from agm.serving.records import record_attempt
 from agm.serving.routing import Routing
 from agm.serving.wrapping import Wrapping
 from agm.upstream.client import UpstreamAnswer, UpstreamBody, UpstreamFailed
@@ -88,9 +88,8 @@ class Attempts:
     routing: Routing
     wrapping: Wrapping
     mapped: ModelChoice
-    _records: AttemptRecords = attrs.field(
-        init=False, default=attrs.Factory(lambda self: AttemptRecords(self.context), takes_self=True)
-    )
+    #: Those that have ended, in order.
+    records: list[AttemptRecord] = attrs.field(init=False, factory=list)
     #: Accounts that this request does not ask again, though others may.
     _given_up: frozenset[str] = attrs.field(init=False, default=frozenset())
     _refreshed: frozenset[str] = attrs.field(init=False, default=frozenset())
@@ -99,13 +98,10 @@ class Attempts:
     _waited: frozenset[str] = attrs.field(init=False, default=frozenset())
     _without_user_project: frozenset[str] = attrs.field(init=False, default=frozenset())
     _capacity: int = attrs.field(init=False, default=0)
-    #: Seconds that this request has spent in the line for an account.
+    #: Seconds that this request has spent in the queue for an account.
     _lined_up: float = attrs.field(init=False, default=0.0)
-
-    @property
-    def records(self) -> list[AttemptRecord]:
-        """The attempts that have ended, in order."""
-        return self._records.done
+    #: What makes a date of the reactor's time: the same for all attempts, though the clock be set between them.
+    _epoch: float | None = attrs.field(init=False, default=None)
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -211,7 +207,7 @@ class Attempts:
                 route.lease.release()
                 return None
         if verdict.fault is not Fault.QUOTA and not (verdict.fault is Fault.RATE and _long(verdict)):
-            self._given_up |= {account.name}  # the others are resting now, and may be asked when that is over
+            self._given_up |= {account.name}  # the others are cooling down now, and may be asked when that is over
         other = self._take()
         if other is None and failure.trouble is not None and failure.status is not None:
             # nobody else is there, and the upstream says that it did not answer this one
@@ -272,7 +268,7 @@ class Attempts:
         done: Deferred[Route | None] = Deferred()
         timer: IDelayedCall | None = None
 
-        def offer() -> bool:
+        def try_acquire() -> bool:
             if not done.called:
                 try:
                     route = self._take()
@@ -291,12 +287,12 @@ class Attempts:
             if not done.called:
                 timer = reactor.callLater(self._next_look(until), look)
 
-        ticket = pool.wait(request.model, request.method, offer, request.version)
+        waiter = pool.wait(request.model, request.method, try_acquire, request.version)
         timer = reactor.callLater(self._next_look(until), look)
         try:
             return await done
         finally:
-            ticket.leave()
+            waiter.leave()
             if timer is not None and timer.active():
                 timer.cancel()
             self._lined_up += reactor.seconds() - began
@@ -307,7 +303,7 @@ class Attempts:
         return soonest is not None and now < until and now + soonest <= until
 
     def _next_look(self, until: float) -> float:
-        """Seconds until a rest is over or the patience is; what comes free earlier is offered."""
+        """Seconds until a cooldown is over or the patience is; what comes free earlier is offered."""
         left: float = max(until - self.context.reactor.seconds(), 0.0)
         soonest = self.routing.soonest(self._given_up)
         return min(max(soonest, 0.001), left) if soonest else left
@@ -325,7 +321,9 @@ class Attempts:
     async def _attempt(self, number: int, route: Route, patience: float | None = None) -> OpenAnswer | Failed:
         """One try: lease, wrap, send, and wait for the first byte."""
         context, wrapping, request, account = self.context, self.wrapping, self.request, route.account
-        began = self._records.begin()
+        began: float = context.reactor.seconds()
+        if self._epoch is None:
+            self._epoch = context.wall() - began
         within = patience or first_byte_within(request.headers, context.config.timeouts)
         answer: UpstreamAnswer | None = None
         outcome: OpenAnswer | Failed | None = None
@@ -370,18 +368,21 @@ class Attempts:
             outcome = Failed(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)
         finally:
             failure = outcome if isinstance(outcome, Failed) else None
-            record = self._records.add(
+            record = record_attempt(
+                context,
                 request,
                 route.lease,
                 number=number,
                 endpoint=route.url,
                 chosen=route.reason,
-                began=began,
+                started=began + self._epoch,
+                seconds=context.reactor.seconds() - began,
                 good=isinstance(outcome, OpenAnswer),
                 status=None if answer is None else answer.status,
                 verdict=failure.verdict if failure else None,
                 message=failure.message if failure else "",
             )
+            self.records.append(record)
             context.code_assist.attempted(account, record.status)
             if failure is not None and failure.verdict.fault not in ABOUT_THE_REQUEST:
                 context.last_failures[account.name] = LastFailure(record, context.reactor.seconds())
@@ -579,7 +580,7 @@ def _conversation(request: GatewayRequest) -> str:
 
 
 def _long(verdict: Verdict) -> bool:
-    """Whether the pool makes the account rest for it."""
+    """Whether the pool makes the account cool down for it."""
     return verdict.delay is None or verdict.delay > SHORT_DELAY
 
 

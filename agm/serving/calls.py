@@ -8,7 +8,7 @@ became of it, exactly once.  No Twisted request is seen here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import attrs
@@ -93,25 +93,21 @@ class Call:
         """The request, as far as it is known."""
         return self._prepared.request
 
-    async def prepare(self) -> None:
+    async def open(self, check: Callable[[], None] | None = None) -> OpenAnswer | FinalAnswer:
         """
-        Take the steps before the first attempt.
-
-        :raises GatewayError: if the request may not be made.
-        :raises HookFailed: if a plugin that edits bodies failed.
-        """
-        self._attempts = self._underway.attempts = await self._prepared.run()
-
-    async def open(self) -> OpenAnswer | FinalAnswer:
-        """
-        Make the attempts of a call that is prepared.
+        Prepare it, and make its attempts.
 
         Until an :class:`OpenAnswer` is closed its account is leased.
 
-        :raises GatewayError: if no account can serve, or the last attempt brought no answer at all.
+        :param check: called before the first attempt; raises if the answer is not wanted any more.
+        :raises GatewayError: if the request may not be made, no account can serve, or the last attempt brought no
+            answer at all.
+        :raises HookFailed: if a plugin that edits bodies failed.
         """
-        assert self._attempts is not None, "it is prepared"
-        opened = self.opened = await self._attempts.open()
+        attempts = self._attempts = self._underway.attempts = await self._prepared.run()
+        if check is not None:
+            check()
+        opened = self.opened = await attempts.open()
         self._first_byte = self._calls.context.reactor.seconds() - self._began
         return opened
 

@@ -1,7 +1,8 @@
 """
 The gateway: it puts together what serves requests, starts it, stops it, and goes on with another configuration.
 
-It is made by the composition root or by a test, and serves nothing itself: requests enter by :class:`Gateway.calls`.
+It is made by :mod:`agm.serving.assemble` or by a test, and serves nothing itself: requests enter by
+:class:`Gateway.calls`.
 """
 
 from __future__ import annotations

@@ -67,7 +67,6 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
     status = CANCELLED
     handed_over = False
     try:
-        await call.prepare()
         opened = await call.open()
         if isinstance(opened, FinalAnswer):
             outcome, status = "error" if opened.status >= 400 else "ok", opened.status

@@ -289,7 +289,7 @@ class Lists:
 
     @staticmethod
     def gateway_accounts(accounts: Sequence[Account], exclusions: Sequence[Exclusion]) -> list[Account]:
-        """Those that have lists at all, asked or not, in an order that stays the same while they rest and get well."""
+        """Those that have lists at all, asked or not; their order stays the same while they cool down and recover."""
         able = [*accounts, *(e.account for e in exclusions if e.cause is not Cause.METHOD)]
         return sorted(able, key=lambda account: (account.priority, account.name))
 

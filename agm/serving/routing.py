@@ -92,7 +92,7 @@ class PoolRouting:
         if pool.candidates(request.model, request.method, given_up, request.version):
             return 1.0
         soonest = earliest(pool.excluded(request.model, request.method, request.version))
-        if soonest is not None:  # the pool may let an account rest for longer than its upstream said
+        if soonest is not None:  # the pool may let an account cool down for longer than its upstream said
             return soonest
         return 1.0 if verdict.delay is None else verdict.delay
 

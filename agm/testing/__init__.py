@@ -23,13 +23,15 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.web.client import Agent
 
 from agm import config as configuration
+from agm.app import rlimit as descriptors
 from agm.config import Config
 from agm.core.request import GatewayRequest
 from agm.plugins.manager import PluginManager, make_plugin_manager
+from agm.serving.assemble import make_gateway
 from agm.serving.gateway import Gateway
-from agm.tap import make_gateway, make_site
 from agm.testing.conformance import build_request, check_plugin
 from agm.web.access import Access
+from agm.web.root import make_site
 from agm.web.site import GatewaySite
 
 __all__ = [
@@ -215,7 +217,7 @@ async def start_gateway(
     """
     mode = auth_mode or ("off" if config.auth.mode == "auto" else config.auth.mode)
     gateway = make_gateway(reactor, config, mode, plugins=plugins, policy=policy, request_log_path=request_log_path)
-    site = make_site(gateway, Access.configured(config.gateway, ["127.0.0.1"]))
+    site = make_site(gateway, Access.configured(config.gateway, ["127.0.0.1"]), connections=descriptors.connections())
     await gateway.start()
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
     return RunningGateway(f"http://127.0.0.1:{port.getHost().port}", gateway, site, port)

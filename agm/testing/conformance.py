@@ -638,10 +638,10 @@ def _site(config: Config) -> Any:
 
     from agm.plugins.hooks import Hooks
     from agm.serving.gateway import Gateway
-    from agm.tap import make_site
     from agm.upstream.client import HTTPUpstreamClient
     from agm.upstream.credentials.refresher import Refresher
     from agm.web.access import Access
+    from agm.web.root import make_site
 
     client = HTTPUpstreamClient(reactor, connect_timeout=config.timeouts.connect)
     hooks = Hooks(make_plugin_manager(entry_points=False), reactor)

@@ -19,6 +19,7 @@ import attrs
 
 from agm.config import GatewayConfig
 from agm.core.errors import Forbidden, InvalidRequest, UnsupportedMedia
+from agm.core.listening import is_loopback
 from agm.core.sender import Sender, TrustedProxies, forwarded_hops, sender_of
 from agm.core.wire.request_parser import Head
 
@@ -35,23 +36,11 @@ _OWN_SITES = frozenset({b"same-origin", b"none"})
 _PAGES = frozenset({b"document", None})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
 
 class WrongHost(Forbidden):
     """421: the request was meant for somebody else."""
 
     status, reason = 421, "HOST_NOT_ALLOWED"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address certainly is this machine's loopback."""
-    if host.lower() in LOOPBACK_NAMES or host.lower().endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @attrs.frozen

@@ -69,16 +69,14 @@ class AnsweringResource(ApiResource):
         outcome: Outcome = "cancelled"
         sent = 0
         try:
-            await call.prepare()
-            _check_there(wire)
-            opened = await call.open()
+            opened = await call.open(wire.check_there)
             if isinstance(opened, FinalAnswer):
                 outcome = "error" if opened.status >= 400 else "ok"
                 sent = len(opened.body)
                 wire.send(opened.status, list(opened.headers), opened.body)
                 return
             try:
-                _check_there(wire)
+                wire.check_there()
                 outcome = "aborted"
                 wire.prepare(opened.answer.status, self.answer_headers(wire, opened))
                 if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
@@ -133,13 +131,3 @@ class AnsweringResource(ApiResource):
         if self.gateway.config.gateway.show_account:
             headers.append((b"X-Agm-Account", opened.account.name.encode("ascii", "replace")))
         return headers
-
-
-def _check_there(wire: GatewayRequestOnWire) -> None:
-    """
-    Go on only if there is a client.  Who left was told to whoever was waited for, who may have kept it: a plugin, e.g.
-
-    :raises CancelledError: if there is none.
-    """
-    if wire.channel is None:
-        raise CancelledError

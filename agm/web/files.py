@@ -43,7 +43,7 @@ from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts, first_byte_within
 from agm.serving.calls import Calls
 from agm.serving.gateway import Gateway
-from agm.serving.records import AttemptRecords
+from agm.serving.records import record_attempt
 from agm.serving.resources import Lists, ResourceCall, Search, opened
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
@@ -428,12 +428,7 @@ class _Sending:
         self.visit = visit
         self.asked = asked
         self.request = describe(self.context.wall(), visit, asked, "", b"")
-        self.log = AttemptRecords(self.context)
-
-    @property
-    def records(self) -> list[AttemptRecord]:
-        """The attempts so far."""
-        return self.log.done
+        self.records: list[AttemptRecord] = []
 
     async def run(self) -> _Sending:
         """Nothing has to be prepared."""
@@ -454,7 +449,7 @@ class _Sending:
         """The answer; an upstream that takes nothing, or does not answer what it has got, is given up in time."""
         context, reactor, limits = self.context, self.context.reactor, self.context.config.timeouts
         wire = self.visit.wire
-        began = self.log.begin()
+        started, began = context.wall(), reactor.seconds()
         body = wire.streamed or decoded_body(wire)
         timer: IDelayedCall | None = None
         why = ""
@@ -499,18 +494,21 @@ class _Sending:
             if isinstance(body, StreamedBody):
                 body.on_change = lambda flows: None
             watch(True)
-            self.log.add(
+            record = record_attempt(
+                context,
                 self.request,
                 lease,
                 number=1,
                 endpoint=endpoint,
                 chosen=chosen,
-                began=began,
+                started=started,
+                seconds=reactor.seconds() - began,
                 good=verdict is None,
                 status=None if answer is None else answer.status,
                 verdict=verdict,
                 message="the upload was not taken" if verdict else "",
             )
+            self.records.append(record)
         return outcome
 
 
@@ -585,7 +583,7 @@ class WholeUpload(_Sending):
         try:
             answer = await search.open()
         finally:
-            self.log.done += search.records
+            self.records += search.records
         if isinstance(answer, OpenAnswer):
             answer.close()
             return None

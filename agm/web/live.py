@@ -467,7 +467,6 @@ class Session:
                 calls.context, calls.prepare(inbound), gateway.sessions, client, pinned, self._handle
             )
             call = self._call = calls.begin(prepared)
-            await call.prepare()
             opened = await call.open()
         except (GatewayError, HookFailed) as e:
             self._opening = None

@@ -18,6 +18,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
@@ -171,6 +172,16 @@ class GatewayRequestOnWire(Request):
         if found is None:
             found = self.head.found[Sender] = self.site.access.sender(self.peer, self.head)
         return found
+
+    def check_there(self) -> None:
+        """
+        Go on only if there is a client.  Who left was told to whoever was waited for, who may have kept it: a plugin,
+        for example.
+
+        :raises CancelledError: if there is none.
+        """
+        if self.channel is None:
+            raise CancelledError
 
     @property
     def limit(self) -> int:

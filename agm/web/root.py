@@ -11,7 +11,10 @@ from typing import Any
 
 from twisted.web.resource import IResource, Resource
 
+from agm.config.problems import fail
 from agm.core.wire import target
+from agm.plugins.hooks import HookFailed
+from agm.plugins.manager import PluginError
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.metrics import Scrape
@@ -24,6 +27,10 @@ from agm.web.files import Owned
 from agm.web.gemini import Gemini
 from agm.web.health import Health, Ready
 from agm.web.live import LiveSessions
+from agm.web.site import GatewaySite
+
+#: Connections served at once where nobody has asked how many descriptors the process has.
+CONNECTIONS = 1000
 
 
 class Root(Resource):
@@ -73,3 +80,30 @@ class Root(Resource):
         if path == b"":
             return self if request.postpath else self._home
         return self._unknown
+
+
+def make_site(gateway: Gateway, access: Access, *, connections: int = CONNECTIONS) -> GatewaySite:
+    """
+    Make the HTTP side of a gateway, with what plugins add to it.
+
+    :param connections: how many are served at once where ``[limits] connections`` says nothing.
+    :raises SystemExit: if a plugin takes a path that is the gateway's own, or fails.
+    """
+    root = Root(gateway, access)
+    site = GatewaySite(
+        root,
+        calls=root.calls,
+        reactor=gateway.reactor,
+        max_body=gateway.config.gateway.max_body,
+        limits=gateway.config.limits,
+        timeouts=gateway.config.timeouts,
+        connections=gateway.config.limits.connections or connections,
+    )
+    site.gateway, site.access = gateway, access
+    try:
+        added = gateway.hooks.resources(site, root.segments)
+    except (PluginError, HookFailed) as e:
+        fail(str(e))
+    for segment, resource in added.items():
+        root.putChild(segment.encode("utf-8"), resource)
+    return site

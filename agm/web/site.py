@@ -31,7 +31,6 @@ __all__ = ["GatewayChannel", "GatewayRequestOnWire", "GatewaySite"]
 if TYPE_CHECKING:
     from agm.serving.gateway import Gateway
     from agm.web.access import Access
-    from agm.web.root import Root
 
 #: Requests whose resource is asked before their body has come, and takes it as it comes.
 _STREAMED = re.compile(rb"/+upload/")
@@ -70,7 +69,8 @@ class GatewaySite(Site):
     """
     The site: a tree of resources, and the bounds of a request.
 
-    :param resource: the root; its `calls` answer the calls of models.
+    :param resource: the root.
+    :param calls: answers the calls of models; it is asked without a walk down the tree.
     :param max_body: of one request, in bytes.
     :param connections: how many are served at once; ``[limits] connections``, or what the process has descriptors for.
     :ivar draining: the gateway stops; health says so, and no other request begins.
@@ -85,8 +85,9 @@ class GatewaySite(Site):
 
     def __init__(
         self,
-        resource: Root,
+        resource: IResource,
         *,
+        calls: IResource,
         reactor: Any,
         max_body: int,
         limits: LimitsConfig,
@@ -94,7 +95,7 @@ class GatewaySite(Site):
         connections: int,
     ) -> None:
         super().__init__(resource, reactor=reactor)
-        self.calls = resource.calls
+        self.calls = calls
         self.max_body = max_body
         self.limits = limits
         self.connections = connections

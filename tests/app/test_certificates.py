@@ -14,13 +14,13 @@ from twisted.internet.endpoints import SSL4ClientEndpoint, connectProtocol
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.internet.task import Clock
 
-from agm.app.certificates import ServerCertificate
-from agm.app.listeners import ListenerRefused, endpoint_of, problems_of
+from agm.app.listeners import ListenerService
 from agm.app.reload import LOOK_EVERY, QUIET, ConfigWatch
 from agm.config import parse
-from agm.core.listening import Description
-from agm.tap import ListenerService
+from agm.core.listening import Description, ListenerRefused
 from agm.testing import GatewayFactory, RunningGateway
+from agm.web.certificates import ServerCertificate
+from agm.web.endpoints import endpoint_of, problems_of
 from tests.helpers.support import Wire, connect, get, reactor
 from tests.upstream.certificates import TestAuthority, key_pem
 

@@ -19,6 +19,8 @@ import pytest
 from testbed.processes import BIN, PATIENCE, Twistd, connection, environment, get, post, run, running, until
 from tests.upstream.certificates import TestAuthority
 
+pytestmark = pytest.mark.process
+
 ASK = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode()
 
 Start = Callable[..., Twistd]

@@ -102,6 +102,7 @@ def left(url: str) -> float:
     return next(float(it["models"][0]["seconds_left"]) for it in accounts if it["name"] == "limited")
 
 
+@pytest.mark.process
 def test_a_restart_keeps_who_rests_and_who_is_disabled(setting: Setting) -> None:
     """A stream under way is served to its end by the old process, and the new one asks only who may be asked."""
     url = setting.start()
@@ -133,6 +134,7 @@ def test_a_restart_keeps_who_rests_and_who_is_disabled(setting: Setting) -> None
     assert setting.gateways[1].stop() == 0
 
 
+@pytest.mark.process
 def test_a_process_that_is_killed_has_written_what_it_knew(setting: Setting) -> None:
     """Within a second of the change, not only at its end."""
     url = setting.start()
@@ -152,6 +154,7 @@ def test_a_process_that_is_killed_has_written_what_it_knew(setting: Setting) -> 
     assert setting.asked() == ["good"]
 
 
+@pytest.mark.process
 def test_an_account_with_a_new_key_starts_anew(setting: Setting) -> None:
     """A person has acted: what was held against the old key says nothing about the new one."""
     url = setting.start()

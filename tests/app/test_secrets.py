@@ -224,6 +224,7 @@ def start(folder: Path, upstream: str, form: str) -> Twistd:
 
 @pytest.mark.expects_logged_failures
 @pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.process
 def test_no_secret_comes_out_of_a_gateway(tmp_path: Path, upstream: str, form: str) -> None:
     twistd = start(tmp_path, upstream, form)
     try:
@@ -309,6 +310,7 @@ def talk(gateway: Talkative) -> None:
         gateway.ask(f"/_agm/{page}?key={CLIENT_KEY}", bearer, method="GET")
 
 
+@pytest.mark.process
 def test_a_start_that_fails_tells_no_secret(tmp_path: Path) -> None:
     (tmp_path / "agm.toml").touch(0o600)
     (tmp_path / "agm.toml").write_text(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
+
 from testbed.processes import run
 
 #: What is large, and of use to some gateways only.
@@ -29,7 +31,8 @@ NOT_AT_START = {
 PROGRAM = """
 import json, sys
 from twisted.internet.task import Clock
-from agm.tap import make_gateway, settle_memory
+from agm.app.tuning import settle_memory
+from agm.serving.assemble import make_gateway
 from agm.config import parse
 
 config = parse(sys.argv[1], environ={})
@@ -47,11 +50,13 @@ def _modules(config: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
+@pytest.mark.process
 def test_a_gateway_whose_accounts_have_keys_imports_nothing_that_only_others_need() -> None:
     """Each of these costs time at the start, and memory for ever."""
     assert _modules(ACCOUNT + 'access_token = "t"\n') & NOT_AT_START == set()
 
 
+@pytest.mark.process
 def test_an_account_with_google_credentials_brings_google_auth_at_the_start() -> None:
     """Not with the first request, which would have to wait for it."""
     assert "google.auth" in _modules(ACCOUNT + 'credentials = "adc"\n')

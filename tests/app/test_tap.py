@@ -11,8 +11,10 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from zope.interface import implementer
 
 import agm
+from agm.app.listeners import ListenerService
 from agm.config import parse
-from agm.tap import Listener, ListenerService, Options, auth_mode
+from agm.config.listeners import Listener, auth_mode
+from agm.tap import Options
 
 
 @pytest.mark.parametrize(

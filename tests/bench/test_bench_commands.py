@@ -32,6 +32,7 @@ def bench(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.process
 def test_a_command_says_how_it_is_used_and_refuses_what_it_does_not_know(name: str) -> None:
     """Without building, starting or measuring anything."""
     shown = bench(name, "--help")
@@ -40,6 +41,7 @@ def test_a_command_says_how_it_is_used_and_refuses_what_it_does_not_know(name: s
     assert bench(name, "--no-such-option").returncode == 2
 
 
+@pytest.mark.process
 def test_a_peer_that_nobody_knows_is_refused_with_those_that_there_are() -> None:
     """Before anything is started."""
     done = bench("speed", "unary", "--peers", "nginx,other")
@@ -75,6 +77,8 @@ def test_figures_are_kept_and_shown_with_what_they_are_beside(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not (shutil.which("go") and shutil.which("wrk")), reason="needs golang-go and wrk")
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_command_measures_and_writes_what_it_found(tmp_path: Path) -> None:
     """With as little as it can: the programs are built, three processes start, and every answer is good."""
     kept = tmp_path / "figures.json"

@@ -287,6 +287,7 @@ def at_a_terminal(argv: list[str], keys: bytes, wait_for: bytes) -> tuple[int, b
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
 
+@pytest.mark.process
 def test_a_key_that_is_typed_is_not_shown(file: Path) -> None:
     """The terminal shows the prompt and the result, and no letter of the key."""
     status, shown = at_a_terminal(["account", "add", "work"], f"{KEY}\n".encode(), b"API key of work")
@@ -301,6 +302,7 @@ def test_a_key_that_is_typed_is_not_shown(file: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [b"\x03", b"\x04", b"\n"], ids=["Ctrl-C", "Ctrl-D", "Enter"])
+@pytest.mark.process
 def test_a_person_can_leave_the_prompt(file: Path, keys: bytes) -> None:
     """Without a traceback, and with nothing changed."""
     status, shown = at_a_terminal(["account", "add", "work"], keys, b"API key of work")
@@ -309,6 +311,7 @@ def test_a_person_can_leave_the_prompt(file: Path, keys: bytes) -> None:
     assert b"Traceback" not in shown
 
 
+@pytest.mark.process
 def test_a_person_is_asked_before_an_account_is_removed(agm: Run, file: Path) -> None:
     """Ctrl-C is a no, and so is Enter alone."""
     agm("account", "add", "work", stdin=KEY.encode())
@@ -370,6 +373,7 @@ def test_ctrl_c_at_the_question_is_a_no(
     assert capsys.readouterr().err.endswith("[y/N] \nnot removed; nothing was changed\n")
 
 
+@pytest.mark.process
 def test_a_fresh_process_does_the_same(file: Path) -> None:
     """`python -m agm`, from a shell, with the umask wide open."""
 

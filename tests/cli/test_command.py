@@ -43,6 +43,7 @@ def test_a_key_that_was_typed_in_a_wrong_place_is_not_repeated(
     assert GOOGLE_KEY not in output.out + output.err
 
 
+@pytest.mark.process
 def test_what_should_not_happen_tells_no_secret_either() -> None:
     """A traceback has the text of an exception in it."""
     script = (
@@ -116,6 +117,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "config" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_python_m_agm_is_the_same_command() -> None:
     """Where the script is not on the path, the module is."""
     ran = run_python("-m", "agm", "--version")
@@ -125,12 +127,14 @@ def test_python_m_agm_is_the_same_command() -> None:
     assert ran.stderr == "/nowhere/agm.toml: cannot be read: No such file or directory (--config names it)\n"
 
 
+@pytest.mark.process
 def test_importing_the_module_for_running_runs_nothing() -> None:
     """Tools that walk a package import ``agm.__main__`` too."""
     ran = run_python("-c", "import agm.__main__")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
+@pytest.mark.process
 def test_the_command_imports_neither_twisted_nor_google() -> None:
     """They take most of a second, which every subcommand would pay."""
     slow = {"twisted", "treq", "google.auth", "cryptography", "rich", "argcomplete"}

@@ -51,6 +51,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ("agm completion ", ["bash", "fish", "zsh", "--help", "-h"]),
     ],
 )
+@pytest.mark.process
 def test_bash_completes_commands_options_and_names(tmp_path: Path, line: str, offered: list[str]) -> None:
     """Names are those of the configuration."""
     (tmp_path / "agm.toml").write_text(
@@ -61,6 +62,7 @@ def test_bash_completes_commands_options_and_names(tmp_path: Path, line: str, of
     assert completed(line, tmp_path) == sorted(offered)
 
 
+@pytest.mark.process
 def test_a_configuration_that_cannot_be_used_completes_no_name_and_says_nothing(tmp_path: Path) -> None:
     """A line that is being typed is no place for an error."""
     (tmp_path / "agm.toml").write_text("not TOML")
@@ -70,6 +72,7 @@ def test_a_configuration_that_cannot_be_used_completes_no_name_and_says_nothing(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.process
 def test_each_shell_can_read_what_it_gets(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Where the shell is there to say so."""
     assert main(["completion", shell]) == 0

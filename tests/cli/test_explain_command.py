@@ -459,6 +459,7 @@ def run_agm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.process
 def test_a_plugin_that_takes_its_time_is_waited_for(tmp_path: Path, config: Callable[[str], str]) -> None:
     (tmp_path / "slow.py").write_text(
         "from twisted.internet import reactor\n"
@@ -473,6 +474,7 @@ def test_a_plugin_that_takes_its_time_is_waited_for(tmp_path: Path, config: Call
     assert json.loads(ran.stdout)["upstream"]["body"]["labels"] == {"slow": "yes"}
 
 
+@pytest.mark.process
 def test_accounts_from_elsewhere_are_not_fetched(tmp_path: Path, config: Callable[[str], str]) -> None:
     (tmp_path / "vault.py").write_text(
         "from agm import hookimpl\n\n\n"
@@ -489,6 +491,7 @@ def test_accounts_from_elsewhere_are_not_fetched(tmp_path: Path, config: Callabl
     assert "FETCHED" not in ran.stdout
 
 
+@pytest.mark.process
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
     command = f"{sys.executable} -m agm models --offline | true"
     ran = run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)

@@ -407,6 +407,7 @@ def test_a_failing_replace_leaves_the_old_file_and_nothing_else(file: Path, tmp_
     assert sorted(os.listdir(tmp_path)) == [".agm.toml.lock", "agm.toml", "keys"]
 
 
+@pytest.mark.process
 def test_a_process_that_dies_before_the_replace_leaves_the_old_file(file: Path, tmp_path: Path) -> None:
     """And what it leaves beside it does not stand in the way of the next edit."""
     script = (

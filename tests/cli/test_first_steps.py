@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import pytest_twisted
 
 from agm.cli import make_parser
@@ -61,6 +62,7 @@ def health_of(address: str) -> object:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_key_is_tried_and_written_and_the_next_commands_are_named(
     tmp_path: Path, emulator: RunningEmulator
 ) -> None:
@@ -79,6 +81,7 @@ async def test_a_key_is_tried_and_written_and_the_next_commands_are_named(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_key_that_does_not_work_is_refused_and_nothing_is_written(
     tmp_path: Path, emulator: RunningEmulator
 ) -> None:
@@ -94,6 +97,7 @@ async def test_a_key_that_does_not_work_is_refused_and_nothing_is_written(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_configuration_with_accounts_is_left_alone(tmp_path: Path) -> None:
     """Before a key is asked for."""
     file = tmp_path / "agm.toml"
@@ -114,6 +118,7 @@ def test_serve_has_the_options_of_twistd() -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_serve_runs_until_it_is_interrupted_and_ui_says_where(tmp_path: Path) -> None:
     """Two in one folder; ``--demo`` answers, and the page's address is that of the gateway."""
     with serving(tmp_path, "--demo") as first, serving(tmp_path, "--demo") as second:
@@ -125,6 +130,7 @@ async def test_serve_runs_until_it_is_interrupted_and_ui_says_where(tmp_path: Pa
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_ui_opens_the_page_in_the_browser_of_the_environment(tmp_path: Path) -> None:
     """And keeps to itself what the browser writes."""
     browser = tmp_path / "browser"
@@ -137,6 +143,7 @@ async def test_ui_opens_the_page_in_the_browser_of_the_environment(tmp_path: Pat
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_without_a_gateway_ui_says_how_one_is_started(tmp_path: Path) -> None:
     """Or that a browser cannot reach the one that runs."""
     file = tmp_path / "agm.toml"
@@ -147,6 +154,7 @@ async def test_without_a_gateway_ui_says_how_one_is_started(tmp_path: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_help_is_a_command_too(tmp_path: Path) -> None:
     """``agm help`` lists the commands, ``agm help NAME`` explains one."""
     assert (await agm(tmp_path, "help")).out == (await agm(tmp_path, "--help")).out

@@ -168,6 +168,7 @@ def put(file: Path, text: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_the_list_tells_what_was_used_today_where_the_gateway_runs(
     gateway: GatewayFactory, emulator: RunningEmulator, file: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_each_help_has_an_example(command: str, capsys: pytest.CaptureFixture[st
     assert f"example:\n  agm key {command}" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_a_shell_gets_the_key_alone(file: Path) -> None:
     """`KEY=$(agm key create laptop)`."""
     ran = run(

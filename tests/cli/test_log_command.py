@@ -338,6 +338,7 @@ def test_times_are_so_long_ago_or_local(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_following_shows_each_request_as_it_comes(tmp_path: Path) -> None:
     """From before there is a file, over a file that is put in its place, to the end by Ctrl-C."""
     path = tmp_path / "requests.sqlite3"
@@ -370,6 +371,7 @@ async def test_following_shows_each_request_as_it_comes(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_bodies_are_switched_on_and_off_in_the_running_gateway(
     gateway: GatewayFactory, emulator: RunningEmulator, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def person(tmp_path: Path, emulator: RunningEmulator) -> Person:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_person_signs_in_and_the_account_serves(person: Person, gateway: GatewayFactory) -> None:
     """From nothing to an answer: the browser, the file for its owner alone, the configuration, a request."""
     command = await person.run(*CLOUD, "--endpoint", person.emulator.url)
@@ -107,6 +108,7 @@ async def test_a_person_signs_in_and_the_account_serves(person: Person, gateway:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_the_address_can_be_pasted_where_there_is_no_browser(person: Person) -> None:
     """The browser is on another machine, and shows the address that it cannot reach."""
     command = person.start(*CLOUD, "--no-browser", browser=False)
@@ -133,6 +135,7 @@ async def test_the_address_can_be_pasted_where_there_is_no_browser(person: Perso
         (b"\n", "nothing was pasted"),
     ],
 )
+@pytest.mark.process
 async def test_a_wrong_paste_is_refused(person: Person, pasted: bytes, words: str) -> None:
     """With one line, and nothing written."""
     command = await person.run(*CLOUD, "--no-browser", stdin=pasted)
@@ -142,6 +145,7 @@ async def test_a_wrong_paste_is_refused(person: Person, pasted: bytes, words: st
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_nobody_comes(person: Person) -> None:
     """The command says that no browser opened, and ends by itself."""
     command = person.start(*CLOUD, "--timeout", "0.5", browser=False)
@@ -152,6 +156,7 @@ async def test_nobody_comes(person: Person) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_an_interrupted_sign_in_ends_in_one_line(person: Person) -> None:
     """Ctrl-C, as everywhere; nothing is written."""
     command = person.start(*CLOUD, browser=False)
@@ -163,6 +168,7 @@ async def test_an_interrupted_sign_in_ends_in_one_line(person: Person) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_signing_in_again_replaces_what_the_account_had(person: Person) -> None:
     """After a revocation; the configuration stays as it is: a running gateway looks at the login itself."""
     assert (await person.run(*CLOUD)).status == 0
@@ -179,6 +185,7 @@ async def test_signing_in_again_replaces_what_the_account_had(person: Person) ->
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_code_assist_account_needs_the_word_and_no_project(person: Person) -> None:
     """Before anybody has signed in for nothing; its name is the kind's where no address is known."""
     ask = ("--kind", "code-assist", "--client-id", "mine.apps", "--client-secret-env", "AGM_TEST_SECRET")

@@ -30,6 +30,7 @@ def test_the_page_is_current(manpage: ModuleType) -> None:
     assert manpage.PAGE.read_text("utf-8") == manpage.page(), "run: python tools/manpage.py"
 
 
+@pytest.mark.process
 def test_it_can_be_shown_without_a_warning(manpage: ModuleType) -> None:
     """By groff, as man does."""
     if shutil.which("groff") is None:

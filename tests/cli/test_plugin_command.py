@@ -139,6 +139,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @once
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_tests_of_a_new_plugin_pass_where_it_is_installed(commands: Path) -> None:
     folder = commands.parents[1] / "agm-night-shift"
     ask = "import agm, agm_night_shift; print(agm.__file__, agm_night_shift.__file__)"
@@ -148,6 +150,7 @@ def test_the_tests_of_a_new_plugin_pass_where_it_is_installed(commands: Path) ->
 
 
 @once
+@pytest.mark.process
 def test_twistd_serves_with_a_new_plugin_and_agm_shows_it(commands: Path, tmp_path: Path) -> None:
     python = commands / "python"
     config = tmp_path / "agm.toml"

@@ -85,6 +85,7 @@ async def test_it_is_told_to_the_person_only(gateway: GatewayFactory, emulator: 
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_the_list_shows_how_accounts_stand(
     gateway: GatewayFactory, emulator: RunningEmulator, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_word_says_it_all() -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_what_is_held_is_taken_back_in_the_running_gateway(
     gateway: GatewayFactory, emulator: RunningEmulator, tmp_path: Path
 ) -> None:
@@ -254,6 +256,7 @@ def test_what_a_stopped_gateway_would_know_is_taken_back(tmp_path: Path, model: 
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_stopped_gateways_state_is_changed_by_the_command(tmp_path: Path) -> None:
     """It says where; a file that is none is refused."""
     (tmp_path / "agm.toml").write_text(

@@ -41,6 +41,7 @@ def agm(tmp_path: Path) -> Run:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_status_shows_what_runs_who_rests_and_what_went_wrong(
     agm: Run, gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
@@ -67,6 +68,7 @@ async def test_status_shows_what_runs_who_rests_and_what_went_wrong(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_status_without_a_gateway_is_status_1_and_says_what_starts_one(agm: Run, tmp_path: Path) -> None:
     """Nothing is on standard output."""
     (tmp_path / "agm.toml").write_text('[gateway]\nlisten = ["tcp:1:interface=127.0.0.1"]\n')
@@ -77,6 +79,7 @@ async def test_status_without_a_gateway_is_status_1_and_says_what_starts_one(agm
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_gateway_that_asks_for_a_key_says_how_to_show_one(
     agm: Run, gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
@@ -92,6 +95,7 @@ async def test_a_gateway_that_asks_for_a_key_says_how_to_show_one(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_top_without_a_terminal_prints_one_frame(
     agm: Run, gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
@@ -105,6 +109,7 @@ async def test_top_without_a_terminal_prints_one_frame(
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
+@pytest.mark.process
 async def test_top_follows_the_gateway_until_a_key_ends_it(
     gateway: GatewayFactory, emulator: RunningEmulator, tmp_path: Path, key: bytes
 ) -> None:
@@ -129,6 +134,7 @@ async def test_top_follows_the_gateway_until_a_key_ends_it(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_top_says_that_a_gateway_is_gone(
     gateway: GatewayFactory, emulator: RunningEmulator, tmp_path: Path
 ) -> None:

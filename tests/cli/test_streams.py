@@ -189,6 +189,7 @@ def test_nobody_who_reads_the_errors_changes_no_status(
     assert ended == status
 
 
+@pytest.mark.process
 def test_a_disk_that_is_full_is_a_line(home: Path) -> None:
     """Whether the output is small, and is written at the end, or large."""
     if not Path("/dev/full").exists():
@@ -211,6 +212,7 @@ def test_a_disk_that_is_full_is_a_line(home: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.process
 def test_a_stream_that_was_closed_is_no_fault(home: Path, closed: str) -> None:
     for argv in (["models", "--offline"], ["account", "list", "--json"], ["--help"]):
         done = run(
@@ -224,6 +226,7 @@ def test_a_stream_that_was_closed_is_no_fault(home: Path, closed: str) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_with_head_behind_it_nothing_is_said(home: Path) -> None:
     """As the shell does it, with all that Python says at its end."""
     for argv in ("--help", "models --offline --json", "log --help"):

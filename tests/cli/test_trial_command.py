@@ -35,6 +35,7 @@ def agm_test(tmp_path: Path) -> Run:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_every_kind_of_account_is_tried_in_its_own_way(agm_test: Run, emulator: RunningEmulator) -> None:
     """One count each, in the order of the configuration, and no generation."""
     team = f'[[accounts]]\nname = "team"\nkind = "code-assist"\naccess_token = "team"\nendpoints = ["{emulator.url}"]\n'
@@ -51,6 +52,7 @@ async def test_every_kind_of_account_is_tried_in_its_own_way(agm_test: Run, emul
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_failure_is_said_with_what_helps(agm_test: Run, emulator: RunningEmulator) -> None:
     """And makes the status 1, whatever the others do; only what was named is tried."""
     text = emulator.account("work") + emulator.account("invalid")
@@ -66,6 +68,7 @@ async def test_a_failure_is_said_with_what_helps(agm_test: Run, emulator: Runnin
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_the_document_holds_it_all(agm_test: Run, emulator: RunningEmulator) -> None:
     """For programs, and without a secret."""
     command = await agm_test(emulator.account("work"), "work", "--model", "emu-403disabled", "--json")
@@ -97,6 +100,7 @@ async def test_the_document_holds_it_all(agm_test: Run, emulator: RunningEmulato
         ("emu-503", "what helps: try again later"),
     ],
 )
+@pytest.mark.process
 async def test_each_failure_has_its_cure(agm_test: Run, emulator: RunningEmulator, model: str, words: str) -> None:
     """What a person can do differs."""
     command = await agm_test(emulator.account("cloud", "vertex"), "cloud", "--model", model)
@@ -104,6 +108,7 @@ async def test_each_failure_has_its_cure(agm_test: Run, emulator: RunningEmulato
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_login_that_has_ended_is_said_so(agm_test: Run, emulator: RunningEmulator, tmp_path: Path) -> None:
     """In the credential's own words, which name the cure."""
     login = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "revoked-1"}
@@ -120,6 +125,7 @@ async def test_a_login_that_has_ended_is_said_so(agm_test: Run, emulator: Runnin
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_what_cannot_be_tried_is_said(agm_test: Run, emulator: RunningEmulator) -> None:
     """Nothing is sent then."""
     for text, arguments, status, words in (
@@ -138,6 +144,7 @@ async def test_what_cannot_be_tried_is_said(agm_test: Run, emulator: RunningEmul
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_only_what_is_tried_needs_its_variable(agm_test: Run, emulator: RunningEmulator) -> None:
     """What another account, or a client key, refers to need not be set where the command runs."""
     text = emulator.account("work") + (

@@ -263,6 +263,7 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.process
 def test_the_command_prints_what_was_decided(recording: Path, tmp_path: Path) -> None:
     """Through the real process; nothing of the person's own configuration is needed."""
     done = run(

@@ -217,6 +217,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.process
 def test_who_follows_the_page_sees_what_it_says(page: Path, tmp_path: Path, demo: str) -> None:
     todo = [block for block in blocks(page) if block.not_run is None]
     if page.name in ELSEWHERE:

@@ -330,6 +330,7 @@ def run_pytest(folder: Path) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.process
 def test_the_tests_of_the_page_on_tests_pass(tmp_path: Path) -> None:
     """With the first plugin of the other page."""
     (tmp_path / "my_plugin.py").write_text(FILES["hello"].text)
@@ -340,6 +341,7 @@ def test_the_tests_of_the_page_on_tests_pass(tmp_path: Path) -> None:
     assert run_pytest(tmp_path).startswith("4 passed")
 
 
+@pytest.mark.process
 def test_the_tutorial_leads_to_a_plugin_whose_tests_pass(tmp_path: Path) -> None:
     """In the project that ``agm plugin new`` makes, with the files that the page names."""
     console = next(b.text for b in BLOCKS if b.page == "plugin-tutorial.md" and b.language == "console")

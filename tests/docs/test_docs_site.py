@@ -55,10 +55,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_every_page_is_on_the_site(site: Path) -> None:
     assert {page.stem for page in site.glob("*.html")} - {"404", "search"} == {page.stem for page in DOCS.glob("*.md")}
 
 
+@pytest.mark.process
 def test_no_page_makes_a_browser_fetch_anything_from_elsewhere(site: Path) -> None:
     for page in site.glob("*.html"):
         reader = _Fetched()
@@ -69,6 +71,7 @@ def test_no_page_makes_a_browser_fetch_anything_from_elsewhere(site: Path) -> No
         assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", sheet.read_text("utf-8")), sheet.name
 
 
+@pytest.mark.process
 def test_lists_and_tables_are_not_left_as_text(site: Path) -> None:
     """GitHub forgives a list without an empty line before it, and the site would show it as a paragraph."""
     for page in site.glob("*.html"):

@@ -10,7 +10,7 @@ from tests.helpers.pages import DOCS, ROOT
 
 TEXT = (DOCS / "wire.md").read_text("utf-8")
 #: What makes no answers of the gateway's own.
-ELSEWHERE = {"emulator", "doctor", "cli", "trial.py", "replay.py"}
+ELSEWHERE = {"emulator", "diagnose", "cli"}
 
 
 def documented() -> dict[str, set[int]]:

@@ -146,6 +146,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 
 @blocks("console")
+@pytest.mark.process
 def test_each_command_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
     said = block.block.commands
     printed = [(command, reader.run("bash", "-c", command, block=block)) for command, _ in said]
@@ -153,6 +154,7 @@ def test_each_command_prints_what_the_readme_says(reader: Reader, block: Block) 
 
 
 @blocks("python")
+@pytest.mark.process
 def test_each_python_program_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
     if block.block.file is not None:
         assert len(block.text.splitlines()) <= 10
@@ -161,6 +163,7 @@ def test_each_python_program_prints_what_the_readme_says(reader: Reader, block: 
 
 
 @blocks("js")
+@pytest.mark.process
 def test_each_javascript_program_prints_what_the_readme_says(reader: Reader, block: Block) -> None:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
@@ -189,6 +192,8 @@ def test_the_test_command_is_what_runs_for_every_change() -> None:
     assert (ROOT / command.removeprefix("bash ")).exists()
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_first_command_sets_up_and_runs_the_demo_from_nothing(tmp_path: Path) -> None:
     checkout = tmp_path / "agm"
     unwanted = shutil.ignore_patterns(".*", "*.egg-info", "build", "node_modules", "dropin.cache", "__pycache__")

@@ -78,6 +78,7 @@ def test_the_plugin_names_this_module() -> None:
     assert plugin.makeService is tap.makeService
 
 
+@pytest.mark.process
 def test_twistd_says_what_is_wrong_in_one_line() -> None:
     """On the standard error, with status 1 and without all of twistd's help."""
     ended = subprocess.run([*TWISTD, "--listen", "nonsense:1"], capture_output=True, text=True, check=False)
@@ -88,6 +89,7 @@ def test_twistd_says_what_is_wrong_in_one_line() -> None:
     ]
 
 
+@pytest.mark.process
 def test_twistd_ends_when_its_port_is_taken() -> None:
     """With status 1; the reason is in the log."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -119,6 +121,7 @@ class OverUnix(http.client.HTTPConnection):
         self.sock.connect(self.host)
 
 
+@pytest.mark.process
 def test_twistd_serves_and_ends_on_sigterm(started: tuple[subprocess.Popen[bytes], Path]) -> None:
     """As a service does."""
     process, path = started

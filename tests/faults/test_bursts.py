@@ -14,6 +14,7 @@ BURST = 300
 
 
 @pytest.mark.parametrize(("listen", "waits"), [("", True), (":backlog=10", False)], ids=["default", "backlog=10"])
+@pytest.mark.process
 def test_a_burst_waits_to_be_taken_unless_the_endpoint_says_otherwise(tmp_path: Path, listen: str, waits: bool) -> None:
     twistd = Twistd.start(
         tmp_path,

@@ -85,6 +85,7 @@ Start = Callable[[], Machine]
 
 
 @pytest.mark.parametrize(("offset", "says"), [("-1h", "back"), ("+1h", "forward")])
+@pytest.mark.process
 def test_a_clock_that_is_set_changes_no_timer(start: Start, offset: str, says: str) -> None:
     """Neither of those that run, which begin before it is set, nor of those that begin after."""
     machine = start()
@@ -106,6 +107,7 @@ def test_a_clock_that_is_set_changes_no_timer(start: Start, offset: str, says: s
     assert "Traceback" not in machine.gateway.log
 
 
+@pytest.mark.process
 def test_with_a_clock_that_was_set_back_rests_end_and_a_new_configuration_is_seen(start: Start) -> None:
     machine = start()
     assert machine.asked("emu-quota-3")[0] == 429

@@ -60,6 +60,7 @@ def descriptors(twistd: Twistd) -> int:
     return len(os.listdir(f"/proc/{twistd.process.pid}/fd"))
 
 
+@pytest.mark.process
 def test_hundreds_of_clients_are_served_refused_or_closed_and_it_recovers(
     starved: Twistd, upstream: socket.socket
 ) -> None:

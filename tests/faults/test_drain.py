@@ -11,6 +11,8 @@ from testbed.answers import Seen
 from testbed.processes import Twistd, environment
 from testbed.sockets import Client, ask
 
+pytestmark = pytest.mark.process
+
 SSE = "/v1beta/models/emu-slow:streamGenerateContent?alt=sse"
 ARRAY = "/v1beta/models/emu-slow:streamGenerateContent?alt=json"
 UNARY = "/v1beta/models/emu-latency-2000:generateContent"

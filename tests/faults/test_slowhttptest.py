@@ -65,6 +65,7 @@ def attack(url: str, folder: Path, *arguments: str) -> tuple[str, list[dict[str,
     ],
     ids=["slow heads", "slow heads of POST", "slow bodies"],
 )
+@pytest.mark.process
 def test_slow_requests_are_ended_and_others_are_served_meanwhile(
     impatient: Twistd, tmp_path: Path, arguments: list[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_slow_requests_are_ended_and_others_are_served_meanwhile(
     assert_available(impatient, seconds, base)
 
 
+@pytest.mark.process
 def test_slow_readers_keep_nobody_from_being_served(impatient: Twistd, tmp_path: Path) -> None:
     url = impatient.url()
     base = descriptors(impatient)

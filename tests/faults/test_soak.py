@@ -27,6 +27,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_nothing_is_left_of_a_short_soak() -> None:
     """The limit of memory is wide: so few exchanges are hardly a warm-up."""
     printed = run("bench/soak.py", "--exchanges", "500", "--limit", "16")
@@ -35,6 +36,7 @@ def test_nothing_is_left_of_a_short_soak() -> None:
 
 
 @pytest.mark.parametrize("row", ["refusals", "truncation", "stale"])
+@pytest.mark.process
 def test_a_row_of_the_promises_holds(row: str) -> None:
     head, _, line = run("bench/promises.py", "--short", "--rows", row).splitlines()
     assert head == "| promise | tried | figure | holds |"

@@ -16,10 +16,11 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
 
-from agm.tap import make_gateway, make_site
+from agm.serving.assemble import make_gateway
 from agm.testing import parse_config
 from agm.web.access import Access
 from agm.web.channel import GatewayChannel
+from agm.web.root import make_site
 from agm.web.site import GatewaySite
 from tests.fuzz.mutation import pieces
 

@@ -49,7 +49,7 @@ FOLLOWED = "from testbed.watch import watch; (tmp_path / 'x.log').write_text('ca
 READ = "print('canary-1'); assert capsys.readouterr().out"
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")])
+@pytest.mark.parametrize("options", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -71,6 +71,7 @@ READ = "print('canary-1'); assert capsys.readouterr().out"
         "read by nobody",
     ],
 )
+@pytest.mark.process
 def test_what_gets_out_fails_a_run_whose_tests_all_pass(
     tmp_path: Path, line: str, found: str, options: tuple[str, ...]
 ) -> None:
@@ -81,6 +82,7 @@ def test_what_gets_out_fails_a_run_whose_tests_all_pass(
     assert "test_it.py::test_a" in done.stdout
 
 
+@pytest.mark.process
 def test_a_run_that_tells_nothing_passes_and_says_how_much_was_looked_at(tmp_path: Path) -> None:
     announced = (
         f"@pytest.mark.expects_logged_failures\ndef test_b():\n    {printing('Traceback (most recent call last)')}\n"
@@ -90,6 +92,7 @@ def test_a_run_that_tells_nothing_passes_and_says_how_much_was_looked_at(tmp_pat
     assert "no secret and no unexpected error in 4 outputs" in done.stdout
 
 
+@pytest.mark.process
 def test_a_secret_is_none_that_can_be_announced(tmp_path: Path) -> None:
     done = run_of(tmp_path, f"@pytest.mark.expects_logged_failures\ndef test_a():\n    {printing('canary-1')}\n")
     assert done.returncode == 1

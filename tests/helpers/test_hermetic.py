@@ -35,6 +35,7 @@ WISHES = {
 }
 
 
+@pytest.mark.process
 def test_nothing_of_the_environment_reaches_a_test_but_what_is_for_the_tests(tmp_path: Path) -> None:
     script = "import os; from testbed import hermetic; hermetic.isolate(); print(*sorted(os.environ))"
     script += "; print(os.environ['HOME'])"

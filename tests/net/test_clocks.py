@@ -18,8 +18,8 @@ from twisted.internet.task import Clock, LoopingCall
 from agm.core.classify import Fault, Verdict
 from agm.net import clocks
 from agm.net.clocks import ClockWatch, use_steady_clock
+from agm.serving.assemble import make_gateway
 from agm.serving.gateway import Gateway
-from agm.tap import make_gateway
 from agm.testing import GatewayFactory, parse_config
 from tests.helpers.support import JSON_HEAD, ScriptedUpstream, account, eventually
 from tests.helpers.support import reactor as real_reactor

@@ -15,7 +15,8 @@ from agm.core.pool.pool import Pool
 from agm.core.request import Account, AttemptRecord, Body, GatewayRequest, RequestRecord
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.usage import Usage
-from agm.observe.activity import FINISHED, MAX_NAMES, SECONDS, SHOWN_OPEN, Live, Underway, describe_finished
+from agm.observe.activity import FINISHED, MAX_NAMES, SECONDS, SHOWN_OPEN, Live, Underway
+from agm.observe.finished import describe_finished
 from agm.testing.conformance import build_request
 
 

@@ -400,6 +400,7 @@ def written(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.process
 def test_a_process_logs_json_from_its_first_line_to_its_last(tmp_path: Path) -> None:
     with running(tmp_path, "agm", "--demo", "--port", "0", "--log-format", "json") as twistd:
         twistd.url()
@@ -411,15 +412,17 @@ def test_a_process_logs_json_from_its_first_line_to_its_last(tmp_path: Path) -> 
     assert twistd.errors == []
 
 
+@pytest.mark.process
 def test_the_configuration_says_the_form_and_the_level(tmp_path: Path) -> None:
     (tmp_path / "agm.toml").write_text('[log]\nformat = "json"\nlevel = "warn"\n')
     with running(tmp_path, "agm", "--config", "agm.toml", "--port", "0") as twistd:
         twistd.until_logged("no account is configured")
         assert twistd.stop() == 0
     (document,) = [json.loads(line) for line in twistd.log.splitlines()]
-    assert (document["level"], document["logger"]) == ("warn", "agm.tap")
+    assert (document["level"], document["logger"]) == ("warn", "agm.app.service")
 
 
+@pytest.mark.process
 def test_twistds_log_file_takes_either_form(tmp_path: Path) -> None:
     options = ["--logfile", "to.log", "agm", "--demo", "--port", "0", "--log-format", "json"]
     with running(tmp_path, *options) as twistd:
@@ -429,6 +432,7 @@ def test_twistds_log_file_takes_either_form(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in (tmp_path / "to.log").read_text().splitlines())
 
 
+@pytest.mark.process
 def test_twistds_syslog_is_left_working(tmp_path: Path) -> None:
     with running(tmp_path, "--syslog", "--prefix", "agm-test", "agm", "--demo", "--listen", "unix:s") as twistd:
         twistd.until((tmp_path / "s").exists, "the socket")
@@ -437,6 +441,7 @@ def test_twistds_syslog_is_left_working(tmp_path: Path) -> None:
     assert (twistd.log, twistd.errors) == ("", [])
 
 
+@pytest.mark.process
 def test_an_observer_of_ones_own_goes_before(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "from twisted.logger import textFileLogObserver\n"
@@ -459,6 +464,7 @@ def test_an_observer_of_ones_own_goes_before(tmp_path: Path) -> None:
         (["--logfile", "none/x.log", "agm", "--demo", "--port", "0"], "agm: cannot log to "),
     ],
 )
+@pytest.mark.process
 def test_a_log_that_cannot_be_is_one_line(tmp_path: Path, options: list[str], said: str) -> None:
     with running(tmp_path, *options) as twistd:
         assert twistd.wait() == 1

@@ -439,6 +439,7 @@ async def test_the_dashboard_names_only_metrics_that_exist(gateway: GatewayFacto
     assert every - shown <= {"agm_build_info"}
 
 
+@pytest.mark.process
 def test_a_real_process_is_scraped(tmp_path: Path) -> None:
     """With what its operating system says of it."""
     with process(tmp_path, "agm", "--port", "0", "--demo") as twistd:

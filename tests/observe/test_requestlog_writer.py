@@ -19,11 +19,12 @@ from agm.core.classify import Fault, Verdict
 from agm.core.request import AttemptRecord
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.usage import Usage
-from agm.observe.activity import Finished
+from agm.observe.finished import Finished
 from agm.observe.requestlog import store as logfile
 from agm.observe.requestlog import writer as requestlog
+from agm.observe.requestlog.rows import row_of
 from agm.observe.requestlog.store import COLUMNS, Filter, Unusable
-from agm.observe.requestlog.writer import RequestLog, row_of
+from agm.observe.requestlog.writer import RequestLog
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
 from tests.helpers.support import AnsweringUpstream, eventually, google_error, reactor
 

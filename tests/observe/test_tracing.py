@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from twisted.logger import globalLogPublisher
 
+from agm.app.assemble import traces_of
 from agm.config import OtelConfig
 from agm.observe.tracing import Traces
-from agm.tap import traces_of
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway, parse_config
 from testbed.processes import environment, post
 from testbed.processes import running as process
@@ -266,6 +266,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.mark.parametrize("by", ["configuration", "environment"])
+@pytest.mark.process
 def test_a_real_process_sends_its_traces_and_the_last_ones_at_its_stop(
     tmp_path: Path, receiver: Receiver, by: str
 ) -> None:
@@ -296,6 +297,7 @@ def test_a_real_process_sends_its_traces_and_the_last_ones_at_its_stop(
         assert receiver.requests[0][1]["x-tenant"] == "7"
 
 
+@pytest.mark.process
 def test_a_receiver_that_cannot_be_reached_is_told_in_the_log(tmp_path: Path) -> None:
     """Once for each try to send, and the process ends as ever."""
     config = tmp_path / "agm.toml"
@@ -339,7 +341,7 @@ def test_traces_that_are_configured_without_the_extra_end_the_start(capsys: pyte
         traces_of(reactor, config, {})
     assert str(ended.value) == (
         "agm: [otel] endpoint asks for traces, but OpenTelemetry is not installed "
-        "(opentelemetry.context is missing): pip install 'agm[otel]'"
+        "(opentelemetry.context is missing): pip install '.[otel]' in agm's checkout"
     )
 
 
@@ -347,7 +349,7 @@ def test_traces_that_are_configured_without_the_extra_end_the_start(capsys: pyte
 def test_an_environment_that_asks_for_traces_is_no_reason_to_fail(log_lines: list[str]) -> None:
     """It may be meant for other programs; the log says what is missing."""
     assert traces_of(reactor, parse_config(""), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}) is None
-    assert any("pip install 'agm[otel]'" in line for line in log_lines)
+    assert any("pip install '.[otel]' in agm's checkout" in line for line in log_lines)
 
 
 @pytest.mark.parametrize(

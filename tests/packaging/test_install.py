@@ -36,7 +36,7 @@ def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
+@pytest.fixture(scope="module", params=["wheel", pytest.param("editable", marks=pytest.mark.slow)])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the commands of a new environment that holds agm and what it says it needs, nothing else."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -57,26 +57,30 @@ def names(built: Path) -> Sequence[str]:
     return zipfile.ZipFile(wheel).namelist()
 
 
+@pytest.mark.process
 def test_the_wheel_holds_the_package_the_plugin_file_and_the_manual_page_and_nothing_else(built: Path) -> None:
     folders = {name.partition("/")[0] for name in names(built)}
-    metadata, data = f"agm-{agm.__version__}.dist-info", f"agm-{agm.__version__}.data"
+    metadata, data = f"agm_gateway-{agm.__version__}.dist-info", f"agm_gateway-{agm.__version__}.data"
     assert folders == {"agm", "twisted", metadata, data}
     assert [name for name in names(built) if name.startswith(data)] == [f"{data}/data/share/man/man1/agm.1"]
     assert [name for name in names(built) if name.startswith("twisted/")] == ["twisted/plugins/agm_plugin.py"]
     assert "agm/py.typed" in names(built)
 
 
+@pytest.mark.process
 def test_every_module_is_in_the_wheel(built: Path, source: Path) -> None:
     modules = {str(path.relative_to(source)) for path in (source / "agm").rglob("*.py")}
     assert modules - set(names(built)) == set()
 
 
+@pytest.mark.process
 def test_every_file_of_the_dashboard_is_in_the_wheel(built: Path, source: Path) -> None:
     pages = {str(path.relative_to(source)) for path in (source / "agm" / "web" / "ui").iterdir()}
     assert "agm/web/ui/index.html" in pages
     assert pages - set(names(built)) == set()
 
 
+@pytest.mark.process
 def test_the_sdist_holds_what_a_build_needs(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -90,19 +94,22 @@ def test_the_folders_of_twisted_are_no_packages_of_ours() -> None:
     assert not list((ROOT / "twisted").rglob("__init__.py"))
 
 
+@pytest.mark.process
 def test_twistd_lists_both_commands(installed: Path, tmp_path: Path) -> None:
     listed = run_outside(installed / "twistd", "--help", cwd=tmp_path)
     commands = {line.split()[0] for line in listed.splitlines() if line.startswith("    ") and line.split()}
     assert {"agm", "agm-emulator"} <= commands
 
 
+@pytest.mark.process
 def test_the_agm_command_knows_its_version(installed: Path, tmp_path: Path) -> None:
     assert run_outside(installed / "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
     assert run_outside(installed / "python", "-m", "agm", "--version", cwd=tmp_path) == f"agm {agm.__version__}\n"
-    shown = run_outside(installed / "pip", "show", "--disable-pip-version-check", "agm", cwd=tmp_path)
+    shown = run_outside(installed / "pip", "show", "--disable-pip-version-check", "agm-gateway", cwd=tmp_path)
     assert f"\nVersion: {agm.__version__}\n" in shown
 
 
+@pytest.mark.process
 def test_nothing_that_is_needed_is_missing(installed: Path, tmp_path: Path) -> None:
     """Every module can be imported but those of an extra: the one for tests, and the one for traces."""
     every = (
@@ -115,6 +122,7 @@ def test_nothing_that_is_needed_is_missing(installed: Path, tmp_path: Path) -> N
     run_outside(installed / "pip", "check", "--disable-pip-version-check", cwd=tmp_path)
 
 
+@pytest.mark.process
 def test_a_demo_answers(installed: Path, tmp_path: Path) -> None:
     with running(tmp_path / "twistd", "agm", "--demo", "--port", "0", commands=installed) as twistd:
         assert get(twistd.url(), "/healthz") == (200, b'{"status":"ok"}')

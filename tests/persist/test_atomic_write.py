@@ -202,6 +202,7 @@ def limited(script: str, *arguments: str, size: int) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
@@ -216,6 +217,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.process
 def test_a_full_disk_is_told_by_the_command_and_costs_neither_configuration_nor_key(tmp_path: Path) -> None:
     file = tmp_path / "agm.toml"
     text = "# " + "x" * 8000 + "\n"
@@ -229,6 +231,7 @@ def test_a_full_disk_is_told_by_the_command_and_costs_neither_configuration_nor_
     assert sorted(os.listdir(tmp_path)) == [".agm.toml.lock", "agm.toml"]
 
 
+@pytest.mark.process
 def test_a_full_file_system_leaves_the_old_file() -> None:
     """On a real one of 64 KiB, where this machine lets a process mount one for itself alone."""
     script = (
@@ -251,7 +254,10 @@ def test_a_full_file_system_leaves_the_old_file() -> None:
     assert json.loads(done.stdout) == {"error": "No space left on device", "old": True, "names": ["file"]}
 
 
-@pytest.mark.parametrize("what", ["file", "edit", "edit-with-key"])
+@pytest.mark.parametrize(
+    "what", ["file", *(pytest.param(edit, marks=pytest.mark.slow) for edit in ("edit", "edit-with-key"))]
+)
+@pytest.mark.process
 def test_a_process_killed_at_any_line_leaves_the_old_or_the_new(tmp_path: Path, what: str) -> None:
     """
     A child dies at the first line of the writing, another at the second, and so on to the last.

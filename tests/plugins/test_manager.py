@@ -848,8 +848,8 @@ async def test_replacing_a_builtin_plugin_needs_no_change_elsewhere(
     gateway: GatewayFactory, upstream: AnsweringUpstream
 ) -> None:
     """With every built-in decision blocked, a user's own plugin serves."""
-    from agm.tap import make_site
     from agm.web.access import Access
+    from agm.web.root import make_site
 
     config = parse_config("")
     manager = make_plugin_manager(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agm.config import parse
-from agm.core.pool.candidates import Candidates, Ready, Roll
+from agm.core.pool.candidates import AccountOrder, Candidates, Ready
 from agm.core.request import Account
 from agm.plugins.builtin.strategies import CROWDED, Strategies
 from agm.testing.conformance import build_request
@@ -26,7 +26,7 @@ class Choosing:
 
     def __init__(self, strategy: str, accounts: Any = ACCOUNTS) -> None:
         self.accounts, self.loads = accounts, Counter[str]()
-        roll = Roll.of(accounts)
+        roll = AccountOrder.of(accounts)
         self.ready = Ready(roll, [True] * len(roll.accounts))
         self.strategies = Strategies()
         self.strategies.agm_configure(parse(f'[pool]\nstrategy = "{strategy}"\n', environ={}))

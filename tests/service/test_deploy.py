@@ -77,6 +77,7 @@ def test_each_configuration_of_the_page_can_be_used(tmp_path: Path) -> None:
         assert read.warnings == ()
 
 
+@pytest.mark.process
 def test_each_shell_block_can_be_read_by_a_shell() -> None:
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL):
         assert subprocess.run(["bash", "-n", "-c", block], timeout=PATIENCE, check=False).returncode == 0, block
@@ -95,6 +96,7 @@ def test_secrets_are_where_the_page_says() -> None:
 
 @pytest.mark.parametrize("folder", UNITS)
 @pytest.mark.parametrize("activated", [False, True], ids=["alone", "activated"])
+@pytest.mark.process
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, folder: Path, activated: bool) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed; it is in Debian's package systemd")
@@ -127,6 +129,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, folder: Path
 
 
 @pytest.mark.parametrize("folder", UNITS)
+@pytest.mark.process
 def test_the_unit_starts_the_gateway_which_tells_that_it_is_ready_and_stops_in_time(
     tmp_path: Path, folder: Path, configured: dict[str, str]
 ) -> None:
@@ -148,6 +151,7 @@ def test_the_unit_starts_the_gateway_which_tells_that_it_is_ready_and_stops_in_t
 
 
 @pytest.mark.parametrize("folder", UNITS)
+@pytest.mark.process
 def test_with_the_socket_unit_the_gateway_serves_what_systemd_has_bound(
     tmp_path: Path, folder: Path, configured: dict[str, str]
 ) -> None:
@@ -167,6 +171,7 @@ def test_with_the_socket_unit_the_gateway_serves_what_systemd_has_bound(
 # launchd
 
 
+@pytest.mark.process
 def test_the_plist_starts_a_gateway_and_starts_it_again_only_after_a_failure(
     tmp_path: Path, configured: dict[str, str]
 ) -> None:
@@ -209,6 +214,7 @@ def test_the_image_has_a_user_of_its_own_and_what_it_copies_is_there() -> None:
     assert {"agm", "twisted", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= set(sources)
 
 
+@pytest.mark.process
 def test_the_command_of_the_image_serves_and_its_health_check_notices(
     tmp_path: Path, configured: dict[str, str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_watchdog_is_heeded_if_it_is_meant_for_this_process(environ: dict[str,
     assert ServiceManager.from_environment({"NOTIFY_SOCKET": "/x", **environ}, 7).watchdog == seconds
 
 
+@pytest.mark.process
 def test_ready_is_told_once_it_answers_and_stopping_before_the_drain(tmp_path: Path) -> None:
     file = tmp_path / "agm.toml"
     file.write_text("[timeouts]\ndrain = 7\n")
@@ -91,6 +92,7 @@ def test_ready_is_told_once_it_answers_and_stopping_before_the_drain(tmp_path: P
         assert twistd.wait() == 0
 
 
+@pytest.mark.process
 def test_ready_is_not_told_by_a_start_that_fails(tmp_path: Path) -> None:
     with News() as news, socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -100,6 +102,7 @@ def test_ready_is_not_told_by_a_start_that_fails(tmp_path: Path) -> None:
         assert news.next() == {"WATCHDOG": "1"}  # the test's own, and nothing before it
 
 
+@pytest.mark.process
 def test_a_watchdog_hears_of_it_again_and_again(tmp_path: Path) -> None:
     more = {"WATCHDOG_USEC": "200000"}
     with News() as news, supervised(tmp_path, "agm", "--demo", "--port", "0", NOTIFY_SOCKET=news.variable, **more):

@@ -38,6 +38,8 @@ from tests.helpers.support import (
 )
 from tests.upstream.certificates import TestAuthority
 
+pytestmark = pytest.mark.process
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HOST = "ai.example.net"
 AUTHORITY = TestAuthority()

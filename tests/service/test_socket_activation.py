@@ -11,6 +11,8 @@ import pytest
 from testbed.processes import get
 from tests.service.supervised import supervised
 
+pytestmark = pytest.mark.process
+
 INET = "systemd:domain=INET:index=0"
 
 

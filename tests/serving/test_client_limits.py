@@ -227,6 +227,7 @@ def gateways() -> Iterator[list[Twistd]]:
         each.kill()
 
 
+@pytest.mark.process
 def test_a_restart_keeps_what_was_used_today(tmp_path: Path, gateways: list[Twistd]) -> None:
     """Through the real process, and for the configuration's own state file."""
     config = tmp_path / "agm.toml"

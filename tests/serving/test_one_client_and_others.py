@@ -213,7 +213,7 @@ async def test_an_account_that_refuses_the_gateways_own_question_is_set_aside(se
     assert not setting.held
     assert (await setting.ask(prompt("two")))[0] == 200
     await eventually(lambda: setting.held, "what is held")
-    (rest,) = setting.held["a0"].rests
+    (rest,) = setting.held["a0"].cooldowns
     assert (rest.model, rest.cause, rest.reason) == (MODEL, "ASIDE", "PERMISSION_DENIED")
     assert rest.message == "The caller does not have permission"
     asked = [(it.credential, it.path.rpartition(":")[2]) for it in setting.upstream.asked]
@@ -357,7 +357,7 @@ async def test_the_status_of_a_compressed_error_counts(setup: Setup, encoding: s
     began = reactor.seconds()
     status, answer = await setting.ask()
     assert status == 429
-    (rest,) = setting.held["a0"].rests
+    (rest,) = setting.held["a0"].cooldowns
     assert rest.left is not None
     assert (rest.left > 25) == (encoding == "gzip")
     assert reactor.seconds() - began < 25

@@ -109,9 +109,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from agm.upstream.client import HTTPUpstreamClient
-from agm.upstream.google import GoogleCredential
-from agm.upstream.google_default import load_google
-from agm.upstream.refresher import Refresher
+from agm.upstream.credentials.google import GoogleCredential
+from agm.upstream.credentials.google_default import load_google
+from agm.upstream.credentials.refresher import Refresher
 from google.oauth2.credentials import Credentials
 
 port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
@@ -148,6 +148,7 @@ print("the reactor stopped")
 @pytest.mark.parametrize(
     ("blocked", "end"), [("silent_endpoint", "stop"), ("blocking_loader", "stop"), ("blocking_loader", "crash")]
 )
+@pytest.mark.process
 def test_a_process_ends_whatever_its_threads_wait_for(blocked: str, end: str) -> None:
     """Nobody called stop: the reactor's own end is enough, and not even that has to be an orderly one."""
     ran = subprocess.run(

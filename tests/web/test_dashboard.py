@@ -111,6 +111,7 @@ def row_of(model: str) -> str:
 # What it shows
 
 
+@pytest.mark.process
 def test_a_request_is_seen_without_a_reload_and_unfolds_to_its_attempts(page: Page, demo: str) -> None:
     show(page, demo)
     page.run("window.loaded_once = true")
@@ -128,6 +129,7 @@ def test_a_request_is_seen_without_a_reload_and_unfolds_to_its_attempts(page: Pa
     assert page.run("window.loaded_once") is True
 
 
+@pytest.mark.process
 def test_a_request_that_failed_says_why_nothing_more_was_tried(page: Page, demo: str) -> None:
     assert ask(demo, "emu-400") == 400
     show(page, demo)
@@ -138,6 +140,7 @@ def test_a_request_that_failed_says_why_nothing_more_was_tried(page: Page, demo:
     assert "2 other accounts were ready" in about
 
 
+@pytest.mark.process
 def test_a_request_under_way_is_seen_while_it_is(page: Page, demo: str) -> None:
     show(page, demo)
     client = connection(demo)
@@ -150,6 +153,7 @@ def test_a_request_under_way_is_seen_while_it_is(page: Page, demo: str) -> None:
     page.until(f"{row_of('emu-hang')}.innerText.includes('left')")
 
 
+@pytest.mark.process
 def test_plots_show_what_came(page: Page, demo: str) -> None:
     assert ask(demo, "gemini-2.5-pro") == 200
     show(page, demo)
@@ -160,6 +164,7 @@ def test_plots_show_what_came(page: Page, demo: str) -> None:
     assert "five minutes" in page.run(f"{requests}.querySelector('svg').getAttribute('aria-label')")
 
 
+@pytest.mark.process
 def test_requests_are_filtered(page: Page, demo: str) -> None:
     assert ask(demo, "gemini-2.5-flash-lite") == 200
     assert ask(demo, "emu-404") == 404
@@ -176,6 +181,7 @@ def test_requests_are_filtered(page: Page, demo: str) -> None:
     assert "gemini-2.5-flash-lite" not in found
 
 
+@pytest.mark.process
 def test_accounts_count_down_to_their_recovery(page: Page, demo: str) -> None:
     assert ask(demo, "emu-429rpm-90") == 429
     show(page, demo, "accounts")
@@ -189,6 +195,7 @@ def test_accounts_count_down_to_their_recovery(page: Page, demo: str) -> None:
 
 
 @pytest.mark.parametrize("step", ["+ 3600000", "- 3600000"], ids=["forward", "back"])
+@pytest.mark.process
 def test_a_clock_that_is_set_changes_no_time_that_runs_on_the_page(page: Page, demo: str, step: str) -> None:
     """The browser is on the gateway's machine, as a rule."""
     assert ask(demo, "emu-429rpm-95") == 429
@@ -203,6 +210,7 @@ def test_a_clock_that_is_set_changes_no_time_that_runs_on_the_page(page: Page, d
     assert " h " not in page.run("document.querySelector('#view-accounts time.ago').textContent")
 
 
+@pytest.mark.process
 def test_models_and_keys_are_shown(page: Page, demo: str) -> None:
     show(page, demo, "models")
     assert "gemini-2.5-flash" in page.text("#view-models")
@@ -213,6 +221,7 @@ def test_models_and_keys_are_shown(page: Page, demo: str) -> None:
 
 
 @pytest.mark.expects_logged_failures
+@pytest.mark.process
 def test_plugins_are_shown_with_their_failures(page: Page, tmp_path: Path) -> None:
     """What they raise with is nobody's markup either."""
     (tmp_path / "evil.py").write_text(PLUGIN)
@@ -228,6 +237,7 @@ def test_plugins_are_shown_with_their_failures(page: Page, tmp_path: Path) -> No
         assert twistd.stop() == 0
 
 
+@pytest.mark.process
 def test_the_form_explains_a_request(page: Page, demo: str) -> None:
     show(page, demo, "explain")
     page.until("document.getElementById('explain-model').value !== ''")
@@ -247,6 +257,7 @@ def test_the_form_explains_a_request(page: Page, demo: str) -> None:
     page.trouble[:] = [line for line in page.trouble if "status of 400" not in line]
 
 
+@pytest.mark.process
 def test_a_request_leads_to_its_explanation(page: Page, demo: str) -> None:
     assert ask(demo, "emu-429rpm-3000") == 429
     show(page, demo)
@@ -263,6 +274,7 @@ def test_a_request_leads_to_its_explanation(page: Page, demo: str) -> None:
 # Connect
 
 
+@pytest.mark.process
 def test_snippets_have_the_address_that_the_page_came_from_and_can_be_copied(page: Page, demo: str) -> None:
     """127.0.0.1 where the page was loaded from localhost, which a program may take for another address."""
     port = demo.rpartition(":")[2]
@@ -282,6 +294,7 @@ def test_snippets_have_the_address_that_the_page_came_from_and_can_be_copied(pag
     assert '"model": "gemini-2.5-pro"' in page.run("navigator.clipboard.readText()")
 
 
+@pytest.mark.process
 def test_what_is_shown_is_copied_where_the_page_has_no_clipboard(page: Page, demo: str) -> None:
     """As on an address that is neither https nor loopback."""
     show(page, demo, "connect")
@@ -292,6 +305,7 @@ def test_what_is_shown_is_copied_where_the_page_has_no_clipboard(page: Page, dem
     assert page.run("navigator.clipboard.readText()").startswith(f"export GOOGLE_GEMINI_BASE_URL={demo}\n")
 
 
+@pytest.mark.process
 def test_the_address_is_that_of_the_page_where_it_is_not_localhost(page: Page, demo: str) -> None:
     show(page, demo, "connect")
     addresses = page.run(
@@ -310,6 +324,7 @@ def test_the_address_is_that_of_the_page_where_it_is_not_localhost(page: Page, d
     ]
 
 
+@pytest.mark.process
 def test_a_key_is_put_in_place_where_one_is_asked_for_there(page: Page, demo: str) -> None:
     """On this machine, or behind the proxy through which the page has come."""
     show(page, demo, "connect")
@@ -325,6 +340,7 @@ def test_a_key_is_put_in_place_where_one_is_asked_for_there(page: Page, demo: st
 # Who may look
 
 
+@pytest.mark.process
 def test_the_page_asks_for_a_key_where_one_is_asked_for_and_keeps_it_for_the_tab(
     page: Page, chromium: Browser, tmp_path: Path
 ) -> None:
@@ -359,6 +375,7 @@ def test_the_page_asks_for_a_key_where_one_is_asked_for_and_keeps_it_for_the_tab
     assert ADMIN not in log
 
 
+@pytest.mark.process
 def test_the_page_comes_back_when_the_gateway_does(page: Page, tmp_path: Path) -> None:
     folder = tmp_path / "first"
     first = Twistd.start(folder, "agm", "--demo", "--port", "0")
@@ -377,6 +394,7 @@ def test_the_page_comes_back_when_the_gateway_does(page: Page, tmp_path: Path) -
     page.trouble[:] = [line for line in page.trouble if "ERR_" not in line]
 
 
+@pytest.mark.process
 def test_nothing_that_anybody_says_becomes_markup(page: Page, demo: str) -> None:
     assert ask(demo, EVIL, User_Agent=EVIL) == 200
     assert ask(demo, f"emu-400{EVIL}", User_Agent=EVIL) in (200, 400)
@@ -394,6 +412,7 @@ def test_nothing_that_anybody_says_becomes_markup(page: Page, demo: str) -> None
     assert page.run("window.pwned") is None
 
 
+@pytest.mark.process
 def test_nothing_is_loaded_from_elsewhere(page: Page, demo: str) -> None:
     for view in VIEWS:
         show(page, demo, view)
@@ -459,6 +478,7 @@ def unfold(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.process
 def test_every_view_can_be_read_in_light_and_dark(page: Page, busy: str, scheme: str, looked_at: Path) -> None:
     """Text stands out from its ground by 4.5 to 1, as WCAG 2.2 asks (1.4.3, AA); everything has a name."""
     page.scheme(scheme)
@@ -477,6 +497,7 @@ def test_every_view_can_be_read_in_light_and_dark(page: Page, busy: str, scheme:
 
 
 @pytest.mark.parametrize("width", [320, 390])
+@pytest.mark.process
 def test_a_phone_shows_every_view_without_scrolling_sideways(
     page: Page, busy: str, width: int, looked_at: Path
 ) -> None:
@@ -498,6 +519,7 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(
         page.screenshot(looked_at / f"{view}-phone-{width}.png")
 
 
+@pytest.mark.process
 def test_colours_can_be_chosen_and_stay_chosen(page: Page, demo: str) -> None:
     page.scheme("light")
     show(page, demo)
@@ -514,6 +536,7 @@ def test_colours_can_be_chosen_and_stay_chosen(page: Page, demo: str) -> None:
     assert (page.text("#theme"), page.run(ground)) == ("auto", light)
 
 
+@pytest.mark.process
 def test_it_can_be_used_by_keyboard(page: Page, busy: str) -> None:
     show(page, busy)
     page.until(row_of("emu-503-once-busy"))
@@ -533,6 +556,7 @@ def test_it_can_be_used_by_keyboard(page: Page, busy: str) -> None:
     assert page.run("document.querySelector('nav [aria-current=page]').textContent") == "Keys"
 
 
+@pytest.mark.process
 def test_what_somebody_has_unfolded_stays_so_when_more_comes(page: Page, busy: str) -> None:
     show(page, busy)
     unfold(page)
@@ -547,6 +571,7 @@ def test_what_somebody_has_unfolded_stays_so_when_more_comes(page: Page, busy: s
 # What is served
 
 
+@pytest.mark.process
 def test_the_files_say_what_they_are_and_what_they_may_do(demo: str) -> None:
     client = connection(demo)
     names = [file.name for file in (files("agm.web") / "ui").iterdir() if "." in file.name]
@@ -570,11 +595,13 @@ def test_the_files_say_what_they_are_and_what_they_may_do(demo: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/ui/nothing", "/ui/../setup.cfg", "/ui/app.js/x", "/ui//app.js", "/ui/%2e%2e/a"])
+@pytest.mark.process
 def test_there_is_nothing_else(demo: str, path: str) -> None:
     status, body = get(demo, path)
     assert (status, json.loads(body)["error"]["code"]) == (404, 404)
 
 
+@pytest.mark.process
 def test_a_browser_is_led_to_it_and_a_program_is_told_as_ever(demo: str) -> None:
     def answer(path: str, **headers: str) -> tuple[int, Any]:
         client = connection(demo)
@@ -593,6 +620,7 @@ def test_a_browser_is_led_to_it_and_a_program_is_told_as_ever(demo: str) -> None
     client.close()
 
 
+@pytest.mark.process
 def test_the_files_are_open_where_everything_else_asks_for_a_key(tmp_path: Path) -> None:
     """They are the same for everybody; another site's page gets none of it, and no other name will do."""
     with running(tmp_path / "locked", "agm", "--config", locked(tmp_path / "locked")) as twistd:

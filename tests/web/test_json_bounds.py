@@ -132,10 +132,10 @@ def start(gateway: GatewayFactory, answers: Answers) -> Start:
     ("kind", "method"),
     [
         ("api-key", "generateContent"),
-        ("vertex", "generateContent"),
-        ("vertex", "countTokens"),
         ("code-assist", "streamGenerateContent"),
-        ("code-assist", "countTokens"),
+        pytest.param("vertex", "generateContent", marks=pytest.mark.slow),
+        pytest.param("vertex", "countTokens", marks=pytest.mark.slow),
+        pytest.param("code-assist", "countTokens", marks=pytest.mark.slow),
     ],
 )
 @pytest_twisted.ensureDeferred

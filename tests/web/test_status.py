@@ -170,10 +170,10 @@ async def test_time_that_runs_is_no_news(gateway: GatewayFactory, emulator: Runn
     """A rest that lasts is told once: whoever watches can count down by themselves."""
     running = await gateway(NO_WAIT + emulator.account("work"))
     now = Clock().seconds()
-    rests = [{"models": [{"seconds_left": 30.0}], "last_failure": {"seconds_ago": 1.0}}]
+    cooldowns = [{"models": [{"seconds_left": 30.0}], "last_failure": {"seconds_ago": 1.0}}]
     later = [{"models": [{"seconds_left": 20.0}], "last_failure": {"seconds_ago": 11.0}}]
-    assert _settled(rests, now) == _settled(later, now + 10)
-    assert _settled(rests, now) != _settled(rests, now + 10)
+    assert _settled(cooldowns, now) == _settled(later, now + 10)
+    assert _settled(cooldowns, now) != _settled(cooldowns, now + 10)
     wire = await watching(running)
     await running.ask("emu-429rpm-30")
     found = await change(wire, lambda d: "accounts" in d)

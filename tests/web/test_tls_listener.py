@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.internet.task import Clock
 
-from agm.tap import ListenerService
+from agm.app.listeners import ListenerService
 from agm.testing import GatewayFactory, RunningGateway
 from agm.web import site
 from agm.web.site import SPARE_CONNECTIONS

@@ -9,7 +9,7 @@ What counts, and against whom:
   or something that one client sends.  As many of them put the endpoint in doubt; its breaker opens only if the
   gateway's own question to it fails as well (:meth:`Endpoints.confirm_failure`).
 - **Google's own 5xx**: the endpoint is well and says that a model is not.  It counts for this model only; another
-  endpoint is then tried first where the account has one, and no account rests for it.
+  endpoint is then tried first where the account has one, and no account cools down for it.
 
 Any answer in Google's words takes back what was held against the endpoint, a good one also what was held against the
 model.  So a model that always fails never takes an endpoint away from those that work there, and neither do the names
@@ -120,11 +120,11 @@ class Endpoints:
         return not self._breakers and not self._pairs
 
     @property
-    def all_well(self) -> bool:
+    def all_closed(self) -> bool:
         """Whether nothing is held against any endpoint as a whole."""
         return not self._breakers
 
-    def shut_until(self, url: str, now: float) -> float | None:
+    def open_until(self, url: str, now: float) -> float | None:
         """When an endpoint may be asked; 0 while somebody tries it, None if it may be asked now."""
         breaker = self._breakers.get(origin(url))
         if breaker is None or breaker.until is None:
@@ -142,11 +142,11 @@ class Endpoints:
             return "probing", None
         return ("open", breaker.until - now) if breaker.until > now else ("probe due", 0.0)
 
-    def all_shut_until(self, urls: Sequence[str], now: float) -> float | None:
+    def all_open_until(self, urls: Sequence[str], now: float) -> float | None:
         """When the first of several endpoints may be asked, likewise."""
         earliest: float | None = None
         for url in urls:
-            until = self.shut_until(url, now)
+            until = self.open_until(url, now)
             if until is None:
                 return None
             earliest = until if earliest is None else min(earliest, until)
@@ -160,11 +160,11 @@ class Endpoints:
         """
         if self.unsuspected:
             return next((i for i in range(len(urls)) if i not in tried), None)
-        usable = [i for i, url in enumerate(urls) if i not in tried and self.shut_until(url, now) is None]
-        well = (i for i in usable if not self._ails(urls[i], model, now))
+        usable = [i for i, url in enumerate(urls) if i not in tried and self.open_until(url, now) is None]
+        well = (i for i in usable if not self._failing(urls[i], model, now))
         return next(well, usable[0] if usable else None)
 
-    def _ails(self, url: str, model: str, now: float) -> bool:
+    def _failing(self, url: str, model: str, now: float) -> bool:
         count = self._pairs.get((origin(url), model))
         return count is not None and count.left(now) >= THRESHOLD
 

@@ -20,7 +20,7 @@ from agm.core.request import Account
 
 
 @attrs.frozen(eq=False)
-class Roll:
+class AccountOrder:
     """
     Accounts in the order in which they are offered: by priority, then as they were given.
 
@@ -33,7 +33,7 @@ class Roll:
     priorities: list[int]
 
     @classmethod
-    def of(cls, accounts: Iterable[Account]) -> Roll:
+    def of(cls, accounts: Iterable[Account]) -> AccountOrder:
         """Put accounts in order."""
         ordered = tuple(sorted(accounts, key=lambda account: account.priority))
         return cls(
@@ -44,14 +44,14 @@ class Roll:
 
 
 class Ready:
-    """Which accounts of a roll are ready."""
+    """Which accounts of an order are ready."""
 
-    __slots__ = ("_flags", "_places", "roll")
+    __slots__ = ("_flags", "_places", "order")
 
-    def __init__(self, roll: Roll, flags: Iterable[bool]) -> None:
-        self.roll = roll
+    def __init__(self, order: AccountOrder, flags: Iterable[bool]) -> None:
+        self.order = order
         self._flags = bytearray(flags)
-        #: In order, four bytes each: room for one more is made by moving the rest, which is a copy of memory.
+        #: In order, four bytes each: room for one more is made by moving the others, which is a copy of memory.
         self._places = array("I", (place for place, ready in enumerate(self._flags) if ready))
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class Candidates(Sequence[Account]):
         self._length = stop - start - len(self._holes)
 
     def _ranks(self, stop: int) -> list[int]:
-        ready, place = self._ready, self._ready.roll.place
+        ready, place = self._ready, self._ready.order.place
         places = [place[name] for name in self._without if name in place]
         ranks = sorted(ready.before(p) for p in places if p in ready)
         return [rank for rank in ranks if self._start <= rank < stop]
@@ -115,8 +115,8 @@ class Candidates(Sequence[Account]):
     @classmethod
     def of(cls, accounts: Iterable[Account]) -> Candidates:
         """These accounts, all of them ready."""
-        roll = Roll.of(accounts)
-        return cls(Ready(roll, (True for _ in roll.accounts)))
+        order = AccountOrder.of(accounts)
+        return cls(Ready(order, (True for _ in order.accounts)))
 
     def __len__(self) -> int:
         return self._length
@@ -139,12 +139,12 @@ class Candidates(Sequence[Account]):
             if hole > rank:
                 break
             rank += 1
-        return self._ready.roll.accounts[self._ready.at(rank)]
+        return self._ready.order.accounts[self._ready.at(rank)]
 
     def __iter__(self) -> Iterator[Account]:
         if not self._length:
             return
-        accounts, left = self._ready.roll.accounts, self._length
+        accounts, left = self._ready.order.accounts, self._length
         for place in self._ready.places(self._ready.at(self._start)):
             account = accounts[place]
             if account.name not in self._without:
@@ -168,18 +168,18 @@ class Candidates(Sequence[Account]):
 
     def named(self, name: str | None) -> Account | None:
         """The candidate of this name, if there is one."""
-        place = None if name is None else self._ready.roll.place.get(name)
+        place = None if name is None else self._ready.order.place.get(name)
         if place is None or place not in self._ready or name in self._without:
             return None
         rank = self._ready.before(place)
         if not self._start <= rank < self._start + self._length + len(self._holes):
             return None
-        return self._ready.roll.accounts[place]
+        return self._ready.order.accounts[place]
 
     def index(self, account: object, start: int = 0, stop: int | None = None) -> int:
         """The index of a candidate.  :raises ValueError: if it is none."""
         if isinstance(account, Account) and self.named(account.name) is account:
-            index = self._index_from(self._ready.roll.place[account.name])
+            index = self._index_from(self._ready.order.place[account.name])
             if slice(start, stop).indices(self._length)[0] <= index < slice(start, stop).indices(self._length)[1]:
                 return index
         raise ValueError("this account is not a candidate")
@@ -196,13 +196,13 @@ class Candidates(Sequence[Account]):
 
         That account need not be a candidate any more, so that nobody is passed over because of who comes and goes.
         """
-        place = None if after is None else self._ready.roll.place.get(after)
+        place = None if after is None else self._ready.order.place.get(after)
         index = 0 if place is None else self._index_from(place + 1)
         return self[index if index < self._length else 0]
 
     def first_tier(self) -> Candidates:
         """The candidates whose priority is the lowest number among them."""
-        roll = self._ready.roll
-        end = bisect_right(roll.priorities, self[0].priority)
+        order = self._ready.order
+        end = bisect_right(order.priorities, self[0].priority)
         stop = min(self._ready.before(end), self._start + self._length + len(self._holes))
         return Candidates(self._ready, without=self._without, start=self._start, stop=stop)

@@ -1,5 +1,5 @@
 """
-What is known of an account: what it rests for and until when, what is left of its quotas, what it is serving.
+What is known of an account: its cooldowns and until when they last, what is left of its quotas, what it is serving.
 
 From this follows whether it is a candidate at a given time, why not, and until when.  The pool alone changes what is
 kept here; nothing in this module does, and time is handed in.
@@ -21,7 +21,7 @@ from agm.core.request import Account
 
 #: When to look again at an account that is serving as much as it may or is being probed, in seconds.
 BUSY_WAIT = 1.0
-#: A rest that has been over for so many seconds says nothing of how long the next one must be.
+#: A cooldown that has been over for so many seconds says nothing of how long the next one must be.
 FORGET = 600.0
 
 
@@ -34,10 +34,10 @@ ALL_MODELS = "*"
 
 
 @attrs.frozen
-class KnownRest:
+class KnownCooldown:
     """
-    A rest as it survives a restart, or is shown: `cause` is the name of a :class:`Cause`, `left` the seconds that are
-    left (negative: it is over, and a probe is due; None: it takes manual action), `strikes` the probes that failed.
+    A cooldown as it survives a restart, or is shown: `cause` is the name of a :class:`Cause`, `left` the seconds that
+    are left (negative: it is over, and a probe is due; None: it takes manual action), `strikes` the probes that failed.
     """
 
     model: str
@@ -54,12 +54,12 @@ class Remembered:
     """
     What is known of an account and must survive a restart; loads and probes do not.
 
-    `held` is why it serves no model, `rests` are those for one model each; `quotas` are (model, fraction left, seconds
-    left).
+    `held` is why it serves no model, `cooldowns` are those for one model each; `quotas` are (model, fraction left,
+    seconds left).
     """
 
-    held: KnownRest | None = None
-    rests: tuple[KnownRest, ...] = ()
+    held: KnownCooldown | None = None
+    cooldowns: tuple[KnownCooldown, ...] = ()
     quotas: tuple[tuple[str, float, float], ...] = ()
 
     @property
@@ -68,16 +68,16 @@ class Remembered:
         return self.held.reason if self.held is not None and self.held.left is None else None
 
     @property
-    def all_rests(self) -> tuple[KnownRest, ...]:
-        """The rests, and before them that for all models, if it ends by itself."""
+    def all_cooldowns(self) -> tuple[KnownCooldown, ...]:
+        """The cooldowns, and before them that for all models, if it ends by itself."""
         aside = self.held is not None and self.held.left is not None
-        return (self.held, *self.rests) if aside and self.held is not None else self.rests
+        return (self.held, *self.cooldowns) if aside and self.held is not None else self.cooldowns
 
 
 @attrs.define(eq=False)
-class Rest:
+class Cooldown:
     """
-    Why an account rests, for a model or for all.  `until` of None: until a person acts.
+    Why an account cools down, for a model or for all.  `until` of None: it needs manual action.
 
     `message` is what Google said of it, and `link` where that can be mended.
     """
@@ -89,7 +89,7 @@ class Rest:
     since: int = 0
     #: How many probes have failed.
     strikes: int = 0
-    #: The lease of the request that tries the account after the rest.
+    #: The lease of the request that probes the account after the cooldown.
     probe: object = None
     message: str = ""
     link: str | None = None
@@ -99,13 +99,13 @@ class Rest:
         """When it is over, in seconds of the pool's clock; never without a person."""
         return math.inf if self.until is None else self.until
 
-    def known(self, model: str, now: float) -> KnownRest:
+    def known(self, model: str, now: float) -> KnownCooldown:
         """Describe it as it is now."""
         left = None if self.until is None else self.until - now
-        return KnownRest(model, self.cause.name, self.reason, left, self.strikes, self.message, self.link)
+        return KnownCooldown(model, self.cause.name, self.reason, left, self.strikes, self.message, self.link)
 
     @classmethod
-    def of(cls, known: KnownRest, now: float, since: int) -> Rest:
+    def of(cls, known: KnownCooldown, now: float, since: int) -> Cooldown:
         """Go on with what was known before."""
         until = None if known.left is None else now + min(known.left, MAX_COOLDOWN)
         return cls(
@@ -117,13 +117,13 @@ class Rest:
 ABOUT_THE_ACCOUNT = frozenset({Fault.CREDENTIAL, Fault.LOCKED, Fault.BLOCKED})
 
 
-def rest_after(verdict: Verdict, now: float, known: Rest | None, *, probe: bool) -> Rest | None:
+def cooldown_after(verdict: Verdict, now: float, known: Cooldown | None, *, probe: bool) -> Cooldown | None:
     """
-    Make the rest that a failure asks for; None where the account may go on.
+    Make the cooldown that a failure asks for; None where the account may go on.
 
-    :param known: the rest that was known for this account, and for the model if it is about one.
-    :param probe: whether it was that rest's probe that failed: the next one is then twice as long as what was stated,
-        and so on, up to an hour.
+    :param known: the cooldown that was known for this account, and for the model if it is about one.
+    :param probe: whether it was that cooldown's probe that failed: the next one is then twice as long as what was
+        stated, and so on, up to an hour.
     """
     strikes = 0
     if known is not None and known.until is not None and now - known.until < FORGET:
@@ -144,7 +144,7 @@ def rest_after(verdict: Verdict, now: float, known: Rest | None, *, probe: bool)
             until = now + min(max(delay, 1.0 if probe else 0.0) * 2.0 ** min(strikes, 20), MAX_COOLDOWN)
         case _:
             return None
-    return Rest(cause, reason, until, strikes=strikes, message=verdict.message, link=verdict.link)
+    return Cooldown(cause, reason, until, strikes=strikes, message=verdict.message, link=verdict.link)
 
 
 @attrs.frozen
@@ -173,14 +173,14 @@ class Member:
     """
     All that is known of an account.
 
-    `held` is why it serves no model at all; `rests` and `quotas` are by model; `lacks` tells until when it is known to
-    lack something; `doubts` are the conversations, by model, that it has refused without a reason that is its own.
+    `held` is why it serves no model at all; `cooldowns` and `quotas` are by model; `lacks` tells until when it is known
+    to lack something; `doubts` are the conversations, by model, that it has refused without a reason that is its own.
     """
 
     account: Account
     in_flight: int = 0
-    held: Rest | None = None
-    rests: dict[str, Rest] = attrs.field(factory=dict)
+    held: Cooldown | None = None
+    cooldowns: dict[str, Cooldown] = attrs.field(factory=dict)
     quotas: dict[str, Quota] = attrs.field(factory=dict)
     lacks: dict[Lack, float] = attrs.field(factory=dict)
     doubts: dict[str, set[str]] = attrs.field(factory=dict)
@@ -195,7 +195,7 @@ class Member:
     def hold_unusable(self) -> None:
         """Keep the account off while its secret is missing or unusable."""
         if self.account.unusable is not None:
-            self.held = Rest(Cause.DISABLED, self.account.unusable, None)
+            self.held = Cooldown(Cause.DISABLED, self.account.unusable, None)
 
     @property
     def full(self) -> bool:
@@ -203,12 +203,12 @@ class Member:
         limit = self.account.max_concurrency
         return limit is not None and self.in_flight >= limit
 
-    def resting(self, model: str) -> tuple[Rest, ...]:
-        """The rests that a request for `model` meets."""
-        rest = self.rests.get(model)
+    def cooldowns_of(self, model: str) -> tuple[Cooldown, ...]:
+        """The cooldowns that a request for `model` meets."""
+        cooldown = self.cooldowns.get(model)
         if self.held is None:
-            return () if rest is None else (rest,)
-        return (self.held,) if rest is None else (self.held, rest)
+            return () if cooldown is None else (cooldown,)
+        return (self.held,) if cooldown is None else (self.held, cooldown)
 
     def exclusion(
         self, model: str, method: str, now: float, endpoints: Endpoints, version: str = ""
@@ -221,27 +221,27 @@ class Member:
             return Exclusion(account, Cause.MODEL, f"its models do not include {model}")
         if self.lacks and self.lacks.get((model, version, method), 0.0) > now:
             return Exclusion(account, Cause.MODEL, f"Google says that it has no {model} in {version} for {method}")
-        rests = self.resting(model)
+        cooldowns = self.cooldowns_of(model)
         holds: list[Exclusion] = []
-        for rest in rests:
-            reason = rest.reason if rest is self.held else f"{rest.reason}, for {model}"
-            if rest.ends > now:
-                wait = None if rest.until is None else rest.until - now
-                holds.append(Exclusion(account, rest.cause, reason, wait, rest.message, rest.link))
+        for cooldown in cooldowns:
+            reason = cooldown.reason if cooldown is self.held else f"{cooldown.reason}, for {model}"
+            if cooldown.ends > now:
+                wait = None if cooldown.until is None else cooldown.until - now
+                holds.append(Exclusion(account, cooldown.cause, reason, wait, cooldown.message, cooldown.link))
         quota = self.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= account.reserve:
             reason = f"{quota.left:.0%} of its quota for {model} is left; its reserve is {account.reserve:.0%}"
             holds.append(Exclusion(account, Cause.RESERVE, reason, quota.until - now))
-        shut = None if endpoints.all_well else endpoints.all_shut_until(account.endpoints, now)
-        if shut:
-            holds.append(Exclusion(account, Cause.ENDPOINT, "its endpoints fail", shut - now))
+        open_until = None if endpoints.all_closed else endpoints.all_open_until(account.endpoints, now)
+        if open_until:
+            holds.append(Exclusion(account, Cause.ENDPOINT, "its endpoints fail", open_until - now))
         if holds:
             return max(holds, key=lambda hold: math.inf if hold.wait is None else hold.wait)
-        probed = next((rest for rest in rests if rest.probe is not None), None)
+        probed = next((cooldown for cooldown in cooldowns if cooldown.probe is not None), None)
         if probed is not None:
             reason = f"a request tries it after its rest ({probed.reason})"
             return Exclusion(account, Cause.PROBING, reason, BUSY_WAIT, probed.message, probed.link)
-        if shut is not None:
+        if open_until is not None:
             return Exclusion(account, Cause.ENDPOINT, "a request tries its endpoint", BUSY_WAIT)
         if self.full:
             return Exclusion(account, Cause.BUSY, f"it serves {self.in_flight} requests", BUSY_WAIT)
@@ -254,48 +254,50 @@ class Member:
         if self.lacks and self.lacks.get((model, version, method), 0.0) > now:
             return State.OUT, math.inf
         until, probed = 0.0, False
-        for rest in self.resting(model):
-            if rest.until is None:
+        for cooldown in self.cooldowns_of(model):
+            if cooldown.until is None:
                 return State.OUT, math.inf
-            if rest.until > now:
-                until = max(until, rest.until)
-            probed = probed or rest.probe is not None
+            if cooldown.until > now:
+                until = max(until, cooldown.until)
+            probed = probed or cooldown.probe is not None
         quota = self.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= self.account.reserve:
             until = max(until, quota.until)
-        shut = None if endpoints.all_well else endpoints.all_shut_until(self.account.endpoints, now)
-        until = max(until, shut or 0.0)
+        open_until = None if endpoints.all_closed else endpoints.all_open_until(self.account.endpoints, now)
+        until = max(until, open_until or 0.0)
         if until:
             return State.RESTING, until
-        if self.full or shut is not None or probed:
+        if self.full or open_until is not None or probed:
             return State.BUSY, now
         return State.READY, now
 
     def remembered(self, now: float) -> Remembered | None:
         """Describe what must survive a restart; None if that is nothing."""
-        if self.held is None and not self.rests and not self.quotas:
+        if self.held is None and not self.cooldowns and not self.quotas:
             return None
         held = None if self.held is None or self.held.ends <= now - FORGET else self.held.known(ALL_MODELS, now)
-        rests = tuple(rest.known(model, now) for model, rest in self.rests.items() if rest.ends > now - FORGET)
+        cooldowns = tuple(
+            cooldown.known(model, now) for model, cooldown in self.cooldowns.items() if cooldown.ends > now - FORGET
+        )
         quotas = tuple((model, it.left, it.until - now) for model, it in self.quotas.items() if it.until > now)
-        return Remembered(held, rests, quotas) if held is not None or rests or quotas else None
+        return Remembered(held, cooldowns, quotas) if held is not None or cooldowns or quotas else None
 
     def forget(self, model: str | None) -> bool:
         """Take back what is held against the account, for a model or for all; returns whether there was anything."""
         if model is None:
             unusable = self.account.unusable is not None
             found = (self.held is not None and not unusable) or bool(
-                self.rests or self.quotas or self.lacks or self.doubts
+                self.cooldowns or self.quotas or self.lacks or self.doubts
             )
             self.held = None
             self.hold_unusable()
-            for known in (self.rests, self.quotas, self.lacks, self.doubts):
+            for known in (self.cooldowns, self.quotas, self.lacks, self.doubts):
                 known.clear()
             return found
         lacked = [lack for lack in self.lacks if lack[0] == model]
         for lack in lacked:
             del self.lacks[lack]
-        gone = [known.pop(model, None) for known in (self.rests, self.quotas, self.doubts)]
+        gone = [known.pop(model, None) for known in (self.cooldowns, self.quotas, self.doubts)]
         return bool(lacked) or any(it is not None for it in gone)
 
 

@@ -1,5 +1,5 @@
 """
-Groups: the accounts that have a model and a method, by whether they are ready, busy or resting.
+Groups: the accounts that have a model and a method, by whether they are ready, busy or cooling down.
 
 A group is derived from what is known of the accounts and can be dropped at any time; it is told when an account's state
 changes, so that choosing costs the same however many accounts there are.  What the state is, is said from outside.
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from agm.core import kinds
-from agm.core.pool.candidates import Candidates, Ready, Roll
+from agm.core.pool.candidates import AccountOrder, Candidates, Ready
 from agm.core.pool.cooldown import State
 from agm.core.request import Account
 
@@ -20,17 +20,17 @@ from agm.core.request import Account
 class Group:
     """The accounts that have a model and a method: who is ready, who is busy, and when the others will be ready."""
 
-    __slots__ = ("_candidates", "_heap", "_resting", "busy", "ready", "roll", "until")
+    __slots__ = ("_candidates", "_cooling_down", "_heap", "busy", "order", "ready", "until")
 
-    def __init__(self, roll: Roll, states: Sequence[tuple[State, float]]) -> None:
-        self.roll = roll
+    def __init__(self, order: AccountOrder, states: Sequence[tuple[State, float]]) -> None:
+        self.order = order
         #: When it has to be derived anew, in seconds of the pool's clock.
         self.until = math.inf
-        self.ready = Ready(roll, (state is State.READY for state, _ in states))
+        self.ready = Ready(order, (state is State.READY for state, _ in states))
         self._candidates: Candidates | None = None
         self.busy = {place for place, (state, _) in enumerate(states) if state is State.BUSY}
-        self._resting = {place: until for place, (state, until) in enumerate(states) if state is State.RESTING}
-        self._heap = [(until, place) for place, until in self._resting.items()]
+        self._cooling_down = {place: until for place, (state, until) in enumerate(states) if state is State.RESTING}
+        self._heap = [(until, place) for place, until in self._cooling_down.items()]
         heapify(self._heap)
 
     def put(self, place: int, state: State, until: float) -> None:
@@ -42,12 +42,12 @@ class Group:
         else:
             self.busy.discard(place)
         if state is not State.RESTING:
-            self._resting.pop(place, None)
-        elif self._resting.get(place) != until:
-            self._resting[place] = until
+            self._cooling_down.pop(place, None)
+        elif self._cooling_down.get(place) != until:
+            self._cooling_down[place] = until
             heappush(self._heap, (until, place))
-            if len(self._heap) > 2 * len(self._resting) + 64:  # old entries of accounts that got well earlier
-                self._heap = [(time, at) for at, time in self._resting.items()]
+            if len(self._heap) > 2 * len(self._cooling_down) + 64:  # old entries of accounts that got well earlier
+                self._heap = [(time, at) for at, time in self._cooling_down.items()]
                 heapify(self._heap)
 
     @property
@@ -58,24 +58,24 @@ class Group:
         return self._candidates
 
     def next_recovery(self) -> tuple[float, int] | None:
-        """When the next rest is over, and whose."""
+        """When the next cooldown is over, and whose."""
         heap = self._heap
-        while heap and self._resting.get(heap[0][1]) != heap[0][0]:
+        while heap and self._cooling_down.get(heap[0][1]) != heap[0][0]:
             heappop(heap)
         return heap[0] if heap else None
 
 
-def sort_of(account: Account) -> tuple[str, tuple[str, ...]]:
+def eligibility_key(account: Account) -> tuple[str, tuple[str, ...]]:
     """What decides whether an account has a method and a model."""
     return account.kind, account.models.patterns
 
 
-def likes(method: str) -> str:
+def method_class(method: str) -> str:
     """One method for all that the same kinds have, so that they share their groups."""
-    return _LIKES.get(method, method)
+    return _METHOD_CLASSES.get(method, method)
 
 
-_LIKES: Mapping[str, str] = {
+_METHOD_CLASSES: Mapping[str, str] = {
     method: min(
         other
         for other in set().union(*kinds.METHODS.values())

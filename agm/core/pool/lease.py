@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
-from agm.core.pool.cooldown import Member, Rest
+from agm.core.pool.cooldown import Cooldown, Member
 
 
 class Lender(Protocol):
@@ -28,11 +28,11 @@ class Lease:
     """
     The right to one request at a time on an account; `async with` or ``try/finally`` gives it back.
 
-    `model`, `version` and `method` are what it was taken for.  `probe` says that the account has rested for the model,
-    and that this is the one request that tries it.  The other attributes are the lender's own: `member` is what it
-    knows of the account, `probed` are the rests that this request tries, `taken` is its count of leases, `tried` holds
-    the numbers of the endpoints that were asked, and `claimed` is the base URL of the one that this request tries for
-    all.
+    `model`, `version` and `method` are what it was taken for.  `probe` says that the account has cooled down for the
+    model, and that this is the one request that tries it.  The other attributes are the lender's own: `member` is what
+    it knows of the account, `probed` are the cooldowns that this request probes, `taken` is its count of leases,
+    `tried` holds the numbers of the endpoints that were asked, and `claimed` is the base URL of the one that this
+    request tries for all.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Lease:
         lender: Lender,
         member: Member,
         model: str,
-        probed: Sequence[Rest],
+        probed: Sequence[Cooldown],
         taken: int,
         version: str = "",
         method: str = "",
@@ -68,7 +68,7 @@ class Lease:
         """
         The number of the endpoint to ask, another one with each call; None when there is no other.
 
-        Endpoints that fail are passed over; the first request after an endpoint's rest tries it for all.
+        Endpoints that fail are passed over; the first request after an endpoint's breaker has opened tries it for all.
         """
         return self._lender.endpoint_for(self)
 

@@ -1,17 +1,16 @@
 """
-The pool of accounts: who can serve which model now, who is serving, who has to rest, and who waits.
+The pool of accounts: who can serve which model now, who is serving, who cools down, and who waits.
 
 It is the one place where any of this changes.  What is known of an account is in :mod:`agm.core.pool.cooldown`, who of
 them is ready in :mod:`agm.core.pool.groups`, who waits in :mod:`agm.core.pool.waiters`, and what a client is told when
-nobody is left in
-:mod:`agm.core.pool.exclusions`.
+nobody is left in :mod:`agm.core.pool.exclusions`.
 
 An account is used through a :class:`~agm.core.pool.lease.Lease`, which is given back exactly once.  What a failure
 means comes from :mod:`agm.core.classify`; the pool draws the consequence for the account and model it happened to.
-When a rest is over, one request is let through as a probe: nobody else gets the account for that model until the probe
-has told how it is.
+When a cooldown is over, one request is let through as a probe: nobody else gets the account for that model until the
+probe has told how it is.
 
-Time is handed in.  Nothing here waits: who has to is put in a line, and called when there may be an account for it.
+Time is handed in.  Nothing here waits: who has to is put in a queue, and called when there may be an account for it.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from agm.core import kinds
 from agm.core.classify import Fault, Verdict
 from agm.core.pool.breaker import Consequence, Endpoints, Trouble
-from agm.core.pool.candidates import Candidates, Roll
+from agm.core.pool.candidates import AccountOrder, Candidates
 from agm.core.pool.cooldown import (
     ABOUT_THE_ACCOUNT,
     LACKING_SECONDS,
+    Cooldown,
     Lack,
     Loads,
     Member,
     Quota,
     Remembered,
-    Rest,
-    rest_after,
+    cooldown_after,
 )
 from agm.core.pool.exclusions import Cause, Exclusion
-from agm.core.pool.groups import Group, likes, sort_of
+from agm.core.pool.groups import Group, eligibility_key, method_class
 from agm.core.pool.lease import Lease
-from agm.core.pool.waiters import Lines, Ticket
+from agm.core.pool.waiters import Waiter, WaitQueue
 from agm.core.request import Account
 
 __all__ = ["Pool"]
 
-#: How many models an account remembers resting for, or lacking: model names are the clients' to invent.
-MAX_RESTS = 1000
+#: How many models an account remembers cooling down for, or lacking: model names are the clients' to invent.
+MAX_COOLDOWNS = 1000
 #: An account is in doubt once it has refused so many conversations without a reason of its own, and served none.
 DOUBTING_CONVERSATIONS = 2
 #: How many models the pool keeps groups for; the one that was not asked for the longest goes first.
@@ -67,11 +66,11 @@ class Pool:
         self._groups: OrderedDict[tuple[str, str, str], Group] = OrderedDict()
         #: Until when some account is known to lack a model, in some version or method.
         self._lacked: dict[str, float] = {}
-        self._rolls: dict[frozenset[tuple[str, tuple[str, ...]]], Roll] = {}
-        self._sorts: dict[tuple[str, tuple[str, ...]], Account] = {}
+        self._orders: dict[frozenset[tuple[str, tuple[str, ...]]], AccountOrder] = {}
+        self._by_eligibility: dict[tuple[str, tuple[str, ...]], Account] = {}
         self._endpoints = Endpoints()
         self._leases = 0
-        self._lines = Lines(lambda model, method, version: bool(self._group(model, method, version).ready))
+        self._queue = WaitQueue(lambda model, method, version: bool(self._group(model, method, version).ready))
         self.changed: Callable[[], None] = lambda: None
         self.replace(accounts, ())
 
@@ -103,25 +102,25 @@ class Pool:
         return [exclusion for exclusion in found if exclusion is not None]
 
     def _group(self, model: str, method: str, version: str = "") -> Group:
-        """The group of a model and method, in which every rest that is over has ended."""
+        """The group of a model and method, in which every cooldown that is over has ended."""
         now = self._now()
         lacked = self._lacked.get(model) if self._lacked else None
         if lacked is None:
-            key = (model, likes(method), "")
+            key = (model, method_class(method), "")
         elif lacked > now:  # the version and the very method matter
             key = (model, method, version)
         else:
             self._forget_lacks(model)
-            key = (model, likes(method), "")
+            key = (model, method_class(method), "")
         group = self._groups.get(key)
         if group is None or group.until <= now:
-            roll = self._roll(model, method)
+            order = self._order(model, method)
             members, endpoints = self._members, self._endpoints
-            states = [members[it.name].state(model, now, endpoints, version, method) for it in roll.accounts]
-            group = self._groups[key] = Group(roll, states)
+            states = [members[it.name].state(model, now, endpoints, version, method) for it in order.accounts]
+            group = self._groups[key] = Group(order, states)
             if lacked is not None and lacked > now:
                 lack = (model, version, method)
-                ends = (members[it.name].lacks.get(lack, 0.0) for it in roll.accounts)
+                ends = (members[it.name].lacks.get(lack, 0.0) for it in order.accounts)
                 group.until = min((end for end in ends if end > now), default=lacked)
             self._groups.move_to_end(key)
             if len(self._groups) > MAX_GROUPS:
@@ -130,7 +129,7 @@ class Pool:
         self._groups.move_to_end(key)
         while (found := group.next_recovery()) is not None and found[0] <= now:
             place = found[1]
-            member = self._members[group.roll.accounts[place].name]
+            member = self._members[group.order.accounts[place].name]
             group.put(place, *member.state(model, now, self._endpoints, version, method))
         return group
 
@@ -138,11 +137,11 @@ class Pool:
         """Keep in mind that an account lacks a model, in a version and a method."""
         member.lacks.pop(lack, None)
         member.lacks[lack] = until
-        if len(member.lacks) > MAX_RESTS:
+        if len(member.lacks) > MAX_COOLDOWNS:
             del member.lacks[next(iter(member.lacks))]
         self._lacked.pop(lack[0], None)
         self._lacked[lack[0]] = until
-        if len(self._lacked) > MAX_RESTS:
+        if len(self._lacked) > MAX_COOLDOWNS:
             self._forget_lacks(next(iter(self._lacked)))
         self._drop_groups(lack[0])
 
@@ -157,24 +156,26 @@ class Pool:
         for key in [key for key in self._groups if key[0] == model]:
             del self._groups[key]
 
-    def _roll(self, model: str, method: str) -> Roll:
+    def _order(self, model: str, method: str) -> AccountOrder:
         having = frozenset(
-            sort
-            for sort, one in self._sorts.items()
+            key
+            for key, one in self._by_eligibility.items()
             if method in kinds.METHODS[one.kind] and (not model or model in one.models)
         )
-        roll = self._rolls.get(having)
-        if roll is None:
+        order = self._orders.get(having)
+        if order is None:
             accounts = (member.account for member in self._members.values())
-            roll = self._rolls[having] = Roll.of(account for account in accounts if sort_of(account) in having)
-        return roll
+            order = self._orders[having] = AccountOrder.of(
+                account for account in accounts if eligibility_key(account) in having
+            )
+        return order
 
     def _refresh(self, member: Member, model: str | None = None) -> None:
         """Put an account in its place, in the groups of one model or of all, after its state has changed."""
         name, now = member.account.name, self._now()
         for (served, method, version), group in self._groups.items():
             if model is None or served == model:
-                place = group.roll.place.get(name)
+                place = group.order.place.get(name)
                 if place is not None:
                     group.put(place, *member.state(served, now, self._endpoints, version, method))
 
@@ -190,7 +191,7 @@ class Pool:
         :param without: names of accounts that are of no use.
         """
         group = self._group(model, method, version)
-        useless = {place for name in without if (place := group.roll.place.get(name)) is not None}
+        useless = {place for name in without if (place := group.order.place.get(name)) is not None}
         if group.busy - useless if useless else group.busy:
             return 0.0
         found = group.next_recovery()
@@ -218,8 +219,8 @@ class Pool:
             model for model in self._lacked if not any(lack[0] == model for m in members.values() for lack in m.lacks)
         ]:
             del self._lacked[model]
-        self._sorts = {sort_of(member.account): member.account for member in members.values()}
-        self._rolls.clear()
+        self._by_eligibility = {eligibility_key(member.account): member.account for member in members.values()}
+        self._orders.clear()
         self._endpoints.keep([url for member in members.values() for url in member.account.endpoints])
         self._regroup()
         self.changed()
@@ -233,17 +234,19 @@ class Pool:
     # Leases
 
     def lease(self, account: Account, model: str, method: str = "", version: str = "") -> Lease:
-        """Take a candidate for one request for `model`; the first one after a rest is its probe."""
+        """Take a candidate for one request for `model`; the first one after a cooldown is its probe."""
         member = self._members[account.name]
-        probed: tuple[Rest, ...] = ()
-        if member.rests or member.held is not None:
+        probed: tuple[Cooldown, ...] = ()
+        if member.cooldowns or member.held is not None:
             now = self._now()
-            probed = tuple(rest for rest in member.resting(model) if rest.probe is None and rest.ends <= now)
+            probed = tuple(
+                cooldown for cooldown in member.cooldowns_of(model) if cooldown.probe is None and cooldown.ends <= now
+            )
         self._leases += 1
         member.in_flight += 1
         lease = Lease(self, member, model, probed, self._leases, version, method)
-        for rest in probed:
-            rest.probe = lease
+        for cooldown in probed:
+            cooldown.probe = lease
         if probed:
             self._refresh(member, None if member.held in probed else model)
         if member.full:
@@ -255,9 +258,9 @@ class Pool:
         member = lease.member
         was_full = member.full
         member.in_flight -= 1
-        ended = [rest for rest in lease.probed if rest.probe is lease]
-        for rest in ended:
-            rest.probe = None
+        ended = [cooldown for cooldown in lease.probed if cooldown.probe is lease]
+        for cooldown in ended:
+            cooldown.probe = None
         if lease.claimed is not None and self._endpoints.unclaim(lease.claimed, lease):
             self._regroup()
             self.wake()
@@ -294,25 +297,25 @@ class Pool:
         """
         An answer came: whatever was held against the account, and against the model on it, is over.
 
-        :param lease: of the request; one that was taken before the account began to rest says nothing about it.
+        :param lease: of the request; one that was taken before the account began to cool down says nothing about it.
         """
         member = self._current(account, lease)
         if member is None:
             return
         if member.doubts:
             member.doubts.pop(model, None)
-        if member.held is None and not member.rests:
+        if member.held is None and not member.cooldowns:
             return
-        held, rest = member.held, member.rests.get(model)
+        held, cooldown = member.held, member.cooldowns.get(model)
         if held is not None and (lease is None or lease.taken > held.since):
             member.held = None
         else:
             held = None
-        if rest is not None and (lease is None or lease.taken > rest.since):
-            del member.rests[model]
+        if cooldown is not None and (lease is None or lease.taken > cooldown.since):
+            del member.cooldowns[model]
         else:
-            rest = None
-        if held is not None or rest is not None:
+            cooldown = None
+        if held is not None or cooldown is not None:
             self._refresh(member, model if held is None else None)
             self.changed()
             self.wake(model if held is None else None)
@@ -321,7 +324,7 @@ class Pool:
         """
         Draw the consequence of a failure for `account` and `model`.
 
-        A probe that fails makes the next rest twice as long as what was stated, and so on, up to an hour.
+        A probe that fails makes the next cooldown twice as long as what was stated, and so on, up to an hour.
         """
         member = self._current(account, lease)
         if member is None:  # taken out of the configuration while it was serving
@@ -333,24 +336,24 @@ class Pool:
             self.wake(model, news=True)
             return
         all_models = verdict.fault in ABOUT_THE_ACCOUNT
-        known = member.held if all_models else member.rests.get(model)
+        known = member.held if all_models else member.cooldowns.get(model)
         probe = known is not None and lease is not None and known.probe is lease
-        rest = rest_after(verdict, now, known, probe=probe)
-        if rest is None:
+        cooldown = cooldown_after(verdict, now, known, probe=probe)
+        if cooldown is None:
             return
-        rest.since = self._leases
-        if known is None or rest.ends >= known.ends:  # of several requests in flight, the worst news counts
+        cooldown.since = self._leases
+        if known is None or cooldown.ends >= known.ends:  # of several requests in flight, the worst news counts
             if all_models:
-                member.held = rest
+                member.held = cooldown
             else:
-                member.rests.pop(model, None)
-                member.rests[model] = rest
+                member.cooldowns.pop(model, None)
+                member.cooldowns[model] = cooldown
         forgotten: list[str] = []
-        if len(member.rests) > MAX_RESTS:
-            over = [name for name, it in member.rests.items() if it.ends <= now and it.probe is None]
-            forgotten = over or [next(iter(member.rests))]
+        if len(member.cooldowns) > MAX_COOLDOWNS:
+            over = [name for name, it in member.cooldowns.items() if it.ends <= now and it.probe is None]
+            forgotten = over or [next(iter(member.cooldowns))]
             for old in forgotten:
-                del member.rests[old]
+                del member.cooldowns[old]
         self._refresh(member, None if all_models or forgotten else model)
         self.changed()
         self.wake(None if all_models else model, news=True)
@@ -367,9 +370,9 @@ class Pool:
             return False
         refused = member.doubts.setdefault(model, set())
         refused.add(conversation)
-        if len(member.doubts) > MAX_RESTS:
+        if len(member.doubts) > MAX_COOLDOWNS:
             del member.doubts[next(iter(member.doubts))]
-        probing = lease is not None and any(rest.probe is lease for rest in member.resting(model))
+        probing = lease is not None and any(cooldown.probe is lease for cooldown in member.cooldowns_of(model))
         return probing or len(refused) >= DOUBTING_CONVERSATIONS
 
     def trust(self, account: Account, model: str) -> None:
@@ -379,10 +382,10 @@ class Pool:
             member.doubts.pop(model, None)
 
     def disable(self, account: Account, reason: str, lease: Lease | None = None, link: str | None = None) -> None:
-        """Take `account` out until a person acts."""
+        """Take `account` out until manual action."""
         member = self._current(account, lease)
         if member is not None:
-            member.held = Rest(Cause.DISABLED, reason, None, self._leases, link=link)
+            member.held = Cooldown(Cause.DISABLED, reason, None, self._leases, link=link)
             self._refresh(member)
             self.changed()
             self.wake(news=True)
@@ -419,7 +422,7 @@ class Pool:
             return
         member.quotas.pop(model, None)
         member.quotas[model] = Quota(remaining, min(resets_at, self._now() + MAX_NOTE_AGE))
-        if len(member.quotas) > MAX_RESTS:
+        if len(member.quotas) > MAX_COOLDOWNS:
             oldest = next(iter(member.quotas))
             del member.quotas[oldest]
             self._refresh(member, oldest)
@@ -486,19 +489,19 @@ class Pool:
 
     # Waiting
 
-    def wait(self, model: str, method: str, offer: Callable[[], bool], version: str = "") -> Ticket:
+    def wait(self, model: str, method: str, try_acquire: Callable[[], bool], version: str = "") -> Waiter:
         """
-        Stand in the line for a model.
+        Join the queue for a model.
 
-        :param offer: called when there may be an account, in the order of arrival; takes it and returns True, or
+        :param try_acquire: called when there may be an account, in the order of arrival; takes it and returns True, or
             returns False to wait on.  It is also called when the outlook has changed for the worse, and may give up by
             returning True.  It must not raise.
         """
-        return self._lines.join(model, method, offer, version)
+        return self._queue.join(model, method, try_acquire, version)
 
     def waiting(self, model: str | None = None) -> int:
-        """How many requests stand in the line for a model, or in all lines."""
-        return len(self._lines) if model is None else self._lines.of(model)
+        """How many requests wait in the queue for a model, or in all of them."""
+        return len(self._queue) if model is None else self._queue.of(model)
 
     def wake(self, model: str | None = None, *, news: bool = False) -> None:
         """
@@ -506,7 +509,7 @@ class Pool:
 
         :param news: ask everybody, not only while something is ready: the outlook is another one.
         """
-        self._lines.wake(model, news=news)
+        self._queue.wake(model, news=news)
 
     # Restarts
 
@@ -523,10 +526,10 @@ class Pool:
             return
         now = self._now()
         if member.account.unusable is None:
-            member.held = None if remembered.held is None else Rest.of(remembered.held, now, self._leases)
-        for rest in remembered.rests[-MAX_RESTS:]:
-            member.rests[rest.model] = Rest.of(rest, now, self._leases)
-        for model, fraction, seconds in remembered.quotas[-MAX_RESTS:]:
+            member.held = None if remembered.held is None else Cooldown.of(remembered.held, now, self._leases)
+        for cooldown in remembered.cooldowns[-MAX_COOLDOWNS:]:
+            member.cooldowns[cooldown.model] = Cooldown.of(cooldown, now, self._leases)
+        for model, fraction, seconds in remembered.quotas[-MAX_COOLDOWNS:]:
             member.quotas[model] = Quota(fraction, now + min(seconds, MAX_NOTE_AGE))
         self._refresh(member)
         self.wake(news=True)

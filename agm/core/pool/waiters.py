@@ -1,7 +1,7 @@
 """
-The lines of those who wait for an account, one for each model, served in the order of arrival.
+The queues of those who wait for an account, one for each model, served in the order of arrival.
 
-Nothing here waits or knows an account: who stands in a line is called when there may be one, and leaves when it has got
+Nothing here waits or knows an account: who waits is called when there may be one, and leaves when it has got
 what it came for, or gives up.
 """
 
@@ -11,25 +11,25 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 
-class Ticket:
-    """A place in the line of those who wait for a model.  :meth:`leave` gives it up."""
+class Waiter:
+    """One who waits for a model.  :meth:`leave` gives it up."""
 
     def __init__(
-        self, lines: Lines, number: int, model: str, method: str, offer: Callable[[], bool], version: str
+        self, queue: WaitQueue, number: int, model: str, method: str, try_acquire: Callable[[], bool], version: str
     ) -> None:
         self.number = number
         self.model = model
         self.method = method
         self.version = version
-        self.offer = offer
-        self._lines = lines
+        self.try_acquire = try_acquire
+        self._queue = queue
 
     def leave(self) -> None:
         """Wait no longer.  Only the first call counts."""
-        self._lines.left(self)
+        self._queue.leave(self)
 
 
-class Lines:
+class WaitQueue:
     """
     Who waits for which model; its length is how many wait.
 
@@ -38,9 +38,9 @@ class Lines:
 
     def __init__(self, ready: Callable[[str, str, str], bool]) -> None:
         self._ready = ready
-        self._tickets = 0
-        #: The lines by model, of tickets by number; an empty one is not kept.
-        self.by_model: dict[str, OrderedDict[int, Ticket]] = {}
+        self._count = 0
+        #: The queues by model, of waiters by number; an empty one is not kept.
+        self.by_model: dict[str, OrderedDict[int, Waiter]] = {}
         self._due: dict[str, bool] = {}
         self._serving = False
 
@@ -48,27 +48,27 @@ class Lines:
         return sum(map(len, self.by_model.values()))
 
     def of(self, model: str) -> int:
-        """How many stand in the line for a model."""
+        """How many wait for a model."""
         return len(self.by_model.get(model, ()))
 
-    def join(self, model: str, method: str, offer: Callable[[], bool], version: str = "") -> Ticket:
+    def join(self, model: str, method: str, try_acquire: Callable[[], bool], version: str = "") -> Waiter:
         """
-        Stand in the line for a model.
+        Join the queue for a model.
 
-        :param offer: called when there may be an account, in the order of arrival; takes it and returns True, or
+        :param try_acquire: called when there may be an account, in the order of arrival; takes it and returns True, or
             returns False to wait on.  It is also called when the outlook has changed for the worse, and may give up by
             returning True.  It must not raise.
         """
-        self._tickets += 1
-        ticket = Ticket(self, self._tickets, model, method, offer, version)
-        self.by_model.setdefault(model, OrderedDict())[ticket.number] = ticket
-        return ticket
+        self._count += 1
+        waiter = Waiter(self, self._count, model, method, try_acquire, version)
+        self.by_model.setdefault(model, OrderedDict())[waiter.number] = waiter
+        return waiter
 
-    def left(self, ticket: Ticket) -> None:
-        """A ticket's place is free, if it was not already."""
-        line = self.by_model.get(ticket.model)
-        if line is not None and line.pop(ticket.number, None) is not None and not line:
-            del self.by_model[ticket.model]
+    def leave(self, waiter: Waiter) -> None:
+        """Take a waiter out of its queue, if it still is in there."""
+        queue = self.by_model.get(waiter.model)
+        if queue is not None and queue.pop(waiter.number, None) is not None and not queue:
+            del self.by_model[waiter.model]
 
     def wake(self, model: str | None, *, news: bool) -> None:
         """
@@ -81,19 +81,19 @@ class Lines:
         for name in [model] if model is not None else list(self.by_model):
             if name in self.by_model:
                 self._due[name] = self._due.get(name, False) or news
-        if self._serving:  # an offer was taken, and its request has ended already
+        if self._serving:  # an account was taken, and its request has ended already
             return
         self._serving = True
         try:
             while self._due:
                 due, self._due = self._due, {}
-                tickets = [ticket for name in due for ticket in self.by_model.get(name, {}).values()]
-                for ticket in sorted(tickets, key=lambda ticket: ticket.number):
-                    line = self.by_model.get(ticket.model)
-                    if line is None or ticket.number not in line:
+                waiters = [waiter for name in due for waiter in self.by_model.get(name, {}).values()]
+                for waiter in sorted(waiters, key=lambda waiter: waiter.number):
+                    queue = self.by_model.get(waiter.model)
+                    if queue is None or waiter.number not in queue:
                         continue
-                    ready = due[ticket.model] or self._ready(ticket.model, ticket.method, ticket.version)
-                    if ready and ticket.offer():
-                        self.left(ticket)
+                    ready = due[waiter.model] or self._ready(waiter.model, waiter.method, waiter.version)
+                    if ready and waiter.try_acquire():
+                        self.leave(waiter)
         finally:
             self._serving = False

@@ -171,81 +171,97 @@ class FrameReader:
                 self._left -= end - at
                 self._passed(data, at, end)
                 at = end
-                if not self._left and self._final and self.split:
-                    events += (data[begin:at], END)
-                    begin = at
-                continue
-            start = at
-            if size - at < 2:
-                break
-            first, second = data[at], data[at + 1]
-            opcode, length = first & 0x0F, second & 0x7F
-            if first & 0x70:
-                raise Violation(PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
-            if bool(second & 0x80) is not self._masked:
-                raise Violation(PROTOCOL_ERROR, "a frame is not masked" if self._masked else "a frame is masked")
-            at += 2
-            if opcode >= CLOSE:
-                if opcode > PONG:
-                    raise Violation(PROTOCOL_ERROR, f"there is no opcode {opcode}")
-                if not first & _FIN or length > MAX_CONTROL:
-                    raise Violation(PROTOCOL_ERROR, "a control frame is fragmented, or longer than 125 bytes")
-                end = at + length + (4 if self._masked else 0)
-                if end > size:
-                    at = start
+            elif data[at] & CLOSE:  # the highest bit of an opcode: a control frame
+                control, end = self._control(data, at)
+                if control is None:
                     break
-                payload = data[at:end]
-                if self._masked:
-                    payload = unmasked(payload[4:], payload[:4])
-                if begin < start:
-                    events.append(data[begin:start])
-                events.append(Control(opcode, payload))
-                if opcode == CLOSE:
+                if begin < at:
+                    events.append(data[begin:at])
+                events.append(control)
+                if control.opcode == CLOSE:
                     self.closed = True
                     return events
                 begin = at = end
                 continue
-            if opcode > BINARY:
-                raise Violation(PROTOCOL_ERROR, f"there is no opcode {opcode}")
-            if (opcode == CONTINUATION) is not self.mid_message:
-                raise Violation(
-                    PROTOCOL_ERROR,
-                    "a message begins inside of another" if self.mid_message else "a frame continues no message",
-                )
-            if length > MAX_CONTROL:
-                digits = 2 if length == 126 else 8
-                if size - at < digits:
-                    at = start
+            else:
+                end = self._header(data, at)
+                if not end:
                     break
-                length = int.from_bytes(data[at : at + digits], "big")
-                at += digits
-                if length >> 63 or length <= (MAX_CONTROL if digits == 2 else 0xFFFF):
-                    raise Violation(PROTOCOL_ERROR, "a frame's length is not written in its shortest form")
-            before = self._size if opcode == CONTINUATION else 0
-            if before + length > self._max:
-                raise Violation(TOO_BIG, f"a message is larger than {self._max} bytes")
-            if self._masked:
-                if size - at < 4:
-                    at = start
-                    break
-                self.mask = data[at : at + 4]
-                at += 4
-            if opcode != CONTINUATION:
-                self.opcode = opcode
-            self._size = before + length
-            self._left, self._final = length, bool(first & _FIN)
-            self.mid_message = True
-            self.at = 0
-            if not length:
+                at = end
+                if self._left:
+                    continue
                 self._passed(data, at, at)
-                if self._final and self.split:
-                    events += (data[begin:at], END)
-                    begin = at
+            if self.split and not self._left and self._final:
+                events += (data[begin:at], END)
+                begin = at
         if begin < at:
             events.append(data[begin:at] if begin or at < size else data)
         if at < size:
             self._held = data[at:]
         return events
+
+    def _check(self, first: int, second: int) -> None:
+        if first & 0x70:
+            raise Violation(PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
+        if bool(second & 0x80) is not self._masked:
+            raise Violation(PROTOCOL_ERROR, "a frame is not masked" if self._masked else "a frame is masked")
+
+    def _control(self, data: bytes, at: int) -> tuple[Control | None, int]:
+        """Read the control frame at `at`; return it and where it ends, None if it has not come whole."""
+        if len(data) - at < 2:
+            return None, at
+        first, second = data[at], data[at + 1]
+        self._check(first, second)
+        opcode, length = first & 0x0F, second & 0x7F
+        if opcode > PONG:
+            raise Violation(PROTOCOL_ERROR, f"there is no opcode {opcode}")
+        if not first & _FIN or length > MAX_CONTROL:
+            raise Violation(PROTOCOL_ERROR, "a control frame is fragmented, or longer than 125 bytes")
+        end = at + 2 + length + (4 if self._masked else 0)
+        if end > len(data):
+            return None, at
+        payload = data[at + 2 : end]
+        if self._masked:
+            payload = unmasked(payload[4:], payload[:4])
+        return Control(opcode, payload), end
+
+    def _header(self, data: bytes, at: int) -> int:
+        """Read the header of the data frame at `at`; return where its payload begins, 0 if it has not come whole."""
+        size = len(data)
+        if size - at < 2:
+            return 0
+        first, second = data[at], data[at + 1]
+        self._check(first, second)
+        opcode, length = first & 0x0F, second & 0x7F
+        if opcode > BINARY:
+            raise Violation(PROTOCOL_ERROR, f"there is no opcode {opcode}")
+        if (opcode == CONTINUATION) is not self.mid_message:
+            what = "a message begins inside of another" if self.mid_message else "a frame continues no message"
+            raise Violation(PROTOCOL_ERROR, what)
+        at += 2
+        if length > MAX_CONTROL:
+            digits = 2 if length == 126 else 8
+            if size - at < digits:
+                return 0
+            length = int.from_bytes(data[at : at + digits], "big")
+            at += digits
+            if length >> 63 or length <= (MAX_CONTROL if digits == 2 else 0xFFFF):
+                raise Violation(PROTOCOL_ERROR, "a frame's length is not written in its shortest form")
+        before = self._size if opcode == CONTINUATION else 0
+        if before + length > self._max:
+            raise Violation(TOO_BIG, f"a message is larger than {self._max} bytes")
+        if self._masked:
+            if size - at < 4:
+                return 0
+            self.mask = data[at : at + 4]
+            at += 4
+        if opcode != CONTINUATION:
+            self.opcode = opcode
+        self._size = before + length
+        self._left, self._final = length, bool(first & _FIN)
+        self.mid_message = True
+        self.at = 0
+        return at
 
     def _passed(self, data: bytes, start: int, end: int) -> None:
         """A piece of a payload has come."""

@@ -35,6 +35,10 @@ from agm.diagnose.doctor import Finding
 
 __all__ = ["Setup", "environment", "live", "modes", "packages", "port", "public", "setup"]
 
+#: The distribution that the package ``agm`` is in; PyPI's ``agm`` is another project's.
+DISTRIBUTION = "agm-gateway"
+_INSTALL = "pip install . in agm's checkout"
+
 
 # -- Packages ----------------------------------------------------------------------------------------
 
@@ -45,12 +49,10 @@ def packages(
 ) -> Iterator[Finding]:
     """Whether Python and every package that agm needs are there, and new enough."""
     try:
-        requirements = [Requirement(line) for line in required("agm") or ()]
+        requirements = [Requirement(line) for line in required(DISTRIBUTION) or ()]
     except importlib.metadata.PackageNotFoundError:
         requirements = []
-        yield Finding(
-            "packages", "warning", "agm runs from its sources and is not installed", "install it: pip install -e ."
-        )
+        yield Finding("packages", "warning", "agm runs from its sources and is not installed", _INSTALL)
     wrong = 0
     needed = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
     for each in needed:
@@ -66,7 +68,7 @@ def packages(
             yield Finding("packages", "error", f"{each.name} {version} is not {each.specifier}", cure)
     if importlib.util.find_spec("twisted.plugins.agm_plugin") is None:
         wrong += 1
-        yield Finding("packages", "error", "twistd has no command agm in this environment", "pip install agm")
+        yield Finding("packages", "error", "twistd has no command agm in this environment", _INSTALL)
     if not wrong:
         python = ".".join(map(str, sys.version_info[:3]))
         yield Finding("packages", "ok", f"agm {__version__}, Python {python}, {len(needed)} packages as agm needs them")

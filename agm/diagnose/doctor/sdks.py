@@ -35,9 +35,10 @@ from agm.config import AccountConfig, Config, PoolConfig, Secret
 from agm.diagnose.doctor import Finding, too_long
 from agm.diagnose.doctor.drive import KEY, MODEL, QUESTION, SDKS
 from agm.emulator.site import make_site as make_emulator
+from agm.serving.assemble import make_gateway
 from agm.serving.gateway import Gateway
-from agm.tap import make_gateway, make_site
 from agm.web.access import Access
+from agm.web.root import make_site
 
 __all__ = ["drive"]
 

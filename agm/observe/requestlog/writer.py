@@ -13,15 +13,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-import attrs
-import msgspec
 from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -29,10 +25,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agm.config import RequestLogConfig
-from agm.core.request import AttemptRecord, RequestRecord
-from agm.core.wire.answer_filters import Framing
-from agm.observe.activity import Finished, Underway, why_stopped
+from agm.core.request import RequestRecord
+from agm.observe.activity import Underway
+from agm.observe.finished import Finished
 from agm.observe.requestlog import store as logfile
+from agm.observe.requestlog.rows import KeptBodies, body_row, plain_rows, row_of
 from agm.observe.requestlog.store import Filter, Unusable
 
 #: Seconds from a request's end to its row.
@@ -60,20 +57,7 @@ class _Entry(NamedTuple):
     """A request that waits to be written, and what is kept of its bodies."""
 
     finished: Finished
-    bodies: _Bodies | None
-
-
-@attrs.frozen
-class _Bodies:
-    """What is kept of a request's body and of its answer's, with their whole sizes."""
-
-    request: bytes
-    request_size: int
-    answer: bytes | None
-    answer_size: int | None
-
-    def __len__(self) -> int:
-        return len(self.request) + len(self.answer or b"")
+    bodies: KeptBodies | None
 
 
 class _Pool(adbapi.ConnectionPool):
@@ -209,10 +193,10 @@ class RequestLog:
             assert self._timer is not None, "the line above"
             self._timer.reset(0)
 
-    def _bodies(self, underway: Underway, record: RequestRecord) -> _Bodies | None:
+    def _bodies(self, underway: Underway, record: RequestRecord) -> KeptBodies | None:
         most = self._settings().max_body
         request = record.request.body.raw
-        bodies = _Bodies(request[:most], len(request), underway.answer, underway.answer_size)
+        bodies = KeptBodies(request[:most], len(request), underway.answer, underway.answer_size)
         if self._queued_bodies + len(bodies) > QUEUED_BODIES:
             return None
         self._queued_bodies += len(bodies)
@@ -326,10 +310,8 @@ class RequestLog:
         def write(_: object) -> None:
             connection = pool.connection
             assert connection is not None, "the pool has connected"
-            kept = [
-                _body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None
-            ]
-            logfile.insert(connection, _plain_rows(rows, batch, self._redact), kept)
+            kept = [body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None]
+            logfile.insert(connection, plain_rows(rows, [entry.finished for entry in batch], self._redact), kept)
             with suppress(OSError, sqlite3.Error):  # the rows are there; what is too much is so the next time as well
                 if due or ((weigh or kept) and logfile.size(connection) > settings.max_size):
                     logfile.prune(
@@ -392,119 +374,3 @@ def _why(error: BaseException, path: Path) -> str:
     if isinstance(error, OSError):
         return f"{path}: {error.strerror or type(error).__name__}"
     return f"{path}: {error}"
-
-
-# -- Rows --------------------------------------------------------------------------------------------
-
-
-_NO_TOKENS = (None,) * 6
-_FRAMINGS = {framing: framing.value for framing in Framing}
-
-
-def _plain_rows(
-    rows: list[tuple[object, ...]], batch: Sequence[_Entry], redact: Callable[[str], str]
-) -> list[tuple[object, ...]]:
-    """The rows of a batch without secrets.  As good as never there is one, so all texts are looked through together."""
-    texts: set[str] = set()
-    for entry in batch:
-        texts.update(_texts(entry.finished))
-    joined = "\x1f".join(texts)
-    if redact(joined) == joined:
-        return rows
-    return [row_of(entry.finished, redact) for entry in batch]
-
-
-def _texts(one: Finished) -> Iterator[str]:
-    """What of a row others have written."""
-    yield one.client
-    yield one.asked
-    yield one.served
-    if one.message:
-        yield one.message
-    for attempt in one.attempts:
-        if attempt.message:
-            yield attempt.message
-
-
-def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, ...]:
-    """A request as a row: values in the order of :data:`agm.observe.requestlog.store.COLUMNS`."""
-    usage, last = one.usage, one.attempts[-1].verdict if one.attempts else None
-    tokens = (
-        _NO_TOKENS
-        if usage is None
-        else (usage.prompt, usage.output, usage.cached, usage.thoughts, usage.tool, usage.total)
-    )
-    timeline = [_attempt(attempt, one.at, redact(attempt.message)) for attempt in one.attempts]
-    return (
-        one.id,
-        round(one.at, 3),
-        one.client_key,
-        redact(one.client),
-        one.method,
-        _FRAMINGS[one.framing],
-        redact(one.asked),
-        redact(one.served),
-        one.account,
-        len(one.attempts),
-        one.status,
-        one.outcome,
-        one.reason or (last.reason if last is not None else None),
-        redact(one.message) if one.message else None,
-        None if one.outcome == "ok" else why_stopped(one),
-        one.received,
-        one.sent,
-        *tokens,
-        None if one.first_byte is None else round(one.first_byte, 4),
-        round(one.seconds, 4),
-        one.finish_reason,
-        _encode(timeline).decode(),
-    )
-
-
-class _Tried(msgspec.Struct, omit_defaults=True):
-    """An attempt in the timeline, without what is not there; `account` comes first: the log is searched for it."""
-
-    account: str
-    endpoint: str
-    chosen: str
-    after_ms: int
-    ms: int
-    status: int | None = None
-    fault: str | None = None
-    reason: str | None = None
-    delay: float | None = None
-    message: str = ""
-    probe: bool = False
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-@lru_cache(maxsize=256)
-def _host(endpoint: str) -> str:
-    return urlsplit(endpoint).netloc.rpartition("@")[2]
-
-
-def _attempt(record: AttemptRecord, began: float, message: str) -> _Tried:
-    verdict = record.verdict
-    return _Tried(
-        record.account,
-        _host(record.endpoint),
-        record.chosen,
-        max(round((record.started - began) * 1000), 0),
-        round(record.ended * 1000),
-        record.status,
-        None if verdict is None else verdict.fault.value,
-        None if verdict is None else verdict.reason,
-        None if verdict is None else verdict.delay,
-        message,
-        record.probe,
-    )
-
-
-def _body_row(one: Finished, bodies: _Bodies, redact: Callable[[str], str]) -> tuple[object, ...]:
-    def plain(body: bytes) -> bytes:
-        return redact(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-
-    answer = None if bodies.answer is None else plain(bodies.answer)
-    return (one.id, round(one.at, 3), plain(bodies.request), bodies.request_size, answer, bodies.answer_size)

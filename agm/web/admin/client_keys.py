@@ -7,7 +7,7 @@ from agm.web.admin.describe import describe_key
 from agm.web.base import Visit
 
 
-class Keys(AdminResource):
+class ClientKeys(AdminResource):
     """``GET /_agm/keys``: the limits of each client key, and what it has used of them today."""
 
     async def respond_to_admin(self, visit: Visit) -> None:

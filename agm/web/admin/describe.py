@@ -15,14 +15,14 @@ import attrs
 from agm import __version__
 from agm.core.client_keys import ClientKey
 from agm.core.pool.breaker import origin
-from agm.core.pool.cooldown import KnownRest, Remembered
+from agm.core.pool.cooldown import KnownCooldown, Remembered
 from agm.core.pool.exclusions import Cause
 from agm.core.remedies import fix_for
 from agm.core.request import Account
 from agm.plugins.manager import HOOKS, PluginManager
 from agm.serving.gateway import Gateway
 
-#: How a person reads the cause of a rest.
+#: How a person reads the cause of a cooldown.
 _STATES = {Cause.RESTING.name: "resting", Cause.DISABLED.name: "disabled", Cause.ASIDE.name: "set aside"}
 
 
@@ -166,8 +166,8 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
         "in_flight": load,
         "max_concurrency": account.max_concurrency,
         "disabled": known.disabled,
-        "held": None if known.held is None else describe_rest(account, known.held),
-        "models": [describe_rest(account, rest) for rest in known.all_rests],
+        "held": None if known.held is None else describe_cooldown(account, known.held),
+        "models": [describe_cooldown(account, cooldown) for cooldown in known.all_cooldowns],
         "quotas": [
             {"model": model, "remaining": round(remaining, 4), "seconds_left": round(left, 1)}
             for model, remaining, left in known.quotas
@@ -183,18 +183,18 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
     }
 
 
-def describe_rest(account: Account, rest: KnownRest) -> dict[str, Any]:
-    """A rest as a JSON document: for which model (``*`` is all), why, for how long, and the act that helps."""
-    left = rest.left
+def describe_cooldown(account: Account, cooldown: KnownCooldown) -> dict[str, Any]:
+    """A cooldown as a JSON document: for which model (``*`` is all), why, for how long, and the act that helps."""
+    left = cooldown.left
     return {
-        "model": rest.model,
-        # after a rest, one request tries the account before the others do
-        "state": "probe due" if left is not None and left <= 0 else _STATES.get(rest.cause, rest.cause.lower()),
-        "reason": rest.reason,
+        "model": cooldown.model,
+        # after a cooldown, one request tries the account before the others do
+        "state": "probe due" if left is not None and left <= 0 else _STATES.get(cooldown.cause, cooldown.cause.lower()),
+        "reason": cooldown.reason,
         "seconds_left": None if left is None else max(round(left, 1), 0.0),
-        "message": rest.message,
-        "link": rest.link,
-        "fix": fix_for(account, rest),
+        "message": cooldown.message,
+        "link": cooldown.link,
+        "fix": fix_for(account, cooldown),
     }
 
 

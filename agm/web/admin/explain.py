@@ -9,7 +9,7 @@ import msgspec
 from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, InvalidRequest
 from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, bare_model, parse_call, quote_model
-from agm.diagnose.explain import explain
+from agm.serving.explain import explain
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import InboundCall
 from agm.web.admin.base import AdminResource

@@ -9,7 +9,7 @@ from twisted.web.resource import IResource, Resource
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.accounts import Accounts
-from agm.web.admin.client_keys import Keys
+from agm.web.admin.client_keys import ClientKeys
 from agm.web.admin.events import Events
 from agm.web.admin.explain import Explain
 from agm.web.admin.plugins import Plugins
@@ -27,7 +27,7 @@ class AdminRoot(Resource):
         self.putChild(b"accounts", Accounts(gateway, access))
         self.putChild(b"events", Events(gateway, access))
         self.putChild(b"explain", Explain(gateway, access))
-        self.putChild(b"keys", Keys(gateway, access))
+        self.putChild(b"keys", ClientKeys(gateway, access))
         self.putChild(b"log", Log(gateway, access))
         self.putChild(b"plugins", Plugins(gateway, access))
         self.putChild(b"status", Status(gateway, access))

@@ -13,7 +13,7 @@ from agm.core.models import Patterns
 from agm.core.pool.breaker import Trouble
 from agm.core.pool.cooldown import ASIDE_SECONDS, BUSY_WAIT, LACKING_SECONDS
 from agm.core.pool.exclusions import Cause, Exclusion
-from agm.core.pool.pool import MAX_RESTS, Pool
+from agm.core.pool.pool import MAX_COOLDOWNS, Pool
 from agm.core.request import Account
 from tests.core.cuts import unhurried
 from tests.core.hands import Hands
@@ -359,23 +359,23 @@ def test_names_that_clients_invent_do_not_fill_the_memory(hands: Hands) -> None:
     pool = Pool([account()], hands)
     (only,) = pool.accounts
     pool.failed(only, "real", Verdict(Fault.QUOTA, "R", 3600.0))
-    for n in range(3 * MAX_RESTS):
+    for n in range(3 * MAX_COOLDOWNS):
         with pool.lease(only, f"m{n}", GENERATE, "v1") as lease:
             pool.failed(only, f"m{n}", Verdict(Fault.NO_MODEL, "R"), lease)
             pool.doubt(only, f"m{n}", "one")
     member = pool._members["a"]
-    assert len(member.lacks) == len(member.doubts) == len(pool._lacked) == MAX_RESTS
-    assert pool.candidates(f"m{3 * MAX_RESTS - 1}", GENERATE, version="v1") == []
+    assert len(member.lacks) == len(member.doubts) == len(pool._lacked) == MAX_COOLDOWNS
+    assert pool.candidates(f"m{3 * MAX_COOLDOWNS - 1}", GENERATE, version="v1") == []
     assert pool.candidates("m0", GENERATE, version="v1") == [only]
     assert cause(pool, "real") is Cause.RESTING
-    for n in range(3 * MAX_RESTS):
+    for n in range(3 * MAX_COOLDOWNS):
         pool.failed(only, f"m{n}", Verdict(Fault.FORBIDDEN, "R"))
-    assert len(member.rests) == MAX_RESTS
-    assert cause(pool, f"m{3 * MAX_RESTS - 1}") is not None
+    assert len(member.cooldowns) == MAX_COOLDOWNS
+    assert cause(pool, f"m{3 * MAX_COOLDOWNS - 1}") is not None
     assert cause(pool, "m0") is None
     hands.now += ASIDE_SECONDS
     pool.failed(only, "last", Verdict(Fault.QUOTA, "R", 10.0))
-    assert len(member.rests) == 1
+    assert len(member.cooldowns) == 1
     assert cause(pool, "last") is Cause.RESTING
 
 

@@ -16,7 +16,7 @@ from agm.core.pool.breaker import Trouble
 from agm.core.pool.exclusions import Cause
 from agm.core.pool.lease import Lease
 from agm.core.pool.pool import Pool
-from agm.core.pool.waiters import Ticket
+from agm.core.pool.waiters import Waiter
 from agm.core.request import Account
 
 MODELS = ("m", "n")
@@ -58,7 +58,7 @@ class Patient:
     def __init__(self, machine: PoolMachine, model: str, method: str, version: str) -> None:
         self.machine, self.model, self.method, self.version = machine, model, method, version
         self.lease: Lease | None = None
-        self.ticket: Ticket = machine.pool.wait(model, method, self.offer, version)
+        self.ticket: Waiter = machine.pool.wait(model, method, self.offer, version)
 
     def offer(self) -> bool:
         self.lease = self.machine.take(self.model, self.method, self.version)
@@ -221,7 +221,7 @@ class PoolMachine(RuleBasedStateMachine):
             limit = account.max_concurrency
             assert limit is None or self.pool.load(account) <= limit
             for model in MODELS:
-                for rest in self.member(account).resting(model):
+                for rest in self.member(account).cooldowns_of(model):
                     if rest.probe is not None:
                         assert account not in self.pool.candidates(model, "generateContent")
                         assert rest.probe in self.out
@@ -242,7 +242,7 @@ class PoolMachine(RuleBasedStateMachine):
         for patient in self.patient:
             patient.ticket.leave()
         assert not any(self.pool.loads().values())
-        assert not self.pool._lines.by_model
+        assert not self.pool._queue.by_model
 
 
 PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -63,6 +63,7 @@ def of(findings: list[dict[str, Any]], check: str) -> list[tuple[str, str]]:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_setup_that_is_right_has_no_error(
     doctor: Doctor, gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
@@ -90,6 +91,7 @@ async def test_a_setup_that_is_right_has_no_error(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_what_is_wrong_is_an_error_with_a_cure_and_no_secret(doctor: Doctor, emulator: RunningEmulator) -> None:
     """An account that is refused, one that is not reached, one without its variable, and one that would be changed."""
     text = (
@@ -117,6 +119,7 @@ async def test_what_is_wrong_is_an_error_with_a_cure_and_no_secret(doctor: Docto
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_an_upstream_that_repeats_the_key_has_it_taken_out(doctor: Doctor) -> None:
     """The fixture looks for it in all that is printed."""
     repeats = AnsweringUpstream(
@@ -130,6 +133,7 @@ async def test_an_upstream_that_repeats_the_key_has_it_taken_out(doctor: Doctor)
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_offline_leaves_the_network_out(doctor: Doctor, emulator: RunningEmulator) -> None:
     """No endpoint and no account is asked; what is on this machine is looked at all the same."""
     _, findings = await doctor(emulator.account("work"), "--offline", "--url", "http://127.0.0.1:1")
@@ -138,6 +142,7 @@ async def test_offline_leaves_the_network_out(doctor: Doctor, emulator: RunningE
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_person_reads_lines_without_colour_and_the_status_counts(tmp_path: Path) -> None:
     """A configuration that cannot be used does not end the rest."""
     (tmp_path / "agm.toml").write_text("max_bdy = 1\n")
@@ -157,6 +162,7 @@ async def test_a_person_reads_lines_without_colour_and_the_status_counts(tmp_pat
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_a_client_key_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     command = Command.start("doctor", "--client-key-env", "NOT_SET", env=environment(tmp_path), folder=tmp_path)
     await command.ended()

@@ -24,10 +24,9 @@ from twisted.internet.ssl import CertificateOptions, DiffieHellmanParameters
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
-from agm.app.listeners import ListenerRefused
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
-from agm.core.listening import Description
+from agm.core.listening import Description, ListenerRefused
 from agm.net.trust import certificates_in
 
 __all__ = ["ServerCertificate", "ssl_endpoint"]
