@@ -209,6 +209,10 @@ def closing_of(status: int, message: str) -> Closing:
 _EDGE = 8 * 1024
 _USAGE = (b'"usageMetadata"', b'"usage"')
 _HANDLE = re.compile(rb'"(?:newHandle|new_handle)"\s*:\s*"([^"\\]{1,4096})"')
+_BEGUN = re.compile(
+    rb'"event_type"\s*:\s*"interaction\.(?:created|connected)".{0,400}?"(?:interaction_id|id)"\s*:\s*"([\w.-]{1,256})"',
+    re.DOTALL,
+)
 _TURN_OVER = re.compile(rb'"(?:turnComplete|turn_complete)"\s*:\s*true|"interaction\.completed"')
 #: What begins another turn.
 _CONTENT = (b'"modelTurn"', b'"toolCall"', b'"outputTranscription"', b'"step.start"', b'"audioChunks"')
@@ -217,9 +221,9 @@ _CONTENT = (b'"modelTurn"', b'"toolCall"', b'"outputTranscription"', b'"step.sta
 class LiveWatch:
     """
     Watches a server's messages: sums up the tokens of all turns, of each of which the last count is right, and tells of
-    the handles that resume a session.
+    the handles that resume a session, and of the interactions that are begun.
 
-    :param on_handle: called with each new handle.
+    :param on_handle: called with each new handle, and with ``interactions/ID``.
     :ivar finish: how the session was closed, for the record.
     """
 
@@ -267,6 +271,10 @@ class LiveWatch:
             handle = _HANDLE.search(data, start, end)
             if handle is not None:
                 self._on_handle(handle[1].decode("utf-8", "replace"))
+        elif data.find(b'"interaction.c', start, end) >= 0:
+            told = _BEGUN.search(data, start, end)
+            if told is not None:
+                self._on_handle("interactions/" + told[1].decode("ascii"))
 
     def _commit(self) -> None:
         """A turn is over, and another has begun."""

@@ -23,7 +23,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from agm.core.wire.websocket import Control, Event, FrameReader, Violation, accept_of, frame
+from agm.core.wire.websocket import Control, Event, FrameReader, PieceObserver, Violation, accept_of, frame
 from agm.net.epollset import adopt
 from agm.net.writes import keep_alive, send, send_soon
 from agm.upstream.http1 import BrokenAnswer, NoAnswer, NoHandshake, NotHttp, TruncatedAnswer
@@ -339,9 +339,14 @@ class FirstMessage:
         """See :class:`SocketReceiver`."""
         self._end()
 
-    def hand_over(self, receiver: SocketReceiver) -> None:
-        """Tell `receiver` what has come, and have it told what comes from now on."""
+    def hand_over(self, receiver: SocketReceiver, observer: PieceObserver) -> None:
+        """Tell `receiver` what has come, and have it told what comes from now on; `observer` is shown all of it."""
         events, self.events = self.events, []
+        looking = FrameReader(masked=False, observer=observer)
+        for event in events:
+            if isinstance(event, bytes):
+                looking.feed(event)
+        self._socket.reader.observer = observer
         self._socket.receiver = receiver
         if events:
             receiver.upstream_events(events)

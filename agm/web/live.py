@@ -41,6 +41,7 @@ from agm.core.wire.websocket import (
     Event,
     FrameReader,
     NotAnUpgrade,
+    PieceObserver,
     Violation,
     accept_of,
     frame,
@@ -290,6 +291,7 @@ class Session:
         "_gateway",
         "_held",
         "_key",
+        "_leaving",
         "_lent",
         "_marks",
         "_opening",
@@ -333,6 +335,8 @@ class Session:
         self._first: list[bytes] = []
         self._early: list[Event] = []
         self._early_size = 0
+        #: Whether the client has been told to go on elsewhere.
+        self._leaving = False
         self._lent = 0
         self._marks: tuple[bytes, ...] = ()
         self._held = 0
@@ -396,8 +400,9 @@ class Session:
         """The gateway is about to stop: tell the client to go on elsewhere."""
         if self._state < _RELAYING:
             self._end("cancelled", Closing(GOING_AWAY, "The gateway is stopping."))
-        elif self._state == _RELAYING and self._target.method in (live.DEVELOPER, live.VERTEX):
+        elif self._state == _RELAYING and not self._leaving and self._target.method in (live.DEVELOPER, live.VERTEX):
             assert self._socket is not None
+            self._leaving = True
             left = max(1, round(self._gateway.config.timeouts.drain))
             self._client.say(self._socket.reader.opcode, b'{\n  "goAway": {\n    "timeLeft": "%ds"\n  }\n}\n' % left)
 
@@ -503,10 +508,10 @@ class Session:
                 )
             return pin.account, "the session handle"
         if setup.interaction is not None:
-            account = gateway.ownership.owner(f"interactions/{setup.interaction}")
-            if account is None:
+            pin = gateway.pins.find(f"interactions/{setup.interaction}", gateway.wall())
+            if pin is None or pin.client_key != mine:
                 raise NotFound("This interaction is not known to this gateway.", reason="INTERACTION_UNKNOWN")
-            return account, "the interaction"
+            return pin.account, "the interaction"
         return None
 
     def _handle(self, account: Account, handle: str) -> None:
@@ -550,8 +555,6 @@ class Session:
         self._socket, self._state = socket, _RELAYING
         self._give_back()
         upstream = self._upstream = Hop(socket.write, masks=True)
-        watch = opened.body.watch
-        socket.reader.observer = cast(Any, watch)
         if self._gateway.hooks.edits_events:
             self._down = FrameReader(
                 masked=False, max_message=self._gateway.config.limits.message, observer=Collector()
@@ -560,7 +563,7 @@ class Session:
         self._wire.channel.transport.registerProducer(_Throttle(self._client_full, self._client_takes), True)
         assert self._call is not None
         self._call.relaying(self)
-        message.hand_over(self)
+        message.hand_over(self, cast(PieceObserver, opened.body.watch))
         if self._state != _RELAYING:
             return
         early, self._early, self._early_size = self._early, [], 0

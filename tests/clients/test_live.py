@@ -39,7 +39,7 @@ def secure(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A gateway with accounts of both kinds that have Live, and the certificate that a person would make."""
     folder = tmp_path_factory.mktemp("live")
     made = run(
-        [Path(sys.executable).parent / "agm", "cert", "--folder", str(folder / "tls"), "--json"],
+        [sys.executable, "-m", "agm", "cert", "--folder", str(folder / "tls"), "--json"],
         capture_output=True,
         env=environment(folder),
         check=True,

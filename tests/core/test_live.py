@@ -201,6 +201,14 @@ def test_a_handle_is_told() -> None:
     assert watched(CONTENT, update, text)[1] == ["abc"]
 
 
+def test_an_interaction_that_begins_is_told() -> None:
+    created = {"event_type": "interaction.created", "interaction": {"object": "interaction", "id": "v1_ab-c"}}
+    connected = {"event_type": "interaction.connected", "interaction_id": "v1_x"}
+    assert watched(created, connected, {"event_type": "step.start", "id": "no"})[1] == [
+        *("interactions/v1_ab-c", "interactions/v1_x"),
+    ]
+
+
 def test_a_pin_is_found_until_its_time_is_over_and_the_oldest_go() -> None:
     pins = Pins(2)
     pins.remember("one", Pin("a", "key", 100.0))

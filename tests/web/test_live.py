@@ -598,6 +598,35 @@ async def test_a_token_opens_a_session_for_the_key_that_made_it(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_live_interaction_is_gone_on_with_by_its_client_at_its_account(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    running = await gateway(KEYS + accounts(upstream, 2))
+    path, one, two = "/v1beta/interactions/live", "x-goog-api-key: canary-one", "x-goog-api-key: canary-two"
+    revision = "api-revision: 2026-05-20"
+    create = {"event_type": "interaction.create", "model": "m"}
+    client = await open_socket(running.port, path, two, revision, setup=create)
+    up = await accept(upstream)
+    assert up.wire.received.startswith(b"GET /v1beta/interactions/live HTTP/1.1\r\n")
+    assert b"Api-Revision: 2026-05-20\r\n" in up.wire.received
+    owner = up.wire.received.partition(b"canary-")[2][:1]
+    assert json.loads(await up.message()) == create
+    up.say({"event_type": "interaction.created", "interaction": {"id": "v1_x"}})
+    await client.message()
+    client.close()
+    connect_to = {"event_type": "interaction.connect", "id": "v1_x"}
+    for number in (1, 2):
+        again = await open_socket(running.port, path, two, setup=connect_to)
+        there = await accept(upstream, number)
+        assert json.loads(await there.message()) == connect_to
+        assert there.wire.received.partition(b"canary-")[2][:1] == owner
+        there.say({"event_type": "interaction.connected", "interaction_id": "v1_x"})
+        await again.message()
+    stranger = await open_socket(running.port, path, one, setup=connect_to)
+    assert await stranger.close_frame() == (1008, "This interaction is not known to this gateway.")
+
+
+@pytest_twisted.ensureDeferred
 async def test_plugins_edit_what_both_sides_say(gateway: GatewayFactory, upstream: ScriptedUpstream) -> None:
     from agm import hookimpl
 

@@ -75,6 +75,8 @@ def _live(request: GatewayRequest, account: Account, body: bytes) -> UpstreamReq
         path = f"/ws/google.cloud.aiplatform.{version}.LlmBidiService/BidiGenerateContent"
     elif request.method == live.INTERACTION:
         name, path = request.model, f"/{request.version}/interactions/live"
+        if name == request.asked_model:
+            name = ""  # as the client wrote it
     else:
         name = request.model if request.model.startswith(("tunedModels/", "dynamic/")) else f"models/{request.model}"
         constrained = "Constrained" if request.query.get("constrained") else ""
@@ -85,7 +87,7 @@ def _live(request: GatewayRequest, account: Account, body: bytes) -> UpstreamReq
     return UpstreamRequest(
         path=path,
         headers=tuple(headers),
-        body=live.with_model(body, request.method, name) if request.model else body,
+        body=live.with_model(body, request.method, name) if request.model and name else body,
         framing=Framing.LIVE,
         method="GET",
     )
