@@ -28,6 +28,10 @@ RESOURCE_METHODS = frozenset(
     }
 )
 
+#: Live sessions of the Developer API and of Vertex AI, and what makes a token for one; :mod:`agm.core.live` has the paths.
+DEVELOPER_SESSIONS = frozenset({"BidiGenerateContent", "BidiGenerateMusic", "interactions.live", "auth_tokens.create"})
+VERTEX_SESSIONS = frozenset({"LlmBidiService.BidiGenerateContent"})
+
 #: The methods that each kind has, by Google's names.
 METHODS: Mapping[str, frozenset[str]] = {
     "api-key": frozenset(
@@ -38,7 +42,7 @@ METHODS: Mapping[str, frozenset[str]] = {
             "embedContent",
             "batchEmbedContents",
             "predict",
-            *("BidiGenerateContent", "BidiGenerateMusic", "interactions.live", "auth_tokens.create"),
+            *DEVELOPER_SESSIONS,
             *RESOURCE_METHODS,
         }
     ),
@@ -49,7 +53,7 @@ METHODS: Mapping[str, frozenset[str]] = {
             "countTokens",
             "embedContent",
             "predict",
-            "LlmBidiService.BidiGenerateContent",
+            *VERTEX_SESSIONS,
         }
     ),
     "code-assist": frozenset({"generateContent", "streamGenerateContent", "countTokens"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,13 @@ import pytest
 from google import genai
 from google.genai import errors, types
 from google.oauth2.credentials import Credentials
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from testbed.processes import Twistd, environment, run
-from tests.clients.servers import CANARY, CLIENT_KEY, Emulator, SessionGateway, check_log, config
+from tests.clients.servers import CANARY, CLIENT_KEY, Emulator, GatewayFactory, SessionGateway, check_log, config
 from tests.clients.test_node import run as run_node
+from tests.helpers.websockets import DEVELOPER
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -224,3 +228,23 @@ def test_node(node: Path, gateways: SessionGateway, emulator: Emulator) -> None:
     assert closed["closed"] == [4002, "The emulator was asked to close with 4002."]
     (unknown,) = run_node(node, gateways("api-key").url, ["live", "gemini-live"], key=f"{CANARY}-wrong")
     assert "401" in str(unknown["value"]["closed"])
+
+
+def test_a_stop_is_announced_and_ends_in_order(new_gateway: GatewayFactory) -> None:
+    """SIGTERM: goAway first, the session goes on, and 1001 when the patience is over; the exit status is 0."""
+    running = new_gateway("api-key", accounts=1)
+    url = running.url.replace("http", "ws") + DEVELOPER
+    with connect(url, additional_headers={"x-goog-api-key": CLIENT_KEY}) as session:
+        session.send(json.dumps({"setup": {"model": "models/gemini-live"}}))
+        assert json.loads(session.recv()) == {"setupComplete": {}}
+        running.twistd.process.send_signal(signal.SIGTERM)
+        assert json.loads(session.recv()) == {"goAway": {"timeLeft": "30s"}}
+        turns = [{"parts": [{"text": "Still there?"}]}]
+        session.send(json.dumps({"clientContent": {"turns": turns, "turnComplete": True}}))
+        while "turnComplete" not in str(session.recv()):
+            pass
+        running.twistd.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            session.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "The gateway is stopping.")

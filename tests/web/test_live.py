@@ -449,7 +449,7 @@ async def test_an_upstream_that_drops_is_told_as_1011_and_inside_of_a_frame_by_t
 async def test_a_client_that_does_not_answer_the_close_is_dropped(
     gateway: GatewayFactory, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agm.web.live.CLOSE_WAIT", 0.1)
+    monkeypatch.setattr("agm.web.session.CLOSE_WAIT", 0.1)
     running = await gateway(accounts(upstream))
     client, up = await set_up(running.port, upstream)
     up.close(1000)
@@ -462,7 +462,7 @@ async def test_a_client_that_does_not_answer_the_close_is_dropped(
 async def test_silent_sides_are_asked_for_a_sign_of_life_and_dropped_without(
     gateway: GatewayFactory, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agm.web.live.PING_EVERY", 0.2)
+    monkeypatch.setattr("agm.web.session.PING_EVERY", 0.2)
     running = await gateway(accounts(upstream))
     client, up = await set_up(running.port, upstream)
     for _ in range(4):

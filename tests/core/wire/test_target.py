@@ -279,7 +279,7 @@ def test_a_version_twice_is_told_with_the_base_url_that_cures_it(path: str, vers
         ("/anthropic/v1/messages/count_tokens", "Anthropic"),
         ("/v1/projects/p/locations/us/publishers/google/models/m:predict", "vertexai=True"),
         ("/v1beta1/publishers/google/models", "vertexai=True"),
-        ("/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent", "Live API"),
+        ("/ws/google.ai.generativelanguage.v1beta.GenerativeService.Other", "Live sessions are opened at"),
         ("/v1beta/models/m:generateContents", "is not supported for generateContents"),
         ("/v1beta/models/m:", "names no method"),
         ("/v1beta/secrets", "/v1beta/models"),
