@@ -28,7 +28,7 @@ RESOURCE_METHODS = frozenset(
     }
 )
 
-#: Live sessions of the Developer API and of Vertex AI, and what makes a token for one; :mod:`agm.core.live` has the paths.
+#: Live sessions of the Developer API, with what makes a token for one, and of Vertex AI; see :mod:`agm.core.live`.
 DEVELOPER_SESSIONS = frozenset({"BidiGenerateContent", "BidiGenerateMusic", "interactions.live", "auth_tokens.create"})
 VERTEX_SESSIONS = frozenset({"LlmBidiService.BidiGenerateContent"})
 
