@@ -9,7 +9,7 @@ Copy this file into the folder of ``[plugins] path``::
 
 Each start begins a file, which its owner alone can read.  Nothing of a conversation is in it: only the model, the
 method, the name of the client key, and for the conversation a digest under a secret that is thrown away.  A request is
-written when it has ended, with its attempts; answers of requests under way at the same time may be in another order.
+written when it has ended, with its attempts; answers of concurrent requests may be in another order.
 """
 
 from __future__ import annotations

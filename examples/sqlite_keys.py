@@ -14,7 +14,7 @@ Copy this file into the folder of ``[plugins] path``, and say where the database
 
     [plugins.sqlite_keys]
     database = "keys.sqlite"        # relative to the configuration; without it the plugin adds nothing
-    fresh = 30                      # seconds for which an answer is remembered
+    fresh = 30                      # seconds for which an answer is cached
 
 A revoked key is refused after ``fresh`` seconds at the latest, and at once after a SIGHUP.
 """

@@ -9,7 +9,7 @@ Copy this file into the folder of ``[plugins] path``::
     research = 2000000
 
 Tokens are ``usageMetadata.totalTokenCount``, as the upstream counts them, and days are UTC's.  A request is counted
-when it has ended, so those under way may overdraw.  Numbers are kept in memory: a restart begins a new day.  Answers
+when it has ended, so those in flight may overdraw.  Numbers are kept in memory: a restart begins a new day.  Answers
 are parsed for the counts, so they no longer pass byte for byte.
 """
 

@@ -149,7 +149,7 @@ class ConfigWatch(Service):
         try:
             self._look_once()
         except Exception:  # which would be the last look
-            log.failure("the configuration and the files that it names could not be looked at")
+            log.failure("the configuration and the files that it names could not be checked for changes")
 
     def _look_once(self) -> None:
         for certificate, changes in self._certificates:
@@ -166,7 +166,7 @@ class ConfigWatch(Service):
         """Put what the files hold in force, unless their writer may not be done."""
         if Identity.of(path) is None:
             if self._read.get(path) is not None:
-                log.warn("{path} is gone; what it said stays in force", path=str(path))
+                log.warn("{path} is gone; the configuration that was read from it stays loaded", path=str(path))
             self._read = self._as_they_are({})
             return
         before, found = self._gateway.config, self._load(path)
@@ -174,8 +174,8 @@ class ConfigWatch(Service):
             if not self._waiting:
                 self._waiting = True
                 log.info(
-                    "{path}, or a file that it names, holds less than before: that counts once nobody has written "
-                    "there for {quiet:g} seconds",
+                    "{path}, or a file that it names, holds less than before: it is read again when it has not "
+                    "changed for {quiet:g} seconds",
                     path=str(path),
                     quiet=QUIET,
                 )
@@ -214,21 +214,21 @@ class ConfigWatch(Service):
         if isinstance(config, ConfigError):
             for problem in config.problems:
                 log.error("{problem}", problem=str(problem))
-            log.error("the new configuration is refused; the old one stays in force")
+            log.error("the new configuration is refused; the old one stays loaded")
             return
         try:
             await self._gateway.reload(config)
         except (HookFailed, ValueError) as e:
-            log.error("the new configuration is refused: {why}; the old one stays in force", why=str(e))
+            log.error("the new configuration is refused: {why}; the old one stays loaded", why=str(e))
             return
         self._read = config.files
         for warning in config.warnings:
             log.warn("{warning}", warning=warning)
         for name in sorted(_serving(config) & _off(before)):
-            log.info("{account} has its secret again", account=name)
-        log.info("{path} is in force: {accounts} accounts", path=str(path), accounts=len(self._gateway.pool))
+            log.info("{account}: its secret is available again", account=name)
+        log.info("{path} is loaded: {accounts} accounts", path=str(path), accounts=len(self._gateway.pool))
         for key in needs_restart(before, config):
-            log.warn("{key} has changed; that takes a restart", key=key)
+            log.warn("{key} has changed; the change takes effect after a restart", key=key)
 
     def _as_they_are(self, read: Mapping[Path, Identity | None]) -> Mapping[Path, Identity | None]:
         """The files that were `read` just now, and those of the configuration in force as they are."""
@@ -277,11 +277,11 @@ def _renew(certificate: ServerCertificate, quiet: float = QUIET) -> None:
     except ListenerRefused as e:
         if quiet >= QUIET:
             certificate.pass_over()
-            log.warn("{why}; the certificate that was shown before stays in force", why=str(e))
+            log.warn("{why}; the previous certificate stays in use", why=str(e))
         return
     if another:
         log.info(
-            "the certificate in {path} is shown from now on; it ends on {day}",
+            "the certificate in {path} is in use from now on; it expires on {day}",
             path=str(certificate.files.certificate),
             day=f"{certificate.ends:%Y-%m-%d}",
         )

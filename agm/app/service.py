@@ -82,7 +82,7 @@ class GatewayService(MultiService):
         await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
         if self.site.busy:
             log.info(
-                "waiting up to {patience:g} seconds for {count} requests; a second signal cuts them",
+                "waiting up to {patience:g} seconds for {count} requests; a second signal aborts them",
                 patience=patience,
                 count=self.site.busy,
             )
@@ -107,7 +107,7 @@ def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
     def stop(name: str) -> None:
         nonlocal stopping
         if stopping:
-            log.info("{name} again: cutting {count} requests", name=name, count=site.busy)
+            log.info("{name} again: aborting {count} requests", name=name, count=site.busy)
             site.cut()
         else:
             log.info("{name}: stopping", name=name)

@@ -101,7 +101,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "  agm account add work < key.txt\n"
         "  agm account add cloud --kind vertex --credentials adc --project my-project",
     )
-    add.add_argument("name", metavar="NAME", help="what to call it: letters, digits, '.', '_' and '-'")
+    add.add_argument("name", metavar="NAME", help="the account's name: letters, digits, '.', '_' and '-'")
     add.add_argument("--kind", choices=("api-key", "vertex", "code-assist"), default="api-key", help="default: api-key")
     credential = add.add_mutually_exclusive_group()
     credential.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the API key")
@@ -119,21 +119,23 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "  agm account import --from-environment\n"
         "  agm account import ~/.config/gcloud/application_default_credentials.json --project my-project",
     )
-    imported.add_argument("file", metavar="FILE", nargs="?", help="the JSON file, which is referred to by its path")
+    imported.add_argument(
+        "file", metavar="FILE", nargs="?", help="the JSON file; the configuration refers to it by path"
+    )
     imported.add_argument(
         "--from-environment",
         action="store_true",
         help="an api-key account for each of GEMINI_API_KEY and GOOGLE_API_KEY that is set, by reference",
     )
-    imported.add_argument("--name", metavar="NAME", help="what to call the account; else taken from the file")
+    imported.add_argument("--name", metavar="NAME", help="the account's name; default: taken from the file")
     imported.add_argument("--kind", choices=("vertex", "code-assist"), default="vertex", help="default: vertex")
-    imported.add_argument("--copy", action="store_true", help="keep a copy, for you alone, beside the configuration")
+    imported.add_argument("--copy", action="store_true", help="keep a private copy beside the configuration")
     add_limits(imported)
-    action("list", _list, "show the accounts, how they stand, and none of their secrets", "  agm account list --json")
+    action("list", _list, "list the accounts and their state, without secrets", "  agm account list --json")
     tested = action(
         "test",
         run_test,
-        "send one countTokens through an account, and say what is wrong if it fails",
+        "send one countTokens through an account, and explain a failure",
         "  agm account test work\n  agm account test --all",
     )
     tested.add_argument("name", metavar="NAME", nargs="?", help="the account")
@@ -143,7 +145,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     reset = action(
         "reset",
         _reset,
-        "take back what the gateway holds against an account, for a running gateway and for one that is not",
+        "clear the cooldowns and errors of an account, in the running gateway or on disk",
         "  agm account reset work\n  agm account reset work --model gemini-2.5-pro",
     )
     add_options(reset, as_json=False)
@@ -151,7 +153,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     reset.add_argument("--model", metavar="MODEL", help="for this upstream model alone; else for all")
     for name, does, what in (
         ("enable", _enable, "use an account again"),
-        ("disable", _disable, "keep an account in the file and out of use"),
+        ("disable", _disable, "disable an account, but keep it in the file"),
         ("remove", _remove, "remove an account, and the key file that agm wrote for it"),
     ):
         parser = action(name, does, what, f"  agm account {name} work")
@@ -263,7 +265,7 @@ def warn(messages: Sequence[str]) -> None:
 
 
 def reference(path: Path, stored: Path) -> str:
-    """How the configuration names a file beside it; in whole if a link could lead to it from another folder."""
+    """Return how the configuration names a file beside it; absolute if a link could lead there from elsewhere."""
     return str(stored if path.is_symlink() else stored.relative_to(path.parent))
 
 
@@ -299,7 +301,7 @@ def _text_of(data: bytes) -> str:
 
 
 def bytes_of(path: Path, what: str, limit: int) -> bytes:
-    """What a file holds.  A refusal does not name it: a key may have been pasted where its file belongs."""
+    """Read a file.  A refusal does not name it: a key may have been pasted where its file belongs."""
     try:
         with path.expanduser().open("rb") as file:
             data = file.read(limit + 1)
@@ -360,7 +362,7 @@ def _text(held: Mapping[str, object], key: str) -> str | None:
 
 
 def _not_a_login(held: Mapping[str, object]) -> str:
-    """Why a JSON object is not one of google-auth's files."""
+    """Explain why a JSON object is not one of google-auth's files."""
     if "type" not in held and {"access_token", "refresh_token"} & held.keys():
         return (
             "the file holds the tokens of a login, as gemini-cli's oauth_creds.json does, but no type, client_id and"
@@ -451,7 +453,7 @@ def _state(account: Mapping[str, object], live: Mapping[str, Mapping[str, Any]])
 
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:
-    """What may be shown of an account's table, which is known to be good."""
+    """Describe an account's table, which is known to be valid, without its secrets."""
     source = next(key for key in _SOURCES if key in table)
     return {
         "name": table["name"],
@@ -526,7 +528,7 @@ def _reset(args: argparse.Namespace) -> int:
     from agm.persist import pool_state as state
 
     path = _found(args)
-    running = find_running(args, "what its next start reads is changed")
+    running = find_running(args, "no gateway runs; the state file for its next start is changed")
     if running is not None:
         target = f"/_agm/accounts/{quote(args.name, safe='')}/reset"
         found = running.ask(target, json.dumps({"model": args.model}).encode())["reset"]
@@ -537,7 +539,7 @@ def _reset(args: argparse.Namespace) -> int:
         except (OSError, ValueError) as e:
             raise Refused(f"the state cannot be changed: {e}") from None
     model = f" for {args.model}" if args.model else ""
-    done = f"what was held against it{model} is taken back" if found else f"nothing is held against it{model}"
+    done = f"cooldowns and errors{model} are cleared" if found else f"nothing to reset{model}"
     print(f"{args.name}: {done}")
     return 0
 

@@ -34,7 +34,7 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``completion``."""
-    what = "print what a shell has to read to complete agm's commands"
+    what = "print the shell script that completes agm's commands"
     parser = subparsers.add_parser(
         "completion",
         help=what,

@@ -15,12 +15,12 @@ __all__ = ["add_parser", "cannot_start", "run"]
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``config`` with its own subcommands, ``check`` and ``path``."""
-    parser = subparsers.add_parser("config", help="check the configuration, or say where it is")
+    parser = subparsers.add_parser("config", help="check the configuration, or print its path")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, does, example in (
         (
             "check",
-            "say whether the gateway would start with the configuration, and what is wrong with it if not",
+            "check whether the gateway would start with the configuration",
             "agm config check --config new.toml",
         ),
         ("path", "print the path of the configuration that is used", '"$EDITOR" "$(agm config path)"'),

@@ -27,7 +27,7 @@ LOCAL = 30.0
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``doctor``."""
-    what = "check everything that the gateway needs, and name a cure for what is wrong"
+    what = "check everything that the gateway needs, and suggest fixes"
     parser = subparsers.add_parser(
         "doctor",
         help=what,
@@ -45,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--client-key-env", metavar="VAR", help="the environment variable that holds a client key, if one is asked for"
     )
-    parser.add_argument("--offline", action="store_true", help="leave out what needs the network: upstreams, accounts")
+    parser.add_argument("--offline", action="store_true", help="skip what needs the network: upstreams, accounts")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=run)
 
@@ -84,7 +84,7 @@ def _printer() -> "Callable[[Finding], None]":
         line.append(f"{finding.check:<14}{finding.found}", style="default")
         console.print(line)
         if finding.cure is not None:
-            console.print(Text(f"{'':<22}what helps: {finding.cure}"))
+            console.print(Text(f"{'':<22}fix: {finding.cure}"))
 
     return tell
 
@@ -126,7 +126,7 @@ def _state(setup: "Setup") -> Any:
 
 
 async def _beyond(reactor: Any, setup: "Setup", offline: bool) -> "AsyncIterator[Finding]":
-    """What needs a reactor."""
+    """Run the checks that need a reactor."""
     from agm.diagnose.doctor import sdks, unexpected
 
     if not offline and setup.config is not None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text, printable
+from agm.cli.standing import STATES
 from agm.config import default, find, load
 
 __all__ = ["add_parser", "readable", "run"]
@@ -36,7 +37,7 @@ _LINES, _WIDTH = 40, 160
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``explain``."""
-    what = "say what would happen to a request, and why, without sending it"
+    what = "explain what would happen to a request, without sending it"
     parser = subparsers.add_parser(
         "explain",
         help=what,
@@ -52,7 +53,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     body = parser.add_mutually_exclusive_group()
     body.add_argument("--body", metavar="FILE|-", help="the request's JSON body; - is standard input")
     body.add_argument("--text", metavar="PROMPT", help="a body with this prompt; default: 'Hello'")
-    parser.add_argument("--key", metavar="NAME", help="the name of the client key that the request would show")
+    parser.add_argument("--key", metavar="NAME", help="the name of the client key that the request would use")
     parser.add_argument(
         "--header", metavar="N:V", action="append", default=[], help="a header of the request; repeatable"
     )
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--alt is about a stream; give --stream, too")
     args.offline = args.offline or bool(args.plugin)
     question = _question(args)
-    running = find_running(args, "explained as after a fresh start: nobody rests, no conversation is remembered")
+    running = find_running(args, "explained as after a fresh start: no cooldowns, no conversations")
     found = _offline(args, question) if running is None else running.ask("/_agm/explain", question)
     print(json_text(found) if args.json else readable(found))
     return 1 if "error" in found else 0
@@ -167,7 +168,7 @@ def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
 
 
 def _result(reactor: Any, coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """What a coroutine returns.  The reactor runs only if it has to wait: plugins may take time to edit a body."""
+    """Run a coroutine and return its result.  The reactor runs only if a plugin waits."""
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
@@ -234,8 +235,8 @@ def _key(found: Mapping[str, Any]) -> str:
     if found["client_key"] is not None:
         return str(found["client_key"])
     if found.get("client_key_required"):
-        return "left open; one is asked for, and its limits would count: name it with --key"
-    return "none, and none is asked for"
+        return "none given, but the gateway requires one, and its limits apply: name one with --key"
+    return "none, and none is required"
 
 
 def _by(part: Mapping[str, Any]) -> str:
@@ -248,7 +249,7 @@ def _excluded(exclusion: Mapping[str, Any]) -> tuple[str, ...]:
     cause = (
         exclusion["reason"]
         if exclusion["cause"] in exclusion["reason"]
-        else (f"{exclusion['cause']}: {exclusion['reason']}")
+        else f"{STATES.get(exclusion['cause'], exclusion['cause'])}: {exclusion['reason']}"
     )
     said = f"; Google says: {exclusion['message']}" if exclusion.get("message") else ""
     link = f" ({exclusion['link']})" if exclusion.get("link") else ""
@@ -257,7 +258,7 @@ def _excluded(exclusion: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _wait(waits: Mapping[str, Any]) -> str:
     when = f"in {_duration(waits['seconds'])}" if waits["seconds"] else "at any moment"
-    return f"in line for an account, which may come {when}; for {_duration(waits['at_most'])} at most"
+    return f"for an account, expected {when}; {_duration(waits['at_most'])} at most"
 
 
 def _duration(seconds: float) -> str:
@@ -293,7 +294,7 @@ def _refusal(error: Mapping[str, Any]) -> list[str]:
 
 
 def _said(call: Mapping[str, Any]) -> str:
-    """What a plugin returned from a hook, in a few words."""
+    """Describe what a plugin returned from a hook, in a few words."""
     said = call["said"]
     if call["hook"] == "agm_transform_request":
         return "edited the body"

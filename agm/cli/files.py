@@ -89,11 +89,11 @@ class _Section:
         return self.above + self.heading + self.body
 
     def opens(self, at: At) -> bool:
-        """Whether this is one of the tables of the array ``at``: ``[[auth.keys]]`` for ``("auth", "keys")``."""
+        """Return whether this is one of the tables of the array ``at``: ``[[auth.keys]]`` for ``("auth", "keys")``."""
         return _inside(tomllib.loads(self.heading), at) == [{}]
 
     def is_below(self, at: At) -> bool:
-        """Whether this is the table ``at`` or one within it."""
+        """Return whether this is the table ``at`` or one within it."""
         return _inside(tomllib.loads(self.heading), at) is not None
 
 
@@ -128,7 +128,7 @@ def _sections(text: str) -> list[_Section]:
 
 
 def _line_end(text: str, position: int) -> int:
-    """Where the line of ``position`` ends, its line break included."""
+    """Return where the line of ``position`` ends, its line break included."""
     return text.find("\n", position) + 1 or len(text)
 
 
@@ -137,7 +137,7 @@ def _ended(text: str) -> str:
 
 
 def _inside(value: Any, at: At) -> Any:
-    """What stands at a path of keys; ``None`` if nothing does."""
+    """Look up the value at a path of keys; ``None`` if there is none."""
     for name in at:
         value = value.get(name) if isinstance(value, dict) else None
     return value
@@ -154,7 +154,7 @@ def tables(text: str, at: At) -> list[dict[str, Any]]:
 
 
 def index_of(text: str, at: At, name: str, what: str) -> int:
-    """Which table of the array has this name; else :class:`Refused`, with the nearest name that there is."""
+    """Find the table of the array with this name; else :class:`Refused`, with the nearest name."""
     names = [str(table.get("name", "")) for table in tables(text, at)]
     if name in names:
         return names.index(name)
@@ -384,7 +384,7 @@ def _as_it_was(text: str, before: str) -> bytes:
 
 def check(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
     """
-    Whether the gateway would take ``text`` as the configuration at ``path``: its warnings.
+    Check ``text`` as the configuration at ``path``, and return its warnings.
 
     Raises :class:`agm.config.ConfigError` with every problem.  A secret that is missing or unusable is a warning: a
     variable may be set where the gateway is started.
@@ -438,7 +438,7 @@ def edit(
 
 
 def _access(path: Path, old: os.stat_result | None, environ: Mapping[str, str]) -> Iterator[str]:
-    """Who else may read a file that was written, as far as a person has to know."""
+    """Describe who else may read a file that was written, as far as a person has to know."""
     new = path.stat()
     if old is not None and old.st_mode & 0o070 and new.st_gid != old.st_gid:
         group, file = _group(old.st_gid), shlex.quote(str(path))

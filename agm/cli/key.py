@@ -60,11 +60,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     create = action(
         "create",
         _create,
-        "make a key for a client, and print it this one time",
+        "create a key for a client, and print it once",
         '  agm key create laptop --model "gemini-*" --requests-per-minute 60\n'
         "  agm key create intern --tokens-per-day 2000000 --expires 30d",
     )
-    create.add_argument("name", metavar="NAME", help="what logs and limits call the key")
+    create.add_argument("name", metavar="NAME", help="the key's name in logs and limits")
     create.add_argument(
         "--model", metavar="PATTERN", action="append", help="the models that it may use; repeatable; default: all"
     )
@@ -82,7 +82,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "  agm key list --json",
         asks=True,
     )
-    revoke = action("revoke", _revoke, "remove a client key: it is not let in any more", "  agm key revoke laptop")
+    revoke = action("revoke", _revoke, "remove a client key: requests with it are refused", "  agm key revoke laptop")
     revoke.add_argument("name", metavar="NAME", help="the key's name, not the key")
 
 
@@ -117,7 +117,7 @@ def _create(args: argparse.Namespace) -> int:
 
 def moment(text: str, now: datetime.datetime) -> datetime.date:
     """
-    When a key expires, as a person says it; a time is to the second, and has its offset.
+    Format the time at which a key expires: to the second, with its offset.
 
     :raises Refused: if it cannot be understood, or is over.
     """
@@ -157,19 +157,19 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _used_today(args: argparse.Namespace) -> Mapping[str, Mapping[str, int]] | None:
-    """What each key has used today, by name; None where no gateway tells it."""
+    """Return what each key has used today, by name; None where no gateway tells it."""
     running = find_running(args, None)
     if running is None:
         return None
     try:
         return {key["name"]: key["today"] for key in running.ask("/_agm/keys")["client_keys"]}
     except Refused as refusal:
-        print(f"the running gateway does not tell what was used: {refusal}", file=sys.stderr)
+        print(f"the running gateway does not report the usage of its keys: {refusal}", file=sys.stderr)
         return None
 
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:
-    """What may be shown of a key's table, which is known to be good."""
+    """Describe a key's table, which is known to be valid, without its secret."""
     expires = table.get("expires")
     return {
         "name": table["name"],

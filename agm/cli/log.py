@@ -49,26 +49,26 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``log``."""
-    what = "show the requests that the gateway remembers"
+    what = "show the recorded requests"
     parser = subparsers.add_parser(
         "log",
         help=what,
-        description=f"{what[0].upper()}{what[1:]}; or have it remember their bodies for a time: agm log bodies on.",
+        description=f"{what[0].upper()}{what[1:]}; or record their bodies for a time: agm log bodies on.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("what", nargs="?", choices=("bodies",), help="say whether bodies are kept, or change that")
-    parser.add_argument("switch", nargs="?", choices=("on", "off"), help="keep bodies, or no longer")
-    parser.add_argument("--for", dest="time", metavar="TIME", type=span, help="for how long bodies are kept, 10m")
+    parser.add_argument("what", nargs="?", choices=("bodies",), help="show whether bodies are recorded, or change that")
+    parser.add_argument("switch", nargs="?", choices=("on", "off"), help="start or stop recording bodies")
+    parser.add_argument("--for", dest="time", metavar="TIME", type=span, help="how long to record bodies, such as 10m")
     parser.add_argument("--limit", metavar="N", type=_count, default=20, help="how many requests; default: 20")
-    parser.add_argument("--follow", action="store_true", help="go on with each request as it ends")
-    parser.add_argument("--id", metavar="REQUEST", help="one request, with what was tried: its x-agm-request-id")
-    parser.add_argument("--bodies", action="store_true", help="requests whose bodies were kept, with them")
+    parser.add_argument("--follow", action="store_true", help="keep printing requests as they end")
+    parser.add_argument("--id", metavar="REQUEST", help="one request and its attempts, by its x-agm-request-id")
+    parser.add_argument("--bodies", action="store_true", help="only requests with recorded bodies, and the bodies")
     add_filters(parser)
-    parser.add_argument("--status", metavar="CODE", type=_status, help="with this status, 429 or 5xx")
+    parser.add_argument("--status", metavar="CODE", type=_status, help="with this status, such as 429 or 5xx")
     parser.add_argument("--outcome", choices=("ok", "error", "aborted", "cancelled"), help="with this outcome")
-    parser.add_argument("--errors", action="store_true", help="that failed or broke off")
+    parser.add_argument("--errors", action="store_true", help="only requests that failed or were aborted")
     add_place(parser)
     add_options(parser, offline=False)
     parser.add_argument("--csv", action="store_true", help="as CSV, with every column")
@@ -77,8 +77,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add what says which requests are meant, for every command that reads the log."""
-    parser.add_argument("--model", metavar="PATTERN", help="of this model, as asked or as served; * is a wildcard")
-    parser.add_argument("--account", metavar="NAME", help="that this account served, or was asked for")
+    parser.add_argument("--model", metavar="PATTERN", help="of this model, requested or served; * is a wildcard")
+    parser.add_argument("--account", metavar="NAME", help="of this account: it served them, or was tried")
     parser.add_argument("--key", metavar="NAME", help="of the client key of this name")
     parser.add_argument("--since", metavar="TIME", type=when, help="from 1h (or s, m, d, w) ago on, or from a date on")
     parser.add_argument("--until", metavar="TIME", type=when, help="before that")
@@ -141,26 +141,26 @@ def when(text: str) -> float:
 
 
 def filter_of(args: argparse.Namespace) -> "Filter":
-    """Which requests the arguments mean."""
+    """Make the filter that the arguments describe."""
     from agm.observe.requestlog.store import Filter
 
     return Filter(model=args.model, account=args.account, key=args.key, since=args.since, until=args.until)
 
 
 def path_of(args: argparse.Namespace) -> Path:
-    """Where the log is.  :raises Refused: if there is none."""
+    """Return where the log is.  :raises Refused: if there is none."""
     from agm.observe.requestlog import store as logfile
 
     if args.file is not None:
         return Path(args.file)
     path = find(args.config, os.environ)
     if path is None:
-        raise Refused("without a configuration file no request is remembered; --file names a request log")
+        raise Refused("without a configuration file no request is recorded; --file names a request log")
     config = load(path, environ=os.environ)
     found = logfile.path_of(attrs.evolve(config, request_log=attrs.evolve(config.request_log, enabled=True)))
     assert found is not None, "it is enabled, and there is a file"
     if not config.request_log.enabled and not found.exists():
-        raise Refused(f"{path}: request_log.enabled is false: no request is remembered")
+        raise Refused(f"{path}: request_log.enabled is false: no request is recorded")
     return found
 
 
@@ -285,7 +285,7 @@ def _details(row: Mapping[str, Any]) -> str:
     facts = [
         ("request", row["request"]),
         ("started", _clock(row["started"])),
-        ("client", f"key {row['client_key'] or '-'}, {row['client'] or 'which did not say what it is'}"),
+        ("client", f"key {row['client_key'] or '-'}, {row['client'] or 'unknown client'}"),
         ("call", f"{row['method']} ({row['framing']}) of {model}"),
         ("answer", f"{row['status']}, {row['outcome']}, from {row['account'] or 'the gateway itself'}"),
         ("time", f"{_seconds(row['first_byte']) or 'no'} first byte, {_seconds(row['duration'])} in all"),

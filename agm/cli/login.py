@@ -43,13 +43,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="what to call the account; else by the email address")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the account's name; default: from the email address")
     parser.add_argument(
         "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
     )
     parser.add_argument("--kind", choices=("vertex", "code-assist"), default="vertex", help="default: vertex")
     parser.add_argument(
-        "--client", metavar="FILE", help="client_secret.json of an OAuth client of type Desktop app, of your own"
+        "--client", metavar="FILE", help="client_secret.json of your own OAuth client, of type Desktop app"
     )
     parser.add_argument("--client-id", metavar="ID", help="the client's id, instead of --client")
     parser.add_argument(
@@ -186,7 +186,7 @@ def _client(args: argparse.Namespace) -> "OAuthClient":
 
 
 def _network(path: Path, name: str | None) -> "Network | None":
-    """How the token endpoint is reached: as the account's upstream will be, as far as the configuration tells."""
+    """Return the network of the token endpoint: that of the account's upstream, as far as the configuration tells."""
     try:
         config = load(path, environ=os.environ)
     except ConfigError:  # there may be none yet; what is wrong with one has been said

@@ -20,7 +20,7 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``models``."""
-    what = "list the models that can be asked for"
+    what = "list the models that clients can use"
     parser = subparsers.add_parser(
         "models",
         help=what,

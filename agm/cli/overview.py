@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from agm.cli.running import printable
-from agm.cli.standing import details, duration, summary
+from agm.cli.standing import STATES, details, duration, summary
 
 __all__ = ["Overview", "Section", "sparkline"]
 
@@ -45,7 +45,7 @@ class Overview:
             f"agm {gateway['version']} at {self.address}, up {duration(self.document['uptime'])}, pid {gateway['pid']}",
             f"configuration {gateway['config'] or 'none: defaults'}; client keys {gateway['auth_mode']}; "
             f"strategy {gateway['strategy']}",
-            f"{_count(totals['requests'], 'request', 'requests')} ({errors}), {totals['open']} open, "
+            f"{_count(totals['requests'], 'request', 'requests')} ({errors}), {totals['open']} in flight, "
             f"{_count(totals['streams'], 'stream', 'streams')}; "
             f"{totals['prompt_tokens']:,} prompt and {totals['output_tokens']:,} output tokens; "
             f"{_size(totals['sent'])} sent",
@@ -78,8 +78,11 @@ class Overview:
 
     def _endpoints(self) -> Section | None:
         left_alone = [each for each in self.document["endpoints"] if each["breaker"] != "closed"]
-        rows = [_row(each["endpoint"], each["breaker"], _left(each["seconds_left"])) for each in left_alone]
-        return Section("endpoints that fail", ("endpoint", "breaker", "left"), rows) if rows else None
+        rows = [
+            _row(each["endpoint"], STATES.get(each["breaker"], each["breaker"]), _left(each["seconds_left"]))
+            for each in left_alone
+        ]
+        return Section("failing endpoints", ("endpoint", "breaker", "left"), rows) if rows else None
 
     def _open(self) -> Section | None:
         found = self.document["open"]
@@ -98,7 +101,7 @@ class Overview:
         more = self.document["totals"]["open"] - len(rows)
         below = [f"and {more} more"] if more > 0 else []
         columns = ("for", "state", "method", "model", "account", "client key", "sent")
-        return Section("open requests", columns, rows, below) if rows else None
+        return Section("requests in flight", columns, rows, below) if rows else None
 
     def _errors(self) -> Section | None:
         failed = [each for each in self.document["requests"] if each["outcome"] in ("error", "aborted")][:ERRORS]

@@ -22,9 +22,9 @@ _MAX_NAME = 50
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``plugin`` with its own subcommand, ``new``."""
-    parser = subparsers.add_parser("plugin", help="begin a plugin of your own")
+    parser = subparsers.add_parser("plugin", help="create a new plugin")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    what = "write a small plugin that works, with its tests, to begin from"
+    what = "create a small working plugin with its tests"
     new = actions.add_parser(
         "new",
         help=what,
@@ -33,7 +33,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    new.add_argument("name", metavar="NAME", help="what to call it: lower-case letters, digits and single hyphens")
+    new.add_argument("name", metavar="NAME", help="the plugin's name: lower-case letters, digits and single hyphens")
     new.add_argument("--dir", metavar="DIR", default=".", help="where to make the folder agm-NAME; default: here")
     new.set_defaults(run=run)
 

@@ -38,7 +38,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Show them; 0, or 1 if one cannot be used, with the reason."""
     args.offline = args.offline or bool(args.plugin)
-    running = find_running(args, "loaded here, so that failures are not known")
+    running = find_running(args, "loaded here; the running gateway's failure counts are not known")
     found = _offline(args) if running is None else running.ask("/_agm/plugins")
     print(json_text(found) if args.json else _readable(found))
     return 0

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def run_in_reactor(main: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     """
-    What ``main(reactor)`` returns or raises.
+    Run ``main(reactor)``; return or raise what it does.
 
     :raises Refused: if the person interrupts it.
     """

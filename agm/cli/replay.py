@@ -19,7 +19,7 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``replay``."""
-    what = "run a recording of requests and upstream answers against a policy, and print what it decides"
+    what = "replay a recording of requests and upstream answers against a policy, and print its decisions"
     parser = subparsers.add_parser(
         "replay",
         help=what,
@@ -32,14 +32,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="the configuration whose policy is tried; default: the recording's own, else that of the gateway",
+        help="the configuration whose policy is tried; default: the recording's, else the gateway's",
     )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="something that differs from the configuration; repeatable",
+        help="override a key of the configuration; repeatable",
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=run)

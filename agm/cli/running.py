@@ -79,7 +79,7 @@ def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | 
         running.connection().close()
     except OSError as failure:
         if args.url is not None:
-            raise Refused(f"--url: nothing can be reached there: {_why(failure)}") from None
+            raise Refused(f"--url: cannot connect: {_why(failure)}") from None
         _say(f"no gateway runs at {address}: {otherwise}", otherwise)
         return None
     return running
@@ -111,7 +111,7 @@ def _listeners(named: str | None) -> tuple[str, ...]:
 
 def address_of(listen: Iterable[str]) -> str | None:
     """
-    Where this machine reaches a gateway with these Twisted server endpoints: ``http://127.0.0.1:8045``,
+    Return where this machine reaches a gateway with these Twisted server endpoints: ``http://127.0.0.1:8045``,
     ``unix:/run/agm.sock``, or None.  A TCP port on loopback goes first.
     """
     sockets = []
@@ -129,7 +129,7 @@ def address_of(listen: Iterable[str]) -> str | None:
 
 
 def _loopback(interface: str) -> str | None:
-    """How a URL names the loopback address that an interface includes, or None if it includes none."""
+    """Return the loopback address that an interface includes, as a URL has it, or None."""
     if interface == "localhost":
         return interface
     try:
@@ -230,7 +230,7 @@ class Running:
             answer = self._sent(client, target, None)
             if answer.status != 200:
                 self._document(answer, answer.read(MAX_ANSWER))
-                raise Refused(f"{self.address}: it answers with something unknown")
+                raise Refused(f"{self.address}: unexpected answer")
         except BaseException:
             client.close()
             raise
@@ -252,7 +252,7 @@ class Running:
         except (ValueError, RecursionError):
             ours = False
         if not ours:
-            raise Refused(f"{self.address}: what answers there is not agm; --url names another place")
+            raise Refused(f"{self.address}: the server there is not agm; --url names another address")
         if answer.status != 200:
             raise Refused(f"{self.address}: {_refusal(document)}{self._hint(answer.status)}")
         return document
@@ -283,7 +283,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def _refusal(document: dict[str, Any]) -> str:
     error = document.get("error")
-    return printable(str(error.get("message"))) if isinstance(error, dict) else "it answers with something unknown"
+    return printable(str(error.get("message"))) if isinstance(error, dict) else "unexpected answer"
 
 
 def _why(failure: Exception) -> str:

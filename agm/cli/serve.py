@@ -76,7 +76,7 @@ def options_of(args: argparse.Namespace) -> Sequence[str]:
 
 
 def _place(args: argparse.Namespace) -> Sequence[str]:
-    """Where ``agm ui`` finds the gateway that is being started."""
+    """Return where ``agm ui`` finds the gateway that is being started."""
     listen = [*([f"tcp:{args.port}:interface=127.0.0.1"] if args.port is not None else ()), *args.listen]
     place = [f"--listen={endpoint}" for endpoint in listen]
     return place if args.config is None else [*place, f"--config={args.config}"]

@@ -12,18 +12,21 @@ from typing import Any
 from agm.cli.files import Refused
 from agm.cli.running import find_running, printable
 
-__all__ = ["details", "duration", "standing", "summary"]
+__all__ = ["STATES", "details", "duration", "standing", "summary"]
+
+#: How a person reads the states that the gateway tells programs.
+STATES = {"resting": "cooling down", "probe due": "half-open"}
 
 
 def standing(args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]] | None:
-    """What the running gateway says of its accounts, by name; None if there is none that says it."""
+    """Ask the running gateway for the state of its accounts, by name; None if there is no answer."""
     running = find_running(args, None)
     if running is None:
         return None
     try:
         return {account["name"]: account for account in running.ask("/_agm/accounts")["accounts"]}
     except Refused as refusal:
-        print(f"the running gateway does not tell how its accounts stand: {refusal}", file=sys.stderr)
+        print(f"the running gateway does not report the state of its accounts: {refusal}", file=sys.stderr)
         return None
 
 
@@ -52,7 +55,7 @@ def details(account: Mapping[str, Any]) -> Sequence[str]:
         left = model["seconds_left"]
         time = "" if left is None or model["state"] == "probe due" else f", {duration(left)} left"
         name = "all models" if model["model"] == "*" else model["model"]
-        lines.append(f"{name}: {model['state']}{time} ({model['reason']})")
+        lines.append(f"{name}: {STATES.get(model['state'], model['state'])}{time} ({model['reason']})")
         lines += _advice(model)
     lines += [
         f"{quota['model']}: {quota['remaining']:.0%} of its quota left, known for {duration(quota['seconds_left'])} yet"
@@ -68,7 +71,7 @@ def details(account: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _advice(rest: Mapping[str, Any]) -> Sequence[str]:
-    """What Google said of a rest, where it says that this can be mended, and what helps."""
+    """List Google's message about a cooldown, its link and the fix."""
     found = (("Google says", "message"), ("see", "link"), ("fix", "fix"))
     if not rest.get("fix"):  # it ends by itself, and nothing has to be read for that
         return []

@@ -20,7 +20,7 @@ NOBODY = "`twistd -n agm` starts one"
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``status``."""
-    what = "show how the running gateway stands"
+    what = "show the state of the running gateway"
     parser = subparsers.add_parser(
         "status",
         help=what,
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def another_version(found: object) -> str:
-    """What to say of a document that this command cannot read."""
+    """Explain that the running gateway is another version, whose document this command cannot read."""
     gateway = found.get("gateway") if isinstance(found, dict) else None
     version = gateway.get("version") if isinstance(gateway, dict) else None
     return printable(

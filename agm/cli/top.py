@@ -88,7 +88,7 @@ def events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def merged(document: Mapping[str, Any], name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known after an event: ``status`` tells everything, ``change`` what differs."""
+    """Merge an event into the document: ``status`` replaces it, ``change`` has the differences."""
     if name == "status":
         return dict(told)
     known = {**document, **{part: value for part, value in told.items() if part not in ("traffic", "requests")}}
@@ -146,7 +146,7 @@ class Follower:
             try:
                 for name, document in events(self._lines()):
                     self._tell(name, document)
-                self._tell(None, "it has stopped telling")
+                self._tell(None, "the connection was closed")
             except (OSError, http.client.HTTPException, ValueError, Refused) as failure:
                 self._tell(None, printable(str(failure) or type(failure).__name__))
             self._over.wait(AGAIN)
@@ -220,7 +220,7 @@ def frame(document: Mapping[str, Any], address: str, lost: str | None) -> "Rende
     first, *rest = overview.head
     parts: list[RenderableType] = [_line(first, "bold"), *(_line(line) for line in rest)]
     if lost is not None:
-        parts.append(_line(f"no news from it: {lost}; asking again", "bold red"))
+        parts.append(_line(f"connection lost: {lost}; reconnecting", "bold red"))
     traffic = document["traffic"]
     for name in ("requests", "errors"):
         values = traffic.get(name, ())

@@ -42,7 +42,7 @@ def run_test(args: argparse.Namespace) -> int:
 
 
 def lines_of(trial: "Trial") -> Sequence[str]:
-    """What came of a trial, for people; the first line says whether the account works."""
+    """Describe the result of a trial for people; the first line says whether the account works."""
     what = f"{trial.account} ({trial.kind})"
     if trial.ok:
         counted = f"{trial.tokens} token{'' if trial.tokens == 1 else 's'}"
@@ -52,7 +52,7 @@ def lines_of(trial: "Trial") -> Sequence[str]:
     if trial.message:
         lines.append(f"  {trial.message}")
     if trial.cure:
-        lines.append(f"  what helps: {trial.cure}")
+        lines.append(f"  fix: {trial.cure}")
     return lines
 
 

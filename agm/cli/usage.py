@@ -37,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--by", choices=_GROUPS, default="key", help="what belongs together; default: key")
+    parser.add_argument("--by", choices=_GROUPS, default="key", help="the grouping; default: key")
     add_filters(parser)
     parser.add_argument(
         "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"

@@ -236,7 +236,7 @@ def _fit(secret: object, place: Place) -> Secret:
 
 
 def _check_sources(kind: AccountKind, table: Mapping[str, object], place: Place) -> None:
-    """Whether the account has what its kind needs to be let in, and nothing that its kind has no use for."""
+    """Check that the account has the credentials that its kind needs, and none that its kind does not use."""
     api_keys = [name for name in _API_KEY if name in table]
     beside = [name for name in (*_TOKEN, "project") if name in table]
     if kind == "api-key":

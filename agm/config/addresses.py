@@ -26,12 +26,12 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_host(host: str) -> bool:
-    """Whether ``host``, in lower case and without brackets, is an address or a name as DNS has them."""
+    """Return whether ``host``, in lower case and without brackets, is an address or a name as DNS has them."""
     return _address(host) is not None or (len(host) <= 253 and _HOST_NAME.fullmatch(host) is not None)
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host, in lower case and without brackets, is this machine alone."""
+    """Return whether a host, in lower case and without brackets, is this machine alone."""
     address = _address(host)
     # Not `is_loopback` for IPv6: Pythons differ over the mapped IPv4 addresses.
     if isinstance(address, ipaddress.IPv4Address):
@@ -119,7 +119,7 @@ def read_public_url(value: object, place: Place) -> str:
 
 
 def read_proxy_address(value: object, place: Place) -> str:
-    """Whose word about senders counts: an address, a network, ``loopback`` or ``unix``."""
+    """Read a trusted proxy: an address, a network, ``loopback`` or ``unix``."""
     text = read_text(value, place)
     if text in ("loopback", "unix"):
         return text

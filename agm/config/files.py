@@ -21,7 +21,7 @@ def read_path(value: object, place: Place) -> Path:
 
 
 def why_unreadable(failure: OSError | ValueError) -> str:
-    """Why a file cannot be read; the ``ValueError`` is Python's for a name that no file can have."""
+    """Explain why a file cannot be read; the ``ValueError`` is Python's for a name that no file can have."""
     return failure.strerror or "unknown error" if isinstance(failure, OSError) else "no file can have this name"
 
 
@@ -37,7 +37,7 @@ def cure_unreadable(failure: OSError | ValueError, held: str) -> str:
 
 
 def open_to_others(path: Path, mode: int) -> str | None:
-    """What to say about a file with secrets that others than its owner can read, or put something else into."""
+    """Warn of a file with secrets that others than its owner can read or replace."""
     if not mode & 0o066:
         return None
     verb = "read" if mode & 0o044 else "change"

@@ -156,7 +156,7 @@ def held_openly(path: Path, mode: int) -> str:
 
 
 def default_path() -> Path:
-    """Where the file is looked for when nobody names one."""
+    """Return where the file is looked for when nobody names one."""
     return platformdirs.user_config_path("agm") / "agm.toml"
 
 

@@ -84,7 +84,7 @@ class Place:
         return None if holder == self.key else holder
 
     def take(self, read: "Reader[T]", value: object) -> tuple[T, ...]:
-        """What ``read`` makes of ``value``: one thing, or nothing once the refusal is noted as a problem."""
+        """Apply ``read`` to ``value``; None if it is refused, which is noted as a problem."""
         try:
             return (read(value, self),)
         except RefusedError as refusal:
@@ -184,7 +184,7 @@ def values_of(table: type, value: object, place: Place) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Iterable[str], place: Place) -> str:
-    """What to say about a key that is not known at ``place``."""
+    """Explain that a key is not known at ``place``."""
     paths = (path.rpartition(".") for path, _ in keys_below(place.reading.whole))
     elsewhere = sorted({table for table, _, key in paths if key == name} - {""})
     nearest = nearest_of(name, known)

@@ -66,7 +66,7 @@ def read_written_secret(value: object, place: Place) -> Secret:
 
 
 def _why_unfit(text: str) -> str | None:
-    """Why a text cannot stand in a header as a key or token does; None if it can."""
+    """Explain why a text cannot be a key or token in a header; None if it can."""
     if not text:
         return "is empty"
     if not text.isascii() or not text.isprintable() or " " in text:
@@ -82,7 +82,7 @@ _ASSIGNED = re.compile(r"(export\s+)?([A-Z_][A-Z0-9_]+|(?i:[a-z0-9_-]*(key|token
 
 def why_unusable(text: str) -> str | None:
     """
-    Why a text, without white space around it, is no key or token of Google's, and what helps; None if it can be one.
+    Explain why a stripped text is no key or token of Google's, with the fix; None if it can be one.
 
     ``docker --env-file`` takes quotes for a part of the value, and people copy whole lines.
     """
@@ -108,7 +108,7 @@ def read_variable(value: object, place: Place) -> str:
 
 
 def _looks_secret(name: str) -> bool:
-    """Whether a name that a variable could have is more likely a key, as those of Google often are one."""
+    """Return whether a name that a variable could have is more likely a key of Google's."""
     mixed = all(re.search(letters, name) for letters in ("[a-z]", "[A-Z]", "[0-9]"))
     return len(name) > 100 or (len(name) >= 20 and mixed) or re.fullmatch("[0-9a-fA-F]{32,}", name) is not None
 

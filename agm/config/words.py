@@ -31,7 +31,7 @@ def show(value: object) -> str:
 
 
 def sort_of(value: object) -> str:
-    """What kind of value of TOML's it is."""
+    """Name the TOML type of a value."""
     for sort, words in _SORTS.items():
         if isinstance(value, sort):
             return words

@@ -65,7 +65,7 @@ class Unreadable(Exception):
 
 
 def unescaped(text: bytes) -> bytes:
-    """What a string means, from what is between its quotes."""
+    """Decode the inside of a quoted string."""
     return _ESCAPE.sub(_meant, text) if b"\\" in text else text
 
 
@@ -210,7 +210,7 @@ class Reading:
 
 
 def _behind_comment(body: bytes, at: int) -> int:
-    """Where it goes on behind a comment whose first slash is before `at`.  What has one Google does not take at all."""
+    """Find the end of a comment whose first slash is before `at`.  Google refuses documents with comments."""
     if body.startswith(b"/", at):
         end = body.find(b"\n", at)
         return len(body) if end < 0 else end + 1

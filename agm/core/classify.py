@@ -174,7 +174,7 @@ def _opening(*patterns: str) -> re.Pattern[str]:
 
 
 _WHOM = r"(?:consumer|project|account|API key)(?: '[^']{0,200}'| [^\s'\"`]{1,100})?"
-#: The account is off until somebody acts, and the word that is shown for it.
+#: The account is disabled until a person does something about it; the value is shown to people.
 _LOCKED_IN_WORDS: Sequence[tuple[re.Pattern[str], str]] = (
     (_opening(r"(?:API )?key\b[^\"'`]{0,40}\b(?:leaked|compromised)\b"), "API_KEY_LEAKED"),
     (_opening(r"API key (?:is |was )?(?:not valid|invalid|not found)\b"), "API_KEY_INVALID"),

@@ -34,7 +34,7 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
 
 def decode(document: bytes) -> Any:
     """
-    What a document says.
+    Decode a document.
 
     :raises msgspec.DecodeError: if it is no JSON, or none that is within bounds.
     :raises UnicodeDecodeError: if it is not UTF-8.
@@ -45,7 +45,7 @@ def decode(document: bytes) -> Any:
 
 
 def is_bounded(document: bytes) -> bool:
-    """Whether a document can be decoded, and laid out, without harm."""
+    """Return whether a document can be decoded, and laid out, without harm."""
     if len(document) > MOST_BYTES:
         return False
     opened = document.count(b"[") + document.count(b"{")
@@ -55,17 +55,17 @@ def is_bounded(document: bytes) -> bool:
 
 
 def is_busy(document: bytes) -> bool:
-    """Whether a document is large and no image with a few words: else it is neither crowded nor dense."""
+    """Return whether a document is large and no image with a few words: else it is neither crowded nor dense."""
     return len(document) > LARGE and any(_has_more(document, mark, BUSY) for mark in (b"{", b"[", b","))
 
 
 def is_crowded(document: bytes, mark: bytes) -> bool:
-    """Whether a large document has more of a mark, a colon or a bracket, than things can be made at once."""
+    """Return whether a large document has more of a mark, a colon or a bracket, than things can be made at once."""
     return len(document) > LARGE and _has_more(document, mark, CROWD)
 
 
 def is_dense(document: bytes) -> bool:
-    """Whether a large document is so full of brackets and commas that nobody looks through it at once."""
+    """Return whether a large document is so full of brackets and commas that nobody looks through it at once."""
     return is_busy(document) and len(document) - len(document.translate(None, b"[{,")) > DENSE
 
 

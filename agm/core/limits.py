@@ -67,7 +67,7 @@ class PerMinute:
         self._at = now  # a clock that is set back gives nothing and takes nothing
 
     def wait(self, now: float) -> float:
-        """What :meth:`take` would return now; nothing is taken."""
+        """Return what :meth:`take` would return now, without taking anything."""
         left = self._level(now)
         return 0.0 if left >= 1 - _ROUNDING else (1 - left) * 60 / self.limit
 
@@ -86,7 +86,7 @@ class Exceeded:
     wait: float
 
     def error(self) -> TooManyRequests:
-        """What the client is told, in Google's form."""
+        """Make the client's error, in Google's form."""
         thing, _, span = self.name.partition("_per_")
         may = f"may {'make' if thing == 'requests' else 'use'} {self.limit} {thing} per {span}"
         anew = " A day begins at midnight UTC." if span == "day" else ""

@@ -83,7 +83,7 @@ def _quoted(text: str, further: str = "=") -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address certainly is this machine's loopback."""
+    """Return whether a name or address certainly is this machine's loopback."""
     if host.lower() in _LOOPBACK_NAMES or host.lower().endswith(".localhost"):
         return True
     try:

@@ -77,7 +77,7 @@ class Aliases:
         return tuple(self._exact)
 
     def target(self, name: str) -> str:
-        """What a plain name stands for."""
+        """Resolve a plain name."""
         return self._exact[name].target
 
 
@@ -171,7 +171,7 @@ class Catalog:
         self._ids_by_display_name = {names.get(model, model): model for model in reversed(found)}
 
     def __contains__(self, model: str) -> bool:
-        """Whether this is the id of one of them."""
+        """Return whether this is the id of one of them."""
         return model in self._models
 
     def get(self, model: str) -> Mapping[str, Any] | None:

@@ -111,7 +111,7 @@ def _is_loopback(host: str) -> bool:
 
 def is_local_service(host: str) -> bool:
     """
-    Whether a host means something else, or nothing, when another machine asks for it: a metadata server.
+    Return whether a host means something else, or nothing, when another machine asks for it: a metadata server.
 
     Asked through a proxy, it would give the tokens of the proxy's machine.
     """
@@ -152,7 +152,7 @@ class NoProxy:
         return cls("*" in entries, tuple(names), tuple(networks))
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether a host, in lower case and without brackets, is reached directly."""
+        """Return whether a host, in lower case and without brackets, is reached directly."""
         if self.everything:
             return True
         address = _address(host)

@@ -84,7 +84,7 @@ def _is_text(value: object) -> bool:
 
 
 def is_confidential(uri: str) -> bool:
-    """Whether secrets may be sent there: over https, or to this machine."""
+    """Return whether secrets may be sent there: over https, or to this machine."""
     try:
         split = urlsplit(uri)
         host = split.hostname
@@ -222,7 +222,7 @@ class Grant:
 
 def read_grant(status: int, body: bytes) -> Grant:
     """
-    What the token endpoint gave for a code.
+    Read the token endpoint's answer to a code.
 
     :raises SignInFailed: if it gave nothing that lasts.
     """
@@ -259,7 +259,7 @@ def _refusal(status: int, error: str) -> str:
 
 
 def _email(id_token: object) -> str | None:
-    """Whose a token is.  It came from the token endpoint itself, so its signature says nothing new."""
+    """Read the email address in an ID token.  It came from the token endpoint itself, so its signature adds nothing."""
     parts = id_token.split(".") if isinstance(id_token, str) else []
     try:
         claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))

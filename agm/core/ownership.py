@@ -117,7 +117,7 @@ class OwnedTarget:
     path: str
 
     def method(self, http_method: str) -> str:
-        """What is done, in the words that plugins see: ``files.get``, ``batches.cancel``, ``batchGenerateContent``."""
+        """Name the call for plugins: ``files.get``, ``batches.cancel``, ``batchGenerateContent``."""
         if self.collection == "models" and self.verb:
             return self.verb
         collection = "operations" if self.collection == "models" else self.collection
@@ -138,7 +138,7 @@ class OwnedTarget:
 
 def parse(path: bytes, http_method: str) -> OwnedTarget | None:
     """
-    What a request asks for, if it is about resources that accounts own; None if it is not.
+    Parse a request about resources that accounts own; None if it is about something else.
 
     :param path: the raw path, without its query.
     :raises InvalidRequest: if it holds what no resource's name can hold.
@@ -227,7 +227,7 @@ def named_by(value: str) -> str | None:
 
 def may_name(body: bytes, collections: Iterable[str]) -> bool:
     """
-    Whether a body may name a resource of these collections, for all that its bytes tell; nothing is parsed.
+    Return whether a body may name a resource of these collections, for all that its bytes tell; nothing is parsed.
 
     What is escaped as JSON allows is taken into account; what only Google's parser takes for an escape is not.
     """
@@ -240,7 +240,7 @@ def _marks(body: bytes, collections: Iterable[str]) -> list[bytes]:
 
 
 def _hides(body: bytes) -> bool:
-    """Whether escapes may stand for letters of a name; or there are some, and it takes too long to tell which."""
+    """Return whether escapes may stand for letters of a name; or that would take too long to find out."""
     return b"\\u00" in body and (len(body) > _SEARCHED or _HIDING.search(body) is not None)
 
 
@@ -282,7 +282,7 @@ def _named_by_literal(literal: bytes) -> str | None:
 
 
 def refused(names: Sequence[str], message: str) -> list[str]:
-    """Which of the resources that a request names an account does not have, by what its refusal says."""
+    """Find which of the resources that a request names an account does not have, from its refusal."""
     if len(names) < 2:
         return list(names)
     words = set(_WORDS.findall(message))
@@ -328,7 +328,7 @@ class Ownership(Protocol):
     """Who owns what.  In memory here; a store that several processes share can stand behind the same methods."""
 
     def __len__(self) -> int:
-        """How many names are known."""
+        """Count the known names."""
 
     @property
     def collections(self) -> Set[str]:
@@ -454,5 +454,5 @@ def merged(documents: Iterable[dict[str, Any]], next_page: Page | None) -> dict[
 
 
 def listed(document: dict[str, Any]) -> int:
-    """How many resources a list holds."""
+    """Count the resources in a list."""
     return sum(len(value) for value in document.values() if isinstance(value, list))

@@ -102,7 +102,7 @@ def shapes_redacted(text: str) -> str:
 
 
 def _looks_secret(text: str) -> bool:
-    """Whether a text is more likely a key than a name: somebody who is not known must not get words out of the log."""
+    """Return whether a text is more likely a key than a name: unknown clients must not remove words from the log."""
     mixed = all(re.search(letters, text) for letters in ("[a-z]", "[A-Z]", "[0-9]"))
     return len(text) > 100 or (len(text) >= 20 and mixed) or re.fullmatch("[0-9a-fA-F]{32,}", text) is not None
 
@@ -154,7 +154,7 @@ class _Pieces:
             self._filed.setdefault(piece, {})[at, known.digest] = known
 
     def places(self, secret: str) -> list[tuple[int, int]]:
-        """Where a secret is filed, to :meth:`forget` it by."""
+        """Return where a secret is stored, for :meth:`forget`."""
         return list(self._places(secret))
 
     def forget(self, digest: bytes, places: Iterable[tuple[int, int]]) -> None:
@@ -164,7 +164,7 @@ class _Pieces:
                 del self._filed[piece]
 
     def found(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where secrets begin and end."""
+        """Find the start and end of each secret."""
         size, filed = self.size, self._filed
         if filed.keys().isdisjoint(map(hash, self._cut(text))):  # of a hundred lines this is all for ninety-nine
             return
@@ -191,7 +191,7 @@ class Redactor:
         self._transient: OrderedDict[bytes, list[tuple[_Pieces, bytes, list[tuple[int, int]]]]] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many secrets are known."""
+        """Count the known secrets."""
         return len(self._permanent) + len(self._transient)
 
     def add_permanent(self, secret: str) -> None:
@@ -224,7 +224,7 @@ class Redactor:
 
     @staticmethod
     def _is_plain(secret: str) -> bool:
-        """Whether nothing needs to be remembered: it is too short, or its shape tells."""
+        """Return whether a secret needs no digest: it is too short, or recognised by its shape."""
         # with a letter before it, as the n of an escape that was written out may be
         return len(secret) < SHORTEST or shapes_redacted(f"n{secret}") == f"n{MARK}"
 

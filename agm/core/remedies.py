@@ -17,33 +17,33 @@ _SERVICES = {
     "code-assist": "cloudaicompanion.googleapis.com",
 }
 _NETWORK = "check the account's endpoints, and this machine's network"
-_NEW_KEY = "make a new key, and put it in the place of this one"
-_BILLING = "see to the billing of the account's project"
-_SUPPORT = "see what Google says of the account or its project; only Google can lift this"
+_NEW_KEY = "create a new key and replace this one with it"
+_BILLING = "check the billing of the account's project"
+_SUPPORT = "read what Google says about the account or its project; only Google can lift this"
 _BY_REASON: Mapping[str, str | None] = {
     "VALIDATION_REQUIRED": "sign in to the account in a browser and confirm that it is you",
     "API_KEY_INVALID": _NEW_KEY,
     "API_KEY_EXPIRED": _NEW_KEY,
     "API_KEY_LEAKED": _NEW_KEY,
-    "API_KEY_IP_ADDRESS_BLOCKED": "see to the addresses that the key is restricted to",
-    "API_KEY_HTTP_REFERRER_BLOCKED": "take the restriction to web sites off the key",
+    "API_KEY_IP_ADDRESS_BLOCKED": "check which IP addresses the key is restricted to",
+    "API_KEY_HTTP_REFERRER_BLOCKED": "remove the website restriction from the key",
     "SUSPENDED": _SUPPORT,
     "CONSUMER_SUSPENDED": _SUPPORT,
     "ACCESS_DENIED": _SUPPORT,
     "TERMS_OF_SERVICE": _SUPPORT,
-    "LOCATION_NOT_SUPPORTED": "reach Google from a place that it serves: another network, no VPN, or proxy in the"
+    "LOCATION_NOT_SUPPORTED": "reach Google from a supported location: another network, no VPN, or a proxy in the"
     " configuration",
     "BILLING": _BILLING,
     "BILLING_DISABLED": _BILLING,
-    "NO_LICENCE": "see to the account's licence for Code Assist, and to its project",
+    "NO_LICENCE": "check the account's Code Assist licence and its project",
     "USER_PROJECT_DENIED": "grant roles/serviceusage.serviceUsageConsumer on the project that is billed",
     "CREDENTIAL_UNAVAILABLE": None,  # whose message names the cure
     "NO_PROJECT": None,
     "CONNECT_FAILED": _NETWORK,
     "CONNECT_TIMEOUT": _NETWORK,
     "DNS_FAILED": _NETWORK,
-    "TLS_FAILED": "check the account's endpoints, and what stands between this machine and Google; ca_file in the"
-    " configuration adds an authority of your own",
+    "TLS_FAILED": "check the account's endpoints, and any proxy or firewall between this machine and Google;"
+    " ca_file in the configuration adds a custom CA certificate",
     "PROXY_FAILED": "check proxy in the configuration, and HTTPS_PROXY and NO_PROXY in the environment",
     "NOT_AN_ANSWER": "look for a proxy, filter or sign-in page between this machine and Google",
 }
@@ -67,15 +67,15 @@ def remedy(account: Account, fault: Fault | None, reason: str) -> str | None:
         case Fault.CREDENTIAL | Fault.LOCKED:
             return f"sign in again: agm login {account.name}, or put new credentials in place"
         case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR if account.kind == "vertex":
-            return f"grant roles/aiplatform.user on project {account.project} to whoever the credentials are of"
+            return f"grant roles/aiplatform.user on project {account.project} to the owner of the credentials"
         case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR if account.kind == "code-assist":
-            return "see to the account's licence for Code Assist, and to its project"
+            return "check the account's Code Assist licence and its project"
         case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR:
-            return "see to what the key is restricted to"
+            return "check the key's restrictions"
         case Fault.NO_MODEL:
             return "choose another model with --model"
         case Fault.RATE | Fault.QUOTA:
-            return "nothing is wrong with the account; its quota is used up for now"
+            return "none: the account is fine, its quota is used up for now"
         case Fault.CAPACITY | Fault.ENDPOINT:
             return "try again later"
     return None
@@ -89,8 +89,8 @@ def fix_for(account: Account, cooldown: KnownCooldown) -> str | None:
         credential = cooldown.reason.startswith("its credential is refused")
         done = remedy(account, Fault.CREDENTIAL if credential else None, cooldown.reason)
         reset = f"agm account reset {account.name}"
-        return f"{done}; then: {reset}" if done else f"once that is done: {reset}"
+        return f"{done}; then: {reset}" if done else f"then: {reset}"
     if cooldown.cause == Cause.ASIDE.name:
         done = remedy(account, Fault.FORBIDDEN, cooldown.reason)
-        return f"{done}; it is tried again by itself" if done else "none needed; it is tried again by itself"
+        return f"{done}; it is retried automatically" if done else "none needed; it is retried automatically"
     return None

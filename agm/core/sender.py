@@ -58,7 +58,7 @@ _NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 @attrs.frozen
 class Sender:
     """
-    Who sends a request.
+    Determine who sends a request.
 
     `address` is an IP address, or :data:`UNIX`; of a request that somebody has passed on who is not trusted, or does
     not tell for whom, it is that one's.  `local` says whether the request certainly comes from this machine itself,
@@ -96,7 +96,7 @@ class TrustedProxies:
         return cls(tuple(networks), unix)
 
     def trust(self, address: str) -> bool:
-        """Whether what this address says of a request counts."""
+        """Return whether this address is trusted to say who sends a request."""
         if address == UNIX:
             return self.unix
         found = _address(address)
@@ -114,13 +114,13 @@ def _address(text: str) -> Address | None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address, and not a name, is this machine's loopback."""
+    """Return whether an address, and not a name, is this machine's loopback."""
     found = _address(address)
     return found is not None and found.is_loopback
 
 
 def told_by(names: Iterable[bytes]) -> bool:
-    """Whether one of these headers, in lower case, says that a request has been passed on."""
+    """Return whether one of these headers, in lower case, shows that a request was forwarded."""
     return any(name in _TELLING or name.startswith(_PREFIX) for name in names)
 
 
@@ -128,7 +128,7 @@ def sender_of(
     peer: str, values: Values, names: Iterable[bytes], trusted: TrustedProxies, *, behind: str | None = None
 ) -> Sender:
     """
-    Who sends a request.
+    Determine who sends a request.
 
     Of several addresses in a row that is the last one that is no trusted proxy's: whatever stands before it anybody
     may have written.  Where two headers tell of senders, because a proxy sets one and lets the other pass, it is local

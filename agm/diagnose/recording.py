@@ -54,7 +54,7 @@ class Head(msgspec.Struct, forbid_unknown_fields=True):
 
     def epoch(self) -> float:
         """
-        When it begins, in seconds since the epoch.
+        Return when it begins, in seconds since the epoch.
 
         :raises ValueError: if `starts` is no time, or has no zone.
         """

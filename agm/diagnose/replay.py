@@ -52,7 +52,8 @@ class Event:
     def line(self) -> str:
         """As a line of the timeline."""
         it = self.fields
-        return f"{self.time:10.3f}  {it.get('request') or '':<10}  {self.what:<10}  {_TELL[self.what](it)}".rstrip()
+        name = _NAMES.get(self.what, self.what)
+        return f"{self.time:10.3f}  {it.get('request') or '':<10}  {name:<10}  {_TELL[self.what](it)}".rstrip()
 
 
 def _seconds(value: float) -> str:
@@ -80,7 +81,7 @@ def _whom(it: Mapping[str, Any]) -> str:
 
 
 def _tell_cooldown(it: Mapping[str, Any]) -> str:
-    how_long = "until a person acts" if it["seconds"] is None else f"for {_seconds(it['seconds'])}"
+    how_long = "until manual action" if it["seconds"] is None else f"for {_seconds(it['seconds'])}"
     return f"{_whom(it)} {how_long}: {it['reason']}"
 
 
@@ -90,6 +91,8 @@ def _tell_answer(it: Mapping[str, Any]) -> str:
     return f"{it['status']}{by}, attempts: {it['attempts']}{waited}"
 
 
+#: How a person reads the events whose names programs know.
+_NAMES = {"asks": "request", "rests": "cooldown", "rested": "half-open", "broken": "aborted"}
 _TELL = {
     "asks": _tell_request,
     "attempt": _tell_attempt,
@@ -139,7 +142,7 @@ class Replayed:
                 *(event.line() for event in self.events),
                 "",
                 f"requests  {found['requests']}: {found['served']} served, {found['failed']} failed, "
-                f"{found['broken']} broken off",
+                f"{found['broken']} aborted",
                 f"waited    {waited['requests']} requests, {_seconds(waited['seconds'])} in all, "
                 f"the longest {_seconds(waited['longest'])}",
                 f"attempts  {attempts['all']}: {attempts['per_request']:g} a request, at most {attempts['most']}",

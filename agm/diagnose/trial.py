@@ -85,7 +85,7 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
             None,
             0.0,
             reason="NO_MODEL_TO_TRY",
-            message="its models are none that count tokens, as far as their names tell",
+            message="by their names, none of its models can count tokens",
             cure="name one with --model",
         )
     gateway.pool.replace([account], ())

@@ -64,7 +64,7 @@ class Answer:
 
 
 def digest_of(seed: int, model: str, request: Mapping[str, Any]) -> bytes:
-    """What everything about an answer follows from: 32 bytes."""
+    """Digest a request; everything about its answer follows from these 32 bytes."""
     # code-assist's sessionId says who talks, not what is said
     asked = {name: value for name, value in request.items() if name != "sessionId"}
     text = f"{seed}\n{model}\n".encode() + msgspec.json.encode(asked, order="deterministic")
@@ -288,7 +288,7 @@ def _generated_media(model: str, config: Mapping[str, Any], digest: bytes) -> li
 
 
 def _grounding(tools: Sequence[Mapping[str, Any]], turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What Google Search or URL context adds to a candidate."""
+    """Make what Google Search or URL context adds to a candidate."""
     extra: dict[str, Any] = {}
     asked = _texts(turns[-1]) if turns else ""
     if any("googleSearch" in tool or "googleSearchRetrieval" in tool for tool in tools):

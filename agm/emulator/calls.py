@@ -61,7 +61,7 @@ class Target:
         return self.method == "streamGenerateContent"
 
     def about(self, project: str, now: float) -> Circumstances:
-        """What an error of this call mentions."""
+        """Return the details that an error of this call mentions."""
         return Circumstances(
             kind=self.kind,
             version=self.version,

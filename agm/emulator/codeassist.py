@@ -33,7 +33,7 @@ _TIERS = {
 
 
 def handles(call: Call) -> bool:
-    """Whether a path belongs to this surface."""
+    """Return whether a path belongs to this surface."""
     return call.path.startswith("/v1internal")
 
 

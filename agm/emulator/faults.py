@@ -152,7 +152,7 @@ def from_step(step: str) -> Fault | None:
 
 
 def happens(fault: Fault, *, generation: bool) -> bool:
-    """Whether a fault changes a call: all but a session's for generation, those of every method for the others too."""
+    """Return whether a fault changes a call: all but a session's for generation, those of every method for all."""
     kind = FAULTS.get(fault.name)
     if kind is not None and kind.scope is Scope.LIVE:
         return False

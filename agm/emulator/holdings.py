@@ -42,11 +42,11 @@ class StoredFile:
     created: float
 
     def gone(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Return whether it has expired."""
         return now >= self.created + FILE_LIFETIME
 
     def active(self, now: float) -> bool:
-        """Whether it may be used yet: a video takes a while."""
+        """Return whether it may be used yet: a video takes a while."""
         return not self.mime_type.startswith("video/") or now >= self.created + PROCESSING
 
     def resource(self, now: float, base: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class CachedContent:
     expires: float
 
     def gone(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Return whether it has expired."""
         return now >= self.expires
 
     def resource(self) -> dict[str, Any]:

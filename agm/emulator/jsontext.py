@@ -55,7 +55,7 @@ def read(body: bytes) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """How deep a value is nested, without recursion."""
+    """Measure the nesting depth of a value, without recursion."""
     depth, level = 0, [value]
     while level:
         depth += 1
@@ -95,7 +95,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _value(text: str, at: int, depth: int) -> int:
-    """Where the value that starts at `at` ends."""
+    """Return where the value that starts at `at` ends."""
     if at >= len(text):
         raise _Refused("Unexpected end of string. Expected a value.", at)
     if depth > _MAX_DEPTH:

@@ -38,7 +38,7 @@ def error_reply(error: GoogleError, *, kind: Kind, array: bool = False, trace: s
 
 
 def in_array(call: Call, target: Target) -> bool:
-    """Whether an error comes as a JSON array: on code-assist's streams always, on others' without ``alt=sse``."""
+    """Return whether an error comes as a JSON array: always on code-assist's streams, on others without ``alt=sse``."""
     return target.streaming and (target.kind is Kind.CODE_ASSIST or not call.sse)
 
 

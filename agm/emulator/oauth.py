@@ -62,7 +62,7 @@ class _Refusal(Exception):
 
 
 def handles(call: Call) -> bool:
-    """Whether a path belongs to this surface."""
+    """Return whether a path belongs to this surface."""
     return call.path in (*_TOKEN_PATHS, *_AUTHORIZE_PATHS, *_USERINFO_PATHS, *_REVOKE_PATHS)
 
 
@@ -243,7 +243,7 @@ def _email(account: Account) -> str:
 
 
 def _authorize(call: Call, state: State, entry: Entry) -> Reply:
-    """What a browser would be shown: the person agrees at once, and is sent back with a code."""
+    """Serve the sign-in page: the person agrees at once, and is redirected with a code."""
     redirect = call.query.get("redirect_uri", "")
     address = urllib.parse.urlsplit(redirect)
     # A code is only ever sent to the same machine: this is not a place to redirect the world from.

@@ -86,7 +86,7 @@ class Account:
     declared: bool = False
 
     def has_model(self, model: str) -> bool:
-        """Whether the account may call this model."""
+        """Return whether the account may call this model."""
         return any(fnmatch.fnmatchcase(model, pattern) for pattern in self.models)
 
     @property
@@ -229,7 +229,7 @@ class State:
         return self._by_credential.get(credential) or nameable(credential)
 
     def is_declared(self, credential: str) -> bool:
-        """Whether an account was declared with this credential."""
+        """Return whether an account was declared with this credential."""
         return credential in self._by_credential
 
     # -- faults
@@ -326,6 +326,6 @@ class State:
         return number
 
     def expired(self, token: str) -> bool:
-        """Whether a token was revoked, or was issued here and has ended."""
+        """Return whether a token was revoked, or was issued here and has ended."""
         grant = self.grants.get(token)
         return token in self.revoked or (grant is not None and self.clock.now() >= grant.expires)

@@ -258,7 +258,7 @@ def _download_file(context: _Context) -> dict[str, Any]:
 
 
 def _expiry(message: Mapping[str, Any], now: float) -> float | None:
-    """When a cache is to end, in seconds since the epoch, if the message says so."""
+    """Return when a cache is to end, in seconds since the epoch, if the message says so."""
     if "ttl" in message:
         match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s", message["ttl"])
         if match is None:

@@ -34,7 +34,7 @@ MESSAGES: Mapping[str, str] = {
 
 
 def handles(call: Call) -> bool:
-    """Whether a path belongs to this surface."""
+    """Return whether a path belongs to this surface."""
     return PATH.fullmatch(call.path) is not None
 
 

@@ -145,7 +145,7 @@ class SocketSet:
                     try:
                         self._ready(member, fd, event)
                     except BaseException:  # no other connection has to do with it
-                        log.failure("the end of a connection failed")
+                        log.failure("closing a connection failed")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor lets go of everything: so do the members."""
@@ -153,7 +153,7 @@ class SocketSet:
             try:
                 member.connectionLost(reason)
             except BaseException:
-                log.failure("the end of a connection failed")
+                log.failure("closing a connection failed")
 
     def _ready(self, member: Any, fd: int, event: int) -> None:
         why: Any = None

@@ -117,6 +117,6 @@ class Stalls:
                 if stall in self.watched and stall.is_over(now):
                     stall.give_up()
             except Exception:  # the others have nothing to do with it
-                log.failure("a client that takes nothing could not be given up")
+                log.failure("a stalled client could not be disconnected")
         if self.watched:
             self._timer = self._clock.callLater(LOOK_EVERY, self._look)

@@ -125,6 +125,6 @@ class Deadlines:
             try:
                 deadline.fire()
             except Exception:  # the others are due all the same
-                log.failure("what was to be done at a deadline failed")
+                log.failure("a deadline callback failed")
         if self.waiting:
             self.look_by(min(deadline._at for deadline in self.waiting))

@@ -99,5 +99,5 @@ def tls_reason(error: BaseException) -> str:
         return "its certificate is for another name"
     reasons = error.args[0] if isinstance(error, TLSError) and error.args and isinstance(error.args[0], list) else []
     if any("certificate verify failed" in reason for reason in reasons):
-        return "its certificate cannot be verified; for an authority of your own, see ca_file"
+        return "its certificate cannot be verified; for a custom CA certificate, see ca_file"
     return "TLS was refused"

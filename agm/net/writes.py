@@ -113,7 +113,7 @@ def _flush_all() -> None:
             try:
                 flush(transport)
             except Exception:  # the others have nothing to do with it
-                log.failure("what was written to a connection could not be sent")
+                log.failure("writing to a connection failed")
     _since = monotonic()
 
 

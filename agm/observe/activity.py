@@ -344,12 +344,12 @@ class Live:
         return [describe_finished(one) for one, _ in zip(reversed(self.finished), range(count), strict=False)]
 
     def tries(self, account: str) -> dict[str, int]:
-        """How an account was used since the start."""
+        """Return the usage of an account since the start."""
         tries = self._accounts.get(account)
         return {"attempts": 0, "failed": 0} if tries is None else {"attempts": tries.attempts, "failed": tries.failed}
 
     def key_use(self) -> Mapping[str | None, dict[str, Any]]:
-        """How client keys were used since the start, by their names; None is for requests without one."""
+        """Return the usage of client keys since the start, by name; None is for requests without one."""
         return {
             name: {
                 "requests": use.requests,

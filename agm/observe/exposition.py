@@ -23,7 +23,7 @@ from agm import __version__
 from agm.core.counters import TOKENS, Spread, Tally
 from agm.core.pool.cooldown import Remembered
 from agm.core.pool.pool import Pool
-from agm.observe.metrics import Observed
+from agm.observe.observed import Observed
 
 #: Hosts that are told apart; an upload goes where an upstream says.
 MAX_HOSTS = 100
@@ -78,37 +78,37 @@ class Figures(Collector):
         yield build
         yield _counter(
             "agm_requests",
-            "Calls that have ended, by how.",
+            "Calls that have ended, by outcome.",
             ["method", "framing", "code", "outcome"],
             tally.requests.items(),
         )
         yield _histogram(
             "agm_request_first_byte_seconds",
-            "From a call to the first byte of its answer, where one came.",
+            "Time from a call to the first byte of its answer.",
             ["method", "framing"],
             tally.first_byte.items(),
         )
         yield _histogram(
             "agm_request_duration_seconds",
-            "From a call to the end of its answer, where it came to its end.",
+            "Time from a call to the end of its answer, if it was complete.",
             ["method", "framing"],
             tally.duration.items(),
         )
         yield _counter(
             "agm_attempts",
-            "Attempts at upstreams of calls that have ended, by what came of them.",
+            "Attempts at upstreams of calls that have ended, by outcome.",
             ["kind", "reason"],
             tally.attempts.items(),
         )
         yield _counter(
             "agm_errors",
-            "Errors that clients got: of the gateway's own, or an upstream's.",
+            "Errors that clients got, from the gateway or an upstream.",
             ["source", "reason"],
             tally.errors.items(),
         )
         yield _counter(
             "agm_tokens",
-            "Tokens as upstreams told them; those that were cached are in those of the prompt, too.",
+            "Tokens that upstreams reported; cached tokens are prompt tokens, too.",
             ["model", "type"],
             (((model, TOKENS[at]), n) for model, counts in tally.tokens.items() for at, n in enumerate(counts)),
         )
@@ -118,19 +118,19 @@ class Figures(Collector):
         yield _counter("agm_sent_bytes", "Bytes of answers' bodies to calls.", [], [((), sent)])
         yield _counter(
             "agm_hook_failures",
-            "How often a plugin's hook raised.",
+            "Plugin hook errors: exceptions that hooks raised.",
             ["plugin", "hook"],
             observed.hook_failures.items(),
         )
         yield _counter(
             "agm_credential_refreshes",
-            "Tokens that were asked for at token endpoints, by what came of it.",
+            "Token requests to token endpoints, by outcome.",
             ["outcome"],
             (((outcome,), count) for outcome, count in observed.refreshes.items()),
         )
         yield _histogram(
             "agm_reactor_lag_seconds",
-            "How late the event loop was, looked at twice a second.",
+            "Event-loop lag, sampled twice a second.",
             [],
             [((), tally.lag)],
         )
@@ -139,21 +139,19 @@ class Figures(Collector):
         observed = self._observed
         totals = observed.live.totals()
         paused = sum(relay.paused for relay in observed.live.relays())
-        yield GaugeMetricFamily("agm_requests_open", "Calls under way.", totals["open"])
-        yield GaugeMetricFamily("agm_streams_open", "Of them, answers that flow as a stream.", totals["streams"])
-        yield GaugeMetricFamily("agm_sessions_open", "Of those, Live sessions.", totals["sessions"])
-        yield GaugeMetricFamily("agm_answers_paused", "Answers that wait for their clients to read.", paused)
-        yield GaugeMetricFamily(
-            "agm_requests_waiting", "Calls that wait for an account to be free.", observed.pool.waiting()
-        )
+        yield GaugeMetricFamily("agm_requests_open", "Calls in flight.", totals["open"])
+        yield GaugeMetricFamily("agm_streams_open", "Streamed answers in flight.", totals["streams"])
+        yield GaugeMetricFamily("agm_sessions_open", "Live sessions in flight.", totals["sessions"])
+        yield GaugeMetricFamily("agm_answers_paused", "Answers paused because their client reads slowly.", paused)
+        yield GaugeMetricFamily("agm_requests_waiting", "Calls that wait for a free account.", observed.pool.waiting())
         states = Counter((kind, state) for _, kind, state in _states(observed.pool))
-        accounts = GaugeMetricFamily("agm_accounts", "Accounts by how they stand.", labels=["kind", "state"])
+        accounts = GaugeMetricFamily("agm_accounts", "Accounts by state.", labels=["kind", "state"])
         for kind in sorted({kind for kind, _ in states}):
             for state in STATES:
                 accounts.add_metric([kind, state], states[kind, state])
         yield accounts
         connections = GaugeMetricFamily(
-            "agm_upstream_connections", "Connections to upstreams: in use, or kept for later.", labels=["host", "state"]
+            "agm_upstream_connections", "Connections to upstreams: used or idle.", labels=["host", "state"]
         )
         for host, (used, idle) in bounded(observed.connections()).items():
             connections.add_metric([host, "used"], used)
@@ -163,9 +161,11 @@ class Figures(Collector):
     def _by_account(self) -> Iterator[Metric]:
         observed = self._observed
         standing = GaugeMetricFamily(
-            "agm_account_state", "How an account stands; 1 for that.", labels=["account", "kind", "state"]
+            "agm_account_state",
+            "The state of an account: 1 for the state that it is in.",
+            labels=["account", "kind", "state"],
         )
-        under_way = GaugeMetricFamily("agm_account_requests_open", "Calls that it serves.", labels=["account"])
+        under_way = GaugeMetricFamily("agm_account_requests_open", "Calls in flight on an account.", labels=["account"])
         for name, kind, state in _states(observed.pool):
             standing.add_metric([name, kind, state], 1)
         for name, load in observed.pool.loads().items():

@@ -119,11 +119,11 @@ def describe_attempt(record: AttemptRecord, began: float) -> dict[str, Any]:
 
 
 def why_stopped(one: Finished) -> str:
-    """Why nothing more was tried for a request, in a sentence."""
+    """Explain in a sentence why there was no further attempt."""
     if one.outcome == "ok":
         return "It was answered."
     if one.outcome == "aborted":
-        return "The answer broke off after its first byte had gone out; after that nothing is tried again."
+        return "The answer was aborted after its first byte had gone out; after that there is no retry."
     if one.outcome == "cancelled":
         return "The client left."
     last = one.attempts[-1] if one.attempts else None
@@ -139,7 +139,7 @@ def why_stopped(one: Finished) -> str:
     if len(one.attempts) >= one.most:
         return f"[pool] max_attempts was reached, {one.most}."
     if verdict.fault is Fault.CAPACITY and _count(one.attempts, Fault.CAPACITY) > 1:
-        return "The model has no capacity, as two attempts were told; that is so for every account."
+        return "Two attempts found that the model has no capacity, which holds for every account."
     return "No other account could serve it in time."
 
 

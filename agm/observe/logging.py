@@ -77,7 +77,7 @@ _JSON_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *_ORDE
 
 
 def _message(event: LogEvent) -> str:
-    """What an event says; never raises."""
+    """Format the message of an event; never raises."""
     template = event.get("log_format")
     if (
         type(template) is str and "(" not in template
@@ -220,7 +220,7 @@ def _encoded(document: dict[str, Any]) -> str:
 
 def observer(reactor: Any, redactor: Redactor, form: str, level: str, twistd: Mapping[str, Any]) -> ILogObserver:
     """
-    What to log with.
+    Make the log observer.
 
     :param reactor: where a file is rotated in.
     :param form: ``text`` or ``json``.
@@ -288,7 +288,7 @@ class FileObserver:
             pass
 
     def _is_due(self) -> bool:
-        """Whether what is held will be written soon."""
+        """Return whether what is held will be written soon."""
         if not self._reactor.running or get_ident() != threadable.ioThread:
             return False
         if self._timer is None:
@@ -330,7 +330,7 @@ def _file(reactor: Any, twistd: Mapping[str, Any]) -> Any:
 
 def syslog_observer(redactor: Redactor, form: str, level: str, send: Callable[[int, str], None]) -> ILogObserver:
     """
-    What to log to the system's log with: it knows the time and the level of an entry itself.
+    Make the observer for the system's log, which records the time and the level itself.
 
     Each line of a text is an entry, those after the first with a tab before them; a JSON object is one.
 

@@ -7,41 +7,18 @@ What happened is counted as it happens (:mod:`agm.core.counters`), and how thing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from twisted.internet.task import LoopingCall
 
-from agm.config import MetricsConfig
-from agm.core.client_keys import ClientKey
 from agm.core.counters import Tally
-from agm.core.limits import Allowances
-from agm.core.pool.pool import Pool
-from agm.observe.activity import Live
+from agm.observe.observed import Observed
 
 if TYPE_CHECKING:
     from agm.observe.exposition import Exposition, Figures
 
 #: Seconds between two looks at how late the reactor is.
 LAG_EVERY = 0.5
-
-
-@attrs.frozen(eq=False)
-class Observed:
-    """What a scrape looks at, beside what was counted."""
-
-    config: Callable[[], MetricsConfig]
-    live: Live
-    pool: Pool
-    allowances: Allowances
-    client_keys: Callable[[], Sequence[ClientKey]]
-    #: Connections to each host and port: in use, and idle.
-    connections: Callable[[], dict[str, tuple[int, int]]]
-    #: How often a plugin's hook raised, by plugin and hook.
-    hook_failures: Mapping[tuple[str, str], int]
-    #: Tokens that were asked for, by what came of it.
-    refreshes: Mapping[str, int]
 
 
 class Metrics:

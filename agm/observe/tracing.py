@@ -213,7 +213,7 @@ def _fail(span: Span) -> None:
 
 
 def _of_request(record: RequestRecord, operation: str, asked: str) -> dict[str, AttributeValue]:
-    """What is told of a request: by the names of the conventions where they have one, else below ``agm.``."""
+    """Make the attributes of a request, by the conventions' names where they have one, else below ``agm.``."""
     request = record.request
     found: dict[str, AttributeValue] = {
         "gen_ai.operation.name": operation,

@@ -33,7 +33,7 @@ class _Counts(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def path_beside(state: Path) -> Path:
-    """Where the counts are kept, for a pool whose state is kept in the file `state`."""
+    """Return where the counts are kept, for a pool whose state is kept in the file `state`."""
     return state.with_name(f"{state.stem}-limits{state.suffix or '.json'}")
 
 

@@ -59,7 +59,7 @@ class _Quota(msgspec.Struct):
 
 class _Account(msgspec.Struct, omit_defaults=True):
     origin: str
-    #: Why it is off until somebody acts, as the first release wrote it.
+    #: Why the account is disabled, as the first release wrote it.
     disabled: str | None = None
     held: _Cooldown | None = None
     rests: list[_Cooldown] = []
@@ -74,7 +74,7 @@ class _File(msgspec.Struct):
 
 
 def path_of(config: Config) -> Path | None:
-    """Where the state of a gateway with this configuration is kept; None for nowhere."""
+    """Return where the state of a gateway with this configuration is kept; None for nowhere."""
     if config.pool.state == "none" or (config.pool.state is None and config.path is None):
         return None
     if config.pool.state is not None:
@@ -114,7 +114,7 @@ def reset(path: Path | None, name: str, model: str | None) -> bool:
 
 
 def written_at(path: Path) -> float:
-    """When a file was written, in seconds since the epoch; 0 where there is none."""
+    """Return when a file was written, in seconds since the epoch; 0 where there is none."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -186,7 +186,7 @@ class Hooks:
             return ModelChoice(choice, "a plugin's choice")
         if isinstance(choice, ModelChoice):
             return choice
-        return ModelChoice(model, "as asked")
+        return ModelChoice(model, "unchanged")
 
     def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
         """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
@@ -246,7 +246,7 @@ class Hooks:
     def classify_error(
         self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
     ) -> Verdict:
-        """What a failed answer means; what no plugin knows is the client's own."""
+        """Classify a failed answer; one that no plugin knows is about the request."""
         self._request_id = request.id
         verdict = self.manager.hook.agm_classify_error(
             status=status, body=body, headers=headers, account=account, request=request
@@ -343,7 +343,7 @@ class Hooks:
             finally:
                 if (held := watch.held()) is not None:
                     self._log.warn(
-                        "{request_id}: hook {hook} of plugin {plugin} held everything up for {ms} ms",
+                        "{request_id}: hook {hook} of plugin {plugin} blocked the event loop for {ms} ms",
                         request_id=request_id,
                         hook=hook,
                         plugin=plugin,
@@ -468,7 +468,7 @@ class Hooks:
 
 def _first(caller: pluggy.HookCaller) -> Callable[..., object]:
     """
-    What calls the implementations of a hook until one of them decides; its arguments come in the order of the hookspec.
+    Make a call of a hook's implementations until one decides; arguments come in the order of the hookspec.
 
     pluggy would do as well, but for the time it takes to bind arguments by name; hooks with wrappers are left to it.
     """

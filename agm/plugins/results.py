@@ -36,7 +36,7 @@ _HEADER_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 def checked(hook: str, result: object) -> object:
     """
-    What a hook returned, if it may return that.
+    Check what a hook returned, and return it.
 
     :raises TypeError: if it may not.
     """
@@ -58,7 +58,7 @@ def checked(hook: str, result: object) -> object:
 
 def checked_wrapper(hook: str, first: bool, inner: object, outer: object) -> object:
     """
-    What a wrapper returned, if it may return that for what it got.
+    Return what a wrapper returned, if it may return that for what it got.
 
     :param first: whether the hook ends with its first result; all others give a list of them.
     :param inner: what the implementations below it returned.

@@ -60,7 +60,7 @@ async def pause(context: ServingContext, body: bytes) -> None:
 
 async def read(context: ServingContext, body: bytes, *, most: int = MOST) -> Reading:
     """
-    What a body says; whatever else is due is done in between if that takes long.
+    Read a body; other work of the reactor is done in between if that takes long.
 
     :raises Unreadable: if it cannot be read.
     """

@@ -181,7 +181,7 @@ class Attempts:
         return route
 
     async def _next(self, route: Route, failure: Failed) -> Route | None:
-        """Where the next attempt goes after `failure`; draws the failure's consequence for the account."""
+        """Choose the route of the next attempt after `failure`, and apply its consequence to the account."""
         account, verdict = route.account, failure.verdict
         match verdict.fault:
             case Fault.CREDENTIAL if account.name not in self._refreshed and account.name in self.context.credentials:
@@ -193,7 +193,7 @@ class Attempts:
             ):
                 self._waited |= {account.name}
                 await self._pause(verdict.delay)
-                return attrs.evolve(route, reason="again, after the short wait that was asked for")
+                return attrs.evolve(route, reason="retry after the short delay that was asked for")
             case fault if fault in _PERHAPS_THE_PROJECT and (again := self._otherwise(account, failure)):
                 return attrs.evolve(route, reason=again)
             case Fault.ENDPOINT if failure.trouble is not None:
@@ -220,7 +220,7 @@ class Attempts:
         return other or await self._line_up()
 
     def _otherwise(self, account: Account, failure: Failed) -> str | None:
-        """Why a Code Assist account that refused may serve yet, with another project; None if it will not."""
+        """Explain why a Code Assist account that refused may still serve, with another project; None if not."""
         if account.kind != "code-assist" or failure.verdict.reason == "VALIDATION_REQUIRED":
             return None
         if failure.status == 403 and failure.user_project:
@@ -567,26 +567,26 @@ _PERHAPS_THE_PROJECT = frozenset({Fault.FORBIDDEN, Fault.NO_MODEL, Fault.BLOCKED
 
 #: What is told of an account for whom somebody may have to do something.
 _TOLD = {
-    Fault.CREDENTIAL: "off until somebody acts",
-    Fault.LOCKED: "off until somebody acts",
-    Fault.BLOCKED: "set aside for all models, and tried again in a while",
-    Fault.FORBIDDEN: "set aside for {model}, and tried again in a while",
+    Fault.CREDENTIAL: "disabled, needs manual action",
+    Fault.LOCKED: "disabled, needs manual action",
+    Fault.BLOCKED: "set aside for all models, retried later",
+    Fault.FORBIDDEN: "set aside for {model}, retried later",
 }
 
 
 def _conversation(request: GatewayRequest) -> str:
-    """What tells a request's conversation from others; a request without one is by itself."""
+    """Return the key of a request's conversation; a request without one is its own."""
     return request.body.fingerprint or request.id
 
 
 def _long(verdict: Verdict) -> bool:
-    """Whether the pool makes the account cool down for it."""
+    """Return whether the pool makes the account cool down for it."""
     return verdict.delay is None or verdict.delay > SHORT_DELAY
 
 
 def _unanswered(error: UpstreamFailed) -> Failed:
     """
-    What it means that no answer came.
+    Classify a missing answer.
 
     A request that an upstream has got may have been acted on, and is not sent a second time.  A kept-alive connection
     that turned out to be closed is no such case: the client has sent it on a new one already.

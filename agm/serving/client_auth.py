@@ -78,7 +78,7 @@ class ClientAuthenticator:
 
     def mode_for(self, *, local: bool) -> str:
         """
-        Whether a client key is asked for, of a request that comes from this machine or of any other.
+        Return the auth mode for a request that is local, or from elsewhere.
 
         With a public URL and without any key, whom the proxy lets through is let in: that it has that URL says that the
         gateway is meant for them, and the proxy may well ask for something itself.  Once there was a key, one is asked
@@ -141,8 +141,8 @@ class ClientAuthenticator:
         if not self._warned_of_a_proxy and not self._asked_for_keys:
             self._warned_of_a_proxy = True
             log.warn(
-                "a request came through a proxy and was asked for a client key, but none is configured: agm key create "
-                "makes one. If the request was this machine's own, [gateway] trusted_proxies has the proxy believed"
+                "a request came through a proxy and was asked for a client key, but none is configured: agm key "
+                "create makes one. If the request came from this machine, add the proxy to [gateway] trusted_proxies"
             )
 
     async def _look_up(self, plugin: str, source: ClientKeySource, key: str, request_id: str) -> ClientKey | None:
@@ -237,7 +237,7 @@ class ClientAuthenticator:
         assert most is not None, "limits_streams says so"
         if self._streams[key.name] >= most:
             raise TooManyRequests(
-                f"This client key has [limits] streams_per_key, {most}, calls under way. Retry when one has ended.",
+                f"This client key has [limits] streams_per_key, {most}, calls in flight. Retry when one has ended.",
                 reason="CLIENT_KEY_STREAMS",
                 retry_after=1.0,
             )

@@ -25,7 +25,8 @@ from agm.core.redact import Redactor
 from agm.core.request import LastFailure
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
-from agm.observe.metrics import Metrics, Observed
+from agm.observe.metrics import Metrics
+from agm.observe.observed import Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at

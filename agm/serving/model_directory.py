@@ -44,5 +44,5 @@ class ModelDirectory:
         return self.catalog
 
     def names(self, model: str) -> bool:
-        """Whether a model is one that the configuration or an account names, and no client's invention."""
+        """Return whether a model is one that the configuration or an account names, and no client's invention."""
         return model in self.catalog or model in self._config.models.aliases.values()

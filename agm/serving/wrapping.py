@@ -48,7 +48,7 @@ class Wrapping(Protocol):
         """
 
     def is_good(self, status: int) -> bool:
-        """Whether a status says that the request was served; any other is classified."""
+        """Return whether a status says that the request was served; any other is classified."""
 
     def at_head(self, answer: UpstreamAnswer, lease: Lease) -> OpenAnswer | None:
         """Open a good answer of which only the head has come; None to wait for its first bytes."""

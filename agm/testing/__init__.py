@@ -122,7 +122,7 @@ class RunningGateway:
         )
 
     async def explain(self, model: str = "gemini-2.5-flash", **question: Any) -> Any:
-        """What ``agm explain`` tells of a request: the document that docs/plugins.md describes."""
+        """Explain a request as ``agm explain`` does: the document that docs/plugins.md describes."""
         answer = await self.fetch("POST", "/_agm/explain", body=json.dumps({"model": model, **question}).encode())
         assert answer.status == 200, answer.body
         return answer.json

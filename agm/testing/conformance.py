@@ -293,7 +293,7 @@ class _Check:
     # Calling
 
     def call(self, hook: str, given: Mapping[str, Any], what: str) -> list[object]:
-        """What the plugin's implementations return, each; awaited where the hook may await."""
+        """Call the plugin's implementations, and return their results; awaited if the hook may await."""
         found: list[object] = []
         for impl in self._hooks[hook]:
             if impl.wrapper or impl.hookwrapper:
@@ -335,7 +335,7 @@ class _Check:
                 result.close()
         self.refuse(
             hook,
-            f"held everything up for {(held or 0) * 1000:.0f} ms, called with {what}",
+            f"blocked the event loop for {(held or 0) * 1000:.0f} ms, called with {what}",
             f"{TOO_LONG * 1000:.0f} ms are the most: do slow work ahead, in a thread, or in a hook that may await",
         )
 
@@ -600,7 +600,7 @@ class _Later:
 
 
 def _waited(result: Awaitable[Any], patience: float) -> Any:
-    """What an awaitable gives; the reactor runs meanwhile, where it has to."""
+    """Wait for an awaitable, running the reactor if necessary, and return its result."""
 
     async def coroutine() -> Any:
         return await result

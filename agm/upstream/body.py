@@ -139,7 +139,7 @@ class UpstreamBody(Protocol):
                 else:
                     self._held.append(out)
         else:
-            self.broken = "the upstream broke off the answer"
+            self.broken = "the upstream aborted the answer"
         self._end()
 
     def first(self) -> Deferred[None]:

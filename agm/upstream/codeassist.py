@@ -145,7 +145,7 @@ def _ineligibility(loaded: Mapping[str, Any]) -> str:
         for tier in _dicts(loaded.get("ineligibleTiers"))
         if tier.get("reasonMessage") or tier.get("reasonCode")
     ]
-    return f": {reasons[0]}" if reasons else "; see to its licence"
+    return f": {reasons[0]}" if reasons else "; check its licence"
 
 
 def onboarded(operation: Mapping[str, Any]) -> str | None:
@@ -428,7 +428,7 @@ class CodeAssist:
                 raise
             raise NoProject(
                 f"Code Assist does not tell this account's project ({method}: {e.status}, {_message(e.body)});"
-                " write it as its project in the configuration, or see to its licence"
+                " write it as its project in the configuration, or check its licence"
             ) from None
 
     # Headers
@@ -471,9 +471,9 @@ class CodeAssist:
         except CancelledError:
             pass
         except (Refused, CredentialError, UpstreamFailed) as e:
-            log.info("account {account} did not tell its quota: {why}", account=account.name, why=str(e))
+            log.info("the quota of account {account} could not be read: {why}", account=account.name, why=str(e))
         except Exception:
-            log.failure("account {account} could not be asked for its quota", account=account.name)
+            log.failure("the quota of account {account} could not be read", account=account.name)
 
     def _note(self, account: Account, quotas: Sequence[Quota]) -> None:
         note = getattr(self._quotas, "note_quota", None)

@@ -124,7 +124,7 @@ class Access:
 
     def sender(self, peer: Peer, head: Head) -> Sender:
         """
-        Who sends a request.
+        Determine who sends a request.
 
         What comes by the name of ``public_url`` has come through the proxy that has this name, whether that says so or
         not.

@@ -44,7 +44,7 @@ class AnsweringResource(ApiResource):
     """A resource whose answers come from an upstream."""
 
     def claims(self, wire: GatewayRequestOnWire) -> bool:
-        """Whether a path is this resource's as a whole, whatever its first segment is."""
+        """Return whether a path is this resource's as a whole, whatever its first segment is."""
         return False
 
     def answer_model_call(self, visit: Visit, prepared: Prepared) -> Awaitable[None]:

@@ -98,7 +98,7 @@ class ApiResource(Resource):
         return target.unknown(wire.path, base, access.path_taken_away)
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
-        """Whether a request needs no client key, whatever ``auth.mode`` says."""
+        """Return whether a request needs no client key, whatever ``auth.mode`` says."""
         return self.is_health and self.gateway.clients.mode_for(local=wire.sender.local) == "all_except_health"
 
     def render(self, request: Any) -> int:
@@ -168,7 +168,7 @@ class ApiResource(Resource):
         return asked
 
     def _check_host(self, wire: GatewayRequestOnWire) -> None:
-        """Whether the request is for this gateway."""
+        """Check that the request is for this gateway."""
         values = [value.decode("latin-1") for value in wire.head.values(b"host")]
         self.access.check_host(values, required=wire.clientproto == b"HTTP/1.1")
 

@@ -118,9 +118,9 @@ class CertificateFiles:
         own = first.to_cryptography()
         if own.public_key() != public:
             if any(each.to_cryptography().public_key() == public for each in chain):
-                why = "the certificate of the key has to be the first in it, those that lead to its authority after it"
+                why = "the server's certificate must come first, then its CA chain"
             else:
-                why = f"its certificate is not of the key in {str(self.key)!r}; name the two that belong together"
+                why = f"its certificate does not match the key in {str(self.key)!r}; name the two that belong together"
             raise ListenerRefused(f"certKey {str(self.certificate)!r}: {why}")
         shown = tuple(each.to_cryptography().public_bytes(Encoding.DER) for each in (first, *chain))
         return Loaded(self._options(first, key, chain), shown, own.not_valid_after_utc)
@@ -220,7 +220,7 @@ class ServerCertificate:
         return before.certificates != self._shown.certificates
 
     def pass_over(self) -> None:
-        """What the files hold now is not to be loaded again."""
+        """Say what the files hold now is not to be loaded again."""
         self.read = self.files.as_they_are()
 
     def doubt(self) -> str | None:

@@ -208,7 +208,7 @@ class GatewayChannel(Protocol):
         self._wait(seconds)
 
     def _expect_taken(self, seconds: float) -> None:
-        """What waits must be taken, however slowly: a client that takes nothing for so many seconds is cut."""
+        """Disconnect a client that reads nothing of the waiting bytes for so many seconds."""
         if unsent(self.transport):
             self._taking, self._patience = Reading(self.transport, self.site.reactor.seconds()), seconds
             self._wait(min(seconds, LOOK_EVERY))

@@ -74,7 +74,7 @@ class Home(Unknown):
     """``/``: a browser is led to the dashboard; for a program it is a path like any other that is not known."""
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
-        """Where the dashboard is, is no secret either."""
+        """Keep the dashboard open: its address is no secret."""
         return wants_page(wire)
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
@@ -85,7 +85,7 @@ class Home(Unknown):
 
 
 def wants_page(wire: GatewayRequestOnWire) -> bool:
-    """Whether a browser asks, on a person's behalf."""
+    """Return whether a browser asks, on a person's behalf."""
     accepted = wire.requestHeaders.getRawHeaders(b"accept") or [b""]
     return wire.method in (b"GET", b"HEAD") and b"text/html" in accepted[0].lower()
 

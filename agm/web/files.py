@@ -140,7 +140,7 @@ class Owned(AnsweringResource):
             part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound("The upload is not known: it was begun too long ago, or before the gateway was started.")
+            raise NotFound("The upload is not known: it was started too long ago, or before the gateway was.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self.answer(wire, prepare(described))
@@ -257,7 +257,7 @@ class PrepareResourceCall:
         if models and not asked.model:
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
         request = self.request
-        mapped = ModelChoice(request.model, "as asked")
+        mapped = ModelChoice(request.model, "unchanged")
         path = asked.path
         if asked.model:
             mapped = context.hooks.map_model(calls.models.catalog.id_of(asked.model), request)
@@ -378,7 +378,7 @@ def forwarded(request: GatewayRequest, *, content: bool, json: bool) -> tuple[tu
 
 
 def begins_upload(visit: Visit) -> bool:
-    """Whether a request begins a resumable upload, in either of Google's two protocols."""
+    """Return whether a request begins a resumable upload, in either of Google's two protocols."""
     protocol = (visit.header("x-goog-upload-protocol") or visit.query.get("upload_protocol", "")).strip().lower()
     return protocol == "resumable" or visit.query.get("uploadType", "").lower() == "resumable"
 
@@ -439,7 +439,7 @@ class _Sending:
         raise NotImplementedError
 
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
-        """What an answer means, and what the client gets."""
+        """Classify an answer, and return it with what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
         return verdict, opened(self.context, answer, lease, made=True)
 
@@ -591,7 +591,7 @@ class WholeUpload(_Sending):
 
     @staticmethod
     def _call(request: GatewayRequest, name: str | None, path: str, *, http_method: str = "POST") -> ResourceCall:
-        mapped = ModelChoice("", "as asked")
+        mapped = ModelChoice("", "unchanged")
         named = () if name is None else (name,)
         return ResourceCall(request, mapped, http_method, path, (), b"", name, named)
 

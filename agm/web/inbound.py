@@ -57,7 +57,7 @@ def plain_headers(wire: GatewayRequestOnWire) -> dict[str, str]:
 
 def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
     """
-    How the client wants the answer.
+    Return the framing that the client wants.
 
     :raises InvalidRequest: for a form that the gateway does not speak.
     """

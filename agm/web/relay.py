@@ -111,7 +111,7 @@ class Relay:
         if self._framing is Framing.SSE:
             failure = self._body.filter.failure
             if failure is None:
-                why = self._body.broken or "the upstream broke off the answer"
+                why = self._body.broken or "the upstream aborted the answer"
                 failure = StreamFailure.of(502, f"{why[:1].upper()}{why[1:]}.")
             self._write(error_event(attrs.evolve(failure, document=self._redact(failure.document))))
         if self._request.channel is not None:

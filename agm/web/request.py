@@ -199,7 +199,7 @@ class GatewayRequestOnWire(Request):
         return BytesIO(self.body)
 
     def isSecure(self) -> bool:
-        """Whether the connection is TLS."""
+        """Return whether the connection is TLS."""
         return self.channel is not None and self.channel.secure
 
     # The channel's side
@@ -350,7 +350,7 @@ class GatewayRequestOnWire(Request):
         self.finish()
 
     def answers_with(self, name: bytes) -> bool:
-        """Whether a header has been put into `responseHeaders`."""
+        """Return whether a header has been put into `responseHeaders`."""
         own = self.__dict__.get("responseHeaders")
         return own is not None and own.hasHeader(name)
 
@@ -406,7 +406,7 @@ class GatewayRequestOnWire(Request):
             self.channel.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def _set_defaults(self) -> None:
-        """What twisted.web adds to the answers of its resources."""
+        """Add the headers that twisted.web adds to its resources' answers."""
         headers = self.responseHeaders
         if self.lastModified is not None:
             headers.setRawHeaders(b"Last-Modified", [datetimeToString(self.lastModified)])

@@ -68,7 +68,7 @@ class Root(Resource):
             self.putChild(segment.encode("ascii"), resource)
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
-        """Whose path it is."""
+        """Find the resource of a path."""
         for surface in self.surfaces:
             if surface.claims(request):
                 return surface

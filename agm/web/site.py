@@ -133,7 +133,7 @@ class GatewaySite(Site):
             )
 
     def is_streamed(self, request: GatewayRequestOnWire) -> bool:
-        """Whether the resource of a request takes the body as it comes."""
+        """Return whether the resource of a request takes the body as it comes."""
         return _STREAMED.match(request.path) is not None
 
     def lend(self, length: int) -> None:
@@ -144,8 +144,8 @@ class GatewaySite(Site):
         """
         if self.lent + length > self.limits.bodies:
             raise Unavailable(
-                f"The bodies of the requests under way would be larger than [limits] bodies, {self.limits.bodies} "
-                "bytes, together.",
+                f"The bodies of all requests in flight would together exceed [limits] bodies, {self.limits.bodies} "
+                "bytes.",
                 reason="TOO_MANY_BODIES",
                 retry_after=RETRY_SECONDS,
             )
@@ -268,13 +268,13 @@ class GatewaySite(Site):
         if self.reactor.seconds() >= self._crowded_until:
             self._crowded_until = self.reactor.seconds() + 60.0
             log.warn(
-                "more than [limits] connections, {most}, are open: those on which nothing is under way give way, and "
-                "where there are none new ones are refused",
+                "more than [limits] connections, {most}, are open: idle connections are closed to make room, and "
+                "without any, new connections are refused",
                 most=self.connections,
             )
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What a TLS listener negotiates."""
+        """Return the protocols that a TLS listener negotiates."""
         return [b"http/1.1"]
 
     def startFactory(self) -> None:

@@ -120,7 +120,7 @@ async def test_a_renewed_certificate_is_shown_to_who_connects_from_then_on(
     assert await shown(port) == before, "it may be half of it"
     clock.advance(LOOK_EVERY)
     assert await shown(port) == new
-    assert sum("is shown from now on; it ends on " in line for line in lines) == 1
+    assert sum("is in use from now on; it expires on " in line for line in lines) == 1
     client.send(get("/healthz"))
     await client.until(b'{"status":"ok"}')
     watch.stopService()
@@ -150,8 +150,8 @@ async def test_a_broken_certificate_leaves_the_old_one_in_force(folder: Path, li
     assert not about_it(lines), "its certificate may be on the way"
     clock.pump([LOOK_EVERY] * int(2 * QUIET / LOOK_EVERY))
     (told,) = about_it(lines)
-    assert told.endswith("; the certificate that was shown before stays in force")
-    assert f"its certificate is not of the key in '{folder}/key.pem'" in told
+    assert told.endswith("; the previous certificate stays in use")
+    assert f"its certificate does not match the key in '{folder}/key.pem'" in told
     assert await shown(port) == before
     os.unlink(folder / "cert.pem")
     await watch.reload()
@@ -190,10 +190,10 @@ async def test_a_certificate_that_is_only_written_again_is_not_told(
         ({"cert.pem": ROOT.pem.replace(b"MII", b"???")}, "certKey '{0}/cert.pem' holds a certificate that cannot be"),
         ({"key.pem": key_pem("localhost").replace(b"MIG", b"???")}, "holds a private key that cannot be read"),
         ({"key.pem": key_pem("localhost", b"canary-word")}, "needs a passphrase, which nobody could type at a restart"),
-        ({"key.pem": key_pem("another")}, "certKey '{0}/cert.pem': its certificate is not of the key in"),
+        ({"key.pem": key_pem("another")}, "certKey '{0}/cert.pem': its certificate does not match the key in"),
         (
             {"cert.pem": BETWEEN.pem + BETWEEN.server_pem("localhost")[0]},
-            "certKey '{0}/cert.pem': the certificate of the key has to be the first in it",
+            "certKey '{0}/cert.pem': the server's certificate must come first",
         ),
         ({"cert.pem": b" " * 5_000_000}, "certKey '{0}/cert.pem' is larger than any chain of certificates"),
     ],

@@ -257,9 +257,9 @@ def test_a_listener_with_tls_finds_its_files_beside_the_configuration_and_is_ren
     new, key = authority.server_pem("localhost")
     (tmp_path / "server.pem").write_bytes(key + new)
     bare.signal(signal.SIGHUP)
-    bare.until_logged("is shown from now on")
+    bare.until_logged("is in use from now on")
     assert shown(bare.url()) == new.decode("ascii")
-    twistd.until_logged("is shown from now on")
+    twistd.until_logged("is in use from now on")
     assert shown(twistd.url()) == new.decode("ascii")
 
 

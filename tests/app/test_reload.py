@@ -159,7 +159,7 @@ async def test_a_bad_file_is_refused_and_the_old_one_stays(
     await ConfigWatch(Clock(), running.gateway, path).reload()
     assert [a.name for a in running.gateway.pool.accounts] == ["one"]
     assert any(str(path) in line for line in lines)
-    assert any("the old one stays in force" in line for line in lines)
+    assert any("the old one stays loaded" in line for line in lines)
     assert b"key-one" in await answer(running.port, upstream, 0)
 
 
@@ -198,10 +198,10 @@ async def test_a_file_that_is_being_written_is_left_alone(watch: Watch, lines: l
         file.seek(0)
         file.write(whole.replace("key-c", "key-d"))
     it.look()
-    await eventually(lambda: any("is in force" in line for line in lines), "the whole file")
+    await eventually(lambda: any("is loaded" in line for line in lines), "the whole file")
     assert await it.key_of("c") == b"key-d"
-    assert sum("is in force" in line for line in lines) == 1
-    assert sum("once nobody has written there for 3 seconds" in line for line in lines) > 0
+    assert sum("is loaded" in line for line in lines) == 1
+    assert sum("when it has not changed for 3 seconds" in line for line in lines) > 0
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["in its place", "replaced"])
@@ -361,7 +361,7 @@ async def test_an_account_whose_secret_becomes_unusable_is_off_until_it_is_mende
     it.look()
     await eventually(lambda: it.ready == ["a"])
     assert await it.key_of("a") == b"canary-old-1"
-    assert any(line == "a has its secret again" for line in lines)
+    assert any(line == "a: its secret is available again" for line in lines)
 
 
 def a_login(refresh_token: str, **more: str) -> str:
@@ -392,7 +392,7 @@ async def test_signing_in_again_brings_the_account_back(
     login.write_text(a_login("canary-revoked", token="canary-token", expiry="2030-01-01T00:00:00Z"))
     it.look(10.0)
     assert it.ready == []
-    assert not any("is in force" in line for line in lines)
+    assert not any("is loaded" in line for line in lines)
     login.write_text(a_login("canary-good"))
     it.look()
     await eventually(lambda: it.ready == ["a"])
@@ -420,10 +420,10 @@ async def test_what_was_only_touched_is_not_read_in_vain(watch: Watch, tmp_path:
     it = await watch(with_keys(a='api_key_file = "a.key"'))
     os.utime(key, (1, 1))
     it.look(10.0)
-    assert not any("is in force" in line for line in lines)
+    assert not any("is loaded" in line for line in lines)
     os.utime(it.path, (1, 1))
     it.look()
-    await eventually(lambda: any("is in force" in line for line in lines))
+    await eventually(lambda: any("is loaded" in line for line in lines))
 
 
 @pytest_twisted.ensureDeferred

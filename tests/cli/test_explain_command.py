@@ -127,7 +127,7 @@ def test_an_address_that_is_none_is_refused_without_being_repeated(url: str) -> 
 @pytest.mark.parametrize("command", [("explain", "m"), ("plugins",), ("models",)])
 def test_a_place_that_was_named_must_be_reachable(agm: Callable[..., Ran], command: tuple[str, ...]) -> None:
     url = f"http://127.0.0.1:{a_free_port()}"
-    assert agm(*command, "--url", url) == (1, "", "--url: nothing can be reached there: Connection refused\n")
+    assert agm(*command, "--url", url) == (1, "", "--url: cannot connect: Connection refused\n")
 
 
 class Stranger:
@@ -349,7 +349,7 @@ def test_without_a_running_gateway_one_is_built_that_knows_nothing_yet(
     assert status == 0
     assert err == (
         f"no gateway runs at http://127.0.0.1:{port}: "
-        "explained as after a fresh start: nobody rests, no conversation is remembered\n"
+        "explained as after a fresh start: no cooldowns, no conversations\n"
     )
     assert "upstream     POST https://generativelanguage.googleapis.com/v1beta/models/m:generateContent\n" in out
     assert "x-goog-api-key:   [redacted]" in out
@@ -376,7 +376,7 @@ def test_without_a_listener_on_loopback_the_configuration_explains(
     status, out, err = agm("explain", "m", "--config", file)
     assert status == 0
     assert err.startswith("no listener of the configuration is on loopback; --url names another: ")
-    assert "client key   left open; one is asked for" in out
+    assert "client key   none given, but the gateway requires one" in out
 
 
 def test_without_a_configuration_there_is_no_account(agm: Callable[..., Ran]) -> None:
@@ -484,7 +484,7 @@ def test_accounts_from_elsewhere_are_not_fetched(tmp_path: Path, config: Callabl
     assert (ran.returncode, ran.stderr.splitlines()) == (
         0,
         [
-            "offline: explained as after a fresh start: nobody rests, no conversation is remembered",
+            "offline: explained as after a fresh start: no cooldowns, no conversations",
             "accounts that plugins fetch from elsewhere are missing",
         ],
     )
@@ -519,7 +519,7 @@ def test_plugins_are_columns_and_below_them_the_hooks(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     status, out, err = agm("plugins", "--plugin", "columned")
-    assert (status, err) == (0, "offline: loaded here, so that failures are not known\n")
+    assert (status, err) == (0, "offline: loaded here; the running gateway's failure counts are not known\n")
     plugins, _, hooks = out.partition("\n\n")
     assert plugins.splitlines()[1].split() == ["columned", "7.5", "module", "columned", "-"]
     assert "agm_map_model          columned, agm.defaults.aliases" in hooks.splitlines()
@@ -569,9 +569,9 @@ def test_an_explanation_reads_as_aligned_text() -> None:
         "model        m → n: because [mapper]",
         "body edited  by editor",
         "candidates   a, b",
-        "excluded     c     resting: QUOTA, for n, 27.2 s left",
+        "excluded     c     cooling down: QUOTA, for n, 27.2 s left",
         "             long  taken away by a plugin: no [filter]",
-        "             d     resting: DAY, for n, 2 h 30 min left",
+        "             d     cooling down: DAY, for n, 2 h 30 min left",
         "account      a (vertex): its turn [picker]",
         "upstream     POST https://example.com/x",
         "             built by wrapper",
@@ -603,8 +603,8 @@ def test_nothing_that_a_terminal_would_obey_is_printed() -> None:
 @pytest.mark.parametrize(
     ("waits", "line"),
     [
-        ({"seconds": 2.5, "at_most": 5.0}, "in line for an account, which may come in 2.5 s; for 5 s at most"),
-        ({"seconds": 0.0, "at_most": 5.0}, "in line for an account, which may come at any moment; for 5 s at most"),
+        ({"seconds": 2.5, "at_most": 5.0}, "for an account, expected in 2.5 s; 5 s at most"),
+        ({"seconds": 0.0, "at_most": 5.0}, "for an account, expected at any moment; 5 s at most"),
     ],
 )
 def test_a_wait_in_line_is_said(waits: dict[str, float], line: str) -> None:

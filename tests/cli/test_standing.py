@@ -110,7 +110,7 @@ async def test_the_list_shows_how_accounts_stand(
         "-",
         "not in the running gateway",
     ]
-    assert lines[4].startswith("work: emu-429rpm-3000: resting, 50 min left (RESOURCE_EXHAUSTED)")
+    assert lines[4].startswith("work: emu-429rpm-3000: cooling down, 50 min left (RESOURCE_EXHAUSTED)")
     assert lines[5].startswith("work: last failure ")
     assert len(lines) == 6
     document = json.loads((await listed("--url", running.url, "--json")).out)
@@ -193,14 +193,14 @@ async def test_what_is_held_is_taken_back_in_the_running_gateway(
 
     pool.disable(account, "VALIDATION_REQUIRED")
     pool.note_quota(account, "m", 0.0, running.gateway.reactor.seconds() + 100)
-    assert await said("reset", "work", "--model", "m") == "work: what was held against it for m is taken back\n"
-    assert await said("reset", "work", "--model", "m") == "work: nothing is held against it for m\n"
+    assert await said("reset", "work", "--model", "m") == "work: cooldowns and errors for m are cleared\n"
+    assert await said("reset", "work", "--model", "m") == "work: nothing to reset for m\n"
     assert pool.remember()["work"].disabled is not None
-    assert await said("reset", "work") == "work: what was held against it is taken back\n"
+    assert await said("reset", "work") == "work: cooldowns and errors are cleared\n"
     assert pool.remember() == {}
     pool.disable(account, "VALIDATION_REQUIRED")
-    assert await said("enable", "work") == "work is enabled\nwork: what was held against it is taken back\n"
-    assert await said("enable", "work") == "work is enabled\nwork: nothing is held against it\n"
+    assert await said("enable", "work") == "work is enabled\nwork: cooldowns and errors are cleared\n"
+    assert await said("enable", "work") == "work is enabled\nwork: nothing to reset\n"
 
 
 @pytest_twisted.ensureDeferred
@@ -272,7 +272,7 @@ async def test_a_stopped_gateways_state_is_changed_by_the_command(tmp_path: Path
         return command
 
     done = await told("work", "--config", "agm.toml")
-    assert (done.status, done.out) == (0, b"work: what was held against it is taken back\n")
+    assert (done.status, done.out) == (0, b"work: cooldowns and errors are cleared\n")
     assert json.loads(state.read_bytes())["accounts"] == {}
     state.write_text("{")
     refused = await told("work", "--config", "agm.toml")

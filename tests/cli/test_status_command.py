@@ -57,9 +57,11 @@ async def test_status_shows_what_runs_who_rests_and_what_went_wrong(
     out = command.out.decode()
     lines = out.splitlines()
     assert re.match(rf"agm {re.escape(__version__)} at {running.url}, up \d+ s, pid \d+$", lines[0])
-    assert re.search(r"^\d requests \(1 error\), 1 open", out, re.MULTILINE)
+    assert re.search(r"^\d requests \(1 error\), 1 in flight", out, re.MULTILINE)
     assert re.search(r"^(work|spare)  +api-key  ready but for 1 model", out, re.MULTILINE)
-    assert re.search(r"^(work|spare): emu-429rpm-3000: resting, 50 min left \(RESOURCE_EXHAUSTED\)$", out, re.MULTILINE)
+    assert re.search(
+        r"^(work|spare): emu-429rpm-3000: cooling down, 50 min left \(RESOURCE_EXHAUSTED\)$", out, re.MULTILINE
+    )
     assert re.search(r"^\d+ s  +\w+  +streamGenerateContent  emu-hang", out, re.MULTILINE)
     assert re.search(r"^\d+ s ago  429 +error +RESOURCE_EXHAUSTED  emu-429rpm-3000", out, re.MULTILINE)
     document = json.loads((await agm("status", "--url", running.url, "--json")).out)
@@ -146,7 +148,7 @@ async def test_top_says_that_a_gateway_is_gone(
     reactor.spawnProcess(command, argv[0], argv, env, str(tmp_path), usePTY=True)
     await eventually(lambda: b"q ends" in command.out, "a frame")
     running.gateway.live.close()
-    await eventually(lambda: b"no news from it: " in command.out, "word of the loss")
+    await eventually(lambda: b"connection lost: " in command.out, "word of the loss")
     assert re.search(rb"\x1b\[[0-9;]*3[0-7]m", command.out) is None  # NO_COLOR
     command.transport.write(b"q")
     await command.ended()
@@ -255,7 +257,7 @@ def test_nothing_of_a_document_reaches_the_terminal_but_text() -> None:
         assert "\x1b" not in words
         assert "\x07" not in words
         assert "[red]x" in words
-        assert "1 request (0 errors), 0 open, 1 stream; 1,234,567 prompt" in words
+        assert "1 request (0 errors), 0 in flight, 1 stream; 1,234,567 prompt" in words
         assert "up 25 h 2 min" in words
         assert "5.0 MiB sent" in words
 
@@ -283,7 +285,7 @@ def test_an_endpoint_that_is_left_alone_is_shown() -> None:
 
 def test_a_lost_gateway_is_said_in_the_frame() -> None:
     """Above what was known last."""
-    assert "no news from it: gone; asking again" in drawn(document(), "gone")
+    assert "connection lost: gone; reconnecting" in drawn(document(), "gone")
 
 
 def test_a_document_of_another_version_is_said_so() -> None:

@@ -61,7 +61,7 @@ async def test_a_failure_is_said_with_what_helps(agm_test: Run, emulator: Runnin
     assert command.out.decode().splitlines()[1:] == [
         "invalid (api-key): failed, 400 API_KEY_INVALID",
         "  API key not valid. Please pass a valid API key.",
-        "  what helps: make a new key, and put it in the place of this one",
+        "  fix: create a new key and replace this one with it",
     ]
     command = await agm_test(text, "work")
     assert (command.status, command.out.count(b"\n")) == (0, 1)
@@ -92,12 +92,12 @@ async def test_the_document_holds_it_all(agm_test: Run, emulator: RunningEmulato
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("emu-401", "what helps: sign in again: agm login cloud"),
-        ("emu-403", "what helps: grant roles/aiplatform.user on project p"),
-        ("emu-403validation", "what helps: sign in to the account in a browser"),
-        ("emu-404", "what helps: choose another model with --model"),
-        ("emu-429day", "what helps: nothing is wrong with the account; its quota is used up for now"),
-        ("emu-503", "what helps: try again later"),
+        ("emu-401", "fix: sign in again: agm login cloud"),
+        ("emu-403", "fix: grant roles/aiplatform.user on project p"),
+        ("emu-403validation", "fix: sign in to the account in a browser"),
+        ("emu-404", "fix: choose another model with --model"),
+        ("emu-429day", "fix: none: the account is fine, its quota is used up for now"),
+        ("emu-503", "fix: try again later"),
     ],
 )
 @pytest.mark.process

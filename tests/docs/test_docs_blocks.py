@@ -142,7 +142,7 @@ class Reader:
 
     def _reloads(self) -> int:
         gateway = self._running.get(GATEWAY)
-        return 0 if gateway is None else gateway.log.count("is in force")
+        return 0 if gateway is None else gateway.log.count("is loaded")
 
     def _settle(self, before: int) -> None:
         gateway = self._running.get(GATEWAY)

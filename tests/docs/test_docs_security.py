@@ -20,7 +20,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_every_promise_names_tests_that_are_there() -> None:
-    promises = rows("What is promised, and what holds it")
+    promises = rows("Promises and their tests")
     assert len(promises) > 20
     for promise, held_by in promises:
         files = re.findall("`([^`]+)`", held_by)

@@ -113,7 +113,7 @@ def test_with_a_clock_that_was_set_back_rests_end_and_a_new_configuration_is_see
     assert machine.asked("emu-quota-3")[0] == 429
     machine.set("-1h")
     machine.configure("strategy = 'round-robin'\n")
-    machine.gateway.until_logged("is in force")
+    machine.gateway.until_logged("is loaded")
 
     def rests() -> list[float]:
         found = json.loads(get(machine.url, "/_agm/accounts")[1])["accounts"]

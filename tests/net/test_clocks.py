@@ -339,8 +339,7 @@ async def test_connections_that_may_have_been_forgotten_are_not_kept(
 async def test_what_is_stored_is_written_anew_with_the_dates_of_the_clock_that_was_set(tmp_path: Path) -> None:
     """A process that is killed after that leaves no rest that lasts an hour longer."""
     path = tmp_path / "state.json"
-    made = make_gateway(real_reactor, parse_config(ACCOUNT), "off", installed=False)
-    made.state_path = path
+    made = make_gateway(real_reactor, parse_config(ACCOUNT), "off", installed=False, state_path=path)
     await made.start()
     made.pool.failed(made.pool.accounts[0], "m", Verdict(Fault.QUOTA, "DAILY", 600.0))
 

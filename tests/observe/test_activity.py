@@ -256,7 +256,7 @@ FULL = Verdict(Fault.CAPACITY, "MODEL_CAPACITY_EXHAUSTED")
     ("attempts", "outcome", "most", "why"),
     [
         ((attempt(),), "ok", 3, "answered"),
-        ((attempt(),), "aborted", 3, "broke off"),
+        ((attempt(),), "aborted", 3, "was aborted"),
         ((attempt(),), "cancelled", 3, "client left"),
         ((), "error", 3, "before any upstream was asked"),
         ((attempt(verdict=Verdict(Fault.FINAL, "INVALID_ARGUMENT")),), "error", 3, "about the request itself"),

@@ -564,7 +564,7 @@ async def test_a_hook_that_holds_everything_up_is_named(
 ) -> None:
     running = await gateway(account(upstream), plugins=[plugin(agm_map_model=lambda: time.sleep(0.11))])
     assert (await ask(running))[0] == 200
-    assert any("hook agm_map_model of plugin mine held everything up for 1" in line for line in lines)
+    assert any("hook agm_map_model of plugin mine blocked the event loop for 1" in line for line in lines)
 
 
 @pytest.mark.expects_logged_failures

@@ -17,7 +17,7 @@ from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
 from agm.serving.inprocess import Answer, serve
 from agm.serving.prepare import InboundCall
-from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
+from agm.testing import GatewayFactory, RunningEmulator, RunningGateway, parse_config
 from tests.helpers.support import SSE_HEAD, ScriptedUpstream, account, chunk, eventually, settle
 
 BODY = b'{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}'
@@ -176,6 +176,30 @@ async def test_a_client_key_is_held_to_its_models_and_streams(
     answer.close()
     again = asking(running, inbound(key=key))
     await eventually(lambda: len(upstream.connections) == 2, "another attempt")
+    again.cancel()
+    with pytest.raises(CancelledError):
+        await again
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_goes_on_with_the_configuration_that_it_began_with(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    """The next one has the new one."""
+    once = "[pool]\nmax_attempts = 1\n" + account(upstream) + account(upstream, name="b")
+    running = await gateway(once)
+    unavailable = b"HTTP/1.1 503 Unavailable\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    serving = asking(running, inbound())
+    up = await upstream.connection()
+    await running.gateway.reload(parse_config(once.replace("max_attempts = 1", "max_attempts = 2")))
+    up.send(unavailable)
+    assert (await serving).status == 503
+    assert len(upstream.connections) == 1
+    again = asking(running, inbound())
+    await eventually(lambda: up.received.count(b"POST ") == 2 or len(upstream.connections) == 2, "another request")
+    asked = up if up.received.count(b"POST ") == 2 else await upstream.connection(1)
+    asked.send(unavailable)
+    await eventually(lambda: sum(wire.received.count(b"POST ") for wire in upstream.connections) == 3, "another try")
     again.cancel()
     with pytest.raises(CancelledError):
         await again

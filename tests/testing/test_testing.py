@@ -428,7 +428,7 @@ REFUSED: Mapping[str, Callable[[], Any]] = {
         agm_transform_event=lambda event: event["candidates"] and None
     ),
     "agm_request_finished of plugin mine raised KeyError": lambda: plugin(agm_request_finished=raising),
-    "agm_map_model of plugin mine held everything up for .* ms": lambda: plugin(agm_map_model=slow),
+    "agm_map_model of plugin mine blocked the event loop for .* ms": lambda: plugin(agm_map_model=slow),
     "changed request.body.json\\(\\), which all plugins share": lambda: plugin(agm_map_model=editing),
     # decisions
     "agm_map_model of plugin mine decided otherwise": lambda: plugin(agm_map_model=counting()),

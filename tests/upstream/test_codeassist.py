@@ -61,8 +61,8 @@ def test_an_account_without_a_tier_goes_through_the_default_one() -> None:
     [
         ({"currentTier": TIER}, "names no project for this account (tier standard-tier)"),
         ({"currentTier": TIER, "cloudaicompanionProject": "../x"}, "names no project"),
-        ({"allowedTiers": [OWN]}, "the Code Assist tier legacy-tier wants a project of your own"),
-        ({}, "into no tier by itself; see to its licence"),
+        ({"allowedTiers": [OWN]}, "the Code Assist tier legacy-tier requires a project"),
+        ({}, "into no tier by itself; check its licence"),
         ({"allowedTiers": [TIER, 5, None]}, "into no tier by itself"),
         (
             {"allowedTiers": "free-tier", "ineligibleTiers": [{"reasonMessage": "Not in\nyour place"}]},

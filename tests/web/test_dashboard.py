@@ -122,7 +122,7 @@ def test_a_request_is_seen_without_a_reload_and_unfolds_to_its_attempts(page: Pa
     assert "2 attempts" in page.run(f"{row_of('emu-503-once-dashboard')}.innerText")
     page.run(f"{row_of('emu-503-once-dashboard')}.querySelector('button').click()")
     about = page.run(f"{row_of('emu-503-once-dashboard')}.querySelector('.detail').innerText")
-    for said in ("demo-", "503", "UNAVAILABLE", "first byte after", "to the client", "Explain such a request now"):
+    for said in ("demo-", "503", "UNAVAILABLE", "first byte after", "to the client", "Explain a request like this"):
         assert said in about
     bars = page.run(f"{row_of('emu-503-once-dashboard')}.querySelectorAll('.track i').length")
     assert bars == 3
@@ -185,7 +185,7 @@ def test_requests_are_filtered(page: Page, demo: str) -> None:
 def test_accounts_count_down_to_their_recovery(page: Page, demo: str) -> None:
     assert ask(demo, "emu-429rpm-90") == 429
     show(page, demo, "accounts")
-    page.until("document.querySelector('#view-accounts')?.innerText.includes('resting')")
+    page.until("document.querySelector('#view-accounts')?.innerText.includes('cooling down')")
     first = page.run("document.querySelector('#view-accounts time.left').textContent")
     assert "min" in first
     page.until(f"document.querySelector('#view-accounts time.left').textContent !== {json.dumps(first)}")
@@ -244,7 +244,7 @@ def test_the_form_explains_a_request(page: Page, demo: str) -> None:
     page.click("#explain-form button")
     page.until("!!document.querySelector('.explained')")
     text = page.text("#explained")
-    for said in ("served by demo-", "Goes to", "/v1beta/models/", "Could serve"):
+    for said in ("served by demo-", "Upstream", "/v1beta/models/", "Candidates"):
         assert said in text
     page.run("document.getElementById('explain-body').value = '{'")
     page.click("#explain-form button")

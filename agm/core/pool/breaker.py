@@ -125,7 +125,7 @@ class Endpoints:
         return not self._breakers
 
     def open_until(self, url: str, now: float) -> float | None:
-        """When an endpoint may be asked; 0 while somebody tries it, None if it may be asked now."""
+        """Return when an endpoint may be tried; 0 while it is being probed, None if it may be tried now."""
         breaker = self._breakers.get(origin(url))
         if breaker is None or breaker.until is None:
             return None
@@ -134,7 +134,7 @@ class Endpoints:
         return breaker.until if breaker.until > now else None
 
     def standing(self, url: str, now: float) -> tuple[str, float | None]:
-        """How an endpoint stands: ``closed``, ``open`` with the seconds that are left, ``probing`` or ``probe due``."""
+        """Return an endpoint's breaker state: ``closed``, ``open`` with seconds left, ``probing`` or ``probe due``."""
         breaker = self._breakers.get(origin(url))
         if breaker is None or breaker.until is None:
             return "closed", None
@@ -143,7 +143,7 @@ class Endpoints:
         return ("open", breaker.until - now) if breaker.until > now else ("probe due", 0.0)
 
     def all_open_until(self, urls: Sequence[str], now: float) -> float | None:
-        """When the first of several endpoints may be asked, likewise."""
+        """Return when the first of several endpoints may be tried, likewise."""
         earliest: float | None = None
         for url in urls:
             until = self.open_until(url, now)

@@ -72,7 +72,7 @@ class Ready:
             del self._places[rank]
 
     def before(self, place: int) -> int:
-        """How many accounts are ready at lower places."""
+        """Count the ready accounts at lower places."""
         return bisect_left(self._places, place)
 
     def at(self, rank: int) -> int:
@@ -185,14 +185,14 @@ class Candidates(Sequence[Account]):
         raise ValueError("this account is not a candidate")
 
     def _index_from(self, place: int) -> int:
-        """How many candidates have lower places."""
+        """Count the candidates at lower places."""
         stop = self._start + self._length + len(self._holes)
         rank = min(max(self._ready.before(place), self._start), stop)
         return rank - self._start - bisect_left(self._holes, rank)
 
     def in_turn(self, after: str | None) -> Account:
         """
-        Whose turn it is: the next candidate after the account of this name, and the first after the last.
+        Return the next candidate after the account of this name, and the first after the last.
 
         That account need not be a candidate any more, so that nobody is passed over because of who comes and goes.
         """

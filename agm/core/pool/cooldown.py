@@ -64,7 +64,7 @@ class Remembered:
 
     @property
     def disabled(self) -> str | None:
-        """Why it is off until somebody acts; None while it is not."""
+        """Say why the account is disabled and needs manual action; None while it is not."""
         return self.held.reason if self.held is not None and self.held.left is None else None
 
     @property
@@ -239,10 +239,10 @@ class Member:
             return max(holds, key=lambda hold: math.inf if hold.wait is None else hold.wait)
         probed = next((cooldown for cooldown in cooldowns if cooldown.probe is not None), None)
         if probed is not None:
-            reason = f"a request tries it after its rest ({probed.reason})"
+            reason = f"a request is probing it after its cooldown ({probed.reason})"
             return Exclusion(account, Cause.PROBING, reason, BUSY_WAIT, probed.message, probed.link)
         if open_until is not None:
-            return Exclusion(account, Cause.ENDPOINT, "a request tries its endpoint", BUSY_WAIT)
+            return Exclusion(account, Cause.ENDPOINT, "a request is probing its endpoint", BUSY_WAIT)
         if self.full:
             return Exclusion(account, Cause.BUSY, f"it serves {self.in_flight} requests", BUSY_WAIT)
         return None

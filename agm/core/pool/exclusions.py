@@ -26,15 +26,24 @@ class Cause(Enum):
 
     METHOD = "its kind lacks the method"
     MODEL = "it lacks the model"
-    DISABLED = "disabled until a person acts"
+    DISABLED = "needing manual action"
     ASIDE = "set aside"
-    RESTING = "resting"
+    RESTING = "resting"  # the name that programs read; people read "cooling down"
     RESERVE = "keeping its reserve"
     ENDPOINT = "its endpoints fail"
     PROBING = "being probed"
     BUSY = "at its max_concurrency"
     PLUGIN = "taken away by a plugin"
     OWNER = "not the owner of what the request names"
+
+
+#: How a count of accounts with a cause is told, where the cause's own words do not follow a number.
+_COUNTED = {
+    Cause.RESTING: "cooling down",
+    Cause.RESERVE: "keeping a reserve",
+    Cause.ENDPOINT: "with failing endpoints",
+    Cause.OWNER: "not owning what the request names",
+}
 
 
 @attrs.frozen
@@ -80,7 +89,9 @@ def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exc
     wait = earliest(having)
     what = f"models/{model}" if model else method
     reasons = ", ".join(
-        f"{sum(e.cause is c for e in having)} {c.value}" for c in Cause if any(e.cause is c for e in having)
+        f"{sum(e.cause is c for e in having)} {_COUNTED.get(c, c.value)}"
+        for c in Cause
+        if any(e.cause is c for e in having)
     )
     if all(e.cause is Cause.ENDPOINT for e in having):
         return Unavailable(

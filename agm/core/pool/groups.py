@@ -58,7 +58,7 @@ class Group:
         return self._candidates
 
     def next_recovery(self) -> tuple[float, int] | None:
-        """When the next cooldown is over, and whose."""
+        """Return when the next cooldown is over, and whose."""
         heap = self._heap
         while heap and self._cooling_down.get(heap[0][1]) != heap[0][0]:
             heappop(heap)
@@ -66,7 +66,7 @@ class Group:
 
 
 def eligibility_key(account: Account) -> tuple[str, tuple[str, ...]]:
-    """What decides whether an account has a method and a model."""
+    """Return the key by which accounts have the same methods and models."""
     return account.kind, account.models.patterns
 
 

@@ -96,7 +96,7 @@ class Pool:
         return Candidates(group.ready, without=without) if without else group.candidates
 
     def excluded(self, model: str, method: str, version: str = "") -> list[Exclusion]:
-        """Why each of the other accounts is no candidate.  This looks at every account: it is for explanations."""
+        """Explain why each other account is no candidate.  This looks at every account: it is for explanations."""
         now = self._now()
         found = (member.exclusion(model, method, now, self._endpoints, version) for member in self._members.values())
         return [exclusion for exclusion in found if exclusion is not None]
@@ -227,7 +227,7 @@ class Pool:
         self.wake()
 
     def _current(self, account: Account, lease: Lease | None) -> Member | None:
-        """Whom news of an account is about: nobody if it has left, or is another one under the same name by now."""
+        """Find the member that news of an account is about; None if it has left or was replaced under its name."""
         member = self._members.get(account.name)
         return None if lease is not None and lease.member is not member else member
 
@@ -254,7 +254,7 @@ class Pool:
         return lease
 
     def take_back(self, lease: Lease) -> None:
-        """What :meth:`Lease.release <agm.core.pool.lease.Lease.release>` asks for, once."""
+        """Take a lease back, once; see :meth:`Lease.release <agm.core.pool.lease.Lease.release>`."""
         member = lease.member
         was_full = member.full
         member.in_flight -= 1
@@ -279,7 +279,7 @@ class Pool:
         return "gone" if member is None else member.account.kind
 
     def load(self, account: Account) -> int:
-        """How many requests `account` is serving."""
+        """Count the requests in flight on `account`."""
         return self._members[account.name].in_flight
 
     def is_full(self, account: Account) -> bool:
@@ -288,7 +288,7 @@ class Pool:
         return member is None or member.full
 
     def loads(self) -> Mapping[str, int]:
-        """How many requests each account is serving, by name, whenever one looks."""
+        """Return a live view of the requests in flight on each account, by name."""
         return self._loads
 
     # What happened
@@ -433,7 +433,7 @@ class Pool:
     # Endpoints
 
     def endpoint_for(self, lease: Lease) -> int | None:
-        """What :meth:`Lease.next_endpoint <agm.core.pool.lease.Lease.next_endpoint>` asks for."""
+        """Choose an endpoint for :meth:`Lease.next_endpoint <agm.core.pool.lease.Lease.next_endpoint>`."""
         urls = lease.account.endpoints
         if self._endpoints.unsuspected and not lease.tried and urls:
             lease.tried.add(0)
@@ -455,7 +455,7 @@ class Pool:
         return account.endpoints[number or 0]
 
     def endpoint_standing(self, url: str) -> tuple[str, float | None]:
-        """How the breaker of an endpoint stands: its state, and the seconds until it may be tried."""
+        """Return the state of an endpoint's breaker, and the seconds until a probe."""
         return self._endpoints.standing(url, self._now())
 
     def _unclaim(self, lease: Lease) -> None:
@@ -500,7 +500,7 @@ class Pool:
         return self._queue.join(model, method, try_acquire, version)
 
     def waiting(self, model: str | None = None) -> int:
-        """How many requests wait in the queue for a model, or in all of them."""
+        """Return how many requests wait in the queue for a model, or in all of them."""
         return len(self._queue) if model is None else self._queue.of(model)
 
     def wake(self, model: str | None = None, *, news: bool = False) -> None:
@@ -514,7 +514,7 @@ class Pool:
     # Restarts
 
     def remember(self) -> dict[str, Remembered]:
-        """What must survive a restart, by account; those of which nothing is known are left out."""
+        """Return the state that must survive a restart, by account; accounts without any are left out."""
         now = self._now()
         found = ((name, member.remembered(now)) for name, member in self._members.items())
         return {name: remembered for name, remembered in found if remembered is not None}

@@ -48,7 +48,7 @@ class WaitQueue:
         return sum(map(len, self.by_model.values()))
 
     def of(self, model: str) -> int:
-        """How many wait for a model."""
+        """Return how many wait for a model."""
         return len(self.by_model.get(model, ()))
 
     def join(self, model: str, method: str, try_acquire: Callable[[], bool], version: str = "") -> Waiter:

@@ -83,10 +83,10 @@ class AnswerFilter(Protocol):
         """Set as soon as the answer is known to be broken."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """What a chunk gives the client now; may be empty."""
+        """Filter a chunk; return the client's bytes, which may be none."""
 
     def close(self) -> bytes:
-        """What the end of a complete upstream body gives the client; afterwards `failure` is final."""
+        """End a complete upstream body; return the client's last bytes.  Afterwards `failure` is final."""
 
 
 def error_event(failure: StreamFailure) -> bytes:
@@ -265,7 +265,7 @@ class PlainEvents:
             if not self._line.startswith(b":"):
                 self.failure = StreamFailure.not_googles("The upstream's answer is not an event stream.")
         if self._brackets is not None:
-            self.failure = StreamFailure.of(502, "The upstream broke off the answer with an error that is cut short.")
+            self.failure = StreamFailure.of(502, "The upstream aborted the answer with an error that is cut short.")
         if self.failure is not None or self._before is not None:  # comments alone are no answer
             return b""
         rest = self._pass(bytes(self._held))
@@ -276,7 +276,7 @@ class PlainEvents:
         return rest + (eol if self._tail.endswith((b"\n", b"\r")) else eol + eol)
 
     def _begin(self, chunk: bytes) -> bytes:
-        """What has come so far, once the first event or an error begins; nothing before."""
+        """Return what has arrived so far, once the first event or an error begins; nothing before."""
         assert self._before is not None
         line = self._line + chunk
         if line[:5] != b"data:":
@@ -304,7 +304,7 @@ class PlainEvents:
         return whole
 
     def _split(self, data: bytes) -> tuple[bytes, bytes]:
-        """What of `data` can pass, and what starts like an error.  What may yet start like one is held."""
+        """Split `data` into what can pass and what starts like an error; hold what may yet start like one."""
         before = self._tail[-1:]  # tells whether `data` starts a line
         if data.find(b'"error"') >= 0:
             start = _ERROR_START.search(before + data)
@@ -411,7 +411,7 @@ class PlainArray:
         if self.failure is None:
             if self._opening is not None:
                 if not _NOTHING.fullmatch(self._opening):
-                    self.failure = StreamFailure.of(502, "The upstream broke off the answer.")
+                    self.failure = StreamFailure.of(502, "The upstream aborted the answer.")
             elif not self._closed:
                 self.failure = StreamFailure.of(502, "The upstream's answer is not a whole array.")
         return b""
@@ -526,5 +526,5 @@ def plain_event(document: bytes) -> bytes:
 
 
 def _why(error: Exception) -> str:
-    """Why a document cannot be read, without any of its text."""
+    """Explain why a document cannot be read, without any of its text."""
     return str(error) if isinstance(error, envelope.NotAnEnvelope) else "not JSON"

@@ -140,7 +140,7 @@ def wrap(
 
 @lru_cache(maxsize=256)
 def _around(project: str | None, model: str, user_agent: str) -> tuple[bytes, bytes]:
-    """What comes before the name of a request in its envelope, and what comes behind it."""
+    """Return the parts of an envelope before and after the name of its request."""
     head = {"model": model} if project is None else {"project": project, "model": model}
     tail = {"requestType": request_type(model), "userAgent": user_agent}
     return (

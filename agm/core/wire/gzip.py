@@ -19,7 +19,7 @@ _FIRST, _MOST = 1024, 256 * 1024
 
 def inflate(body: bytes, limit: int) -> bytes:
     """
-    What a gzip'd body holds.
+    Inflate a gzip'd body.
 
     :param limit: bytes that come out at most.
     :raises InvalidRequest: if it is not gzip, is cut short, or has more than :data:`MAX_MEMBERS` members.

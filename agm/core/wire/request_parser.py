@@ -163,7 +163,7 @@ class RequestReader:
 
     def next(self) -> Head | bytes | End | None:
         """
-        What comes next: a :class:`Head`, pieces of the body, :data:`END`; None if more bytes are needed first.
+        Return the next part: a :class:`Head`, pieces of the body, :data:`END`; None if more bytes are needed first.
 
         :raises Malformed: once and for all; nothing more may be read from this client.
         """
@@ -264,7 +264,7 @@ class RequestReader:
         return data
 
     def _chunks(self) -> bytes | None:
-        """What has come of the data of chunks, in one piece; None if that is nothing."""
+        """Return the data of the chunks that have arrived, in one piece; None if there are none."""
         pieces: list[bytes] = []
         buffer, at = bytes(self._buffer), 0
         while self._state != _ENDED:

@@ -101,7 +101,7 @@ class ModelCall:
 
 def parse_collection(path: bytes) -> ModelList | ModelGet:
     """
-    What a GET asks for.
+    Parse the target of a GET.
 
     :param path: the raw path of the request, without its query.
     :raises NotFound: if it is not the list of models or one of them.
@@ -119,7 +119,7 @@ def parse_collection(path: bytes) -> ModelList | ModelGet:
 @lru_cache(maxsize=512)
 def plain_call(path: bytes) -> ModelCall | None:
     """
-    What nearly every POST asks for, told at a glance: a method of a model with a plain name.
+    Parse the target of nearly every POST, at a glance: a method of a model with a plain name.
 
     :param path: the raw path of the request, without its query.
     :returns: None for everything that has to be looked at more closely, by :func:`parse_call` and others.
@@ -133,7 +133,7 @@ def plain_call(path: bytes) -> ModelCall | None:
 
 def parse_call(path: bytes) -> ModelCall:
     """
-    What a POST asks for.
+    Parse the target of a POST.
 
     :param path: the raw path of the request, without its query; its colon may be percent-encoded.
     :raises NotFound: if it names no model and method, or a method that Google does not have.
@@ -191,7 +191,7 @@ def unknown(path: bytes, base: str, taken_away: str = "") -> NotFound:
     shown, plain = _shown(path), unquote_to_bytes(path)
     if taken_away and (plain + b"/").startswith(taken_away.encode("ascii") + b"/"):
         return NotFound(
-            f"The path {shown} is not known: the proxy before the gateway has to take away {taken_away}, the path of "
+            f"The path {shown} is not known: the proxy before the gateway has to strip {taken_away}, the path of "
             "[gateway] public_url."
         )
     twice = _TWICE.fullmatch(plain)

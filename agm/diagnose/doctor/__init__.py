@@ -37,7 +37,7 @@ class Finding:
 
 def limited(check: str, look: Callable[[], Iterable[Finding]], seconds: float) -> Sequence[Finding]:
     """
-    What `look` finds, in a thread of its own that is left behind after so many seconds.
+    Run `look` in its own thread, abandon it after so many seconds, and return its findings.
 
     Whatever it raises is a finding, too: the other checks go on.
     """

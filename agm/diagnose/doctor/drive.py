@@ -148,7 +148,7 @@ SDKS: Mapping[str, Callable[[], Calls]] = {
 
 
 def outcomes(calls: Calls, urls: list[str]) -> Iterator[dict[str, str | None]]:
-    """What came of each call at each gateway."""
+    """Make each call at each gateway, and return the outcomes."""
     for url in urls:
         for name, call in calls.items():
             if (name == LIVE) is not url.startswith("https:"):  # Python's Live speaks TLS, and the rest need not

@@ -47,7 +47,7 @@ def packages(
     required: Callable[[str], list[str] | None] = importlib.metadata.requires,
     installed: Callable[[str], str] = importlib.metadata.version,
 ) -> Iterator[Finding]:
-    """Whether Python and every package that agm needs are there, and new enough."""
+    """Check that Python and every package that agm needs are installed, and new enough."""
     try:
         requirements = [Requirement(line) for line in required(DISTRIBUTION) or ()]
     except importlib.metadata.PackageNotFoundError:
@@ -112,7 +112,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
     findings = [Finding(check, "error", str(problem), cure) for problem in cannot_start(config)]
     lacking = [str(problem) for problem in config.lacking]
     here = "set it here as well, if the gateway is started from another environment"
-    mended = "once it is mended, a running gateway takes it up by itself"
+    mended = "once it is corrected, a running gateway picks it up by itself"
     findings += [
         Finding(check, "error", str(each), here if each.key.endswith("_env") else mended) for each in config.lacking
     ]
@@ -133,7 +133,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
 
 
 def modes(path: Path | None, state: Path | None) -> Iterator[Finding]:
-    """Whether the configuration can be changed, and the secrets read, by their owner alone."""
+    """Check that only the owner can change the configuration and read the secrets."""
     if path is None:
         return
     held = [*_named_files(path), *([state] if state is not None and state.exists() else [])]
@@ -146,7 +146,7 @@ def modes(path: Path | None, state: Path | None) -> Iterator[Finding]:
             found = file.stat()
         except OSError as failure:
             wrong += 1
-            yield Finding("files", "error", f"{file}: {failure.strerror}", "put the file there, or name another")
+            yield Finding("files", "error", f"{file}: {failure.strerror}", "create the file, or name another")
             continue
         if stat.S_IMODE(found.st_mode) & (0o077 if secret else 0o022):
             wrong += 1
@@ -177,7 +177,7 @@ _BASE, _KEYS = "GOOGLE_GEMINI_BASE_URL", ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 
 def environment(environ: Mapping[str, str], address: str | None, config: Config | None) -> Iterator[Finding]:
-    """Whether tools that are started from this environment come to the gateway at `address`, and are let in."""
+    """Check that tools in this environment reach the gateway at `address`, and have access."""
     if address is None or not address.startswith("http"):
         found = "the gateway listens on no TCP port of this machine, which Google's SDKs need"
         yield Finding("environment", "ok", found)
@@ -221,7 +221,7 @@ def environment(environ: Mapping[str, str], address: str | None, config: Config 
 
 
 def _keys(environ: Mapping[str, str], points_here: bool, config: Config | None) -> Iterator[Finding]:
-    """Whether the key that SDKs take from the environment will do; it is not shown."""
+    """Check the key that SDKs take from the environment, without showing it."""
     name = next((each for each in _KEYS if environ.get(each, "").strip()), None)
     asked = config is not None and config.auth.mode in ("strict", "all_except_health")
     if name is None:
@@ -243,7 +243,7 @@ def _keys(environ: Mapping[str, str], points_here: bool, config: Config | None) 
 
 
 def port(listen: tuple[str, ...], url: str | None, key: str | None) -> Iterator[Finding]:
-    """Whether the gateway's address is free, or which agm answers there."""
+    """Check whether the gateway's address is free, or which agm answers there."""
     address = url or address_of(listen)
     if address is None:
         yield Finding("port", "ok", "no listener of the configuration is on loopback; nothing was looked at")
@@ -281,7 +281,7 @@ def live(config: Config | None, environ: Mapping[str, str]) -> Iterator[Finding]
 
 
 def public(config: Config | None) -> Iterator[Finding]:
-    """Whether the proxy of ``public_url`` says that it is one: else whoever comes through it counts as this machine."""
+    """Check that the proxy of ``public_url`` identifies itself: else requests through it count as local."""
     if config is None or config.gateway.public_url is None:
         return
     url, trusted = config.gateway.public_url, config.gateway.trusted_proxies
@@ -296,9 +296,9 @@ def public(config: Config | None) -> Iterator[Finding]:
         return
     if health is None or status is None:
         cure = "have the proxy lead there, without the path of public_url: docs/deploy.md"
-        yield Finding("public", "warning", f"what answers at {url} is not agm", cure)
+        yield Finding("public", "warning", f"the server at {url} is not agm", cure)
     elif status == 200 and not trusted:
-        found = f"whoever asks at {url} counts as this machine itself, and sees all that is below /_agm"
+        found = f"requests to {url} count as local, and can read everything below /_agm"
         yield Finding(
             "public", "error", found, "have the proxy send X-Forwarded-For, or the public Host: docs/deploy.md"
         )

@@ -108,7 +108,7 @@ class _Sdk:
 
 
 def _installed(urls: Sequence[str]) -> list[_Sdk | Finding]:
-    """What can be driven here, and a finding for each that cannot."""
+    """List the SDKs that can be tested here, with a finding for each that cannot."""
     found: list[_Sdk | Finding] = []
     for sdk in SDKS:
         name = "plain HTTP"
@@ -130,7 +130,7 @@ def _installed(urls: Sequence[str]) -> list[_Sdk | Finding]:
 
 
 async def drive(reactor: Any, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Whether each SDK that is installed does what it should, in its framing, with each kind of account."""
+    """Test each installed SDK, in its framing, with each kind of account."""
     ports: list[IListeningPort] = []
     gateways: list[Gateway] = []
     folder = contextlib.ExitStack()

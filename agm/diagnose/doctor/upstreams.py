@@ -68,7 +68,7 @@ async def endpoints(
     unreachable: set[str],
 ) -> AsyncIterator[Finding]:
     """
-    Whether each endpoint can be reached, and whether the clock is right.
+    Check that each endpoint can be reached, and that the clock is right.
 
     :param wall: seconds since the epoch.
     :param unreachable: gets the endpoints that cannot be reached.
@@ -121,7 +121,7 @@ def _is_address(host: str) -> bool:
 
 
 async def _resolves(reactor: Any, name: str) -> Finding:
-    """Whether a name has an address; looked up in a thread that nobody waits for if it takes too long."""
+    """Check that a name has an address, in a thread that is abandoned if it takes too long."""
     done: Deferred[int | None] = Deferred(lambda _: None)
 
     def told(count: int | None) -> None:
@@ -159,7 +159,7 @@ def skew_of(date: str, at: float) -> float | None:
 
 
 def _clock(dates: list[tuple[str, str, float]]) -> list[Finding]:
-    """What the dates of the endpoints say; one that agrees will do, as others may be wrong themselves."""
+    """Check the clock against the endpoints' dates; one that agrees is enough, as others may be wrong."""
     skews = [(abs(skew), skew, url) for url, date, at in dates if (skew := skew_of(date, at)) is not None]
     if not skews:
         return []
@@ -173,7 +173,7 @@ def _clock(dates: list[tuple[str, str, float]]) -> list[Finding]:
 
 async def accounts(gateway: Gateway, config: Config, unreachable: set[str]) -> AsyncIterator[Finding]:
     """
-    Whether each account that is enabled serves; `gateway` is one for trials, as :mod:`agm.diagnose.trial` wants it.
+    Test each enabled account; `gateway` is one for trials, see :mod:`agm.diagnose.trial`.
 
     :param unreachable: endpoints that are known not to be reached.
     """

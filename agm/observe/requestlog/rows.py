@@ -44,7 +44,7 @@ def plain_rows(
 
 
 def _texts(one: Finished) -> Iterator[str]:
-    """What of a row others have written."""
+    """Return the texts of a row that others have written."""
     yield one.client
     yield one.asked
     yield one.served
@@ -132,7 +132,7 @@ def _attempt(record: AttemptRecord, began: float, message: str) -> _Tried:
 
 
 def body_row(one: Finished, bodies: KeptBodies, redact: Callable[[str], str]) -> tuple[object, ...]:
-    """What is kept of a request's bodies as a row of the table ``bodies``."""
+    """Return what is kept of a request's bodies as a row of the table ``bodies``."""
 
     def plain(body: bytes) -> bytes:
         return redact(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

@@ -108,7 +108,7 @@ class Unusable(Exception):
 
 
 def path_of(config: Config) -> Path | None:
-    """Where the request log of a gateway with this configuration is; None for nowhere."""
+    """Return where the request log of a gateway with this configuration is; None for nowhere."""
     if not config.request_log.enabled:
         return None
     if config.request_log.path is not None:
@@ -239,7 +239,7 @@ def insert(
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """What is done within happens as a whole or not at all."""
+    """Open a transaction: all of its statements take effect, or none."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -280,7 +280,7 @@ def prune(connection: sqlite3.Connection, *, oldest: float, oldest_body: float, 
 
 
 def size(connection: sqlite3.Connection) -> int:
-    """How many bytes hold something."""
+    """Return how many bytes are in use."""
     return _number(
         connection,
         "SELECT (page_count - freelist_count) * page_size "

@@ -102,7 +102,7 @@ class _Pool(adbapi.ConnectionPool):
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells one file from another in its place; None while there is none."""
+    """Return what distinguishes a file from another in its place; None while there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -368,7 +368,7 @@ class RequestLog:
 
 
 def _why(error: BaseException, path: Path) -> str:
-    """Why the file cannot be used, on one line that names it."""
+    """Explain on one line, with its name, why the file cannot be used."""
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, OSError):

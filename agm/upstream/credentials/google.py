@@ -372,7 +372,7 @@ def _cure(code: str, google: GoogleCredentials) -> str:
         if isinstance(google, external_account.Credentials):
             return (
                 "the token endpoint refused the subject token of the external account (invalid_grant):"
-                " it has expired, or its audience is another; see to what provides it"
+                " it has expired, or its audience is another; check its provider"
             )
         return (
             "the token endpoint refused the refresh token (invalid_grant): it has expired or was revoked;"

@@ -53,7 +53,7 @@ class Accounts(AdminResource):
         except KeyError:
             raise NotFound("There is no account of this name; GET /_agm/accounts lists them.") from None
         log.info(
-            "{request_id}: what was held against account {account} is taken back, for {model}",
+            "{request_id}: the cooldowns and errors of account {account} are cleared, for {model}",
             request_id=visit.wire.id,
             account=name,
             model=asked.model or "all models",

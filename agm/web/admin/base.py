@@ -24,12 +24,12 @@ class AdminResource(ApiResource):
         if visit.key is None or not visit.key.admin:
             if not visit.wire.sender.local:
                 raise Forbidden(
-                    "This is open to the gateway's own machine (not through a proxy, unless [gateway] trusted_proxies "
-                    "has it believed), and to client keys with admin = true.",
+                    "This is open to the gateway's own machine (but not through a proxy, unless it is in [gateway] "
+                    "trusted_proxies), and to client keys with admin = true.",
                     reason="ADMIN_ONLY",
                 )
             if self.for_admins and visit.key is not None:
-                raise Forbidden("This takes a client key with admin = true.", reason="ADMIN_ONLY")
+                raise Forbidden("This needs a client key with admin = true.", reason="ADMIN_ONLY")
         await self.respond_to_admin(visit)
 
     async def respond_to_admin(self, visit: Visit) -> None:

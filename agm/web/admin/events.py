@@ -73,7 +73,9 @@ class Feed:
         if live.closed:
             raise Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=1.0)
         if len(self._watchers) >= MAX_WATCHERS:
-            raise Unavailable(f"{MAX_WATCHERS} watch already.", reason="TOO_MANY_WATCHERS", retry_after=10.0)
+            raise Unavailable(
+                f"{MAX_WATCHERS} clients are already watching.", reason="TOO_MANY_WATCHERS", retry_after=10.0
+            )
         done: Deferred[None] = Deferred()
         watcher = _Watcher(wire, self.gateway, done)
         wire.setResponseCode(200)

@@ -23,7 +23,7 @@ OFF = (
 
 
 def describe_log(gateway: Gateway) -> dict[str, Any]:
-    """How the request log stands, as a JSON document; docs/request-log.md describes it."""
+    """Describe the state of the request log as a JSON document; see docs/request-log.md."""
     found = gateway.request_log
     if found is None:
         return {"enabled": False}

@@ -93,13 +93,13 @@ console.log(answer.text);
       id: "gemini-cli",
       name: "gemini-cli",
       install: "npm install -g @google/gemini-cli",
-      note: 'In a folder that it trusts, with "security": {"auth": {"selectedType": "gemini-api-key"}} in ~/.gemini/settings.json.',
+      note: 'In a trusted folder, with "security": {"auth": {"selectedType": "gemini-api-key"}} in ~/.gemini/settings.json.',
       text: `GOOGLE_GEMINI_BASE_URL=${quoted(base)} GEMINI_API_KEY=${quoted(key)} \\\n  gemini -m ${quoted(model)} -p "Say hello"\n`,
     },
     {
       id: "environment",
       name: "Environment variables",
-      note: "For google-genai, @google/genai and gemini-cli. What takes a base URL with a version in it gets /v1beta at the end.",
+      note: "For google-genai, @google/genai and gemini-cli. Clients whose base URL includes the version need /v1beta at the end.",
       text: `export GOOGLE_GEMINI_BASE_URL=${quoted(base)}\nexport GEMINI_API_KEY=${quoted(key)}\n`,
     },
   ];
@@ -132,8 +132,8 @@ export function connect() {
     const base = address(window.location);
     where.textContent = base;
     hint.textContent = asked
-      ? "This gateway asks for a client key: put one of yours in place of YOUR_KEY. The command agm key create makes one."
-      : "This gateway asks for no key. SDKs want one all the same: any word will do.";
+      ? "This gateway asks for a client key: replace YOUR_KEY with yours. The command agm key create makes one."
+      : "This gateway asks for no key. SDKs need one all the same: any non-empty string.";
     cards.replaceChildren(...snippets({ base, model: model.value, key: asked ? "YOUR_KEY" : "any" }).map(card));
   }
   model.addEventListener("change", draw);

@@ -66,6 +66,10 @@ export function facts(pairs) {
 
 export const tag = (text, kind) => el("span", { class: `tag ${kind ?? ""}` }, text);
 export const code = (text) => el("code", null, text);
+/** How a person reads the states that the gateway tells programs. */
+const STATES = { resting: "cooling down", "probe due": "half-open" };
+export const stateName = (state) => STATES[state] ?? state;
+
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });

@@ -1,6 +1,6 @@
 // Explain: what would happen to a request, asked of the code that decides for real.
 
-import { code, el, facts, span, table, tag } from "./dom.js";
+import { code, el, facts, span, stateName, table, tag } from "./dom.js";
 import { ask } from "./feed.js";
 
 const METHODS = ["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents", "predict"];
@@ -61,7 +61,7 @@ export function explain() {
       "div",
       null,
       el("h2", null, "Explain"),
-      el("p", { class: "hint" }, "What would happen to a request, and why. Nothing is sent, counted or remembered."),
+      el("p", { class: "hint" }, "What would happen to a request, and why. Nothing is sent, counted or recorded."),
       form,
       answer,
     ),
@@ -98,21 +98,21 @@ function describe(found) {
       ["Mapped by", model?.plugin],
       ["Account", account && `${account.name} (${account.kind})`],
       ["Chosen by", account?.plugin],
-      ["Goes to", upstream && code(`${upstream.method} ${upstream.url}`)],
-      ["Client key", found.client_key ?? (found.client_key_required ? "none, and one is asked for" : "none")],
+      ["Upstream", upstream && code(`${upstream.method} ${upstream.url}`)],
+      ["Client key", found.client_key ?? (found.client_key_required ? "none, but one is required" : "none")],
       ["Edited by", found.edited_by?.join(", ")],
-      ["Could serve", found.candidates?.join(", ")],
+      ["Candidates", found.candidates?.join(", ")],
     ]),
     found.excluded?.length > 0 &&
       table(
-        "Accounts that could not serve, and why",
-        [{ name: "Not" }, { name: "Because" }, { name: "For", number: true }],
+        "Excluded accounts",
+        [{ name: "Excluded" }, { name: "Reason" }, { name: "Retry after", number: true }],
         found.excluded.map((one) => [
           el("b", null, one.account),
-          [tag(one.cause, "warn"), ` ${one.reason}`, one.plugin ? el("span", { class: "muted" }, ` (${one.plugin})`) : null],
+          [tag(stateName(one.cause), "warn"), ` ${one.reason}`, one.plugin ? el("span", { class: "muted" }, ` (${one.plugin})`) : null],
           one.retry_after === null ? "–" : span(one.retry_after),
         ]),
       ),
-    el("details", null, el("summary", null, "All of it"), el("pre", { tabindex: "0" }, JSON.stringify(found, null, 2))),
+    el("details", null, el("summary", null, "All details (JSON)"), el("pre", { tabindex: "0" }, JSON.stringify(found, null, 2))),
   );
 }

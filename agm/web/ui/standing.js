@@ -1,6 +1,6 @@
 // Accounts, models, client keys and plugins: tables of what the gateway tells.
 
-import { ago, code, count, countdown, el, exact, now, span, table, tag } from "./dom.js";
+import { ago, code, count, countdown, el, exact, now, span, stateName, table, tag } from "./dom.js";
 
 /** How many rows of a table are shown; a pool may have thousands of accounts. */
 const ROWS = 300;
@@ -21,8 +21,8 @@ const more = (list) => list.length > ROWS && el("p", { class: "hint" }, `The fir
 export const accounts = view(["accounts", "endpoints"], (state) => [
   el("h2", null, "Accounts"),
   table(
-    "Accounts, and how each stands",
-    [{ name: "Account" }, { name: "State" }, { name: "Under way", number: true }, { name: "Attempts", number: true }, { name: "Quotas" }, { name: "Last failure" }],
+    "Accounts and their states",
+    [{ name: "Account" }, { name: "State" }, { name: "In flight", number: true }, { name: "Attempts", number: true }, { name: "Quotas" }, { name: "Last failure" }],
     state.accounts.slice(0, ROWS).map((one) => [
       [
         el("b", null, one.name),
@@ -43,24 +43,24 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
             el("span", { class: "muted" }, ` ${one.last_failure.model}, `, ago(one.last_failure.seconds_ago)),
           ],
     ]),
-    "There is no account yet. The command agm account add adds one.",
+    "No accounts yet. The command agm account add adds one.",
   ),
   more(state.accounts),
   el("h2", null, "Endpoints"),
   table(
-    "Endpoints, and their breakers",
+    "Endpoints and their breakers",
     [{ name: "Endpoint" }, { name: "Accounts", number: true }, { name: "Breaker" }],
     state.endpoints.slice(0, ROWS).map((one) => [
       code(one.endpoint),
       exact(one.accounts),
       [
-        tag(one.breaker, { closed: "good", open: "bad" }[one.breaker] ?? "warn"),
+        tag(stateName(one.breaker), { closed: "good", open: "bad" }[one.breaker] ?? "warn"),
         one.breaker === "open" ? [" tried again in ", countdown(one.seconds_left)] : null,
       ],
     ]),
     "Without accounts there are no endpoints.",
   ),
-  el("p", { class: "hint" }, "A breaker opens when an endpoint fails for everybody, and one request tries it before it closes."),
+  el("p", { class: "hint" }, "A breaker opens when an endpoint fails for everyone; then it is half-open, and one request probes it before it closes."),
 ]);
 
 function standing(one) {
@@ -72,7 +72,7 @@ function standing(one) {
     el(
       "p",
       { class: "line" },
-      tag(rest.state, rest.state === "disabled" ? "bad" : "warn"),
+      tag(stateName(rest.state), rest.state === "disabled" ? "bad" : "warn"),
       " ",
       rest.model === "*" ? "all models" : rest.model,
       rest.seconds_left === null ? "" : rest.seconds_left > 0 ? [" for ", countdown(rest.seconds_left)] : "",
@@ -88,7 +88,7 @@ function standing(one) {
   ];
 }
 
-// What Google said, where it says that this can be mended, and what to do.
+// Google's message, its link, and the fix.
 function advice(rest) {
   if (!rest?.fix) return null;
   const link = rest.link && URL.canParse(rest.link) && new URL(rest.link).protocol === "https:" ? rest.link : null;
@@ -104,7 +104,7 @@ function advice(rest) {
 export const models = view(["models", "aliases"], (state) => [
   el("h2", null, "Models"),
   table(
-    "Models that can be asked for",
+    "Models that clients can use",
     [{ name: "Model" }, { name: "Tokens in", number: true }, { name: "Tokens out", number: true }, { name: "Methods" }],
     state.models.slice(0, ROWS).map((one) => [
       [
@@ -122,18 +122,18 @@ export const models = view(["models", "aliases"], (state) => [
   el("h2", null, "Aliases"),
   table(
     "Aliases, in the order of the configuration",
-    [{ name: "Asked for" }, { name: "Served by" }],
+    [{ name: "Alias" }, { name: "Served by" }],
     state.aliases.slice(0, ROWS).map((one) => [code(one.pattern), code(one.model)]),
-    "There are none. [models.aliases] in the configuration lets one name stand for another.",
+    "No aliases. [models.aliases] in the configuration adds them.",
   ),
-  el("p", { class: "hint" }, "An exact name goes before a pattern, and the more specific pattern before the other."),
+  el("p", { class: "hint" }, "An exact name takes precedence over a pattern, and a more specific pattern over another."),
 ]);
 
 export const keys = view(["keys"], (state) => [
   el("h2", null, "Client keys"),
   table(
-    "Client keys, and what they were used for since the start",
-    [{ name: "Key" }, { name: "May ask for" }, { name: "Requests", number: true }, { name: "Errors", number: true }, { name: "Tokens", number: true }, { name: "Last used" }],
+    "Client keys, and their usage since the start",
+    [{ name: "Key" }, { name: "Models" }, { name: "Requests", number: true }, { name: "Errors", number: true }, { name: "Tokens", number: true }, { name: "Last used" }],
     state.keys.slice(0, ROWS).map((one) => [
       [one.name === null ? el("span", { class: "muted" }, "without a key") : el("b", null, one.name), one.admin ? [" ", tag("admin", "run")] : null],
       [one.models.length ? one.models.join(", ") : "every model", limits(one)],
@@ -143,11 +143,11 @@ export const keys = view(["keys"], (state) => [
       one.last_used === null ? el("span", { class: "muted" }, "never") : ago(now() - one.last_used),
     ]),
     state.gateway.auth_mode === "off"
-      ? "No key is asked for, and no request has come yet."
+      ? "No key is required, and there are no requests yet."
       : "No client key is configured, so every request is refused. The command agm key create makes one.",
   ),
   more(state.keys),
-  el("p", { class: "hint" }, "Tokens are of prompts and of answers. Keys themselves are shown once, when they are made, and never here."),
+  el("p", { class: "hint" }, "Tokens of prompts + tokens of answers. A key itself is shown once, when it is created, and never here."),
 ]);
 
 function limits(one) {
@@ -165,7 +165,7 @@ function limits(one) {
 export const plugins = view(["plugins"], ({ plugins: found }) => [
   el("h2", null, "Plugins"),
   table(
-    "Plugins, the one that is asked first on top",
+    "Plugins, in the order in which they are called",
     [{ name: "Plugin" }, { name: "From" }, { name: "Hooks" }, { name: "Failures", number: true }],
     found.plugins.map((one) => [
       [el("b", null, one.name), one.version ? el("span", { class: "muted" }, ` ${one.version}`) : null],
@@ -177,14 +177,14 @@ export const plugins = view(["plugins"], ({ plugins: found }) => [
   found.failures.length > 0 && el("h2", null, "Failures"),
   found.failures.length > 0 &&
     table(
-      "Hooks that raised",
+      "Plugin hook errors",
       [{ name: "Hook" }, { name: "Plugin" }, { name: "Times", number: true }],
       found.failures.map((one) => [code(one.hook), one.plugin, exact(one.count)]),
     ),
   el("h2", null, "Hooks"),
   table(
-    "Hooks, in the order in which a request meets them",
-    [{ name: "Hook" }, { name: "Who is asked, in order" }],
-    found.hooks.map((one) => [code(one.hook), one.plugins.length ? one.plugins.join(", ") : el("span", { class: "muted" }, "nobody")]),
+    "Hooks, in the order of a request",
+    [{ name: "Hook" }, { name: "Plugins, in order" }],
+    found.hooks.map((one) => [code(one.hook), one.plugins.length ? one.plugins.join(", ") : el("span", { class: "muted" }, "none")]),
   ),
 ]);

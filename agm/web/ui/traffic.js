@@ -1,4 +1,4 @@
-// Traffic: plots, what is under way, and the latest requests with what was tried for each.
+// Traffic: plots, requests in flight, and the latest requests with their attempts.
 
 import { bytes, clock, code, count, el, elapsed, exact, facts, span, tag, took, write } from "./dom.js";
 import { plot } from "./plots.js";
@@ -17,7 +17,7 @@ export function traffic({ explain }) {
       series: [{ name: "requests", column: "requests", kind: "bars", class: "a" }],
     }),
     plot({
-      title: "Under way",
+      title: "In flight",
       show: count,
       headline: (t) => `${count(t.open.at(-1))} now`,
       series: [
@@ -53,12 +53,12 @@ export function traffic({ explain }) {
     ["Account", "mid"],
     ["Status", ""],
     ["First byte", "number wide"],
-    ["Took", "number"],
+    ["Duration", "number"],
     ["Tokens", "number mid"],
     ["Sent", "number wide"],
   ].map(([name, kind]) => el("th", { scope: "col", role: "columnheader", class: kind }, name));
   list.append(
-    el("caption", { class: "unseen" }, "Requests under way, and the latest that ended"),
+    el("caption", { class: "unseen" }, "Requests in flight, and the latest that ended"),
     el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, head)),
   );
   const node = el(
@@ -71,7 +71,7 @@ export function traffic({ explain }) {
       { class: "title-row" },
       el("h2", null, "Requests"),
       el("label", { class: "inline" }, "Filter ", filter),
-      el("label", { class: "inline" }, only, " only what did not end well"),
+      el("label", { class: "inline" }, only, " errors only"),
     ),
     list,
     nothing,
@@ -94,7 +94,7 @@ export function traffic({ explain }) {
       shown += row.body.hidden ? 0 : 1;
     }
     nothing.hidden = shown > 0;
-    write(nothing, rows.size > 0 ? "No request is like that." : "Nothing has been asked yet. Connect has a line to paste into a terminal.");
+    write(nothing, rows.size > 0 ? "No request matches." : "No requests yet. Connect has a command to paste into a terminal.");
   };
   filter.addEventListener("input", sift);
   only.addEventListener("change", sift);
@@ -136,9 +136,9 @@ function describeTotals({ totals, gateway, uptime }) {
     ["Since the start", `${exact(totals.requests)} requests, ${exact(totals.errors)} errors`],
     ["Tokens", `${exact(totals.prompt_tokens)} prompt, ${exact(totals.output_tokens)} output`],
     ["Sent", bytes(totals.sent)],
-    ["Running for", span(uptime)],
-    ["Client keys", gateway.auth_mode === "off" ? "not asked for" : `asked for (${gateway.auth_mode})`],
-    ["Accounts by", `${gateway.strategy}, at most ${gateway.max_attempts} attempts`],
+    ["Uptime", span(uptime)],
+    ["Client keys", gateway.auth_mode === "off" ? "off" : gateway.auth_mode],
+    ["Strategy", `${gateway.strategy}, at most ${gateway.max_attempts} attempts`],
   ]);
 }
 
@@ -220,7 +220,7 @@ function modelOf(one) {
 function statusOf(one) {
   const tries = one.attempts.length > 1 ? el("span", { class: "muted tries" }, `${one.attempts.length} attempts`) : null;
   if (one.outcome === undefined) return el("span", null, tag(one.state === "answering" ? "answering" : "waiting", "run"), tries);
-  const words = { ok: String(one.status), error: String(one.status), aborted: "broke off", cancelled: "left" };
+  const words = { ok: String(one.status), error: String(one.status), aborted: "aborted", cancelled: "client left" };
   const kinds = { ok: "good", error: "bad", aborted: "bad", cancelled: "warn" };
   return el("span", null, tag(words[one.outcome] ?? one.outcome, kinds[one.outcome]), tries);
 }
@@ -251,7 +251,7 @@ export function describe(one, explain) {
               " ",
               code(a.reason),
               ` after ${took(a.seconds)}`,
-              a.delay !== null ? `, come back in ${span(a.delay)}` : "",
+              a.delay !== null ? `, retry after ${span(a.delay)}` : "",
               a.message ? el("span", { class: "muted" }, ` · ${a.message}`) : null,
             ],
       ),
@@ -275,7 +275,7 @@ export function describe(one, explain) {
     { class: "about" },
     steps.length > 0
       ? el("ol", { class: "attempts", "aria-label": "Attempts" }, steps, el("li", { class: "scale" }, el("span", null, "0"), el("span", null, took(whole))))
-      : el("p", { class: "muted" }, ended ? "No upstream was asked." : "No attempt has ended yet."),
+      : el("p", { class: "muted" }, ended ? "There was no attempt." : "No attempt has ended yet."),
     ended
       ? el(
           "p",
@@ -292,19 +292,19 @@ export function describe(one, explain) {
       ["Client", one.client],
       ["Client key", one.client_key ?? "none"],
       ["First byte", ended ? took(one.first_byte) : null],
-      ["Took", took(one.seconds)],
+      ["Duration", took(one.seconds)],
       ["Tokens", ended && one.prompt_tokens !== null ? `${exact(one.prompt_tokens)} prompt, ${exact(one.output_tokens)} output` : null],
       ["Sent", `${exact(one.sent)} bytes`],
-      ["Ended with", one.finish_reason],
+      ["Finish reason", one.finish_reason],
     ]),
-    one.asked ? el("p", null, el("button", { type: "button", class: "quiet", click: () => explain(one) }, "Explain such a request now")) : null,
+    one.asked ? el("p", null, el("button", { type: "button", class: "quiet", click: () => explain(one) }, "Explain a request like this")) : null,
   );
 }
 
 function leftover(one) {
   if (one.accounts_left === 0) return "No other account was ready.";
   const accounts = one.accounts_left === 1 ? "1 other account was ready" : `${exact(one.accounts_left)} other accounts were ready`;
-  const left = one.attempts_left === 0 ? "no further attempt was allowed" : `${one.attempts_left} more would have been allowed`;
+  const left = one.attempts_left === 0 ? "no further attempt was allowed" : `${one.attempts_left} more attempts were allowed`;
   return `${accounts}; ${left}.`;
 }
 

@@ -62,7 +62,7 @@ def test_the_error_tells_how_many_accounts_have_which_reason() -> None:
         "m", GENERATE, "v1beta", excluded(Cause.RESTING, Cause.RESTING, Cause.BUSY, waits=(7.25, 9.0, 8.0))
     )
     assert error.message == (
-        "No account can serve models/m now (2 resting, 1 at its max_concurrency). Please retry in 7.250s."
+        "No account can serve models/m now (2 cooling down, 1 at its max_concurrency). Please retry in 7.250s."
     )
 
 
@@ -92,7 +92,7 @@ def test_what_helps_where_a_secret_is_missing_is_told_and_the_account_is_not() -
     error = nothing_left("m", GENERATE, "v1beta", off)
     assert (type(error), error.error_reason) == (Unavailable, "NO_ACCOUNT_READY")
     assert error.message == (
-        "No account can serve models/m (10 disabled until a person acts). "
+        "No account can serve models/m (10 needing manual action). "
         "An account is off: the variable K0 is not set. An account is off: the variable K1 is not set. "
         "An account is off: the variable K2 is not set."
     )

@@ -285,8 +285,8 @@ def test_a_version_twice_is_told_with_the_base_url_that_cures_it(path: str, vers
         ("/v1beta/secrets", "/v1beta/models"),
         ("/nowhere", "/healthz"),
         ("/v1beta/%ff", "is not UTF-8"),
-        ("/gemini/v1beta/models", "has to take away /gemini"),
-        ("/gemini", "has to take away /gemini"),
+        ("/gemini/v1beta/models", "has to strip /gemini"),
+        ("/gemini", "has to strip /gemini"),
         ("/geminis", "/healthz"),
     ],
 )

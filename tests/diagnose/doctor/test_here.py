@@ -135,7 +135,7 @@ def test_a_key_file_and_a_listener_that_cannot_be_used_are_errors(tmp_path: Path
     assert account == (
         "error",
         f"{file}: accounts[0].api_key_file: '{tmp_path}/none.key' cannot be read: No such file or directory;"
-        " put the key there; until then 'a' is off | once it is mended, a running gateway takes it up by itself",
+        " put the key there; until then 'a' is off | once it is corrected, a running gateway picks it up by itself",
     )
 
 
@@ -173,7 +173,7 @@ def test_secrets_are_for_their_owner_alone(tmp_path: Path) -> None:
     key.unlink()
     assert levels(modes(file, state)) == [
         ("error", f"{file}: others than its owner can change it | chmod go-w {file}"),
-        ("error", f"{key}: No such file or directory | put the file there, or name another"),
+        ("error", f"{key}: No such file or directory | create the file, or name another"),
         ("error", f"{login}: others than its owner can read or change it | chmod go= '{login}'"),
         ("error", f"{state}: others than its owner can read or change it | chmod go= {state}"),
     ]
@@ -286,7 +286,7 @@ def test_something_else_that_listens_is_no_agm() -> None:
         (finding,) = port((), f"http://127.0.0.1:{other.getsockname()[1]}", None)
         thread.join(10)
     assert finding.level == "error"
-    assert "what answers there is not agm" in finding.found
+    assert "the server there is not agm" in finding.found
 
 
 def test_addresses_that_cannot_be_looked_at_are_told() -> None:
@@ -344,7 +344,7 @@ def test_a_proxy_that_makes_everybody_local_is_an_error() -> None:
     with answering(200, 200) as (number, _):
         ((level, found),) = told(number)
     assert level == "error"
-    assert "counts as this machine itself" in found
+    assert "count as local" in found
     assert "X-Forwarded-For" in found
     with answering(200, 200) as (number, _):
         ((level, found),) = told(number, 'trusted_proxies = ["loopback"]')
