@@ -159,13 +159,13 @@ class UpstreamSocket(Protocol):
         self._asked = None
         self.abort()
 
-    def _end_handshake(self, error: Exception | None = None) -> None:
+    def _end_handshake(self, error: Exception) -> None:
+        """It has failed."""
         asked, self._asked = self._asked, None
         self._parser = None
-        if error is not None:
-            self.abort()
+        self.abort()
         if asked is not None:
-            asked.callback(self) if error is None else asked.errback(Failure(error))
+            asked.errback(Failure(error))
 
     def _handshake_received(self, data: bytes) -> None:
         if not self._head_done:
@@ -202,9 +202,11 @@ class UpstreamSocket(Protocol):
             self._end_handshake(BrokenAnswer("the upstream's handshake is none of WebSocket's"))
             return
         self._raw, self._body = [], []
-        self._end_handshake()
+        asked, self._asked, self._parser = self._asked, None, None
         if rest:
-            self.dataReceived(rest)
+            self.dataReceived(rest)  # what has come with the answer is there before anybody hears of it
+        if asked is not None:
+            asked.callback(self)
 
     # What the parser calls
 
