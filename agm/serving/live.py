@@ -28,7 +28,7 @@ from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, AccountChoice, GatewayRequest, UpstreamRequest
 from agm.core.wire.answer_filters import AnswerFilter, Framing, PlainBody
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.core.wire.usage import UsageWatch
 from agm.core.wire.websocket import Closing, Violation, frame
 from agm.serving.affinity import AffinityRouting
@@ -211,7 +211,7 @@ class SessionClient:
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | Spliced | Any,
+        body: bytes | ByteChain | Any,
         *,
         timeout: float,
         network: Network | None = None,

@@ -24,9 +24,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from agm.core.wire.websocket import Control, Event, FrameReader, PieceObserver, Violation, accept_of, frame
-from agm.net.epollset import adopt
+from agm.net.epollset import watch
 from agm.net.writes import keep_alive, send, send_soon
-from agm.upstream.http1 import BrokenAnswer, NoAnswer, NoHandshake, NotHttp, TruncatedAnswer
+from agm.upstream.errors import BrokenAnswer, NoAnswer, NoHandshake, NotHttp, TruncatedAnswer
 
 #: Bytes of the head of the answer to a handshake.
 MAX_HEAD = 64 * 1024
@@ -98,7 +98,7 @@ class UpstreamSocket(Protocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         keep_alive(self.transport)
-        adopt(self.transport)
+        watch(self.transport)
         if ISSLTransport(self.transport, None) is None:
             self.handshakeCompleted()
 
