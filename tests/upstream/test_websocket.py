@@ -9,11 +9,14 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
+from agm.core.network import Authorities, Network, Proxy
 from agm.core.wire.websocket import Control, Event, Violation
 from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
 from agm.upstream.websocket import MAX_EARLY, Refused, UpstreamSocket
 from tests.helpers.support import ScriptedUpstream, eventually, reactor, settle
 from tests.helpers.websockets import accept
+from tests.upstream.certificates import TestAuthority
+from tests.upstream.proxying import ConnectProxy, SecureUpstream
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 
@@ -190,3 +193,41 @@ async def test_a_header_or_a_url_that_cannot_be_written_is_refused(client: HTTPU
         with pytest.raises(ValueError, match="holds a"):
             await client.open_socket(url, headers, timeout=1.0, max_message=1)
     await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_goes_through_a_proxy_and_over_tls() -> None:
+    """As every other request: the proxy sees where it goes, and nothing of it."""
+    ours = TestAuthority("ours")
+    upstream = SecureUpstream(ours.server("gemini.test"), "gemini.test")
+    proxy = ConnectProxy(upstream.port)
+    network = Network(Proxy.parse(f"http://127.0.0.1:{proxy.port}"), Authorities("ours.pem", ours.pem))
+    client = HTTPUpstreamClient(reactor, connect_timeout=5.0, network=network)
+    asked = opening(client, upstream)
+    peer = await accept(upstream)
+    socket = await asked
+    receiver = Receiver()
+    socket.deliver(receiver)
+    socket.write_frame(2, b"up")
+    assert await peer.message() == b"up"
+    peer.say(b"down")
+    await eventually(lambda: receiver.events == [b"\x82\x04down"], "a frame")
+    (tunnel,) = proxy.tunnels
+    assert tunnel.head.startswith(f"CONNECT gemini.test:{upstream.port} HTTP/1.1\r\n".encode())
+    assert b"canary" not in tunnel.through
+    socket.abort()
+    await peer.wire.closed()
+    await client.close()
+    await proxy.stop()
+    await upstream.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_cannot_be_verified_gets_no_session() -> None:
+    upstream = SecureUpstream(TestAuthority("somebody's").server("localhost"))
+    client = HTTPUpstreamClient(reactor, connect_timeout=5.0)
+    with pytest.raises(UpstreamFailed) as caught:
+        await opening(client, upstream)
+    assert caught.value.reason == "TLS_FAILED"
+    await client.close()
+    await upstream.stop()
