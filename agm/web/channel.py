@@ -9,8 +9,8 @@ answer's producer directly.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from typing import Protocol as Interface
+import typing
+from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
@@ -18,6 +18,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.config import LimitsConfig
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.sender import UNIX
 from agm.core.wire.request_parser import Head, Malformed, RequestReader
@@ -40,9 +41,6 @@ from agm.upstream.upload import StreamedBody
 from agm.web.access import Peer
 from agm.web.browsers import NOSNIFF
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
-
-if TYPE_CHECKING:
-    from agm.web.site import GatewaySite
 
 #: Seconds and bytes that are thrown away after a refusal, so that the client reads it before it meets a closed door.
 LINGER_SECONDS = 5.0
@@ -77,7 +75,7 @@ class VersionNotSupported(GatewayError):
     status, reason = 505, "HTTP_VERSION_NOT_SUPPORTED"
 
 
-class Upgraded(Interface):
+class Upgraded(typing.Protocol):
     """What a connection belongs to that speaks no HTTP any more."""
 
     def data_received(self, data: bytes) -> None:
@@ -93,6 +91,40 @@ class Upgraded(Interface):
         """The gateway stops now."""
 
 
+class SharedLimits(typing.Protocol):
+    """What a connection asks of all connections' site: :class:`agm.web.site.GatewaySite`."""
+
+    reactor: Any
+    #: The gateway, which counts refused requests.
+    gateway: Any
+    channels: set[GatewayChannel]
+    #: Those on which nothing is in flight, each with since when.
+    silent: dict[GatewayChannel, float]
+    limits: LimitsConfig
+    max_body: int
+    #: Seconds for a request to come, and for which a client may take nothing of its answer.
+    read_timeout: float
+    stall_timeout: float
+
+    def check_open(self, channel: GatewayChannel, request: GatewayRequestOnWire) -> None:
+        """:raises GatewayError: if a request cannot begin now."""
+
+    def is_streamed(self, request: GatewayRequestOnWire) -> bool:
+        """Return whether the resource of a request takes the body as it comes."""
+
+    def lend(self, length: int) -> None:
+        """Hold so many more bytes of a body.  :raises GatewayError: if that is more than is held at once."""
+
+    def give_back(self, length: int) -> None:
+        """Hold so many bytes of a body no longer."""
+
+    def falls_silent(self, channel: GatewayChannel) -> None:
+        """Note that nothing is in flight on a connection."""
+
+    def forget(self, channel: GatewayChannel) -> None:
+        """Note that a connection has ended."""
+
+
 class GatewayChannel(Protocol):
     """
     A client's connection.
@@ -105,7 +137,7 @@ class GatewayChannel(Protocol):
 
     transport: GatewayTransport  # type: ignore[assignment]  # ITransport is less than every stream transport has
 
-    def __init__(self, site: GatewaySite, *, crowded: bool = False) -> None:
+    def __init__(self, site: SharedLimits, *, crowded: bool = False) -> None:
         self.site = site
         self.crowded = crowded
         self.request: GatewayRequestOnWire | None = None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import CancelledError
@@ -35,9 +35,6 @@ from agm.net.sharedkeys import lay_out
 from agm.observe.request_ids import new_request_id
 from agm.upstream.upload import StreamedBody
 from agm.web.browsers import NOSNIFF
-
-if TYPE_CHECKING:
-    from agm.web.channel import GatewayChannel
 
 SERVER = f"agm/{__version__}".encode("ascii")
 JSON_TYPE = (b"Content-Type", b"application/json; charset=UTF-8")
@@ -76,6 +73,42 @@ class _Date:
         return cls.line
 
 
+class Connection(Protocol):
+    """What a request asks of the connection that it came by: :class:`agm.web.channel.GatewayChannel`."""
+
+    transport: GatewayTransport
+    site: Any
+    secure: bool
+
+    @property
+    def client(self) -> Any:
+        """The client's address, as twisted.web calls it."""
+
+    @property
+    def host(self) -> Any:
+        """The address that the client reached."""
+
+    @property
+    def peer(self) -> Any:
+        """Where the connection comes from, for who may talk to the gateway."""
+
+    @property
+    def stays_open(self) -> bool:
+        """Whether another request may follow."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the answer."""
+
+    def answered(self, request: GatewayRequestOnWire) -> None:
+        """Say that the answer is complete."""
+
+    def close_after(self) -> None:
+        """Let no request follow."""
+
+    def abort(self) -> None:
+        """End it at once, so that what came looks cut."""
+
+
 class GatewayRequestOnWire(Request):
     """
     A request as twisted.web sees it.
@@ -109,7 +142,7 @@ class GatewayRequestOnWire(Request):
     _prepared: list[tuple[bytes, bytes]] | None = None
     _received = 0
 
-    def __init__(self, channel: GatewayChannel, head: Head) -> None:
+    def __init__(self, channel: Connection, head: Head) -> None:
         if not enabled.lean_requests:
             super().__init__(channel)
             for name in _MADE_LATER:
