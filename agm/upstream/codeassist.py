@@ -133,7 +133,7 @@ def project_of(loaded: Mapping[str, Any]) -> str | Onboarding:
         raise NoProject(f"Code Assist takes this account into no tier by itself{_ineligibility(loaded)}")
     if tier["id"] != _FREE_TIER and tier.get("userDefinedCloudaicompanionProject") is True:
         raise NoProject(
-            f"the Code Assist tier {_id(tier)} wants a project of your own;"
+            f"the Code Assist tier {_id(tier)} requires a project of your own;"
             " write it as the account's project in the configuration"
         )
     return Onboarding(tier["id"])
