@@ -79,6 +79,11 @@ class CallWrapping:
     _request: GatewayRequest
     _body: bytes
 
+    @property
+    def body(self) -> bytes:
+        """The client's after all plugins' edits."""
+        return self._body
+
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`Wrapping`."""
         return self._context.hooks.wrap_request(self._request, account, self._body)

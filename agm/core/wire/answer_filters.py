@@ -31,6 +31,7 @@ class Framing(Enum):
     UNARY = "unary"
     SSE = "sse"
     ARRAY = "array"
+    LIVE = "live"  # frames of a WebSocket, both ways
 
 
 @attrs.frozen
