@@ -19,6 +19,8 @@ from agm.config.values import one_of, read_boolean, read_text, whole_number
 from agm.config.words import show, sort_of
 
 AuthMode = Literal["off", "strict", "all_except_health", "auto"]
+#: Who sees a file, store, cache or batch: every client, those of its maker's team, or its maker alone.
+Sharing = Literal["shared", "team", "key"]
 
 
 @attrs.frozen(kw_only=True)
@@ -28,7 +30,8 @@ class ClientKeyConfig:
 
     ``digest`` is the SHA-256 of the key in lower-case hexadecimal; ``models`` are patterns, none meaning
     every model; ``requests_per_minute`` and the like are ``None`` for no limit; ``expires`` is in seconds
-    since the epoch; ``admin`` may ask the gateway about itself from anywhere; ``metadata`` are for plugins.
+    since the epoch; ``admin`` may ask the gateway about itself from anywhere; keys of one ``team`` share what they
+    make; ``metadata`` are for plugins.
     """
 
     name: str
@@ -39,7 +42,9 @@ class ClientKeyConfig:
     requests_per_day: int | None = None
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
+    max_sessions: int | None = None
     expires: float | None = None
+    team: str | None = None
     metadata: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -88,8 +93,10 @@ class _ClientKeyTable:
     requests_per_day: int | None = setting(whole_number(1, 10**12, "; leave it out for no limit"))
     tokens_per_minute: int | None = setting(whole_number(1, 10**12, "; leave it out for no limit"))
     tokens_per_day: int | None = setting(whole_number(1, 10**15, "; leave it out for no limit"))
+    max_sessions: int | None = setting(whole_number(1, 1_000_000, "; leave it out for no limit"))
     expires: float | None = setting(read_moment)
     admin: bool = setting(read_boolean, False)
+    team: str | None = setting(read_text)
     metadata: Mapping[str, str] = setting(read_metadata, MappingProxyType({}))
 
 
@@ -111,7 +118,9 @@ def read_client_key(value: object, place: Place) -> ClientKeyConfig:
         requests_per_day=written.requests_per_day,
         tokens_per_minute=written.tokens_per_minute,
         tokens_per_day=written.tokens_per_day,
+        max_sessions=written.max_sessions,
         expires=written.expires,
+        team=written.team,
         metadata=written.metadata,
     )
 
@@ -121,6 +130,7 @@ class AuthConfig:
     """Who may use the gateway.  ``mode_written`` says whether the file chose the mode itself."""
 
     mode: AuthMode = setting(one_of("off", "strict", "all_except_health", "auto"), "auto")
+    resources: Sharing = setting(one_of("shared", "team", "key"), "shared")
     keys: tuple[ClientKeyConfig, ...] = setting(
         array_of_tables(read_client_key), (), inside=_ClientKeyTable, several=True
     )

@@ -41,8 +41,12 @@ class ClientKey:
     requests_per_day: int | None = None
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
+    #: How many Live sessions it may have open.
+    max_sessions: int | None = None
     #: From when on it is refused, in seconds since the epoch; None for never.
     expires: float | None = None
+    #: The team that its bearer belongs to; keys of one team share what they make.
+    team: str | None = None
     #: What is known of whoever has it, for plugins: a team, a user.
     metadata: Mapping[str, str] = attrs.field(factory=dict)
     patterns: Patterns = attrs.field(init=False, repr=False, eq=False)

@@ -24,6 +24,7 @@ from agm.core.wire.answer_filters import Framing
 from agm.core.wire.bytechain import ByteChain
 from agm.core.wire.envelope import unreadable
 from agm.core.wire.usage import Usage
+from agm.core.wire.vertex import Place
 
 Kind = Literal["api-key", "vertex", "code-assist"]
 
@@ -117,6 +118,8 @@ class GatewayRequest:
     upstream_framing: Framing
     #: Nothing will be sent: ``agm explain`` asks.  Decide as ever, but remember nothing.
     explaining: bool = False
+    #: Where a path in Vertex AI's shape says that it is, and that the answer is to have its form; None for any other.
+    place: Place | None = None
     #: The id of the request for which a plugin makes this one; None for a client's own.
     parent: str | None = None
     #: What ``agm_look_up`` found, by the names that plugins gave.
@@ -149,6 +152,8 @@ class Account:
     reserve: float = 0.0
     #: How its upstream is reached, if not as the gateway's others.
     network: Network | None = None
+    #: How many Live sessions it may hold; None is no limit.
+    max_sessions: int | None = None
     unusable: str | None = None
 
 
@@ -190,6 +195,8 @@ class UpstreamRequest:
     framing: Framing
     wrapped: bool = False
     method: str = "POST"
+    #: Whether an API key goes along as a bearer token.
+    bearer: bool = False
 
     @property
     def body(self) -> bytes:

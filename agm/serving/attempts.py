@@ -38,7 +38,7 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.wire import envelope
-from agm.core.wire.answer_filters import Framing, KeptAnswer, PlainBody
+from agm.core.wire.answer_filters import Framing, KeptAnswer
 from agm.core.wire.gzip import inflate
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer, Route
 from agm.serving.context import ServingContext
@@ -346,6 +346,8 @@ class Attempts:
             wrapped = wrapping.wrap(located)
             bare = account.name in self._without_user_project
             credential = context.code_assist.headers(account, await self._credential(account), without=bare)
+            if wrapped.bearer:
+                credential = _as_bearer(credential)
             answer = await context.client.send(
                 wrapped.method,
                 route.url + wrapped.path,
@@ -442,7 +444,6 @@ class Attempts:
         """Wait until an answer shows what it is."""
         limits, deadlines = self.context.config.timeouts, self.context.deadlines
         passing = self.wrapping.filter(wrapped)
-        plain = isinstance(passing, PlainBody)
         if self.keep:
             passing = KeptAnswer(passing, self.keep)
         within = first_byte_within(self.request.headers, limits)
@@ -470,7 +471,7 @@ class Attempts:
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
             return Failed(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes:
-            return OpenAnswer(answer, flow, account, self.request.framing, plain, lease)
+            return self.wrapping.open(answer, flow, account, lease)
         if passing.failure is not None:
             if passing.failure.own is not None:
                 raise passing.failure.own
@@ -623,3 +624,11 @@ def _unanswered(error: UpstreamFailed) -> Failed:
     status = 504 if error.reason == "FIRST_BYTE_TIMEOUT" else None
     final = error.reason != "PROTOCOL_ERROR"  # what does not speak HTTP has not served anything
     return Failed(Verdict(Fault.ENDPOINT, error.reason), status, b"", str(error), final=final, trouble=Trouble.ODD)
+
+
+def _as_bearer(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Credential headers with an API key as a bearer token."""
+    return [
+        (b"Authorization", b"Bearer " + value) if name.lower() == b"x-goog-api-key" else (name, value)
+        for name, value in headers
+    ]

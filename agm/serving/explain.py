@@ -12,18 +12,22 @@ from typing import Any
 
 import msgspec
 
-from agm.core import documents
+from agm.core import documents, ownership
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.pool.exclusions import nothing_left
 from agm.core.request import Account, UpstreamRequest
+from agm.core.wire import interactions
 from agm.plugins.hooks import Call, HookFailed
 from agm.serving.affinity import pause
 from agm.serving.attempts import Attempts
 from agm.serving.fallbacks import FallingBack
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import Answered, InboundCall
+from agm.serving.interactions import IdInbound, PrepareIdCall, Uncounted, forwarded_headers
+from agm.serving.prepare import Answered, InboundCall, PrepareCall
 
 REDACTED = "[redacted]"
+#: The method that creates an interaction; it is no method of a model.
+CREATION = "interactions.create"
 #: Names of headers and parameters whose values are not shown, whoever put them there.
 _SECRET = re.compile("auth|cookie|credential|key|passw|secret|token", re.IGNORECASE)
 #: A body is shown up to this many characters.
@@ -50,10 +54,11 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
     await pause(gateway.calls.context, inbound.body)
     with gateway.hooks.recorded() as calls:
         try:
-            prepared = await gateway.calls.prepare(inbound, explaining=True).run()
+            prepared = await _prepare(gateway, inbound).run()
             if isinstance(prepared, FallingBack):
                 while prepared.has_none() and await prepared.advance():
                     pass
+            assert isinstance(prepared, Attempts | Answered | FallingBack), "nothing is searched for while explaining"
             _decide(gateway, prepared, calls, found)
         except GatewayError as e:
             found["error"] = _status(e)
@@ -62,6 +67,32 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
             found["error"] = _status(failed)
     found["plugins"] = [{"hook": call.hook, "plugin": call.plugin, "said": _said(call)} for call in calls]
     return found
+
+
+def _prepare(gateway: Gateway, inbound: InboundCall) -> PrepareCall | PrepareIdCall:
+    """Make the steps before the first attempt of a call, or of the creation of an interaction."""
+    if inbound.call.method != CREATION:
+        return gateway.calls.prepare(inbound, explaining=True)
+    asked = ownership.parse(inbound.path.encode("ascii"), "POST")
+    assert asked is not None, "it is the path of interactions"
+    found = interactions.read_creation(inbound.body)
+    body = inbound.body
+    if found is not None and not found.asks:
+        body = interactions.with_model(body, inbound.call.model)
+    creation = IdInbound(
+        id=inbound.id,
+        path=inbound.path,
+        asked=asked,
+        http_method="POST",
+        query="",
+        parameters=dict(inbound.query),
+        headers=dict(inbound.headers),
+        forwarded=forwarded_headers(inbound.headers, content=True),
+        key=inbound.key,
+        body=body,
+        received_at=inbound.received_at,
+    )
+    return PrepareIdCall(gateway.calls, creation, Uncounted(), explaining=True)
 
 
 def _status(error: GatewayError) -> Any:

@@ -7,6 +7,7 @@ It is made by :mod:`agm.serving.assemble` or by a test, and serves nothing itsel
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,10 +20,12 @@ from agm.config import Config
 from agm.core.answer import Answer
 from agm.core.counters import Tally
 from agm.core.limits import Allowances
+from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
 from agm.core.request import GatewayRequest, LastFailure
+from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
 from agm.observe.metrics import Metrics
@@ -30,6 +33,8 @@ from agm.observe.observed import Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
+from agm.persist.session_pins import SessionPins
+from agm.persist.session_pins import path_beside as pins_beside
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving import inprocess
 from agm.serving.calls import Calls
@@ -37,6 +42,7 @@ from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
 from agm.serving.inprocess import Caller
+from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.upstream.accounts import AccountSource
@@ -63,6 +69,7 @@ class Gateway:
     :param refresher: fetches the tokens of credentials.
     :param auth_mode: whether a client key is asked for: ``off``, ``strict`` or ``all_except_health``.
     :param forwarded_auth_mode: the same for what a proxy has passed on, where that is another.
+    :param upload_key: 32 bytes that uploads are sealed with; others with each start if None.
     :param state_path: where what is known of the accounts survives a restart; None for nowhere.
     :param request_log_path: where requests are recorded; None for nowhere.
     :param traces: what sends traces; None where none are asked for.
@@ -74,6 +81,8 @@ class Gateway:
     :ivar wall: seconds since the epoch, for records.  A test may set it.
     :ivar calls: how requests enter, under the configuration in force.
     :ivar live: what is going on, for whoever asks.
+    :ivar sessions: how many Live sessions accounts and client keys have.
+    :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -88,6 +97,7 @@ class Gateway:
         *,
         forwarded_auth_mode: str | None = None,
         state_path: Path | None = None,
+        upload_key: bytes | None = None,
         request_log_path: Path | None = None,
         traces: Traces | None = None,
         wall: Callable[[], float] = time.time,
@@ -108,6 +118,8 @@ class Gateway:
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
+        self.sessions = Sessions()
+        self.pins = Pins()
         self.deadlines = client.deadlines
         self.stalls = Stalls(reactor)
         self.live = Live(self.pool, reactor.seconds, wall)
@@ -140,8 +152,10 @@ class Gateway:
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
         self._checks = HealthChecks()
         self._state_path = state_path
+        self.upload_key = upload_key or secrets.token_bytes(KEY_BYTES)
         self._state: PoolState | None = None
         self._counts: KeyCounts | None = None
+        self._kept_pins: SessionPins | None = None
         self._credential_of = credential_of or self._own_credential
         self.calls = self._make_calls(config)
         self._sources: dict[str, AccountSource] = {}
@@ -195,6 +209,8 @@ class Gateway:
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
+            self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
+            self._kept_pins.start()
         await self._fetch()
         if self._state is not None:
             self._state.settled()
@@ -210,6 +226,8 @@ class Gateway:
             await self._state.stop()
         if self._counts is not None:
             await self._counts.stop()
+        if self._kept_pins is not None:
+            await self._kept_pins.stop()
         if self.traces is not None:
             await self.traces.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
@@ -227,6 +245,8 @@ class Gateway:
             self._state.changed()
         if self._counts is not None:
             self._counts.changed()
+        if self._kept_pins is not None:
+            self._kept_pins.changed()
         if seconds > 0:
             self.client.distrust()
 

@@ -16,6 +16,7 @@ from agm.core.client_keys import ClientKey
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
+from agm.core.wire.vertex import Place
 from agm.serving.affinity import route_call
 from agm.serving.answers import FinalAnswer
 from agm.serving.attempts import Attempts
@@ -24,6 +25,7 @@ from agm.serving.context import ServingContext
 from agm.serving.fallbacks import FallingBack
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.routing import PoolRouting
+from agm.serving.sharing import maker_of
 from agm.serving.wrapping import CallWrapping, Wrapping
 
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
@@ -49,6 +51,8 @@ class InboundCall:
     body: bytes
     received_at: float
     parent: GatewayRequest | None = None
+    #: Where its path in Vertex AI's shape says that it is; None for any other path.
+    place: Place | None = None
 
     @property
     def client_key(self) -> str | None:
@@ -126,6 +130,7 @@ class PrepareCall:
             body=Body(inbound.body),
             upstream_framing=Framing.SSE if framing is Framing.ARRAY and context.hooks.edits_events else framing,
             explaining=explaining,
+            place=inbound.place,
             key_metadata=inbound.key_metadata,
             parent=None if inbound.parent is None else inbound.parent.id,
         )
@@ -137,15 +142,8 @@ class PrepareCall:
         :raises GatewayError: if the request may not be made.
         :raises HookFailed: if a plugin that edits bodies failed.
         """
-        context, request = self._context, self.request
-        hooks = context.hooks
-        if hooks.looks_up:
-            request = self.request = await hooks.look_up(request)
-        choice = hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
-        if choice.model != request.model:
-            request = self.request = attrs.evolve(request, model=choice.model)
-        if self._key is not None:
-            self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
+        choice, hooks = await self._admit(), self._context.hooks
+        request = self.request
         keep = 0
         if hooks.answers and request.parent is None:
             answer = await hooks.answer_request(request)
@@ -161,6 +159,26 @@ class PrepareCall:
             return attempts
         return FallingBack(attempts, fallbacks, lambda other: self._attempts(other, keep))
 
+    async def attempts(self) -> Attempts:
+        """
+        Take the steps for what no plugin answers and no other model stands in for: a session, a token.
+
+        :raises GatewayError: if the request may not be made.
+        :raises HookFailed: if a plugin failed.
+        """
+        return await self._attempts(await self._admit(), 0)
+
+    async def _admit(self) -> ModelChoice:
+        """Look up what decisions need, map the model, and hold the client key to its limits."""
+        request, hooks = await self._context.hooks.look_up(self.request), self._context.hooks
+        choice = hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
+        if choice.model != request.model:
+            request = attrs.evolve(request, model=choice.model)
+        self.request = request
+        if self._key is not None:
+            self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
+        return choice
+
     async def _attempts(self, choice: ModelChoice, keep: int) -> Attempts:
         """Make the attempts with a model."""
         context, request = self._context, self.request
@@ -170,5 +188,5 @@ class PrepareCall:
         if context.hooks.edits_requests:
             edited = await context.hooks.transform_request(Body(body).json(), request)  # a document of their own
             body = msgspec.json.encode(edited)
-        routing = await route_call(context, request, body)
+        routing = await route_call(context, request, body, maker_of(self._key))
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice, keep)

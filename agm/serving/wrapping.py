@@ -21,17 +21,19 @@ from agm.core.wire.answer_filters import (
     CollectedBody,
     EventPipe,
     Framing,
+    KeptAnswer,
     PlainArray,
+    PlainBody,
     PlainDocument,
     PlainEvents,
     Transform,
     plain_event,
 )
 from agm.core.wire.usage import KeepingWatch, UsageWatch
-from agm.plugins.hooks import HookFailed
+from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.context import ServingContext
-from agm.upstream.client import UpstreamAnswer
+from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: A unary answer that has to be read whole is refused beyond this many bytes.
 MAX_COLLECTED = 256 * 1024 * 1024
@@ -62,6 +64,9 @@ class Wrapping(Protocol):
     def judge(self, failure: Failed) -> Failed:
         """Correct what an upstream's error means, where it means something else for this kind of request."""
 
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """Open a good answer whose first bytes have come."""
+
 
 @attrs.define(eq=False)
 class CallWrapping:
@@ -74,6 +79,11 @@ class CallWrapping:
     _context: ServingContext
     _request: GatewayRequest
     _body: bytes
+
+    @property
+    def body(self) -> bytes:
+        """The client's after all plugins' edits."""
+        return self._body
 
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`Wrapping`."""
@@ -105,7 +115,7 @@ class CallWrapping:
         forward_done = context.config.gateway.sse_done == "forward"
         change: Transform = envelope.unwrap if wrapped.wrapped else plain_event
         if context.hooks.edits_events:
-            change = self._edited(change)
+            change = edited(context.hooks, self._request, change)
         elif not wrapped.wrapped and wrapped.framing is framing:
             match framing:
                 case Framing.UNARY:
@@ -118,17 +128,23 @@ class CallWrapping:
             return CollectedBody(change, limit=MAX_COLLECTED)
         return EventPipe(change, framing, forward_done=forward_done)
 
-    def _edited(self, cut: Transform) -> Transform:
-        hooks, request = self._context.hooks, self._request
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """See :class:`Wrapping`."""
+        passing = flow.filter.inner if isinstance(flow.filter, KeptAnswer) else flow.filter
+        return OpenAnswer(answer, flow, account, self._request.framing, isinstance(passing, PlainBody), lease)
 
-        def change(document: bytes) -> bytes:
-            plain = cut(document)
-            event = msgspec.json.decode(plain)
-            if not isinstance(event, dict):
-                return plain
-            try:
-                return msgspec.json.encode(hooks.transform_event(event, request))
-            except HookFailed as e:
-                raise GatewayError(f"{e}. The gateway's log says why.", reason="PLUGIN_FAILED") from e
 
-        return change
+def edited(hooks: Hooks, request: GatewayRequest, cut: Transform) -> Transform:
+    """Have the plugins edit what `cut` leaves of a document or of an event."""
+
+    def change(document: bytes) -> bytes:
+        plain = cut(document)
+        event = msgspec.json.decode(plain)
+        if not isinstance(event, dict):
+            return plain
+        try:
+            return msgspec.json.encode(hooks.transform_event(event, request))
+        except HookFailed as e:
+            raise GatewayError(f"{e}. The gateway's log says why.", reason="PLUGIN_FAILED") from e
+
+    return change

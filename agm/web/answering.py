@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError
 from agm.core.answer import Answer
 from agm.core.client_keys import ClientKey
 from agm.core.errors import GatewayError
-from agm.core.wire.answer_filters import Framing
+from agm.core.wire.answer_filters import Framing, error_event
 from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.calls import Outcome, Prepared
@@ -90,18 +90,21 @@ class AnsweringResource(ApiResource):
                 # one that is here as a whole needs no relay
                 if isinstance(opened, OpenAnswer) and opened.body.ended and not opened.body.failed:
                     whole = opened.body.take()
-                    outcome, sent = "ok", len(whole)
+                    outcome, sent = "aborted" if opened.reported else "ok", len(whole)
                     opened.close()
                     wire.send_prepared(whole)
                     return
                 stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
-                relay = Relay(wire, body, opened.framing, gateway.stalls, stall, redact)
+                event = error_event if isinstance(opened, Answer) else opened.error_event
+                relay = Relay(wire, body, opened.framing, gateway.stalls, stall, redact, event)
                 call.relaying(relay)
                 relaying = relay.run()
                 try:
                     outcome = await relaying
                     if outcome == "ok" and status >= 400:
                         outcome = "error"
+                    if isinstance(opened, OpenAnswer) and opened.reported and outcome == "ok":
+                        outcome = "aborted"
                 except CancelledError:
                     if wire.channel is None:
                         relay.client_gone()

@@ -26,7 +26,7 @@ from agm.api import (
     Unavailable,
 )
 from agm.testing import GatewayFactory, RunningEmulator
-from tests.helpers.support import SSE_HEAD, ScriptedUpstream, account, chunk, eventually
+from tests.helpers.support import SSE_HEAD, ScriptedUpstream, account, chunk, connect, eventually, post
 
 DOCUMENT = {"candidates": [{"content": {"role": "model", "parts": [{"text": "from here"}]}, "finishReason": "STOP"}]}
 #: How a client asks in each framing.
@@ -69,7 +69,7 @@ def documents(framing: Framing, body: bytes) -> Any:
 
 
 @pytest.mark.parametrize("awaits", [False, True])
-@pytest.mark.parametrize("framing", list(Framing))
+@pytest.mark.parametrize("framing", list(WAYS))
 @pytest_twisted.ensureDeferred
 async def test_a_local_answer_comes_in_the_form_that_the_client_asked_for(
     gateway: GatewayFactory, emulator: RunningEmulator, framing: Framing, awaits: bool
@@ -148,7 +148,7 @@ async def test_an_explanation_names_the_plugin_that_answers(gateway: GatewayFact
 # An answer that is kept
 
 
-@pytest.mark.parametrize("framing", list(Framing))
+@pytest.mark.parametrize("framing", list(WAYS))
 @pytest_twisted.ensureDeferred
 async def test_an_answer_is_kept_as_the_client_got_it_and_given_again(
     gateway: GatewayFactory, emulator: RunningEmulator, framing: Framing
@@ -274,13 +274,14 @@ async def test_a_client_that_leaves_ends_the_calls_that_were_to_answer_it(
     gateway: GatewayFactory, upstream: ScriptedUpstream
 ) -> None:
     running = await gateway(account(upstream), plugins=[Hedge()])
-    asking = Deferred.fromCoroutine(running.ask("m", method="streamGenerateContent"))
+    client = await connect(running.port)
+    client.send(post("/v1beta/models/m:streamGenerateContent?alt=sse"))
     await eventually(lambda: sum(b"POST" in wire.received for wire in upstream.connections) == 2, "both calls")
     quick = next(wire for wire in upstream.connections if b"/quick:" in wire.received)
     quick.send(SSE_HEAD + chunk(b'data: {"text":"one"}\r\n\r\n'))
     await eventually(lambda: running.gateway.live.totals()["streams"] == 2, "the answer flows")
-    asking.addErrback(lambda _: None)
-    asking.cancel()
+    await client.until(b'{"text":"one"}')
+    client.transport.abortConnection()
     await quick.closed()
     await eventually(lambda: running.gateway.live.totals()["open"] == 0, "the end of all three")
     assert running.gateway.pool.loads() == {"a": 0}
@@ -423,9 +424,9 @@ async def test_a_client_that_leaves_while_a_plugin_looks_something_up_is_no_fail
             ended.append(request.id)
 
     running = await gateway(emulator.account("a"), plugins=[named("directory", agm_look_up=look_up)])
-    asking = Deferred.fromCoroutine(running.ask("m"))
+    client = await connect(running.port)
+    client.send(post("/v1beta/models/m:generateContent"))
     await eventually(lambda: running.gateway.live.totals()["open"] == 1, "the request")
-    asking.addErrback(lambda _: None)
-    asking.cancel()
+    client.transport.abortConnection()
     await eventually(lambda: ended, "the end of the look-up")
     assert not running.gateway.hooks.failures

@@ -31,6 +31,7 @@ class Framing(Enum):
     UNARY = "unary"
     SSE = "sse"
     ARRAY = "array"
+    LIVE = "live"  # frames of a WebSocket, both ways
 
 
 @attrs.frozen
@@ -96,7 +97,7 @@ class KeptAnswer:
     """
 
     def __init__(self, inner: AnswerFilter, most: int) -> None:
-        self._inner = inner
+        self.inner = inner
         self._room = most
         self._kept: list[bytes] | None = []
         self._closed = False
@@ -104,7 +105,7 @@ class KeptAnswer:
     @property
     def failure(self) -> StreamFailure | None:
         """See :class:`AnswerFilter`."""
-        return self._inner.failure
+        return self.inner.failure
 
     @property
     def whole(self) -> bytes | None:
@@ -115,12 +116,12 @@ class KeptAnswer:
 
     def feed(self, chunk: bytes) -> bytes:
         """See :class:`AnswerFilter`."""
-        return self._keep(self._inner.feed(chunk))
+        return self._keep(self.inner.feed(chunk))
 
     def close(self) -> bytes:
         """See :class:`AnswerFilter`."""
         self._closed = True
-        return self._keep(self._inner.close())
+        return self._keep(self.inner.close())
 
     def _keep(self, out: bytes) -> bytes:
         if self._kept is not None and out:
