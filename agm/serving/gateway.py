@@ -11,9 +11,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from agm.config import Config
@@ -37,6 +37,7 @@ from agm.persist.session_pins import SessionPins
 from agm.persist.session_pins import path_beside as pins_beside
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving import inprocess
+from agm.serving.asyncio_thread import AsyncioThread
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from agm.observe.tracing import Traces
 
 log = Logger()
+
+T = TypeVar("T")
 
 
 class Gateway:
@@ -150,6 +153,7 @@ class Gateway:
             self.tally,
         )
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
+        self._asyncio = AsyncioThread(reactor)
         self._checks = HealthChecks()
         self._state_path = state_path
         self.upload_key = upload_key or secrets.token_bytes(KEY_BYTES)
@@ -218,6 +222,7 @@ class Gateway:
     async def stop(self) -> None:
         """Let plugins end, close the connections to upstreams and end the credentials' threads."""
         await self.hooks.stopping()
+        self._asyncio.stop()
         self._checks.stop()
         self.code_assist.stop()
         self.metrics.stop()
@@ -314,6 +319,15 @@ class Gateway:
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}
+
+    def in_asyncio(self, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> Deferred[T]:
+        """
+        Call a function of a client that is made for asyncio: ``await gateway.in_asyncio(client.get, url)``.
+
+        It runs in asyncio's own loop, in a thread beside the reactor's, and so must not touch the gateway.  Cancelling
+        cancels it.
+        """
+        return self._asyncio.call(function, *args, **kwargs)
 
     async def call(
         self,
