@@ -16,7 +16,6 @@ import attrs
 from agm.core.answer import Answer
 from agm.core.counters import Tally
 from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
-from agm.core.wire.answer_filters import KeptAnswer
 from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.observe.activity import Live, Relaying, Underway
 from agm.serving.answers import FinalAnswer, OpenAnswer
@@ -139,8 +138,7 @@ class Call:
             account = attempts[-1].account if attempts else None
             if context.kept_answers:
                 underway.answer, underway.answer_size = opened.body[: context.kept_answers], len(opened.body)
-        passed = opened.body.filter if isinstance(opened, OpenAnswer) else None
-        answer = passed.whole if isinstance(passed, KeptAnswer) and outcome == "ok" else None
+        answer = opened.body.kept if isinstance(opened, OpenAnswer) and outcome == "ok" else None
         usage, finish_reason = (None, None) if watch is None else watch.read()
         if isinstance(watch, KeepingWatch):
             underway.answer, underway.answer_size = watch.kept, watch.size

@@ -178,6 +178,9 @@ class SocketAnswer:
 class SessionBody:
     """The session in the place of an answer's body: its `watch` tells the usage."""
 
+    #: No plugin has its frames kept.
+    kept: bytes | None = None
+
     def __init__(self, answer: SocketAnswer, watch: LiveWatch) -> None:
         self.watch = watch
         self._answer = answer

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
-from agm.core.wire.answer_filters import AnswerFilter, StreamFailure
+from agm.core.wire.answer_filters import AnswerFilter, KeptAnswer, StreamFailure
 from agm.core.wire.usage import UsageWatch
 from agm.net.timers import Deadline, Deadlines
 
@@ -72,6 +72,11 @@ class UpstreamBody(Protocol):
     def failure(self) -> StreamFailure | None:
         """The error that the upstream reported in the middle of it."""
         return self._filter.failure
+
+    @property
+    def kept(self) -> bytes | None:
+        """The whole of what went out, where that was to be kept."""
+        return self._filter.whole if isinstance(self._filter, KeptAnswer) else None
 
     @property
     def has_bytes(self) -> bool:
