@@ -46,6 +46,13 @@ COLLECTIONS = (
     "corpora",
     *ID_COLLECTIONS,
 )
+#: Collections that a project of Vertex AI has; ``models`` are those that were tuned.
+VERTEX_COLLECTIONS = ("cachedContents", "batchPredictionJobs", "tuningJobs", "models", "endpoints", "reasoningEngines")
+#: Calls of a model that Vertex AI alone has, or answers in a way of its own.
+VERTEX_METHODS = ("vertex.computeTokens", "vertex.predictLongRunning", "vertex.fetchPredictOperation")
+#: Calls of a model on Google's own OpenAI surface, which the Developer API has, and what is kept there.
+OPENAI_CALLS = ("chat/completions", "embeddings", "images/generations", "images/edits", "videos")
+OPENAI_COLLECTIONS = ("models", "files", "batches", "videos")
 #: What is done to such resources, and calls that make them.
 RESOURCE_METHODS = frozenset(
     {
@@ -71,8 +78,28 @@ METHODS: Mapping[str, frozenset[str]] = {
             "batchEmbedContents",
             "predict",
             *RESOURCE_METHODS,
+            *(f"openai.{call.replace('/', '.')}" for call in OPENAI_CALLS),
+            *(
+                f"openai.{collection}.{verb}"
+                for collection in OPENAI_COLLECTIONS
+                for verb in ("create", "get", "list", "delete", "download", "cancel", "call")
+            ),
         }
     ),
-    "vertex": frozenset({"generateContent", "streamGenerateContent", "countTokens", "embedContent", "predict"}),
+    "vertex": frozenset(
+        {
+            "generateContent",
+            "streamGenerateContent",
+            "countTokens",
+            "embedContent",
+            "predict",
+            *VERTEX_METHODS,
+            *(
+                f"vertex.{collection}.{verb}"
+                for collection in (*VERTEX_COLLECTIONS, "operations")
+                for verb in ("create", "get", "list", "update", "delete", "cancel", "call")
+            ),
+        }
+    ),
     "code-assist": frozenset({"generateContent", "streamGenerateContent", "countTokens"}),
 }

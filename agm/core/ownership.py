@@ -21,7 +21,7 @@ import msgspec
 
 from agm.core import documents
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.kinds import COLLECTIONS, ID_COLLECTIONS
+from agm.core.kinds import COLLECTIONS, ID_COLLECTIONS, VERTEX_COLLECTIONS
 from agm.core.wire.target import MAX_MODEL, METHODS, bare_model
 
 #: How many names are remembered; the one that was not asked for the longest goes first.
@@ -50,15 +50,21 @@ _VERB = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 #: Characters that stand unescaped in a path.
 _SAFE = "/:@!$&'()*+,;=-._~"
 
-_NAME = re.compile(rf"(?:(?:{_ALL})/[A-Za-z0-9._~-]+|models/[^/]+/operations/[A-Za-z0-9._~-]+)(?:/.*)?")
+#: Collections of Vertex AI's alone; its names are known without their place, whose project has an id and a number.
+_OF_VERTEX = tuple(name for name in VERTEX_COLLECTIONS if name not in (*COLLECTIONS, "models"))
+#: And one of Google's OpenAI surface, whose files and batches are called as ever.
+_NAMED_ONLY = (*_OF_VERTEX, "videos")
+_EVERY = "|".join((*COLLECTIONS, *_NAMED_ONLY))
+_PLACE = re.compile(r"projects/[^/]+/locations/[^/]+/(?:publishers/google/(?=models/))?|publishers/google/(?=models/)")
+_NAME = re.compile(rf"(?:(?:{_EVERY})/[A-Za-z0-9._~-]+|models/[^/]+/operations/[A-Za-z0-9._~-]+)(?:/.*)?")
 #: Where the name of a resource begins in the path of its address, at Google or here.
 _IN_A_PATH = re.compile(rf"(?:^|/)(?:v1beta|v1alpha|v1)/+(?=(?:{_ALL}|models)/)")
 
 #: What is written of a resource's name before its id, by the collection: where that is not, and no escape stands for
 #: it, none of them is named.
-_MARKS = {name: (f"{name}/".encode("ascii"), rf"{name}\/".encode("ascii")) for name in COLLECTIONS} | {
-    "models": (b"/operations/", rb"\/operations\/")
-}
+_MARKS = {
+    name: (f"{name}/".encode("ascii"), rf"{name}\/".encode("ascii")) for name in (*COLLECTIONS, *_OF_VERTEX, "videos")
+} | {"models": (b"/operations/", rb"\/operations\/")}
 #: An escape of a letter, a digit, a dash or a slash.
 _HIDING = re.compile(rb"\\u00(?:2[dDfF]|3[0-9]|[4-7])")
 #: A body of more bytes is not searched for these: that takes longer than to read it.
@@ -66,7 +72,7 @@ _SEARCHED = 1024 * 1024
 #: In more places than this nobody looks for names one by one.
 _PLACES = 10_000
 #: One of each collection, as a message may have it but for spaces.
-_SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, "models")} | {
+_SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, *_NAMED_ONLY, "models")} | {
     "batches": "batch",
     "corpora": "corp",
     "models": "operation",
@@ -76,7 +82,9 @@ _IS_TEXT = re.compile(rb'"(?:text|data|displayName|display_name|title|descriptio
 #: What stands behind the name of a field.
 _IS_FIELD = re.compile(rb"\s{0,64}:")
 #: What stands before a name that can be nothing else.
-_IS_NAMED = re.compile(rb'"(?:fileUri|file_uri|fileName|file_name|cachedContent|cached_content)"\s{0,8}:\s{0,8}\Z')
+_IS_NAMED = re.compile(
+    rb'"(?:fileUri|file_uri|fileName|file_name|cachedContent|cached_content|operationName)"\s{0,8}:\s{0,8}\Z'
+)
 #: What stands before the words of tools, in strict JSON without escapes: see :mod:`agm.core.bodies`.
 _OWN_WORDS = (b'"args"', b'"response', b'"parameters')
 #: Fields in which an answer says what its account has.
@@ -91,6 +99,7 @@ _TELLING = frozenset(
         "cachedContent",
         "tunedModel",
         "documentName",
+        "endpoint",
     }
 )
 #: Below these are the answers of models, and what clients have written beside their requests.
@@ -208,8 +217,11 @@ def root(name: str) -> str | None:
     """
     The resource that is owned where `name` is it or something below it; None if `name` is no owned resource's.
 
-    ``fileSearchStores/a/documents/b`` belongs to the owner of ``fileSearchStores/a``.
+    ``fileSearchStores/a/documents/b`` belongs to the owner of ``fileSearchStores/a``.  A name of Vertex AI's loses its
+    place: the project may be written by its id or its number.
     """
+    if name.startswith(("projects/", "publishers/")) and (place := _PLACE.match(name)):
+        name = name[place.end() :]
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         return None
     segments = name.split("/")

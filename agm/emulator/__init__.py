@@ -12,8 +12,10 @@ The modules, from the pure to the ones that touch a socket:
 * ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``, ``generation``, ``embeddings``, ``steps``,
   ``stepstream``: what a model would say;
 * ``requestlog``, ``holdings``, ``state``: what the emulator remembers;
-* ``credentials``, ``modelcalls``, ``developer``, ``interactions``, ``neighbours``, ``storage``, ``vertex``,
-  ``codeassist``, ``oauth``, ``control``: a call in, a reply out;
+* ``credentials``, ``modelcalls``, ``developer``, ``interactions``, ``neighbours``, ``vertex``, ``codeassist``,
+  ``openai``, ``oauth``, ``control``: a call in, a reply out;
+* ``stored``, ``storage``, ``uploads``, ``batches``, ``stores``, ``tuning``, ``videos``, ``jobs``: the same, about what
+  is kept;
 * ``playback``, ``site``, ``tap``: the socket.
 
 Nothing here imports the gateway: the two only meet over HTTP.

@@ -156,7 +156,7 @@ def _streamed(work: Generation) -> Reply:
     documents = [work.dressed(document) for document in _documents(work)]
     events = [frames.event(index, document) for index, document in enumerate(documents)]
     if name in AFTER_EVENTS and work.fault is not None:
-        return Reply(200, headers, tuple(_broken_off(work, work.fault, frames, events)))
+        return Reply(200, headers, tuple(broken_off(work.about, work.fault, frames, events)))
     if isinstance(frames, framing.EventStream):
         events = _disfigured(name, documents, events)
     elif name == "badjson":
@@ -199,7 +199,7 @@ def _many_lines(document: Any) -> bytes:
     return b"".join(b"data: " + line + b"\r\n" for line in lines) + b"\r\n"
 
 
-def _broken_off(work: Generation, fault: Fault, frames: framing.Framing, events: list[bytes]) -> list[Step]:
+def broken_off(about: Circumstances, fault: Fault, frames: framing.Framing, events: list[bytes]) -> list[Step]:
     """A stream that ends early: some good events, and then what the fault says."""
     count = events_before(fault)
     steps: list[Step] = [Send(b""), *between(events[:count], 0.0)]
@@ -210,7 +210,7 @@ def _broken_off(work: Generation, fault: Fault, frames: framing.Framing, events:
             return [*steps, Cut()]
         case "rst":
             return [*steps, Wait(BEFORE_RESET), Reset()]
-    document = errors.of_status(work.about, 503).document()
+    document = errors.of_status(about, 503).document()
     if isinstance(frames, framing.EventStream) and fault.name == "errtail":
         tail = framing.pretty(document) + b"\n"
     else:
@@ -219,17 +219,22 @@ def _broken_off(work: Generation, fault: Fault, frames: framing.Framing, events:
 
 
 def _endless(work: Generation, frames: framing.Framing, mebibytes: float) -> list[Step]:
-    """Many mebibytes of text in events of 64 KiB, none of which is ever held but the one that repeats."""
+    """Many mebibytes of text in events of 64 KiB."""
     documents = [work.dressed(document) for document in answers.events(work.compose("x" * BLOCK), wanted=1)]
     ending = [work.dressed(document) for document in answers.events(work.compose("."), wanted=1)]
     block = {**documents[0]}
     inner = block["response"] if work.target.kind is Kind.CODE_ASSIST else block
     inner["candidates"] = _without_reason(inner)["candidates"]
+    return many(frames, ending[0], mebibytes, block)
+
+
+def many(frames: framing.Framing, ending: Any, mebibytes: float, block: Any) -> list[Step]:
+    """So many mebibytes of the one event `block`, which alone is ever held, and then `ending`."""
     count = max(1, round(mebibytes * MEBIBYTE / BLOCK))
     return [
         Send(frames.event(0, block)),
         Fill(frames.event(1, block), count - 1),
-        Send(frames.event(count, ending[0]) + frames.end(count + 1)),
+        Send(frames.event(count, ending) + frames.end(count + 1)),
     ]
 
 

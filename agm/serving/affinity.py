@@ -21,7 +21,7 @@ from agm.core.pool.candidates import Candidates
 from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.request import Account, AccountChoice, Body, GatewayRequest
 from agm.serving.context import ServingContext
-from agm.serving.routing import PoolRouting, Routing
+from agm.serving.routing import PoolRouting, Routing, VertexRouting
 from agm.serving.sharing import check_sees
 
 #: So much of a refusal is looked through for what it is about.
@@ -115,12 +115,17 @@ async def route_call(context: ServingContext, request: GatewayRequest, body: byt
     :raises NotFound: if it names what does not answer to its client key.
     """
     if not len(context.ownership):
-        return PoolRouting(context, request)
+        return _to_any(context, request)
     tuned = ownership.root(request.model)
     names = [] if tuned is None else [tuned]
     names += await names_in(context, request.body if body is request.body.raw else Body(body))
     check_sees(context, maker, names)
     return route_names(context, request, names)
+
+
+def _to_any(context: ServingContext, request: GatewayRequest) -> Routing:
+    """Route to any account that can serve a request of this shape."""
+    return PoolRouting(context, request) if request.place is None else VertexRouting(context, request)
 
 
 def route_names(context: ServingContext, request: GatewayRequest, names: Sequence[str]) -> Routing:
@@ -131,7 +136,7 @@ def route_names(context: ServingContext, request: GatewayRequest, names: Sequenc
     """
     owned = owner_of(context, names)
     if owned is None:
-        return PoolRouting(context, request)
+        return _to_any(context, request)
     owner, resource = owned
     return AffinityRouting(context, request, owner, resource, tuple(names))
 

@@ -332,6 +332,8 @@ class Attempts:
             wrapped = wrapping.wrap(located)
             bare = account.name in self._without_user_project
             credential = context.code_assist.headers(account, await self._credential(account), without=bare)
+            if wrapped.bearer:
+                credential = _as_bearer(credential)
             answer = await context.client.send(
                 wrapped.method,
                 route.url + wrapped.path,
@@ -606,3 +608,11 @@ def _unanswered(error: UpstreamFailed) -> Failed:
     status = 504 if error.reason == "FIRST_BYTE_TIMEOUT" else None
     final = error.reason != "PROTOCOL_ERROR"  # what does not speak HTTP has not served anything
     return Failed(Verdict(Fault.ENDPOINT, error.reason), status, b"", str(error), final=final, trouble=Trouble.ODD)
+
+
+def _as_bearer(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Credential headers with an API key as a bearer token."""
+    return [
+        (b"Authorization", b"Bearer " + value) if name.lower() == b"x-goog-api-key" else (name, value)
+        for name, value in headers
+    ]

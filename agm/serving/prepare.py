@@ -15,6 +15,7 @@ from agm.core.client_keys import ClientKey
 from agm.core.request import Body, GatewayRequest
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
+from agm.core.wire.vertex import Place
 from agm.serving.affinity import route_call
 from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
@@ -43,6 +44,8 @@ class InboundCall:
     key: ClientKey | None
     body: bytes
     received_at: float
+    #: Where its path in Vertex AI's shape says that it is; None for any other path.
+    place: Place | None = None
 
 
 class PrepareCall:
@@ -85,6 +88,7 @@ class PrepareCall:
             body=Body(inbound.body),
             upstream_framing=Framing.SSE if framing is Framing.ARRAY and context.hooks.edits_events else framing,
             explaining=explaining,
+            place=inbound.place,
         )
 
     async def run(self) -> Attempts:

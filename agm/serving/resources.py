@@ -22,6 +22,7 @@ from agm.core.ownership import Maker
 from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, AttemptRecord, GatewayRequest, ModelChoice, UpstreamRequest
+from agm.core.wire import openai, vertex
 from agm.core.wire.answer_filters import AnswerFilter, CollectedBody, Framing, PlainBody
 from agm.core.wire.usage import UsageWatch
 from agm.serving.affinity import AffinityRouting, route_names
@@ -79,6 +80,8 @@ class ResourceCall:
     named: tuple[str, ...]
     #: Whose request it is, for what it makes.
     maker: Maker | None = attrs.field(kw_only=True, default=None)
+    #: It is of Google's OpenAI surface.
+    openai: bool = attrs.field(kw_only=True, default=False)
 
     def attempts(self, context: ServingContext) -> Attempts:
         """
@@ -94,7 +97,9 @@ class ResourceCall:
         return self._attempts(context, AffinityRouting(context, self.request, account, resource, self.named))
 
     def _attempts(self, context: ServingContext, routing: Routing) -> Attempts:
-        return Attempts(context, self.request, routing, ResourceWrapping(context, self), self.mapped)
+        wrapping = ResourceWrapping(context, self)
+        placed = wrapping if self.request.place is None else PlacedWrapping(wrapping)
+        return Attempts(context, self.request, routing, placed, self.mapped)
 
 
 @attrs.define(eq=False)
@@ -107,7 +112,8 @@ class ResourceWrapping:
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`agm.serving.wrapping.Wrapping`."""
         call = self._call
-        return UpstreamRequest(call.path, call.headers, call.body, Framing.UNARY, method=call.http_method)
+        framing, method = Framing.UNARY, call.http_method
+        return UpstreamRequest(call.path, call.headers, call.body, framing, method=method, bearer=call.openai)
 
     def is_good(self, status: int) -> bool:
         """See :class:`agm.serving.wrapping.Wrapping`."""
@@ -117,11 +123,13 @@ class ResourceWrapping:
         """See :class:`agm.serving.wrapping.Wrapping`; whose the resource is, is remembered or forgotten."""
         call, owners = self._call, self._context.ownership
         if call.name is not None:
-            if call.http_method == "DELETE" and call.path.partition("?")[0].endswith(f"/{call.name}"):
+            itself = call.openai or call.path.partition("?")[0].endswith(f"/{call.name}")
+            if call.http_method == "DELETE" and itself:
                 owners.forget(call.name)
             else:
                 owners.remember(call.name, lease.account.name)
-        return opened(self._context, answer, lease, made=call.http_method == "POST", maker=call.maker)
+        told = openai.names_told if call.openai else ownership.names_told
+        return opened(self._context, answer, lease, made=call.http_method == "POST", maker=call.maker, told=told)
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """Pass everything; nothing is waited for behind the head."""
@@ -143,13 +151,63 @@ class ResourceWrapping:
         return failure
 
 
+@attrs.define(eq=False)
+class PlacedWrapping:
+    """Sends a request about what a project keeps with the place of the account that serves it."""
+
+    _resource: ResourceWrapping
+
+    def wrap(self, account: Account) -> UpstreamRequest:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        wrapped = self._resource.wrap(account)
+        assert account.project is not None  # none without is eligible
+        return UpstreamRequest(
+            vertex.placed(wrapped.path, account.project, account.location),
+            wrapped.headers,
+            vertex.with_place(wrapped.body, account.project, account.location),
+            Framing.UNARY,
+            method=wrapped.method,
+        )
+
+    def is_good(self, status: int) -> bool:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.is_good(status)
+
+    def at_head(self, answer: UpstreamAnswer, lease: Lease) -> OpenAnswer | None:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.at_head(answer, lease)
+
+    def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.filter(wrapped)
+
+    def watch(self) -> UsageWatch | None:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.watch()
+
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.open(answer, flow, account, lease)
+
+    def judge(self, failure: Failed) -> Failed:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.judge(failure)
+
+
 def opened(
-    context: ServingContext, answer: UpstreamAnswer, lease: Lease, *, made: bool, maker: Maker | None = None
+    context: ServingContext,
+    answer: UpstreamAnswer,
+    lease: Lease,
+    *,
+    made: bool,
+    maker: Maker | None = None,
+    told: Callable[[bytes], Sequence[str]] = ownership.names_told,
 ) -> OpenAnswer:
     """
     An answer as it is, of which the head has come: that says enough.  It may well be empty, or a large file.
 
-    What it names is remembered as its account's once it has passed; `made` and `maker` as for :func:`remember_names`.
+    What it names is remembered as its account's once it has passed; `made`, `maker` and `told` as for
+    :func:`remember_names`.
     """
     account = lease.account.name
     json = (answer.header("content-type") or "").startswith("application/json") and answer.status < 300
@@ -159,23 +217,30 @@ def opened(
     else:
         passing = PlainBody()
         if json:
-            passing = _Noted(lambda body: remember_names(context, account, body, made=made, maker=maker))
+            passing = _Noted(lambda body: remember_names(context, account, body, made=made, maker=maker, told=told))
     flow = UpstreamBody(passing, context.deadlines, context.config.timeouts.idle)
     answer.deliver(flow)
     return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease, maker=maker)
 
 
 def remember_names(
-    context: ServingContext, account: str, answer: bytes, *, made: bool, maker: Maker | None = None
+    context: ServingContext,
+    account: str,
+    answer: bytes,
+    *,
+    made: bool,
+    maker: Maker | None = None,
+    told: Callable[[bytes], Sequence[str]] = ownership.names_told,
 ) -> None:
     """
     Remember what an account's answer names as its own.
 
     :param made: whether the request has made something; then an older owner of the same name does not count.
     :param maker: whose request it was.
+    :param told: finds the names in an answer.
     """
     owners = context.ownership
-    for name in ownership.names_told(answer):
+    for name in told(answer):
         if made or owners.owner(name) not in context.credentials:
             owners.remember(name, account, maker if made else None)
 
@@ -247,6 +312,8 @@ class Lists:
     goes_on: str = "nextPageToken"
     #: Whether one may be listed, by its name; None for all.
     shows: Callable[[str], bool] | None = None
+    #: The field says only whether it does: the client names the last one that it got.
+    behind_an_id: bool = False
     records: list[AttemptRecord] = attrs.Factory(list)
 
     async def open(self) -> OpenAnswer | FinalAnswer:
@@ -303,6 +370,9 @@ class Lists:
             request = self.call.request
             raise refused or nothing_left(request.model, request.method, request.version, exclusions)
         merged = ownership.merged(documents, following, goes_on=self.goes_on)
+        if self.behind_an_id:
+            merged = {name: value for name, value in merged.items() if name not in ("first_id", "last_id")}
+            merged[self.goes_on] = following is not None
         return FinalAnswer(200, (), msgspec.json.format(msgspec.json.encode(merged), indent=2) + b"\n")
 
     @staticmethod
@@ -329,7 +399,7 @@ class Lists:
 
     def _shown(self, document: dict[str, Any], shows: Callable[[str], bool]) -> dict[str, Any]:
         """A list without what may not be listed; what Google has for everybody may."""
-        collection = self.call.request.method.partition(".")[0]
+        collection = self.call.request.method.split(".")[-2]  # of openai.files.list, too
 
         def may(item: object) -> bool:
             if not isinstance(item, dict) or item.get("type") == "prebuilt":

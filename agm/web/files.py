@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from urllib.parse import parse_qsl, quote, urlencode
 
 import attrs
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 
@@ -28,6 +28,7 @@ from agm.core.errors import (
     InvalidRequest,
     NotFound,
     Unavailable,
+    Unimplemented,
     UpstreamTimeout,
 )
 from agm.core.kinds import METHODS
@@ -35,8 +36,12 @@ from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
+from agm.core.sealed import NONCE_BYTES, Seal
+from agm.core.wire import openai
 from agm.core.wire.answer_filters import Framing
+from agm.core.wire.openai import OpenAIResource
 from agm.core.wire.target import bare_model, quote_model
+from agm.core.wire.vertex import VertexResource
 from agm.plugins.builtin.wrapping import USER_AGENT
 from agm.serving.affinity import names_in, owner_of, read
 from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
@@ -82,12 +87,12 @@ MAX_DESCRIPTION = 1024 * 1024
 MOST_UNHELD = 20_000
 #: An upload in one request is held in memory up to so many bytes, so that it can be sent again.
 MAX_HELD = MAX_DESCRIPTION
-#: How long an upload may take, in seconds, and how many can be under way; the oldest is forgotten first.
+#: How long an upload may take, in seconds.
 UPLOAD_SECONDS = 24 * 3600.0
-MAX_UPLOADS = 10_000
 _UPLOAD = re.compile(rb"/+upload/")
 #: The addresses for bytes that can be asked for: a host, no user, and visible ASCII.
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/[!-\"$-~]*")
+_PUBLISHED = re.compile(r"\A(?:projects/[^/]+/locations/[^/]+/)?publishers/google/(?=models/)")
 #: A list's page is never asked for with more than this.
 MAX_PAGE = 1000
 #: Collections whose resources are not listed as a whole.
@@ -99,7 +104,7 @@ class Owned(AnsweringResource):
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__(gateway, access)
-        self.uploads = Uploads()
+        self.uploads = Uploads(gateway.upload_key)
 
     def claims(self, wire: GatewayRequestOnWire) -> bool:
         try:
@@ -126,13 +131,19 @@ class Owned(AnsweringResource):
         return _UPLOAD.match(wire.path) is not None and self._upload_of(query) is not None
 
     def _upload_of(self, query: Mapping[str, str]) -> Upload | None:
-        return self.uploads.find(query.get("upload_id", ""), self.gateway.reactor.seconds())
+        return self.uploads.find(query.get("upload_id", ""), self.gateway.wall())
 
     async def respond(self, visit: Visit) -> None:
         wire = visit.wire
         asked = ownership.parse(wire.path, wire.method.decode("ascii"))
         if asked is None:
             raise NotFound("The path is not known: the Gemini API has no such method of this resource.")
+        if asked.collection == "files" and asked.verb == "register":
+            raise Unimplemented(
+                "files:register makes files of what is in Cloud Storage, with the Google token of whoever may read "
+                "that: this gateway takes no such token and passes none on, and an API key cannot do it. Upload the "
+                "bytes, or name the gs:// object in a request that an account of Vertex AI serves."
+            )
         prepare = partial(PrepareResourceCall, self.gateway.calls, visit, asked)
         if asked.way != "upload":
             await self.answer(wire, prepare(decoded_body(wire)))
@@ -142,7 +153,7 @@ class Owned(AnsweringResource):
             part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound("The upload is not known: it was started too long ago, or before the gateway was.")
+            raise NotFound("The upload is not known: it was started too long ago, or by a gateway without state.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self.answer(wire, prepare(described))
@@ -195,7 +206,7 @@ class Owned(AnsweringResource):
                 "The upstream names an address for the bytes of the upload that is not its own.",
                 reason="UPLOAD_ADDRESS_FOREIGN",
             )
-        token = self.uploads.begin(opened.account.name, address, self.gateway.reactor.seconds(), opened.maker)
+        token = self.uploads.begin(opened.account.name, address, self.gateway.wall(), opened.maker)
         path = wire.path.decode("ascii", "replace")
         return f"{self._base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
 
@@ -228,6 +239,9 @@ def own_address(url: str, endpoints: Sequence[str]) -> str | None:
     return url if any(found == split_url(endpoint.encode("ascii"))[0] for endpoint in endpoints) else None
 
 
+Asked = OwnedTarget | VertexResource | OpenAIResource
+
+
 class PrepareResourceCall:
     """
     The steps before a request about a resource is sent: hold the key to its limits, find the owner.
@@ -238,7 +252,13 @@ class PrepareResourceCall:
     """
 
     def __init__(
-        self, calls: Calls, visit: Visit, asked: OwnedTarget, body: bytes, *, content: bytes | None = None
+        self,
+        calls: Calls,
+        visit: Visit,
+        asked: Asked,
+        body: bytes,
+        *,
+        content: bytes | None = None,
     ) -> None:
         self._calls = calls
         self._visit = visit
@@ -271,6 +291,8 @@ class PrepareResourceCall:
             calls.clients.admit(self._visit.key, request.asked_model)
         name = None if asked.name is None else ownership.root(asked.name)
         named = await names_in(context, request.body)
+        if isinstance(asked, OpenAIResource):
+            named += [name for name in openai.names_in(request.body.raw) if name not in named]
         maker = maker_of(self._visit.key)
         check_sees(context, maker, [] if name is None else [name], known=False)
         check_sees(context, maker, named)
@@ -287,11 +309,12 @@ class PrepareResourceCall:
             name,
             tuple(names),
             maker=maker,
+            openai=isinstance(asked, OpenAIResource),
         )
         able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
         if owned is not None or able < 2:
             return call.attempts(context)
-        if name is not None:
+        if name is not None or (request.place is not None and asked.name is not None):
             return Search(context, call)
         if request.method.endswith(".list") and asked.collection not in _WITHOUT_A_LIST:
             return self._lists(call, path)
@@ -317,27 +340,46 @@ class PrepareResourceCall:
                 "for cannot be told.",
                 reason="BODY_UNREADABLE",
             ) from None
-        return list(dict.fromkeys(filter(None, map(bare_model, reading.models))))
+        return list(dict.fromkeys(filter(None, map(_model_named, reading.models))))
 
     def _lists(self, call: ResourceCall, path: str) -> Lists:
-        size, token = self.request.query.get("pageSize", ""), self.request.query.get("pageToken", "")
+        context, behind_an_id = self._calls.context, isinstance(self._asked, OpenAIResource)
+        named = ("limit", "after", "has_more") if behind_an_id else ("pageSize", "pageToken", "nextPageToken")
+        size_field, page_field, goes_on = named
+        size, token = self.request.query.get(size_field, ""), self.request.query.get(page_field, "")
         if size and not (size.isascii() and size.isdigit() and len(size) < 10):
-            raise InvalidRequest(f"Invalid value for pageSize: {size[:40]!r}.")
-        rest = [(name, value) for name, value in self._query if name not in ("pageSize", "pageToken")]
+            raise InvalidRequest(f"Invalid value for {size_field}: {size[:40]!r}.")
+        rest = [(name, value) for name, value in self._query if name not in (size_field, page_field)]
 
         def path_of(size: int | None, token: str) -> str:
-            own = [("pageSize", str(size))] if size is not None else []
-            return path + query_of([*rest, *own, *([("pageToken", token)] if token else [])])
+            own = [(size_field, str(size))] if size is not None else []
+            return path + query_of([*rest, *own, *([(page_field, token)] if token else [])])
 
         wanted = min(int(size), MAX_PAGE) if size and int(size) else None
-        context = self._calls.context
         shows = None
         if context.config.auth.resources != "shared":
             shows = partial(sees, context, maker_of(self._visit.key))
-        return Lists(context, call, wanted, Page.decode(token) if token else None, path_of, shows=shows)
+        page = None
+        if token:
+            page = self._behind(token) if behind_an_id else Page.decode(token)
+        return Lists(context, call, wanted, page, path_of, goes_on, shows, behind_an_id)
+
+    def _behind(self, identifier: str) -> Page:
+        """Where a list goes on behind an id: at the account that has it."""
+        collection = self._asked.collection
+        name = ownership.root(f"{collection}/{identifier.removeprefix(f'{collection}/')}")
+        owner = None if name is None else self._calls.context.ownership.owner(name)
+        if owner is None:
+            raise InvalidRequest(f"Nothing is known here of {identifier[:60]!r}, behind which the list is to go on.")
+        return Page(ownership.mark(owner), identifier)
 
 
-def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
+def _model_named(name: str) -> str:
+    """A model's id from its name in a body, in the Developer API's form or in Vertex AI's."""
+    return bare_model(_PUBLISHED.sub("", name))
+
+
+def describe(received_at: float, visit: Visit, asked: Asked, model: str, body: bytes) -> GatewayRequest:
     """The request as plugins see it."""
     return GatewayRequest(
         id=visit.wire.id,
@@ -353,6 +395,7 @@ def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, b
         received_at=received_at,
         body=Body(body),
         upstream_framing=Framing.UNARY,
+        place=asked.place if isinstance(asked, VertexResource) else None,
     )
 
 
@@ -409,23 +452,27 @@ class Upload:
 
 
 class Uploads:
-    """The uploads that have been begun, by tokens that nobody can guess; known while the gateway runs."""
+    """
+    The uploads that have been begun, each sealed into the token that its client shows: nothing of them is kept here.
 
-    def __init__(self) -> None:
-        self._uploads: OrderedDict[str, Upload] = OrderedDict()
+    :param key: the gateway's own; with the same one a token is good after a restart.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._seal = Seal(key, b"agm upload 1")
 
     def begin(self, account: str, url: str, now: float, maker: Maker | None = None) -> str:
-        """A token for an upload."""
-        token = secrets.token_urlsafe(32)
-        self._uploads[token] = Upload(account, url, now + UPLOAD_SECONDS, maker)
-        if len(self._uploads) > MAX_UPLOADS:
-            self._uploads.popitem(last=False)
-        return token
+        """Make a token for an upload; `now` is in seconds since the epoch."""
+        upload = Upload(account, url, now + UPLOAD_SECONDS, maker)
+        return self._seal.seal(msgspec.json.encode(upload), secrets.token_bytes(NONCE_BYTES))
 
     def find(self, token: str, now: float) -> Upload | None:
-        """The upload of a token; None if there is none, or its time is over."""
-        upload = self._uploads.get(token)
-        return upload if upload is not None and now < upload.ends else None
+        """Find the upload of a token; None if it is none of ours, or its time is over."""
+        opened = self._seal.open(token)
+        if opened is None:
+            return None
+        upload = msgspec.json.decode(opened, type=Upload)
+        return upload if now < upload.ends else None
 
 
 class _Sending:
@@ -545,6 +592,8 @@ class PartOfUpload(_Sending):
         account = next((a for a in pool.accounts if a.name == upload.account), None)
         if account is None:
             raise NotFound("The upload is not known any more: its account has been taken out of the configuration.")
+        if own_address(upload.url, account.endpoints) is None:
+            raise NotFound("The upload is not known any more: its account has other endpoints now.")
         lease = pool.lease(account, "")
         try:
             headers = forwarded(self.request, content=True, json=False)

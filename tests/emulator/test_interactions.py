@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from emulator.dialogue import KEY, Answered, Dialogue
 
 from agm.emulator.replies import Cut, Hang, Reset
+from tests.emulator.dialogue import KEY, Answered, Dialogue
 
 OTHER = {"x-goog-api-key": "other"}
 MODEL = "gemini-2.5-flash"

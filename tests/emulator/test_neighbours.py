@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from emulator.dialogue import KEY, Answered, Dialogue
+
+from tests.emulator.dialogue import KEY, Answered, Dialogue
 
 OTHER = {"x-goog-api-key": "other"}
 #: A creation of each collection, and whether what it makes can be changed.

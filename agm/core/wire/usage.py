@@ -77,6 +77,17 @@ class _InteractionCounts(msgspec.Struct):
     total_tokens: int = 0
 
 
+class _OpenAICounts(msgspec.Struct):
+    """The same of Google's OpenAI surface, whose answers tell no more than three of them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    tool_tokens: int = 0
+    total_tokens: int = 0
+
+
 @attrs.frozen(eq=False)
 class Names:
     """What an API calls its counts and its reasons to end, and how they are read."""
@@ -94,6 +105,7 @@ class Names:
 
 
 GENERATE = Names(b'"usageMetadata"', _Counts, b'"finishReason"', _REASON, b'"blockReason"')
+OPENAI = Names(b'"usage"', _OpenAICounts, b'"finish_reason"', re.compile(rb'\s*:\s*(?:"([a-z][a-z_]*)"|(?!))'))
 #: An interaction's reason to end is its status.
 INTERACTIONS = Names(b'"usage"', _InteractionCounts, b'"status"', _STATUS)
 _JSON = json.JSONDecoder()
