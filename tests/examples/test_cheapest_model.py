@@ -50,4 +50,5 @@ async def test_without_settings_auto_has_models_of_todays(gateway: GatewayFactor
         "served": "gemini-2.5-flash-lite",
         "reason": "about 4 tokens, at most 2000",
         "plugin": "cheapest_model",
+        "fallbacks": [],
     }
