@@ -64,7 +64,7 @@ class ClientKeySource(Protocol):
         """
 
     def __len__(self) -> int:
-        """How many keys there are; 0 if there is certainly none.  A source that cannot tell returns 1."""
+        """Return how many keys there are; 0 if there is certainly none.  A source that cannot tell returns 1."""
 
 
 @hookspec

@@ -264,7 +264,7 @@ def _takes_away(path: Path, before: Config, after: Config) -> bool:
 
 
 def _in_place(was: Identity | None, found: Identity | None) -> bool:
-    """Whether a file was written where it was; what is put in its place is whole, as a rule."""
+    """Return whether a file was written where it was; what is put in its place is whole, as a rule."""
     if was is None or found is None or was == found:
         return False
     return (was.device, was.inode) == (found.device, found.inode)

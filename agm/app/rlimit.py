@@ -24,7 +24,7 @@ def raise_limit() -> None:
 
 
 def connections() -> int:
-    """How many clients can be served at once, each with an upstream of its own."""
+    """Return how many clients can be served at once, each with an upstream of its own."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST if soft == resource.RLIM_INFINITY else min(soft, MOST)
     return max((most - RESERVE) // 2, 4)

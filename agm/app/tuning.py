@@ -20,7 +20,7 @@ def switch_sooner() -> None:
 
 def settle_memory() -> None:
     """
-    What was made until now stays: the collector need not look at it again, and hold everything up meanwhile.  Nor need
+    Tell the collector that what was made until now stays: it holds everything up while it looks at it.  Nor need
     it look for circles whenever a few requests more are under way than before: a request makes none.  What the start
     needed for a moment goes back to the system, where the C library (glibc) can be told so.
     """

@@ -410,7 +410,7 @@ class Ownership(Protocol):
         """The account that has a resource; `name` as :func:`root` gives it.  None if that is not known."""
 
     def maker(self, name: str) -> Maker | None:
-        """Whose request made a resource; None if that is not known."""
+        """Return whose request made a resource; None if that is not known."""
 
     def remember(self, name: str, account: str, maker: Maker | None = None) -> None:
         """An account has a resource; `maker` is whoever has made it just now, None leaves what is known of that."""

@@ -52,7 +52,7 @@ class StoredFile:
         return now >= self.created + FILE_LIFETIME
 
     def active(self, now: float) -> bool:
-        """Whether it may be used yet: a video takes a while."""
+        """Return whether it may be used yet: a video takes a while."""
         video = self.mime_type.startswith("video/") and not self.generated
         return not video or now >= self.created + PROCESSING
 
@@ -396,7 +396,7 @@ class LiveToken:
     used: int = 0
 
     def usable(self, now: float) -> bool:
-        """Whether a session may begin with it."""
+        """Return whether a session may begin with it."""
         return now < min(self.expires, self.new_sessions_until) and (not self.uses or self.used < self.uses)
 
 

@@ -75,7 +75,7 @@ def say(document: Any) -> Send:
 
 
 def handles(call: Call) -> bool:
-    """Whether a path is a session's."""
+    """Return whether a path is a session's."""
     return _path(call) is not None
 
 
@@ -140,7 +140,7 @@ class Session:
     # What the client says
 
     def received(self, payload: bytes) -> Sequence[Step]:
-        """What follows from a message."""
+        """Return what follows from a message."""
         try:
             document = jsontext.read(payload)
             if not self.set_up:
@@ -191,7 +191,7 @@ class Session:
         return [*before, say({"setupComplete": complete})]
 
     def _target(self, named: str) -> Target:
-        """What a setup calls, by the name of its model."""
+        """Return what a setup calls, by the name of its model."""
         model, project, location = named.removeprefix("models/"), None, "global"
         if self._kind is Kind.VERTEX:
             full = _VERTEX_MODEL.fullmatch(named)
@@ -204,7 +204,7 @@ class Session:
         return Target(self._kind, self._version, model, method, project, location)
 
     def _at_once(self, fault: Fault, about: Circumstances) -> list[Step]:
-        """What a fault does before the setup is complete: the end, a wait, or nothing."""
+        """Return what a fault does before the setup is complete: the end, a wait, or nothing."""
         if fault.name == "close":
             return [Cut()]
         if fault.name == "hang" and fault.number is None:

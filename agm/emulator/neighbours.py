@@ -58,7 +58,7 @@ class _Context:
         return self.state.holdings.new_id(self.state.seed, length)
 
     def kept(self) -> Kept:
-        """What the path names.  :raises GoogleError: 404."""
+        """Return what the path names.  :raises GoogleError: 404."""
         return find(self.state, self.account, self.collection, self.names[0])
 
     def own(self) -> list[Kept]:

@@ -52,7 +52,7 @@ _MOST_LISTED = 100
 
 
 def handles(call: Call) -> bool:
-    """Whether a path belongs to this surface."""
+    """Return whether a path belongs to this surface."""
     return PATH.fullmatch(call.path) is not None
 
 

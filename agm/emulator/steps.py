@@ -126,7 +126,7 @@ def _tools(tools: Sequence[Mapping[str, Any]]) -> list[Document]:
 
 
 def _format(message: Mapping[str, Any]) -> Document:
-    """What ``response_format`` and its older companions ask for, as a GenerationConfig has it."""
+    """Return what ``response_format`` and its older companions ask for, as a GenerationConfig has it."""
     given = message.get("response_format") or {}
     formats = given if isinstance(given, list) else [given]
     config: Document = {}

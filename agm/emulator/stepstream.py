@@ -69,7 +69,7 @@ class Telling:
 
 
 def text_for(fault: Fault | None) -> str | None:
-    """What an interaction says under a fault that needs so many pieces or characters; None for what it would say."""
+    """Return what an interaction says under a fault that needs so many pieces or characters; else None."""
     name = "" if fault is None else fault.name
     if name == "splitutf8":
         return answers.MANY_SCRIPTS
@@ -78,7 +78,7 @@ def text_for(fault: Fault | None) -> str | None:
 
 
 def _pieces(fault: Fault | None) -> int | None:
-    """How many pieces a text is cut into, where a fault needs so many."""
+    """Return how many pieces a text is cut into, where a fault needs so many."""
     if fault is None:
         return None
     if fault.name in AFTER_EVENTS:

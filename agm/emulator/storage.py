@@ -61,7 +61,7 @@ def _register_files(context: Context) -> dict[str, Any]:
 
 def expiry(message: Mapping[str, Any], now: float) -> float | None:
     """
-    When a cache is to end, in seconds since the epoch, if the message says so.
+    Return when a cache is to end, in seconds since the epoch, if the message says so.
 
     :raises GoogleError: 400 if that cannot be read.
     """

@@ -154,7 +154,7 @@ def _operation(context: Context) -> dict[str, Any]:
 
 
 def _media(context: Context) -> Reply:
-    """What a blob of a store was made of; there is none here but the document's own name."""
+    """Return what a blob of a store was made of; there is none here but the document's own name."""
     store = context.holdings.store(context.name.partition("/media/")[0], context.account)
     blob = f"{store.name}/documents/{context.name.rpartition('/')[2]}"
     if blob not in store.documents:

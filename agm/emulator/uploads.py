@@ -199,7 +199,7 @@ def _parts(call: Call) -> list[tuple[str, bytes]]:
 
 
 def _described(call: Call, store: str) -> dict[str, Any]:
-    """What is said of the file."""
+    """Return what is said of the file."""
     if store:
         return modelcalls.read_body(call, "UploadToFileSearchStoreRequest", Kind.API_KEY)
     file: dict[str, Any] = modelcalls.read_body(call, "CreateFileRequest", Kind.API_KEY).get("file", {})

@@ -40,7 +40,7 @@ MESSAGES: Mapping[str, str] = {
 
 
 def handles(call: Call) -> bool:
-    """Whether a path belongs to this surface; what a project keeps is nowhere but below it."""
+    """Return whether a path belongs to this surface; what a project keeps is nowhere but below it."""
     path = PATH.fullmatch(call.path)
     return path is not None and (path["project"] is not None or path["rest"].startswith(("publishers/", "endpoints/")))
 

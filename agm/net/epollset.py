@@ -137,7 +137,7 @@ class SocketSet:
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:
-        """What the log says where nothing else does."""
+        """Return what the log says where nothing else does."""
         return "agm"
 
     def doRead(self) -> None:

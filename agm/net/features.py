@@ -169,7 +169,7 @@ class _Connected:
 
 
 def _can_write_directly(found: _Connected) -> bool:
-    """Whether the buffers of a socket are where they are looked for, and hold what they are taken to hold."""
+    """Return whether the buffers of a socket are where they are looked for, and hold what they are taken to hold."""
     it = found.transport
     fresh = (
         all(issubclass(kind, tcp.Connection) for kind in _KINDS)
@@ -201,7 +201,7 @@ def _can_write_directly(found: _Connected) -> bool:
 
 
 def _has_a_replaceable_reactor(found: _Connected) -> bool:
-    """Whether a socket asks the reactor that it is given later, and reads and writes when that says so."""
+    """Return whether a socket asks the reactor that it is given later, and reads and writes when that says so."""
     it, other = found.transport, _Nowhere()
     it.stopReading()
     it.reactor = other
@@ -218,7 +218,7 @@ def _has_a_replaceable_reactor(found: _Connected) -> bool:
 
 
 def _can_do_without_its_wrapper(found: _Connected) -> bool:
-    """Whether a socket gives what it reads to the protocol that it is given later, and forgets how it was made."""
+    """Tell whether a socket gives what it reads to a protocol that it is given later, and forgets how it was made."""
     it = found.transport
     it.protocol = later = _Heard()
     found.theirs.send(b"hello")
@@ -239,7 +239,7 @@ def _can_do_without_its_wrapper(found: _Connected) -> bool:
 
 
 def _tells_what_tls_holds(found: _Connected) -> bool:
-    """Whether a TLS transport keeps what it cannot encrypt yet where it is looked for."""
+    """Return whether a TLS transport keeps what it cannot encrypt yet where it is looked for."""
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
     methods = [it for it in vars(TLSMemoryBIOProtocol).values() if hasattr(it, "__code__")]

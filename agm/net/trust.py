@@ -94,7 +94,7 @@ class _Creator:
 
 
 def tls_reason(error: BaseException) -> str:
-    """Why TLS could not be agreed on, in a few words."""
+    """Return why TLS could not be agreed on, in a few words."""
     if isinstance(error, VerificationError):
         return "its certificate is for another name"
     reasons = error.args[0] if isinstance(error, TLSError) and error.args and isinstance(error.args[0], list) else []

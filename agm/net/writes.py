@@ -129,7 +129,7 @@ def send(transport: GatewayTransport, data: bytes | memoryview) -> None:
 
 
 def _can_take(transport: Any) -> bool:
-    """Whether a socket has nothing to do but to take what is written to it."""
+    """Return whether a socket has nothing to do but to take what is written to it."""
     return (
         type(transport) in SOCKETS
         and transport.connected
@@ -197,7 +197,7 @@ def close_both_ways(transport: GatewayTransport) -> None:
 
 def buffered(transport: GatewayTransport) -> int:
     """
-    How many bytes wait in a transport, or in the one below it, for the kernel to take them; not those that go out at
+    Count the bytes that wait in a transport, or in the one below it, for the kernel to take; not those that go out at
     the end of this turn.
 
     Where Twisted's buffers cannot be looked into, it is what the kernel holds: that is full as long as they are not
@@ -212,7 +212,7 @@ def buffered(transport: GatewayTransport) -> int:
 
 def unacked(transport: GatewayTransport) -> int:
     """
-    How many bytes wait for the other side to take them: here, and in the kernel where it tells.
+    Return how many bytes wait for the other side to take them: here, and in the kernel where it tells.
 
     This is what shrinks as long as the other side reads, however slowly; the kernel takes more only once a good part of
     the megabytes that it holds has gone.
@@ -224,7 +224,7 @@ def unacked(transport: GatewayTransport) -> int:
 
 
 def _held_by_kernel(transport: Any) -> int:
-    """How many bytes of a socket the other side has not acknowledged; 0 where the kernel does not tell."""
+    """Return how many bytes of a socket the other side has not acknowledged; 0 where the kernel does not tell."""
     try:
         held = ioctl(transport.fileno(), TIOCOUTQ, bytes(4))
     except (AttributeError, OSError, ValueError):  # it is no socket, or closed

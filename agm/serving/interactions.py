@@ -274,7 +274,7 @@ class PrepareIdCall:
 
     async def _read(self, body: bytes) -> tuple[list[str], list[str]]:
         """
-        What a body names: resources, and models and agents.
+        Return what a body names: resources, and models and agents.
 
         :raises InvalidRequest: if it cannot be read.
         """

@@ -78,7 +78,7 @@ class Sessions:
         return _counted(self.of_accounts, account.name)
 
     def is_full(self, account: Account) -> bool:
-        """Whether an account holds as many as it may."""
+        """Return whether an account holds as many as it may."""
         return account.max_sessions is not None and self.of_accounts[account.name] >= account.max_sessions
 
 

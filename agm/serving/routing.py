@@ -134,7 +134,7 @@ class VertexRouting:
         self._pool = PoolRouting(self._context, self._request)
 
     def _unable(self, account: Account) -> str | None:
-        """Why an account of the right kind cannot serve this."""
+        """Return why an account of the right kind cannot serve this."""
         request = self._request
         if account.project is None and request.method.startswith("vertex.") and request.method.count(".") > 1:
             return _NO_PROJECT

@@ -29,7 +29,7 @@ _TARGET = re.compile(rb"/[\x21-\x7e]*")
 
 @lru_cache(maxsize=256)
 def _opening(method: bytes, uri: bytes) -> tuple[Origin, bytes]:
-    """Where a request goes, and how it begins: the same for all that are made of a model with an account."""
+    """Return where a request goes, and how it begins: the same for all that are made of a model with an account."""
     origin, host, target = split_url(uri)
     if not _TARGET.fullmatch(target):
         raise ValueError("an upstream's URL holds a character that must be encoded")

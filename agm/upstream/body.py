@@ -161,7 +161,7 @@ class UpstreamBody(Protocol):
         return first
 
     def take(self) -> bytes:
-        """What came before there was a sink."""
+        """Return what came before there was a sink."""
         held, self._held = self._held, []
         return held[0] if len(held) == 1 else b"".join(held)
 

@@ -143,7 +143,7 @@ class Networks:
         self._agents: dict[Network | None, Http1Agent] = {}
 
     def agent_of(self, network: Network | None) -> Http1Agent:
-        """What sends requests over a network."""
+        """Return what sends requests over a network."""
         agent = self._agents.get(network)
         if agent is None:
             whole = self._default if network is None else network.over(self._default)
@@ -164,7 +164,7 @@ class Networks:
         return Http1Agent(connections)
 
     def counts(self) -> list[dict[str, tuple[int, int]]]:
-        """How many connections there are to each host and port, for each network."""
+        """Return how many connections there are to each host and port, for each network."""
         return [connections.count() for connections in self._connections]
 
     def default_to(self, default: Network) -> None:
@@ -206,7 +206,7 @@ class NetworkAgent:
 
 
 def _body_of(data: Any) -> IBodyProducer:
-    """What produces a body: bytes as they are, so that an agent may send them again where nothing was lost."""
+    """Return what produces a body: bytes as they are, so that an agent may send them again where nothing was lost."""
     producer: IBodyProducer = WholeBody(data) if isinstance(data, bytes) else IBodyProducer(data)
     return producer
 
@@ -408,7 +408,7 @@ class HTTPUpstreamClient:
         return socket
 
     def connections(self) -> dict[str, tuple[int, int]]:
-        """How many connections there are to each host and port: in use, and idle."""
+        """Return how many connections there are to each host and port: in use, and idle."""
         found: dict[str, tuple[int, int]] = {}
         for host, (used, idle) in (pair for counted in self._networks.counts() for pair in counted.items()):
             before = found.get(host, (0, 0))

@@ -560,7 +560,7 @@ class CodeAssist:
 
 
 def _message(body: bytes) -> str:
-    """What an error says."""
+    """Return what an error says."""
     try:
         error = documents.decode(body)["error"]
         return _readable(error["message"])

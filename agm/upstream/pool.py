@@ -91,7 +91,7 @@ class ConnectionPool:
         self._open: set[Connection] = set()
 
     def count(self) -> dict[str, tuple[int, int]]:
-        """How many connections there are to each host and port: in use, and idle.  This looks at all of them."""
+        """Return how many connections there are to each host and port: in use, and idle.  This looks at all of them."""
         idle = {id(connection) for kept in self._idle.values() for connection in kept}
         found: dict[str, tuple[int, int]] = {}
         for connection in self._open:

@@ -105,7 +105,7 @@ class ModelReports:
             log.failure("account {account} could not be asked for its models", account=account.name)
 
     async def _listed(self, account: Account) -> list[Any]:
-        """What the Gemini Developer API lists."""
+        """Return what the Gemini Developer API lists."""
         headers = await self._credentials[account.name].headers()
         answer = await self._client.fetch(
             "GET",

@@ -39,7 +39,7 @@ class ProxyFailed(Exception):
 
 
 def connect_request(host: str, port: int, proxy: Proxy) -> bytes:
-    """What asks `proxy` for a connection to a host."""
+    """Return what asks `proxy` for a connection to a host."""
     to = authority(host, port)
     lines = [f"CONNECT {to} HTTP/1.1", f"Host: {to}", f"User-Agent: agm/{__version__}"]
     if proxy.authorization is not None:
@@ -49,7 +49,7 @@ def connect_request(host: str, port: int, proxy: Proxy) -> bytes:
 
 def is_open(answer: bytes) -> bool:
     """
-    Whether a proxy's answer, as far as it has come, opens the connection; False while it is not whole.
+    Return whether a proxy's answer, as far as it has come, opens the connection; False while it is not whole.
 
     :raises ProxyFailed: if it does not, or is none.
     """

@@ -53,7 +53,7 @@ class SocketReceiver(Interface):
         """Frames and control frames have come, in their order."""
 
     def upstream_broke(self, violation: Violation) -> None:
-        """What has come breaks the protocol; the socket reads nothing more."""
+        """Note that what has come breaks the protocol: the socket reads nothing more."""
 
     def upstream_lost(self) -> None:
         """The connection is closed, by either side."""

@@ -140,7 +140,7 @@ class PrepareToken:
 
 
 def _lifetime(document: Mapping[str, Any], now: float) -> float:
-    """For how many seconds a token can be used."""
+    """Return for how many seconds a token can be used."""
     told = document.get("expireTime", document.get("expire_time"))
     try:
         ends = datetime.fromisoformat(str(told).replace("Z", "+00:00")).timestamp()

@@ -366,7 +366,7 @@ class PrepareResourceCall:
         return Lists(context, call, wanted, page, path_of, goes_on, shows, behind_an_id)
 
     def _behind(self, identifier: str) -> Page:
-        """Where a list goes on behind an id: at the account that has it."""
+        """Return where a list goes on behind an id: at the account that has it."""
         collection = self._asked.collection
         name = ownership.root(f"{collection}/{identifier.removeprefix(f'{collection}/')}")
         owner = None if name is None else self._calls.context.ownership.owner(name)

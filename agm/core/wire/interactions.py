@@ -58,7 +58,7 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read_creation(body: bytes) -> Creation | None:
-    """What a creation asks for; None for what is no strict JSON."""
+    """Return what a creation asks for; None for what is no strict JSON."""
     try:
         return _CREATION.decode(undense(body))
     except NOT_JSON:
@@ -179,7 +179,7 @@ class NamedEvents:
         return self._ended(b"", end.data)
 
     def _begin(self, events: list[bytes]) -> bool:
-        """Whether the answer has begun as one: with an event that is no error."""
+        """Return whether the answer has begun as one: with an event that is no error."""
         assert self._first is not None
         if not events:
             start = bytes(self._first[:64]).lstrip(b"\xef\xbb\xbf\r\n\t ")
@@ -192,7 +192,7 @@ class NamedEvents:
         return error is None
 
     def _ended(self, passed: bytes, data: bytes | None) -> bytes:
-        """What passes at the end, with a blank line behind the last event."""
+        """Return what passes at the end, with a blank line behind the last event."""
         if data is not None:
             self._note(data)
             self.reported = self.reported or _error_in(data) is not None
@@ -203,7 +203,7 @@ class NamedEvents:
         return out + (b"\n" if (out or self._tail)[-1:] in (b"\r", b"\n") else b"\n\n")
 
     def _pass(self, chunk: bytes) -> bytes:
-        """What of a chunk can pass now, behind what is held."""
+        """Return what of a chunk can pass now, behind what is held."""
         data = bytes(self._held) + chunk
         self._held.clear()
         out: list[bytes] = []

@@ -68,7 +68,7 @@ class OpenAIResource:
     way: str = ""
 
     def method(self, http_method: str) -> str:
-        """What is done, in the words that plugins see: ``openai.files.get``."""
+        """Return what is done, in the words that plugins see: ``openai.files.get``."""
         if self.verb:
             done = {"content": "download", "cancel": "cancel"}.get(self.verb, "call")
         elif http_method in ("GET", "HEAD"):
@@ -80,7 +80,7 @@ class OpenAIResource:
 
 def claims(path: bytes) -> bool:
     """
-    Whether a path is of this surface, be there something at it or not.
+    Return whether a path is of this surface, be there something at it or not.
 
     :param path: the raw path of the request, without its query.
     """
@@ -89,7 +89,7 @@ def claims(path: bytes) -> bool:
 
 def parse(path: bytes, http_method: str) -> OpenAICall | OpenAIResource:
     """
-    What a request asks for.
+    Return what a request asks for.
 
     :raises NotFound: if there is no such thing.
     :raises InvalidRequest: if the path holds what no name can hold.

@@ -80,7 +80,7 @@ class VertexResource:
     way: str = ""
 
     def method(self, http_method: str) -> str:
-        """What is done, in the words that plugins see: ``vertex.cachedContents.get``."""
+        """Return what is done, in the words that plugins see: ``vertex.cachedContents.get``."""
         if self.verb:
             done = "cancel" if self.verb == "cancel" else "call"
         elif http_method in ("GET", "HEAD"):
@@ -96,7 +96,7 @@ VertexTarget = VertexCall | PublisherModels | VertexResource
 
 def claims(path: bytes) -> bool:
     """
-    Whether a path is in Vertex AI's shape, be there something at it or not.
+    Return whether a path is in Vertex AI's shape, be there something at it or not.
 
     :param path: the raw path of the request, without its query.
     """
@@ -111,7 +111,7 @@ def claims(path: bytes) -> bool:
 
 def parse(path: bytes) -> VertexTarget:
     """
-    What a path in this shape asks for.
+    Return what a path in this shape asks for.
 
     :param path: the raw path of the request, without its query.
     :raises NotFound: if there is no such thing, with what helps.
@@ -238,7 +238,7 @@ def developer_embed(body: bytes) -> bytes:
 
 
 def embeds(model: str) -> bool:
-    """Whether ``predict`` of a model gives vectors, which the Developer API gives by ``batchEmbedContents``."""
+    """Return whether ``predict`` of a model gives vectors, which the Developer API gives by ``batchEmbedContents``."""
     return "embed" in model
 
 

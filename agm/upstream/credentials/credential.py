@@ -133,7 +133,7 @@ def header_value(text: str, what: str) -> bytes:
 
 
 def is_header_value(text: object) -> TypeGuard[str]:
-    """Whether a value can go into a header."""
+    """Return whether a value can go into a header."""
     # RFC 9110's field content without white space: nothing in it can end a header.
     return isinstance(text, str) and re.fullmatch(r"[!-~]+", text) is not None
 

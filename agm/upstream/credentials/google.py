@@ -157,7 +157,7 @@ class GoogleCredential(Refreshed):
         return await waiting
 
     def _within(self, seconds: float) -> bool:
-        """Whether the last renewal ended less than `seconds` ago; never after the clock was set back."""
+        """Return whether the last renewal ended less than `seconds` ago; never after the clock was set back."""
         return self._renewed_at is not None and 0 <= self._now() - self._renewed_at < seconds
 
     def _renew(self) -> None:
@@ -311,7 +311,7 @@ def utcnow() -> datetime:
 
 
 def _holds_token(google: GoogleCredentials) -> bool:
-    """Whether the file held a token that another program got, and that is good for a while."""
+    """Return whether the file held a token that another program got, and that is good for a while."""
     left = _lifetime(google, None)
     return left is not None and left >= REFRESH_AHEAD and is_header_value(google.token)
 
