@@ -218,7 +218,9 @@ def readable(found: Mapping[str, Any]) -> str:
             ("body", _body(upstream["body"])),
         ]
     if error := found.get("error"):
-        sections.append(("refused", _refusal(error)))
+        by = f"by plugin {found['refused_by']}: " if found.get("refused_by") else ""
+        first, *rest = _refusal(error)
+        sections.append(("refused", [by + first, *rest]))
     if found.get("plugins"):
         sections.append(("plugins", _table([(call["hook"], call["plugin"], _said(call)) for call in found["plugins"]])))
     return "\n".join(
@@ -296,6 +298,8 @@ def _refusal(error: Mapping[str, Any]) -> list[str]:
 def _said(call: Mapping[str, Any]) -> str:
     """Describe what a plugin returned from a hook, in a few words."""
     said = call["said"]
+    if isinstance(said, dict) and said.keys() == {"error", "message"} and isinstance(said["error"], int):
+        return f"refused with {said['error']}: {said['message']}"
     if call["hook"] == "agm_transform_request":
         return "edited the body"
     if call["hook"] == "agm_wrap_request":

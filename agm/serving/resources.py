@@ -26,8 +26,10 @@ from agm.core.wire.usage import UsageWatch
 from agm.serving.affinity import AffinityRouting, route_names
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts
+from agm.serving.chains import check_bytes_in, edited
 from agm.serving.context import ServingContext
 from agm.serving.routing import Routing
+from agm.serving.wrapping import MAX_COLLECTED
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: How many accounts are asked for a resource whose owner nobody remembers.
@@ -118,7 +120,7 @@ class ResourceWrapping:
                 owners.forget(call.name)
             else:
                 owners.remember(call.name, lease.account.name)
-        return opened(self._context, answer, lease, made=call.http_method == "POST")
+        return opened(self._context, answer, lease, call.request, made=call.http_method == "POST")
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """Pass everything; nothing is waited for behind the head."""
@@ -136,22 +138,43 @@ class ResourceWrapping:
         return failure
 
 
-def opened(context: ServingContext, answer: UpstreamAnswer, lease: Lease, *, made: bool) -> OpenAnswer:
+def opened(
+    context: ServingContext, answer: UpstreamAnswer, lease: Lease, request: GatewayRequest, *, made: bool
+) -> OpenAnswer:
     """
     An answer as it is, of which the head has come: that says enough.  It may well be empty, or a large file.
 
     What it names is remembered as its account's once it has passed; `made` as for :func:`remember_names`.
+
+    :raises Unimplemented: if plugins edit answers, and this one cannot be shown to them.
     """
-    account = lease.account.name
+    account, hooks = lease.account.name, context.hooks
     json = (answer.header("content-type") or "").startswith("application/json") and answer.status < 300
     passing: AnswerFilter
+    plain = answer.status < 400
     if answer.status >= 400:  # it may repeat what it was shown
         passing = CollectedBody(context.redactor.body, limit=MAX_ERROR)
+    elif json and hooks.edits_events:
+
+        def noted(body: bytes) -> bytes:
+            remember_names(context, account, body, made=made)
+            return body
+
+        passing = CollectedBody(edited(hooks, request, lease.account, noted, alone=True), limit=MAX_COLLECTED)
+        plain = False
+    elif json:
+        passing = _Noted(lambda body: remember_names(context, account, body, made=made))
     else:
-        passing = _Noted(lambda body: remember_names(context, account, body, made=made)) if json else PlainBody()
+        if answer.length != 0 and answer.status not in (204, 304):
+            try:
+                check_bytes_in(hooks, "The bytes of this answer")
+            except GatewayError:
+                answer.abort()
+                raise
+        passing = PlainBody()
     flow = UpstreamBody(passing, context.deadlines, context.config.timeouts.idle)
     answer.deliver(flow)
-    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease)
+    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, plain, lease)
 
 
 def remember_names(context: ServingContext, account: str, answer: bytes, *, made: bool) -> None:

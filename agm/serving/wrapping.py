@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import attrs
-import msgspec
 
-from agm.core.errors import GatewayError
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, GatewayRequest, UpstreamRequest
 from agm.core.wire import envelope
@@ -25,11 +23,12 @@ from agm.core.wire.answer_filters import (
     PlainDocument,
     PlainEvents,
     Transform,
+    WatchedFilter,
     plain_event,
 )
 from agm.core.wire.usage import KeepingWatch, UsageWatch
-from agm.plugins.hooks import HookFailed
 from agm.serving.answers import Failed, OpenAnswer
+from agm.serving.chains import edited
 from agm.serving.context import ServingContext
 from agm.upstream.client import UpstreamAnswer
 
@@ -74,9 +73,12 @@ class CallWrapping:
     _context: ServingContext
     _request: GatewayRequest
     _body: bytes
+    #: For whom it was wrapped last.
+    _account: Account | None = attrs.field(init=False, default=None)
 
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`Wrapping`."""
+        self._account = account
         return self._context.hooks.wrap_request(self._request, account, self._body)
 
     def is_good(self, status: int) -> bool:
@@ -105,8 +107,16 @@ class CallWrapping:
         forward_done = context.config.gateway.sse_done == "forward"
         change: Transform = envelope.unwrap if wrapped.wrapped else plain_event
         if context.hooks.edits_events:
-            change = self._edited(change)
-        elif not wrapped.wrapped and wrapped.framing is framing:
+            assert self._account is not None, "it has been wrapped for an account"
+            alone = framing is Framing.UNARY
+            change = edited(context.hooks, self._request, self._account, change, alone=alone)
+            reading: AnswerFilter = (
+                CollectedBody(change, limit=MAX_COLLECTED)
+                if alone
+                else EventPipe(change, framing, forward_done=forward_done)
+            )
+            return WatchedFilter(reading, UsageWatch(embeds=self._request.method == "predict"))
+        if not wrapped.wrapped and wrapped.framing is framing:
             match framing:
                 case Framing.UNARY:
                     return PlainDocument()
@@ -117,18 +127,3 @@ class CallWrapping:
         if framing is Framing.UNARY:
             return CollectedBody(change, limit=MAX_COLLECTED)
         return EventPipe(change, framing, forward_done=forward_done)
-
-    def _edited(self, cut: Transform) -> Transform:
-        hooks, request = self._context.hooks, self._request
-
-        def change(document: bytes) -> bytes:
-            plain = cut(document)
-            event = msgspec.json.decode(plain)
-            if not isinstance(event, dict):
-                return plain
-            try:
-                return msgspec.json.encode(hooks.transform_event(event, request))
-            except HookFailed as e:
-                raise GatewayError(f"{e}. The gateway's log says why.", reason="PLUGIN_FAILED") from e
-
-        return change

@@ -42,6 +42,7 @@ from agm.serving.affinity import names_in, owner_of, read
 from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts, first_byte_within
 from agm.serving.calls import Calls
+from agm.serving.chains import check_bytes_in, check_bytes_out, edited_body
 from agm.serving.gateway import Gateway
 from agm.serving.records import record_attempt
 from agm.serving.resources import Lists, ResourceCall, Search, opened
@@ -88,6 +89,10 @@ _UPLOAD = re.compile(rb"/+upload/")
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/[!-\"$-~]*")
 #: A list's page is never asked for with more than this.
 MAX_PAGE = 1000
+#: Calls whose requests may be in a file.
+_BATCHES = frozenset({"batchGenerateContent", "asyncBatchEmbedContent"})
+#: What no plugin can be shown of an upload.
+UPLOADED = "The bytes of an upload"
 #: Collections whose resources are not listed as a whole.
 _WITHOUT_A_LIST = frozenset({"operations", "models"})
 
@@ -267,10 +272,11 @@ class PrepareResourceCall:
             for model in models:
                 calls.clients.admit(self._visit.key, model, counting=False)
             calls.clients.admit(self._visit.key, request.asked_model)
+        body = await self._edited(request)
         name = None if asked.name is None else ownership.root(asked.name)
-        names = ([] if name is None else [name]) + await names_in(context, request.body)
+        names = ([] if name is None else [name]) + await names_in(context, body)
         owned = owner_of(context, names)
-        content = request.body.raw if self._content is None else self._content
+        content = body.raw if self._content is None else self._content
         call = ResourceCall(
             request,
             mapped,
@@ -289,6 +295,23 @@ class PrepareResourceCall:
         if request.method.endswith(".list") and asked.collection not in _WITHOUT_A_LIST:
             return self._lists(call, path)
         return call.attempts(context)
+
+    async def _edited(self, request: GatewayRequest) -> Body:
+        """
+        Show the body to the plugins that edit requests, and return what they make of it.
+
+        :raises Unimplemented: if what is sent, or what it leads to, cannot be shown to them.
+        """
+        hooks, asked = self._calls.context.hooks, self._asked
+        if asked.way == "upload":
+            check_bytes_out(hooks, UPLOADED)
+        if asked.way == "download" or asked.verb == "download" or self.request.query.get("alt") == "media":
+            check_bytes_in(hooks, "The bytes of a file")
+        if not hooks.edits_requests:
+            return request.body
+        if asked.verb in _BATCHES and _takes_a_file(request.body):
+            check_bytes_out(hooks, "The lines of the batch's file")
+        return Body(await edited_body(hooks, request.body.raw, request))
 
     async def _models(self) -> list[str]:
         """
@@ -324,6 +347,13 @@ class PrepareResourceCall:
 
         wanted = min(int(size), MAX_PAGE) if size and int(size) else None
         return Lists(self._calls.context, call, wanted, Page.decode(token) if token else None, path_of)
+
+
+def _takes_a_file(body: Body) -> bool:
+    """Return whether the requests of a batch are in a file that was uploaded."""
+    batch = body.json().get("batch") if body.raw.strip() else None
+    source = batch.get("inputConfig", batch.get("input_config")) if isinstance(batch, dict) else None
+    return isinstance(source, dict) and not source.keys().isdisjoint(("fileName", "file_name"))
 
 
 def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
@@ -431,7 +461,12 @@ class _Sending:
         self.records: list[AttemptRecord] = []
 
     async def run(self) -> _Sending:
-        """Nothing has to be prepared."""
+        """
+        Prepare nothing.
+
+        :raises Unimplemented: if a plugin would have to be shown what is sent.
+        """
+        check_bytes_out(self.context.hooks, UPLOADED)
         return self
 
     async def open(self) -> OpenAnswer | FinalAnswer:
@@ -441,7 +476,7 @@ class _Sending:
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
         """Classify an answer, and return it with what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
-        return verdict, opened(self.context, answer, lease, made=True)
+        return verdict, opened(self.context, answer, lease, self.request, made=True)
 
     async def _sent(
         self, lease: Lease, endpoint: str, url: str, headers: Sequence[tuple[bytes, bytes]], chosen: str
