@@ -364,7 +364,8 @@ def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-
     """
     Add HTTP resources beside the API: another dialect, a page.
 
-    :param site: the site; ``site.gateway`` is the gateway, ``site.access`` who may talk to it.
+    :param site: the site; ``site.gateway`` is the gateway, ``site.gateway.http`` a treq client over its connections,
+        ``site.access`` who may talk to it.
     :returns: twisted.web resources by the first segment of their path.  A subclass of :class:`agm.api.ApiResource`
         checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.
 

@@ -29,6 +29,7 @@ from agm.config.listeners import Listener, auth_mode
 from agm.config.problems import fail
 from agm.core.listening import ListenerRefused
 from agm.net.clocks import ClockWatch, use_steady_clock
+from agm.net.features import use_plain_sockets
 from agm.observe.logging import observer
 from agm.observe.requestlog import store as logfile
 from agm.persist import pool_state as state
@@ -78,6 +79,8 @@ def read_config(options: Options) -> Config:
 
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
     """The gateway and its listeners, for a configuration that has been read."""
+    if not config.gateway.fast_sockets:
+        use_plain_sockets()
     listeners = [Listener.parse(text) for text in options["listen"] or config.gateway.listen]
     try:
         made = [endpoint_of(reactor, listener.description) for listener in listeners]

@@ -293,7 +293,15 @@ def needs_restart(before: Config, after: Config) -> list[str]:
     """The settings that differ and are read at the start only."""
     found = [
         f"gateway.{name}"
-        for name in ("listen", "max_body", "allowed_hosts", "cors_origins", "public_url", "trusted_proxies")
+        for name in (
+            "listen",
+            "max_body",
+            "allowed_hosts",
+            "cors_origins",
+            "public_url",
+            "trusted_proxies",
+            "fast_sockets",
+        )
         if getattr(before.gateway, name) != getattr(after.gateway, name)
     ]
     found += [

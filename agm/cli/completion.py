@@ -7,7 +7,7 @@ names are read, and nothing is said about one that cannot be used.
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from agm.cli import files
@@ -60,20 +60,19 @@ def complete(parser: argparse.ArgumentParser) -> None:
     import argcomplete
 
     for command in commands(parser):
-        for action in command._actions:
+        for action in getattr(command, "arguments", ()):
             if action.dest == "name" and not action.option_strings and command.prog in _NAMES:
-                action.completer = _names(_NAMES[command.prog])  # type: ignore[attr-defined]  # argcomplete's way
+                action.completer = _names(_NAMES[command.prog])  # argcomplete's way
     argcomplete.autocomplete(parser)
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """The parsers of the commands that a person can run, those without subcommands, in the order of ``--help``."""
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    below: Mapping[str, argparse.ArgumentParser] = getattr(parser, "commands", {})
     if not below:
         yield parser
-    for action in below:
-        for each in action.choices.values():
-            yield from commands(each)
+    for each in below.values():
+        yield from commands(each)
 
 
 def _names(at: tuple[str, ...]) -> Callable[..., Iterable[str]]:

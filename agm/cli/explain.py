@@ -147,8 +147,7 @@ def _offline(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
 
 
 def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
-    from twisted.internet import reactor
-
+    from agm.cli.reactor import installed
     from agm.config.listeners import Listener, auth_mode
     from agm.core.errors import GatewayError
     from agm.serving.assemble import make_gateway
@@ -158,6 +157,7 @@ def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
     path = find(args.config, os.environ)
     config = default() if path is None else load(path, environ=os.environ)
     mode = auth_mode(config, [Listener.parse(description) for description in config.gateway.listen])
+    reactor = installed()
     gateway = make_gateway(reactor, config, mode, plugins=args.plugin)
     if gateway.awaits_accounts:
         print("accounts that plugins fetch from elsewhere are missing", file=sys.stderr)

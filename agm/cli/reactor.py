@@ -10,9 +10,16 @@ from typing import Any, TypeVar
 
 from agm.cli.files import Refused
 
-__all__ = ["run_in_reactor"]
+__all__ = ["installed", "run_in_reactor"]
 
 T = TypeVar("T")
+
+
+def installed() -> Any:
+    """Return the reactor of the process, which need not run."""
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def run_in_reactor(main: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
@@ -21,13 +28,12 @@ def run_in_reactor(main: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
     :raises Refused: if the person interrupts it.
     """
-    from twisted.internet import reactor as global_reactor
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from agm.net.clocks import use_steady_clock
 
-    reactor: Any = global_reactor
+    reactor = installed()
     use_steady_clock(reactor)
     outcome: list[T | Failure] = []
     interrupted = False

@@ -70,6 +70,7 @@ class GatewayConfig:
     show_account: bool = setting(read_boolean, False)
     public_url: str | None = setting(read_public_url)
     trusted_proxies: tuple[str, ...] = setting(array_of(read_proxy_address), ())
+    fast_sockets: bool = setting(read_boolean, True)
 
 
 @attrs.frozen(kw_only=True)

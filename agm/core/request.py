@@ -20,7 +20,7 @@ from agm.core.fingerprint import Look, look
 from agm.core.models import Patterns
 from agm.core.network import Network
 from agm.core.wire.answer_filters import Framing
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.core.wire.envelope import unreadable
 from agm.core.wire.usage import Usage
 
@@ -172,7 +172,7 @@ class UpstreamRequest:
     path: str
     headers: tuple[tuple[bytes, bytes], ...]
     #: The body as it is sent: a large one that was wrapped is not joined for that.
-    content: bytes | Spliced = attrs.field(alias="body", eq=bytes, repr=False)
+    content: bytes | ByteChain = attrs.field(alias="body", eq=bytes, repr=False)
     framing: Framing
     wrapped: bool = False
     method: str = "POST"
@@ -180,7 +180,7 @@ class UpstreamRequest:
     @property
     def body(self) -> bytes:
         """The body, whole."""
-        return bytes(self.content) if isinstance(self.content, Spliced) else self.content
+        return bytes(self.content) if isinstance(self.content, ByteChain) else self.content
 
 
 @attrs.frozen(slots=False)

@@ -11,23 +11,24 @@ from urllib.parse import unquote
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionLost
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from agm.core.network import Network
 from agm.core.wire.answer_filters import Framing
-from agm.core.wire.bytechain import Spliced
-from agm.core.wire.target import METHODS
+from agm.core.wire.bytechain import ByteChain
 from agm.diagnose.recording import NO_ANSWER, Answer, emulated_error
 from agm.net.timers import Deadlines
 from agm.serving.health_checks import QUESTION
-from agm.upstream.client import UpstreamAnswer, UpstreamFailed
+from agm.upstream.client import UpstreamAnswer, UpstreamFailed, WholeAnswer
 from agm.upstream.credentials.credential import CredentialError
 
 #: The header by which the recorded upstream knows whose request it is; it goes nowhere.
@@ -85,16 +86,14 @@ class RecordedUpstream:
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | Spliced | IBodyProducer | None,
+        body: bytes | ByteChain | IBodyProducer | None,
         *,
         timeout: float,
         network: Network | None = None,
     ) -> UpstreamAnswer:
         """The answer that the recording has for this attempt, after its latency."""
-        text = bytes(body) if isinstance(body, bytes | Spliced) else b""
+        text = bytes(body) if isinstance(body, bytes | ByteChain) else b""
         call = _Call.of(url, text)
-        if call.method not in METHODS:  # a question about a project or a quota
-            return self._answered(200, b'{"cloudaicompanionProject":"replayed","currentTier":{"id":"standard-tier"}}')
         account = next(value.decode("utf-8") for name, value in headers if name == _WHOSE)
         answer = self._due(account, call.model, own=QUESTION in text) or Answer(account, status=200)
         reason = NO_ANSWER.get(answer.fault or "")
@@ -117,6 +116,15 @@ class RecordedUpstream:
             return self._answered(answer.status, _error(answer, answer.status, call))
         return self._answered(200, call.good(), answer.lasts, cut=answer.fault == "cut")
 
+    async def fetch(self, method: str, url: str, *_: object, **__: object) -> WholeAnswer:
+        """Answer a question about a project or a quota."""
+        found = b'{"cloudaicompanionProject":"replayed","currentTier":{"id":"standard-tier"}}'
+        return WholeAnswer(200, Headers(), found)
+
+    def treq(self, network: Network | None = None) -> HTTPClient:
+        """Return a client for plugins that reaches nobody: a replay has no network."""
+        return HTTPClient(_Nobody())
+
     def _due(self, account: str, model: str, *, own: bool) -> Answer | None:
         """The answer to an attempt; to a question of the gateway's `own`, only one that is there for always."""
         now = self._clock.seconds()
@@ -135,6 +143,16 @@ class RecordedUpstream:
 
     def _answered(self, status: int, body: bytes, lasts: float = 0.0, *, cut: bool = False) -> UpstreamAnswer:
         return UpstreamAnswer(status, _Response(self._clock, status, body, lasts, cut))
+
+
+@implementer(IAgent)
+class _Nobody:
+    """Reaches nobody."""
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        return fail(ConnectError(string="a replay reaches nobody"))
 
 
 @attrs.frozen

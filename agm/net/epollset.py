@@ -21,7 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from agm.net.writes import SOCKETS, lowest, turn, unsent
+from agm.net.features import SOCKETS, enabled
+from agm.net.interfaces import GatewayTransport
+from agm.net.writes import buffered, lowest, turn
 
 #: How many sockets are handed out before the reactor gets its turn.
 MOST = 256
@@ -33,16 +35,19 @@ _GONE: int = getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
 log = Logger()
 
 
-def adopt(transport: Any) -> None:
+def watch(transport: GatewayTransport) -> None:
     """Have the socket of a connection that has just been made waited for with the others."""
-    transport = lowest(transport)
-    if type(transport) not in SOCKETS or not hasattr(select, "epoll"):
+    _join(lowest(transport))
+
+
+def _join(transport: Any) -> None:
+    if not enabled.socket_set or type(transport) not in SOCKETS:
         return
     reactor = transport.reactor
     found = _sets.get(reactor)
     if found is None:
         found = _sets[reactor] = SocketSet(reactor)
-    writing = unsent(transport) > 0  # what was to be told to a proxy, for example
+    writing = buffered(transport) > 0  # what was to be told to a proxy, for example
     transport.stopReading()
     transport.stopWriting()
     transport.reactor = found

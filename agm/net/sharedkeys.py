@@ -9,6 +9,7 @@ times the memory, for as long as it lives.  Nothing else depends on this, and no
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 
@@ -20,4 +21,5 @@ def lay_out(kind: type, *names: str) -> None:
     """
     first: Any = object.__new__(kind)
     for name in names:
-        object.__setattr__(first, name, None)
+        with suppress(AttributeError, TypeError):  # it keeps that elsewhere, and has to be let known nothing
+            object.__setattr__(first, name, None)

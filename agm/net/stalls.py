@@ -9,12 +9,13 @@ enough is given up within a second of that.  One that reads, however slowly, nev
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from agm.net.writes import untaken
+from agm.net.interfaces import GatewayClock, GatewayTransport
+from agm.net.writes import unacked
 
 __all__ = ["LOOK_EVERY", "Reading", "Stall", "Stalls"]
 
@@ -33,9 +34,9 @@ class Reading:
 
     __slots__ = ("_left", "_looked", "_since", "_transport")
 
-    def __init__(self, transport: Any, now: float) -> None:
+    def __init__(self, transport: GatewayTransport, now: float) -> None:
         self._transport = transport
-        self._left = untaken(transport)
+        self._left = unacked(transport)
         self._since = self._looked = now
 
     def idle(self, now: float) -> float:
@@ -49,7 +50,7 @@ class Reading:
         if late > LOOK_EVERY:
             self._since += late
         self._looked = now
-        left = untaken(self._transport)
+        left = unacked(self._transport)
         if left < self._left:
             self._since = now
         self._left = left
@@ -89,12 +90,12 @@ class Stalls:
     :ivar watched: those that are, in the order in which they came to be.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: GatewayClock) -> None:
         self._clock = clock
         self.watched: dict[Stall, None] = {}
         self._timer: IDelayedCall | None = None
 
-    def watch(self, transport: Any, seconds: float, cut: Callable[[], object]) -> Stall:
+    def watch(self, transport: GatewayTransport, seconds: float, cut: Callable[[], object]) -> Stall:
         """Have `cut` called once the other side of `transport` has taken nothing for so many seconds."""
         stall = Stall(self, Reading(transport, self._clock.seconds()), seconds, cut)
         self.watched[stall] = None

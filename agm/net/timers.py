@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+
+from agm.net.interfaces import GatewayClock
 
 #: Seconds by which a deadline may be late.
 GRAIN = 0.5
@@ -26,13 +28,13 @@ log = Logger()
 class Deadline:
     """What :meth:`Deadlines.after` returns: something that will be called, unless it is cancelled."""
 
-    __slots__ = ("_at", "_call", "_deadlines", "_delayed")
+    __slots__ = ("_call", "_deadlines", "at", "delayed")
 
     def __init__(self, deadlines: Deadlines, at: float, call: Callable[[], object]) -> None:
         self._deadlines = deadlines
-        self._at = at
+        self.at = at
         self._call: Callable[[], object] | None = call
-        self._delayed: IDelayedCall | None = None
+        self.delayed: IDelayedCall | None = None
 
     @property
     def pending(self) -> bool:
@@ -44,25 +46,25 @@ class Deadline:
         if self._call is None:
             return
         self._call = None
-        if self._delayed is None:
+        if self.delayed is None:
             self._deadlines.waiting.discard(self)
         else:
-            self._delayed.cancel()
-            self._delayed = None
+            self.delayed.cancel()
+            self.delayed = None
 
     def reset(self, seconds: float) -> None:
         """Call in so many seconds from now instead; nothing happens if it has been called or cancelled."""
         if self._call is None:
             return
-        if self._delayed is not None:
-            self._delayed.reset(seconds)
+        if self.delayed is not None:
+            self.delayed.reset(seconds)
         else:
-            self._at = self._deadlines.clock.seconds() + seconds
-            self._deadlines.look_by(self._at)
+            self.at = self._deadlines.clock.seconds() + seconds
+            self._deadlines.look_by(self.at)
 
     def fire(self) -> None:
         """It is due."""
-        self._delayed = None
+        self.delayed = None
         call, self._call = self._call, None
         if call is not None:
             call()
@@ -76,7 +78,7 @@ class Deadlines:
     :ivar waiting: those that are not the reactor's.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: GatewayClock) -> None:
         self.clock = clock
         self.waiting: set[Deadline] = set()
         self._timer: IDelayedCall | None = None
@@ -89,7 +91,7 @@ class Deadlines:
         at = self.clock.seconds() + seconds
         deadline = Deadline(self, at, call)
         if seconds < EXACT:
-            deadline._delayed = self.clock.callLater(seconds, deadline.fire)
+            deadline.delayed = self.clock.callLater(seconds, deadline.fire)
         else:
             self.waiting.add(deadline)
             if at < self._next:
@@ -119,7 +121,7 @@ class Deadlines:
         self._next = inf
         now = self.clock.seconds()
         self._not_before = now + GRAIN
-        due = [deadline for deadline in self.waiting if deadline._at <= now]
+        due = [deadline for deadline in self.waiting if deadline.at <= now]
         self.waiting.difference_update(due)
         for deadline in due:  # one of them may cancel another
             try:
@@ -127,4 +129,4 @@ class Deadlines:
             except Exception:  # the others are due all the same
                 log.failure("a deadline callback failed")
         if self.waiting:
-            self.look_by(min(deadline._at for deadline in self.waiting))
+            self.look_by(min(deadline.at for deadline in self.waiting))

@@ -21,13 +21,13 @@ from termios import TIOCOUTQ
 from time import monotonic
 from typing import Any
 
-from twisted.internet import tcp, unix
+from twisted.internet import tcp
 from twisted.logger import Logger
 
+from agm.net.features import SOCKETS, enabled
+from agm.net.interfaces import GatewayTransport
 from agm.net.sharedkeys import lay_out
 
-#: Transports that are a socket and nothing more; all others, TLS among them, are written to as ever.
-SOCKETS = frozenset({tcp.Client, tcp.Server, unix.Client, unix.Server})
 #: A piece of more bytes than this goes out at once, and so does what has come together for one transport.
 SMALL = 16 * 1024
 #: Seconds after which what waits goes out, though the turn be long.
@@ -56,20 +56,20 @@ lay_out(tcp.Server, *_BOTH.split(), "_tempDataBuffer", "_tempDataLen", "server",
 lay_out(tcp.Client, *_BOTH.split(), "_tempDataBuffer", "_tempDataLen", "connector", "addr", "realAddress", "doWrite")
 
 #: What goes out at the end of this turn, by transport, in the order in which it was written.
-_waiting: dict[Any, bytes] = {}
+_waiting: dict[GatewayTransport, bytes] = {}
 _since = 0.0
 #: Whether somebody sees to it already.
 _in_turn = False
 
 
-def send_soon(transport: Any, data: bytes) -> None:
+def send_soon(transport: GatewayTransport, data: bytes) -> None:
     """Write at the end of this turn of the reactor, as :func:`send` does."""
     global _since
-    if (
-        len(data) > SMALL
-        or type(transport) not in SOCKETS
-        or (transport.producer is not None and not transport.streamingProducer)  # it is asked for more when this is out
-    ):
+    if len(data) > SMALL or type(transport) not in SOCKETS:
+        send(transport, data)
+        return
+    it: Any = transport
+    if it.producer is not None and not it.streamingProducer:  # it is asked for more when this is out
         send(transport, data)
         return
     before = _waiting.get(transport)
@@ -81,7 +81,7 @@ def send_soon(transport: Any, data: bytes) -> None:
     if not _waiting:
         _since = monotonic()
         if not _in_turn:
-            transport.reactor.callLater(0, _flush_all)
+            it.reactor.callLater(0, _flush_all)
     elif monotonic() - _since > LONG_TURN:
         _flush_all()
     _waiting[transport] = data
@@ -99,7 +99,7 @@ def turn() -> Iterator[None]:
         _flush_all()
 
 
-def flush(transport: Any) -> None:
+def flush(transport: GatewayTransport) -> None:
     """Write what waits for the end of this turn."""
     data = _waiting.pop(transport, None)
     if data is not None:
@@ -117,7 +117,7 @@ def _flush_all() -> None:
     _since = monotonic()
 
 
-def send(transport: Any, data: bytes | memoryview) -> None:
+def send(transport: GatewayTransport, data: bytes | memoryview) -> None:
     """
     Write; now, if nothing that was written before still waits.
 
@@ -142,10 +142,11 @@ def _can_take(transport: Any) -> bool:
     )
 
 
-def _send(transport: Any, data: bytes | memoryview) -> None:
+def _send(transport: GatewayTransport, data: bytes | memoryview) -> None:
     if _can_take(transport):
+        it: Any = transport
         try:
-            sent = transport.socket.send(data)
+            sent = it.socket.send(data)
         except OSError:  # it takes nothing now, or never will again: the transport finds out
             sent = 0
         if sent == len(data):
@@ -164,22 +165,24 @@ class _Settled:
 _SETTLED = _Settled()
 
 
-def belongs_to(transport: Any, protocol: Any) -> None:
+def unwrap_endpoint_protocol(transport: GatewayTransport, protocol: object) -> None:
     """
     A connection that was made through endpoints has come to `protocol`: have the socket talk to it, and nobody between.
 
     Twisted's endpoints leave a protocol of their own there, which passes everything on, and keep what the connection
     was made with: a call for each read, and a kilobyte and a half for each connection.
     """
-    while (below := getattr(transport, "transport", None)) is not None:
-        protocol, transport = transport, below
-    if type(transport) is tcp.Client and transport.connected:
-        transport.protocol = protocol
-        transport.connector.factory = None  # the two hold each other
-        transport.connector = _SETTLED
+    it: Any = transport
+    to: Any = protocol
+    while (below := getattr(it, "transport", None)) is not None:
+        to, it = it, below
+    if enabled.unwrapped_endpoints and type(it) is tcp.Client and it.connected:
+        it.protocol = to
+        it.connector.factory = None  # the two hold each other
+        it.connector = _SETTLED
 
 
-def hang_up(transport: Any) -> None:
+def close_both_ways(transport: GatewayTransport) -> None:
     """
     Close once what was written has gone out.
 
@@ -188,24 +191,26 @@ def hang_up(transport: Any) -> None:
     """
     flush(transport)
     transport.loseConnection()
-    if not getattr(transport, "_appSendBuffer", None):  # what TLS cannot encrypt yet keeps the socket open
-        lowest(transport).loseConnection()
+    if enabled.closing_tls_both_ways and not getattr(transport, "_appSendBuffer", None):
+        lowest(transport).loseConnection()  # else what TLS cannot encrypt yet keeps the socket open
 
 
-def unsent(transport: Any) -> int:
+def buffered(transport: GatewayTransport) -> int:
     """
     How many bytes wait in a transport, or in the one below it, for the kernel to take them; not those that go out at
     the end of this turn.
+
+    Where Twisted's buffers cannot be looked into, it is what the kernel holds: that is full as long as they are not
+    empty.
     """
-    if type(transport) in SOCKETS:
-        return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-    below = lowest(transport)
-    waiting: int = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
-    waiting += getattr(below, "_tempDataLen", 0)
-    return waiting
+    it: Any = transport if type(transport) in SOCKETS else lowest(transport)
+    if type(it) in SOCKETS:
+        waiting: int = len(it.dataBuffer) - it.offset + it._tempDataLen
+        return waiting
+    return _held_by_kernel(it)
 
 
-def untaken(transport: Any) -> int:
+def unacked(transport: GatewayTransport) -> int:
     """
     How many bytes wait for the other side to take them: here, and in the kernel where it tells.
 
@@ -213,15 +218,21 @@ def untaken(transport: Any) -> int:
     the megabytes that it holds has gone.
     """
     flush(transport)
-    waiting = unsent(transport)
+    below = lowest(transport)
+    held = _held_by_kernel(below)
+    return buffered(transport) + held if type(below) in SOCKETS else held
+
+
+def _held_by_kernel(transport: Any) -> int:
+    """How many bytes of a socket the other side has not acknowledged; 0 where the kernel does not tell."""
     try:
-        held = ioctl(lowest(transport).fileno(), TIOCOUTQ, bytes(4))
+        held = ioctl(transport.fileno(), TIOCOUTQ, bytes(4))
     except (AttributeError, OSError, ValueError):  # it is no socket, or closed
-        return waiting
-    return waiting + int.from_bytes(held, byteorder)
+        return 0
+    return int.from_bytes(held, byteorder)
 
 
-def keep_alive(transport: Any) -> None:
+def keep_alive(transport: GatewayTransport) -> None:
     """
     Have the kernel ask over a silent connection whether the other side is there still.
 
@@ -242,8 +253,22 @@ def keep_alive(transport: Any) -> None:
         pass
 
 
-def lowest(transport: Any) -> Any:
+def lowest(transport: object) -> Any:
     """The transport at the bottom: a socket's, as a rule."""
     while (below := getattr(transport, "transport", None)) is not None:
         transport = below
     return transport
+
+
+def named_by_proxy(transport: GatewayTransport) -> tuple[Any] | None:
+    """
+    Return who is behind a proxy that has named it by the PROXY protocol, as far as bytes have come: its address, or
+    None if the proxy knows of none; and nothing where the connection does not speak that.
+    """
+    it: Any = transport
+    while (below := getattr(it, "transport", None)) is not None:
+        if type(it).__module__.startswith("twisted.protocols.haproxy."):
+            named, proxy = it.getPeer(), below.getPeer()
+            return (None if named == proxy else named,)
+        it = below
+    return None

@@ -14,7 +14,8 @@ import importlib.util
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,10 @@ class Origin:
     kind: str
     where: str
     version: str | None
+
+
+#: Loads a plugin, and says where it comes from.
+Load = Callable[[], tuple[object, Origin]]
 
 
 class PluginManager(pluggy.PluginManager):
@@ -119,49 +124,57 @@ def make_plugin_manager(
         none of a name that is to be left out.
     """
     manager = PluginManager()
-    known: list[str] = []
-
-    def wanted(name: str) -> bool:
+    known = []
+    for name, load in _candidates(modules, folder, entry_points):
         known.append(name)
-        return name not in disable
-
-    for name, plugin in builtin.make_plugins():
-        if wanted(name):
-            manager.add(plugin, name, Origin("built-in", name, __version__))
-    if entry_points:
-        for point in sorted(importlib.metadata.entry_points(group="agm"), key=lambda p: (p.name, p.value)):
-            if not wanted(point.name):
-                continue
-            plugin = _imported(point.name, point.load)
-            distribution = point.dist
-            version = None if distribution is None else distribution.version
-            where = point.value if distribution is None else f"{point.value} of {distribution.name}"
-            manager.add(plugin, point.name, Origin("installed", where, version))
-    if folder is not None:
-        for path in files_in(folder):
-            name = f"agm_plugins.{path.stem}"
-            if not wanted(name):
-                continue
-            module = _imported(str(path), lambda name=name, path=path: _load_file(name, path))  # type: ignore[misc]
-            manager.add(module, name, Origin("file", str(path), _version(module)))
-    for named in modules:
-        if isinstance(named, str):
-            if not wanted(named):
-                continue
-            plugin = _imported(named, lambda name=named: _module_named(name))  # type: ignore[misc]
-            name = named
-        else:
-            plugin = named
-            name = name_of(plugin)
-            if not wanted(name):
-                continue
-        manager.add(plugin, name, Origin("module", name, _version(plugin)))
+        if name not in disable:
+            plugin, origin = load()
+            manager.add(plugin, name, origin)
     for name in disable:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else "; agm plugins lists them"
             raise PluginError(f"[plugins] disable: there is no plugin {name}{hint}")
     return manager
+
+
+def _candidates(modules: Iterable[str | object], folder: Path | None, entry_points: bool) -> Iterator[tuple[str, Load]]:
+    """Each plugin by name, with the function that loads it."""
+    for name, plugin in builtin.make_plugins():
+        yield name, partial(_loaded, plugin, Origin("built-in", name, __version__))
+    if entry_points:
+        for point in sorted(importlib.metadata.entry_points(group="agm"), key=lambda p: (p.name, p.value)):
+            yield point.name, partial(_load_installed, point)
+    for path in () if folder is None else files_in(folder):
+        name = f"agm_plugins.{path.stem}"
+        yield name, partial(_load_file, name, path)
+    for named in modules:
+        if isinstance(named, str):
+            yield named, partial(_load_module, named)
+        else:
+            yield name_of(named), partial(_loaded, named, Origin("module", name_of(named), _version(named)))
+
+
+def _loaded(plugin: object, origin: Origin) -> tuple[object, Origin]:
+    return plugin, origin
+
+
+def _load_installed(point: importlib.metadata.EntryPoint) -> tuple[object, Origin]:
+    plugin = _imported(point.name, point.load)
+    distribution = point.dist
+    version = None if distribution is None else distribution.version
+    where = point.value if distribution is None else f"{point.value} of {distribution.name}"
+    return plugin, Origin("installed", where, version)
+
+
+def _load_file(name: str, path: Path) -> tuple[object, Origin]:
+    module = _imported(str(path), partial(_run_file, name, path))
+    return module, Origin("file", str(path), _version(module))
+
+
+def _load_module(name: str) -> tuple[object, Origin]:
+    module = _imported(name, partial(_module_named, name))
+    return module, Origin("module", name, _version(module))
 
 
 def name_of(plugin: object) -> str:
@@ -218,7 +231,7 @@ def _code_of(file: Path) -> Sequence[Path]:
     return [file] if file.parent.name in ("site-packages", "dist-packages") else [file.parent, cache, file]
 
 
-def _load_file(name: str, path: Path) -> ModuleType:
+def _run_file(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a path that ends in .py has a loader"
     assert spec.loader is not None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from agm.core.classify import Verdict
 from agm.core.request import Account, AccountChoice, EndStream, ModelChoice, UpstreamRequest
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.plugins.manager import MAY_AWAIT
 from agm.upstream.accounts import AccountSource
 
@@ -113,7 +113,7 @@ def _can_be_sent(request: UpstreamRequest) -> bool:
     return (
         isinstance(request.path, str)
         and _SENDABLE.fullmatch(request.path) is not None
-        and isinstance(request.content, bytes | Spliced)
+        and isinstance(request.content, bytes | ByteChain)
         and all(
             isinstance(name, bytes)
             and isinstance(value, bytes)

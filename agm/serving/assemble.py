@@ -49,7 +49,7 @@ def make_gateway(
             entry_points=installed,
         )
         hooks = Hooks(manager, reactor, config.plugins.timeout)
-        refresher = Refresher(reactor, client.treq(), on_secret=redactor.add_transient)
+        refresher = Refresher(reactor, client.treq, on_secret=redactor.add_transient)
         # what is open to this machine alone is not open to whom a proxy on it lets through
         forwarded = "all_except_health" if mode == "off" and config.auth.mode == "auto" else None
         return Gateway(

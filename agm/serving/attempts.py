@@ -359,21 +359,8 @@ class Attempts:
                 outcome = attrs.evolve(outcome, user_project=any(n == b"x-goog-user-project" for n, _ in credential))
             elif bare:
                 context.code_assist.works_without_user_project(account)
-        except UpstreamFailed as e:
-            outcome = _unanswered(e)
-        except CredentialError as e:
-            if e.permanent:
-                context.pool.disable(account, e.reason, route.lease)
-            outcome = Failed(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", e.reason)
-        except Refused as e:  # a question of the gateway's own: no client's request can be to blame
-            outcome = self.classify(e.status, e.body, e.retry_after, account)
-            if outcome.verdict.fault in (*ABOUT_THE_REQUEST, Fault.UNCLEAR):
-                outcome = attrs.evolve(outcome, verdict=attrs.evolve(outcome.verdict, fault=Fault.BLOCKED))
-        except NotTold as e:
-            outcome = Failed(Verdict(Fault.ENDPOINT, e.reason), None, b"", str(e))
-        except NoProject as e:
-            context.pool.disable(account, e.reason, route.lease)
-            outcome = Failed(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", e.reason)
+        except (UpstreamFailed, CredentialError, Refused, NotTold, NoProject) as e:
+            outcome = self._not_answered(e, route)
         finally:
             failure = outcome if isinstance(outcome, Failed) else None
             record = record_attempt(
@@ -412,6 +399,29 @@ class Attempts:
             message=failure.message,
         )
         return failure
+
+    def _not_answered(
+        self, error: UpstreamFailed | CredentialError | Refused | NotTold | NoProject, route: Route
+    ) -> Failed:
+        """Say what an attempt without an answer means: the upstream gave none, or the account could not ask."""
+        account = route.account
+        match error:
+            case UpstreamFailed():
+                return _unanswered(error)
+            case CredentialError():
+                if error.permanent:
+                    self.context.pool.disable(account, error.reason, route.lease)
+                return Failed(Verdict(Fault.ENDPOINT, "CREDENTIAL_UNAVAILABLE"), None, b"", error.reason)
+            case Refused():  # a question of the gateway's own: no client's request can be to blame
+                refused = self.classify(error.status, error.body, error.retry_after, account)
+                if refused.verdict.fault in (*ABOUT_THE_REQUEST, Fault.UNCLEAR):
+                    refused = attrs.evolve(refused, verdict=attrs.evolve(refused.verdict, fault=Fault.BLOCKED))
+                return refused
+            case NotTold():
+                return Failed(Verdict(Fault.ENDPOINT, error.reason), None, b"", str(error))
+            case NoProject():
+                self.context.pool.disable(account, error.reason, route.lease)
+                return Failed(Verdict(Fault.FORBIDDEN, "NO_PROJECT"), None, b"", error.reason)
 
     async def _credential(self, account: Account) -> Sequence[tuple[bytes, bytes]]:
         credential = self.context.credentials.get(account.name)

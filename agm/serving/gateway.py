@@ -44,6 +44,8 @@ from agm.upstream.credentials.refresher import Refresher
 from agm.upstream.reports import ModelReports
 
 if TYPE_CHECKING:
+    from treq.client import HTTPClient
+
     from agm.observe.tracing import Traces
 
 log = Logger()
@@ -287,6 +289,14 @@ class Gateway:
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}
+
+    @property
+    def http(self) -> HTTPClient:
+        """
+        A treq client for plugins: by the proxies and certificate authorities of ``[upstream]``, over this gateway's
+        connections.  It keeps no cookie, and asks for no compression.
+        """
+        return self.client.treq()
 
     @property
     def awaits_accounts(self) -> bool:

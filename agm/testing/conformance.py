@@ -670,9 +670,10 @@ def _site(config: Config) -> Any:
     from agm.web.access import Access
     from agm.web.root import make_site
 
-    client = HTTPUpstreamClient(reactor, connect_timeout=config.timeouts.connect)
-    hooks = Hooks(make_plugin_manager(entry_points=False), reactor)
-    gateway = Gateway(reactor, config, hooks, client, Refresher(reactor, client.treq()), "off")
+    loop: Any = reactor
+    client = HTTPUpstreamClient(loop, connect_timeout=config.timeouts.connect)
+    hooks = Hooks(make_plugin_manager(entry_points=False), loop)
+    gateway = Gateway(loop, config, hooks, client, Refresher(loop, client.treq), "off")
     return make_site(gateway, Access.of((), ["127.0.0.1"], ()))
 
 

@@ -1,13 +1,16 @@
 """
-The HTTP client of the gateway: treq's interface over an agent that does only what a relay needs.
+The HTTP client of the gateway, in two forms over the same connections.
 
-treq's own client wraps every request in cookies, redirects and decoding; a gateway wants none of them between two
-accounts, nor on the way to a token endpoint.  :class:`PlainClient` is a treq client that goes straight to the agent.
+A call of a model goes to the agent as it is: :meth:`UpstreamClient.send`.  treq wraps every request in cookies,
+redirects and decoding, none of which a relay may do, at many times the cost of the request itself
+(docs/performance.md).  Whatever is asked seldom and read whole goes through treq: :meth:`UpstreamClient.fetch`, the
+token endpoints (:mod:`agm.upstream.credentials.google_transport`) and plugins (``gateway.http``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -23,23 +26,19 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHT
 from zope.interface import implementer
 
 from agm.core.network import EnvironmentProxies, Network
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
+from agm.net.interfaces import GatewayReactor
 from agm.net.timers import Deadlines
 from agm.net.trust import policy_of, tls_reason
+from agm.upstream.agent import HeaderLines, Http1Agent
 from agm.upstream.body import Collector, UpstreamBody
-from agm.upstream.http1 import (
-    BrokenAnswer,
-    Connections,
-    GivenHeaders,
-    Http1Agent,
-    NoHandshake,
-    NotHttp,
-    Origin,
-    TruncatedAnswer,
-)
+from agm.upstream.errors import BrokenAnswer, NoHandshake, NotHttp, TruncatedAnswer
+from agm.upstream.origin import Origin
+from agm.upstream.pool import ConnectionPool
 from agm.upstream.tunnel import ProxyFailed
+from agm.upstream.upload import WholeBody
 
-__all__ = ["HTTPUpstreamClient", "PlainClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed"]
+__all__ = ["HTTPUpstreamClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed", "WholeAnswer"]
 
 
 class UpstreamFailed(Exception):
@@ -48,66 +47,6 @@ class UpstreamFailed(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-@implementer(IBodyProducer)
-class WholeBody:
-    """A body that is in memory; an agent that knows it takes it as it is."""
-
-    def __init__(self, body: bytes | Spliced) -> None:
-        self.whole = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        """For agents that do not know it: written in one go, the transport's own buffer does the rest."""
-        consumer.write(bytes(self.whole))
-        return succeed(None)
-
-    def stopProducing(self) -> None:
-        """It is written already."""
-
-    def pauseProducing(self) -> None:
-        """It is written already."""
-
-    def resumeProducing(self) -> None:
-        """It is written already."""
-
-
-class PlainClient(HTTPClient):
-    """A treq client whose requests go to its agent as they are, and whose answers come back so."""
-
-    def __init__(self, agent: IAgent) -> None:
-        super().__init__(agent)
-
-    def request(  # type: ignore[override]  # what a relay does not need is not taken
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Headers | None = None,
-        data: bytes | Spliced | IBodyProducer | None = None,
-        allow_redirects: bool = False,
-        unbuffered: bool = True,
-        reactor: Any = None,
-        network: Network | None = None,
-        _stacklevel: int = 2,
-    ) -> Deferred[IResponse]:
-        """
-        Send a request; fires with the answer's head.
-
-        :param url: absolute, and percent-encoded already.
-        :param headers: written as they are, but for those that are about the connection.
-        :param network: how the upstream is reached, if not as every other.
-        """
-        if allow_redirects or not unbuffered:
-            raise ValueError("this client follows no redirect and keeps no body")
-        producer = WholeBody(data) if isinstance(data, bytes | Spliced) else data
-        agent = self.agent_of(network)
-        return agent.request(method.encode("ascii"), url.encode("ascii"), headers, producer)
-
-    def agent_of(self, network: Network | None) -> IAgent:
-        """What sends requests over a network; this client knows one only."""
-        return self._agent
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -159,9 +98,23 @@ class UpstreamAnswer:
         self._response.abortConnection()
 
 
-class Networks(PlainClient):
+@attrs.frozen
+class WholeAnswer:
+    """A small answer that was read whole: its headers by any case of their names.  Only its status is in the repr."""
+
+    status: int
+    headers: Headers = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header."""
+        values = self.headers.getRawHeaders(name.encode("ascii"))
+        return values[0].decode("latin-1") if values else None
+
+
+class Networks:
     """
-    A treq client for upstreams that are reached in different ways.
+    The agents for upstreams that are reached in different ways.
 
     Each :class:`Network` has connections of its own, so that none that was opened through one proxy, or trusting one
     authority, is ever used for a request that another account's settings send elsewhere.
@@ -172,7 +125,7 @@ class Networks(PlainClient):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: GatewayReactor,
         connect_timeout: float,
         policy: IPolicyForHTTPS | None,
         default: Network,
@@ -183,9 +136,8 @@ class Networks(PlainClient):
         self._policy = policy or policy_of(None)
         self._default = default
         self._environment = environment
-        self._connections: list[Connections] = []
+        self._connections: list[ConnectionPool] = []
         self._agents: dict[Network | None, Http1Agent] = {}
-        super().__init__(self.agent_of(None))
 
     def agent_of(self, network: Network | None) -> Http1Agent:
         """What sends requests over a network."""
@@ -204,7 +156,7 @@ class Networks(PlainClient):
             return network.proxy_for(self._environment, scheme.decode("ascii"), host.decode("ascii"), port)
 
         policy = self._policy if network.authorities is None else policy_of(network.authorities)
-        connections = Connections(self._reactor, policy, self._connect_timeout, proxy_of)
+        connections = ConnectionPool(self._reactor, policy, self._connect_timeout, proxy_of)
         self._connections.append(connections)
         return Http1Agent(connections)
 
@@ -231,6 +183,31 @@ class Networks(PlainClient):
         self._agents.clear()
 
 
+@implementer(IAgent)
+class NetworkAgent:
+    """
+    Sends requests over a network, by the connections that it has at the time: settings may change meanwhile.
+
+    :param network: None for the way of the gateway.
+    """
+
+    def __init__(self, networks: Networks, network: Network | None) -> None:
+        self._networks = networks
+        self._network = network
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """As :class:`twisted.web.iweb.IAgent` says; `uri` must be absolute."""
+        return self._networks.agent_of(self._network).request(method, uri, headers, bodyProducer)
+
+
+def _body_of(data: Any) -> IBodyProducer:
+    """What produces a body: bytes as they are, so that an agent may send them again where nothing was lost."""
+    producer: IBodyProducer = WholeBody(data) if isinstance(data, bytes) else IBodyProducer(data)
+    return producer
+
+
 class UpstreamClient(Protocol):
     """What sends requests to upstreams; :class:`HTTPUpstreamClient` does so over HTTP."""
 
@@ -243,7 +220,7 @@ class UpstreamClient(Protocol):
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | Spliced | IBodyProducer | None,
+        body: bytes | ByteChain | IBodyProducer | None,
         *,
         timeout: float,
         network: Network | None = None,
@@ -255,6 +232,28 @@ class UpstreamClient(Protocol):
         :param network: how the upstream is reached; None for the way of the gateway.
         :raises UpstreamFailed: if none came.
         """
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes | None = None,
+        *,
+        timeout: float,
+        limit: int,
+        network: Network | None = None,
+    ) -> WholeAnswer:
+        """
+        Send a request, and read its answer whole: for questions that are small and asked seldom.
+
+        :param timeout: seconds until the head must have come, and again for the body.
+        :param limit: bytes of the body that are read; what is longer is cut there, and so is what broke off.
+        :raises UpstreamFailed: if none came.
+        """
+
+    def treq(self, network: Network | None = None) -> HTTPClient:
+        """Return a treq client that reaches upstreams in the same way."""
 
     def connections(self) -> dict[str, tuple[int, int]]:
         """Count the connections to each host and port: in use, and idle."""
@@ -284,7 +283,7 @@ class HTTPUpstreamClient:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: GatewayReactor,
         *,
         connect_timeout: float,
         policy: IPolicyForHTTPS | None = None,
@@ -292,7 +291,8 @@ class HTTPUpstreamClient:
         environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.deadlines = Deadlines(reactor)
-        self._http = Networks(
+        self._reactor: Any = reactor
+        self._networks = Networks(
             reactor, connect_timeout, policy, network or Network("env"), EnvironmentProxies.of(environ)
         )
 
@@ -301,7 +301,7 @@ class HTTPUpstreamClient:
         method: str,
         url: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes | Spliced | IBodyProducer | None,
+        body: bytes | ByteChain | IBodyProducer | None,
         *,
         timeout: float,
         network: Network | None = None,
@@ -313,12 +313,60 @@ class HTTPUpstreamClient:
         :param network: how the upstream is reached; None for the way of the gateway.
         :raises UpstreamFailed: if none came.  Cancelling closes the connection.
         """
-        answering: Deferred[Any] = self._http.request(
-            method, url, headers=GivenHeaders(tuple(headers)), data=body, network=network
+        producer = WholeBody(body) if isinstance(body, bytes | ByteChain) else body
+        answering: Deferred[Any] = self._networks.agent_of(network).request(
+            method.encode("ascii"), url.encode("ascii"), HeaderLines(tuple(headers)), producer
         )
+        response = await self._within(timeout, answering)
+        return UpstreamAnswer(response.code, response)
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes | None = None,
+        *,
+        timeout: float,
+        limit: int,
+        network: Network | None = None,
+    ) -> WholeAnswer:
+        """
+        Send a request through treq, and read its answer whole: for questions that are small and asked seldom.
+
+        :param timeout: seconds until the head must have come, and again for the body.
+        :param limit: bytes of the body that are read; what is longer is cut there, and so is what broke off.
+        :param network: how the upstream is reached; None for the way of the gateway.
+        :raises UpstreamFailed: if none came.  Cancelling closes the connection.
+        """
+        given = Headers()
+        for name, value in headers:
+            given.addRawHeader(name, value)
+        response = await self._within(
+            timeout,
+            self.treq(network).request(
+                method, url, headers=given, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
+            ),
+        )
+        done: Deferred[bytes] = Deferred(lambda _: collector.transport.stopProducing())
+        collector = Collector(limit, done)
+        response.deliverBody(collector)
+        late = self.deadlines.after(timeout, done.cancel)
+        try:
+            content = await done
+        except CancelledError:
+            if late.pending:
+                raise
+            raise UpstreamFailed("ANSWER_TIMEOUT", "the upstream's answer did not come to its end in time") from None
+        finally:
+            late.cancel()
+        return WholeAnswer(response.code, response.headers, content)
+
+    async def _within(self, timeout: float, answering: Deferred[Any]) -> Any:
+        """Wait for the head of an answer."""
         deadline = self.deadlines.after(timeout, answering.cancel)
         try:
-            response = await answering
+            return await answering
         except CancelledError:
             if deadline.pending:
                 raise
@@ -329,31 +377,35 @@ class HTTPUpstreamClient:
             raise _failed(e) from e
         finally:
             deadline.cancel()
-        return UpstreamAnswer(response.code, response)
 
     def connections(self) -> dict[str, tuple[int, int]]:
         """How many connections there are to each host and port: in use, and idle."""
         found: dict[str, tuple[int, int]] = {}
-        for host, (used, idle) in (pair for counted in self._http.counts() for pair in counted.items()):
+        for host, (used, idle) in (pair for counted in self._networks.counts() for pair in counted.items()):
             before = found.get(host, (0, 0))
             found[host] = (before[0] + used, before[1] + idle)
         return found
 
-    def treq(self) -> PlainClient:
-        """The treq client that requests go through."""
-        return self._http
+    def treq(self, network: Network | None = None) -> HTTPClient:
+        """
+        Return a treq client over the same connections.  It keeps no cookie: none may pass from one account to another.
+
+        :param network: how upstreams are reached; None for the way of the gateway.
+        """
+        nobodys: Any = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        return HTTPClient(NetworkAgent(self._networks, network), nobodys, _body_of)
 
     def default_to(self, network: Network) -> None:
         """From now on reach upstreams like this, where an account does not say otherwise."""
-        self._http.default_to(network)
+        self._networks.default_to(network)
 
     def distrust(self) -> None:
         """Use no connection again that is idle now: what it leads through may have forgotten it."""
-        self._http.distrust()
+        self._networks.distrust()
 
     def close(self) -> Deferred[None]:
         """Close idle connections, and leave no timer."""
-        self._http.close()
+        self._networks.close()
         self.deadlines.stop()
         return succeed(None)
 

@@ -25,7 +25,7 @@ from agm import __version__
 from agm.core import documents
 from agm.core.errors import NOT_JSON
 from agm.core.request import Account
-from agm.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailed
+from agm.upstream.client import UpstreamClient, UpstreamFailed
 from agm.upstream.credentials.credential import Credential, CredentialError, Headers
 
 #: Seconds between two looks at an onboarding, as the service wants them.
@@ -133,7 +133,7 @@ def project_of(loaded: Mapping[str, Any]) -> str | Onboarding:
         raise NoProject(f"Code Assist takes this account into no tier by itself{_ineligibility(loaded)}")
     if tier["id"] != _FREE_TIER and tier.get("userDefinedCloudaicompanionProject") is True:
         raise NoProject(
-            f"the Code Assist tier {_id(tier)} wants a project of your own;"
+            f"the Code Assist tier {_id(tier)} requires a project of your own;"
             " write it as the account's project in the configuration"
         )
     return Onboarding(tier["id"])
@@ -525,7 +525,7 @@ class CodeAssist:
         while True:
             given = await credential.headers()
             headers = self.headers(account, given, without=without)
-            answer = await self._client.send(
+            answer = await self._client.fetch(
                 method,
                 url,
                 (
@@ -536,9 +536,9 @@ class CodeAssist:
                 ),
                 body,
                 timeout=PATIENCE,
+                limit=MAX_ANSWER,
                 network=account.network,
             )
-            content = await self._body(answer)
             if answer.status == 401 and credential.refreshable and not refreshed:
                 refreshed = True
                 credential.mark_rejected(given)
@@ -547,35 +547,16 @@ class CodeAssist:
             else:
                 break
         if not 200 <= answer.status < 300:
-            raise Refused(answer.status, content, answer.header("retry-after"))
+            raise Refused(answer.status, answer.body, answer.header("retry-after"))
         if without:
             self.works_without_user_project(account)
         try:
-            document = documents.decode(content)
+            document = documents.decode(answer.body)
         except NOT_JSON:
             document = None
         if not isinstance(document, dict):
             raise UpstreamFailed("NOT_JSON", "Code Assist answered with something that is no JSON object")
         return document
-
-    async def _body(self, answer: UpstreamAnswer) -> bytes:
-        reading = answer.read(MAX_ANSWER)
-        late = False
-
-        def expire() -> None:
-            nonlocal late
-            late = True
-            answer.abort()
-
-        timer = self._reactor.callLater(PATIENCE, expire)
-        try:
-            content = await reading
-        finally:
-            if timer.active():
-                timer.cancel()
-        if late:
-            raise UpstreamFailed("ANSWER_TIMEOUT", "the answer of Code Assist did not come to its end in time")
-        return content
 
 
 def _message(body: bytes) -> str:

@@ -107,15 +107,14 @@ class ModelReports:
     async def _listed(self, account: Account) -> list[Any]:
         """What the Gemini Developer API lists."""
         headers = await self._credentials[account.name].headers()
-        answer = await self._client.send(
+        answer = await self._client.fetch(
             "GET",
             account.endpoints[0] + "/v1beta/models?pageSize=1000",
             headers,
             None,
             timeout=PATIENCE * 2,
+            limit=MAX_REPORT,
             network=account.network,
         )
-        body = answer.read(MAX_REPORT)
-        body.addTimeout(PATIENCE * 2, self._reactor)
-        models: list[Any] = documents.decode(await body).get("models", []) if answer.status == 200 else []
+        models: list[Any] = documents.decode(answer.body).get("models", []) if answer.status == 200 else []
         return models

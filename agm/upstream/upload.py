@@ -1,5 +1,7 @@
 """
-The body of a client's request on its way to an upstream while it still comes: held back, never held whole.
+Bodies of requests on their way to an upstream: in memory (:class:`WholeBody`, and :class:`LargeBody` in slices), made
+by a producer (:class:`ProducedBody`), or still coming from a client (:class:`StreamedBody`): held back, never held
+whole.
 
 The upstream's connection pauses and resumes the body, and the body the client's.  What comes before anybody takes it is
 kept, and the client paused: no more than one read of the socket.
@@ -7,13 +9,19 @@ kept, and the client paused: no more than one read of the socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
+
+from agm.core.wire.bytechain import ByteChain
+from agm.net.writes import send
+
+#: Bytes of a large body that a transport is given at once.
+SLICE = 256 * 1024
 
 
 @implementer(IBodyProducer, IPushProducer)
@@ -147,3 +155,90 @@ class _Collected:
         """No more is waited for."""
         if not self._done.called:
             self._done.callback(None)
+
+
+# -- To the upstream's connection ---------------------------------------------------------------------
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """A body that is in memory; an agent that knows it takes it as it is."""
+
+    def __init__(self, body: bytes | ByteChain) -> None:
+        self.whole = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        """For agents that do not know it: written in one go, the transport's own buffer does the rest."""
+        consumer.write(bytes(self.whole))
+        return succeed(None)
+
+    def stopProducing(self) -> None:
+        """It is written already."""
+
+    def pauseProducing(self) -> None:
+        """It is written already."""
+
+    def resumeProducing(self) -> None:
+        """It is written already."""
+
+
+class ProducedBody:
+    """The consumer of a body that is produced piece by piece."""
+
+    def __init__(self, transport: Any, length: Any) -> None:
+        self._transport = transport
+        self._chunked = length is UNKNOWN_LENGTH
+        self._left = 0 if self._chunked else length
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self._transport.unregisterProducer()
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._chunked:
+            self._transport.writeSequence([b"%x\r\n" % len(data), data, b"\r\n"])
+            return
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("a request's body is longer than it said")
+        self._transport.write(data)
+
+    def finish(self) -> bool:
+        """The body is over; False if it is shorter than it said."""
+        if self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+        return self._left == 0
+
+
+@implementer(IPushProducer)
+class LargeBody:
+    """A large body on its way: a slice at a time, as the transport takes them, so that none is copied as a whole."""
+
+    #: Whether some of it is still here, or in the transport's own buffer.
+    waiting = True
+
+    def __init__(self, transport: Any, pieces: Iterable[bytes | memoryview]) -> None:
+        self._transport = transport
+        self._slices = (memoryview(it)[at : at + SLICE] for it in pieces for at in range(0, len(it), SLICE))
+        self._paused = False
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        while self.waiting and not self._paused:
+            piece = next(self._slices, None)
+            if piece is None:
+                self.waiting = False
+                self._transport.unregisterProducer()
+            else:
+                send(self._transport, piece)
+
+    def stopProducing(self) -> None:
+        self.waiting = False

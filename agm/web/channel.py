@@ -9,7 +9,8 @@ answer's producer directly.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import typing
+from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
@@ -17,20 +18,29 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.config import LimitsConfig
 from agm.core.errors import GatewayError, InvalidRequest, RequestTooSlow, Unimplemented
 from agm.core.sender import UNIX
 from agm.core.wire.request_parser import Head, Malformed, RequestReader
-from agm.net.epollset import adopt
+from agm.net.epollset import watch
+from agm.net.interfaces import GatewayTransport
 from agm.net.stalls import LOOK_EVERY, Reading
-from agm.net.writes import flush, hang_up, keep_alive, lowest, send, send_soon, unsent, untaken
+from agm.net.writes import (
+    buffered,
+    close_both_ways,
+    flush,
+    keep_alive,
+    lowest,
+    named_by_proxy,
+    send,
+    send_soon,
+    unacked,
+)
 from agm.observe.request_ids import new_request_id
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Peer
 from agm.web.browsers import NOSNIFF
 from agm.web.request import JSON_TYPE, SERVER, GatewayRequestOnWire, phrase
-
-if TYPE_CHECKING:
-    from agm.web.site import GatewaySite
 
 #: Seconds and bytes that are thrown away after a refusal, so that the client reads it before it meets a closed door.
 LINGER_SECONDS = 5.0
@@ -38,7 +48,7 @@ LINGER_BYTES = 64 * 1024 * 1024
 #: Bytes of later requests that are kept while one is answered.
 MAX_AHEAD = 8 * 1024
 #: With more bytes of its answers waiting than this, a client gets no further one before it has read.
-MAX_UNSENT = 64 * 1024
+MAX_BUFFERED = 64 * 1024
 #: A body that comes faster than this, in bytes a second, has more time than ``[timeouts] request_read``.
 SLOWEST_BODY = 16 * 1024
 #: How often it is looked whether an answer has gone out, where something has to wait for that.
@@ -65,6 +75,40 @@ class VersionNotSupported(GatewayError):
     status, reason = 505, "HTTP_VERSION_NOT_SUPPORTED"
 
 
+class SharedLimits(typing.Protocol):
+    """What a connection asks of all connections' site: :class:`agm.web.site.GatewaySite`."""
+
+    reactor: Any
+    #: The gateway, which counts refused requests.
+    gateway: Any
+    channels: set[GatewayChannel]
+    #: Those on which nothing is in flight, each with since when.
+    silent: dict[GatewayChannel, float]
+    limits: LimitsConfig
+    max_body: int
+    #: Seconds for a request to come, and for which a client may take nothing of its answer.
+    read_timeout: float
+    stall_timeout: float
+
+    def check_open(self, channel: GatewayChannel, request: GatewayRequestOnWire) -> None:
+        """:raises GatewayError: if a request cannot begin now."""
+
+    def is_streamed(self, request: GatewayRequestOnWire) -> bool:
+        """Return whether the resource of a request takes the body as it comes."""
+
+    def lend(self, length: int) -> None:
+        """Hold so many more bytes of a body.  :raises GatewayError: if that is more than is held at once."""
+
+    def give_back(self, length: int) -> None:
+        """Hold so many bytes of a body no longer."""
+
+    def falls_silent(self, channel: GatewayChannel) -> None:
+        """Note that nothing is in flight on a connection."""
+
+    def forget(self, channel: GatewayChannel) -> None:
+        """Note that a connection has ended."""
+
+
 class GatewayChannel(Protocol):
     """
     A client's connection.
@@ -74,9 +118,9 @@ class GatewayChannel(Protocol):
     :ivar refused: nothing more is read; what still comes is thrown away, so that the client gets to read its answer.
     """
 
-    transport: Any
+    transport: GatewayTransport  # type: ignore[assignment]  # ITransport is less than every stream transport has
 
-    def __init__(self, site: GatewaySite, *, crowded: bool = False) -> None:
+    def __init__(self, site: SharedLimits, *, crowded: bool = False) -> None:
         self.site = site
         self.crowded = crowded
         self.request: GatewayRequestOnWire | None = None
@@ -116,7 +160,7 @@ class GatewayChannel(Protocol):
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
         keep_alive(transport)
-        adopt(transport)
+        watch(transport)
         self.site.channels.add(self)
         self.site.falls_silent(self)
         self._expect_within(self.site.read_timeout)
@@ -141,7 +185,7 @@ class GatewayChannel(Protocol):
         """Close, after what was written has gone out; a client that takes nothing of it for too long is cut."""
         if not self._closing and not self._lost:
             self._closing = True
-            hang_up(self.transport)
+            close_both_ways(self.transport)
             self._expect_taken(self.site.stall_timeout)
 
     loseConnection = close
@@ -185,7 +229,7 @@ class GatewayChannel(Protocol):
 
     def _expect_taken(self, seconds: float) -> None:
         """Disconnect a client that reads nothing of the waiting bytes for so many seconds."""
-        if unsent(self.transport):
+        if buffered(self.transport):
             self._taking, self._patience = Reading(self.transport, self.site.reactor.seconds()), seconds
             self._wait(min(seconds, LOOK_EVERY))
         else:
@@ -220,7 +264,7 @@ class GatewayChannel(Protocol):
         return self._deadline
 
     def _late(self) -> None:
-        waiting = (self._closing or self.request is None) and unsent(self.transport) > 0
+        waiting = (self._closing or self.request is None) and buffered(self.transport) > 0
         if self._taking is not None and waiting:
             left = self._patience - self._taking.idle(self.site.reactor.seconds())
             if left > 0.001:
@@ -318,10 +362,10 @@ class GatewayChannel(Protocol):
 
     def _learn_peer(self) -> None:
         """Take up what the PROXY protocol says, which is known once it has brought the first request."""
-        told = getattr(self.transport, "_proxyInfo", None)
+        told = named_by_proxy(self.transport)
         if told is not None:
             self.client = self.transport.getPeer()
-            self.peer = Peer(self.peer.address, "" if told.source is None else _address(told.source))
+            self.peer = Peer(self.peer.address, "" if told[0] is None else _address(told[0]))
 
     def _piece(self, data: bytes) -> None:
         """A piece of a body has come."""
@@ -365,6 +409,16 @@ class GatewayChannel(Protocol):
                 self._expect_within(self.site.read_timeout)
             self.transport.resumeProducing()
 
+    # What twisted.web's own requests ask of their channel
+
+    def getPeer(self) -> Any:
+        """The address of the client, or of the nearest proxy."""
+        return self.client
+
+    def getHost(self) -> Any:
+        """The address that the client has connected to."""
+        return self.host
+
     # Answering
 
     def write(self, data: bytes) -> None:
@@ -396,12 +450,12 @@ class GatewayChannel(Protocol):
             self._end()
         else:
             self._resting = True
-            waiting = unsent(self.transport)
+            waiting = buffered(self.transport)
             if waiting:
                 self._expect_taken(self.site.stall_timeout)
             else:
                 self._expect_within(self.site.read_timeout)
-            if waiting > MAX_UNSENT:
+            if waiting > MAX_BUFFERED:
                 self._held = self.site.reactor.callLater(FLUSH_SECONDS, self._go_on)
             else:
                 self._answering = self._complete = False
@@ -413,7 +467,7 @@ class GatewayChannel(Protocol):
         self._held = None
         if self._closing:
             return
-        if unsent(self.transport) > MAX_UNSENT:
+        if buffered(self.transport) > MAX_BUFFERED:
             self._held = self.site.reactor.callLater(FLUSH_SECONDS, self._go_on)
         elif not self._keep_alive:
             self._end()
@@ -483,7 +537,7 @@ class GatewayChannel(Protocol):
         def look() -> None:
             if self._lost:
                 return
-            if untaken(self.transport) and reading.idle(reactor.seconds()) < self.site.stall_timeout:
+            if unacked(self.transport) and reading.idle(reactor.seconds()) < self.site.stall_timeout:
                 reactor.callLater(FLUSH_SECONDS, look)
             else:
                 self.abort()

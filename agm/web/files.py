@@ -48,7 +48,7 @@ from agm.serving.records import record_attempt
 from agm.serving.resources import Lists, ResourceCall, Search, opened
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
-from agm.upstream.http1 import split_url
+from agm.upstream.origin import split_url
 from agm.upstream.upload import StreamedBody
 from agm.web.access import Access
 from agm.web.answering import AnsweringResource

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import CancelledError
@@ -29,13 +29,12 @@ from agm import __version__
 from agm.core.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
 from agm.core.sender import Sender
 from agm.core.wire.request_parser import Head
+from agm.net.features import enabled, sets_only, warn_of
+from agm.net.interfaces import GatewayTransport
 from agm.net.sharedkeys import lay_out
 from agm.observe.request_ids import new_request_id
 from agm.upstream.upload import StreamedBody
 from agm.web.browsers import NOSNIFF
-
-if TYPE_CHECKING:
-    from agm.web.channel import GatewayChannel
 
 SERVER = f"agm/{__version__}".encode("ascii")
 JSON_TYPE = (b"Content-Type", b"application/json; charset=UTF-8")
@@ -74,6 +73,42 @@ class _Date:
         return cls.line
 
 
+class Connection(Protocol):
+    """What a request asks of the connection that it came by: :class:`agm.web.channel.GatewayChannel`."""
+
+    transport: GatewayTransport
+    site: Any
+    secure: bool
+
+    @property
+    def client(self) -> Any:
+        """The client's address, as twisted.web calls it."""
+
+    @property
+    def host(self) -> Any:
+        """The address that the client reached."""
+
+    @property
+    def peer(self) -> Any:
+        """Where the connection comes from, for who may talk to the gateway."""
+
+    @property
+    def stays_open(self) -> bool:
+        """Whether another request may follow."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the answer."""
+
+    def answered(self, request: GatewayRequestOnWire) -> None:
+        """Say that the answer is complete."""
+
+    def close_after(self) -> None:
+        """Let no request follow."""
+
+    def abort(self) -> None:
+        """End it at once, so that what came looks cut."""
+
+
 class GatewayRequestOnWire(Request):
     """
     A request as twisted.web sees it.
@@ -86,7 +121,7 @@ class GatewayRequestOnWire(Request):
     """
 
     channel: Any  # a GatewayChannel; None once there is nobody to answer
-    transport: Any
+    transport: GatewayTransport  # type: ignore[assignment]  # ITransport is less than every stream transport has
     site: Any
     streamed: StreamedBody | None = None
     #: What ends the answer that is being made, whatever it waits for; set by the resource.
@@ -96,16 +131,22 @@ class GatewayRequestOnWire(Request):
     #: Why it was ended so, for the client.
     interrupted: GatewayError | None = None
     queued = False
-    _parsePOSTFormSubmission = False
     #: Whether the end of the answer can be told from the end of the connection; from the first write on.
     framed = False
     _bodiless = False
     _ended = False
+    #: The client has left.
+    _gone = False
+    #: What compresses the answer of a plugin's page.
+    _encoding: Any = None
     _prepared: list[tuple[bytes, bytes]] | None = None
     _received = 0
 
-    def __init__(self, channel: GatewayChannel, head: Head) -> None:
-        # not Request's own: it makes what hardly any request needs
+    def __init__(self, channel: Connection, head: Head) -> None:
+        if not enabled.lean_requests:
+            super().__init__(channel)
+            for name in _MADE_LATER:
+                self.__dict__.pop(name, None)
         self.channel = channel
         self.transport = channel.transport
         self.client = channel.client
@@ -249,7 +290,7 @@ class GatewayRequestOnWire(Request):
                 resource.render(self)
                 return
             if hasattr(resource, "getEncoder"):  # twisted.web's EncodingResourceWrapper, around a plugin's page
-                self._encoder = resource.getEncoder(self)
+                self._encoding = resource.getEncoder(self)
             self.render(resource)
         except Exception:
             self.processingFailed(Failure())
@@ -280,13 +321,13 @@ class GatewayRequestOnWire(Request):
         if self.startedWriting:
             self.channel.abort()
         else:
-            self._encoder = None  # it and the headers were meant for another answer
+            self._encoding = None  # it and the headers were meant for another answer
             self.__dict__.pop("responseHeaders", None)
             self.send_error(GatewayError("The gateway failed to serve this request; its log says why."))
 
     def connectionLost(self, reason: Failure) -> None:
         """The client has left."""
-        self._disconnected = True
+        self._gone = True
         self.channel = None
         self.producer = None  # it holds this request: what both hold would stay until the next full collection
         self._body, self._growing = b"", None
@@ -319,7 +360,7 @@ class GatewayRequestOnWire(Request):
 
     def send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer with a complete document; JSON, unless the headers say otherwise.  Nothing if the client has left."""
-        if self._disconnected:
+        if self._gone:
             return
         own = list(headers)
         if not any(name == b"Content-Type" for name, _ in own) and not self.answers_with(b"content-type"):
@@ -393,10 +434,12 @@ class GatewayRequestOnWire(Request):
         """A piece of the answer's body, after the head if it is the first."""
         if self.finished:
             raise RuntimeError("write was called on a request after finish")
-        if self._disconnected or self._inFakeHead:
+        if self._gone:
             return
-        if self._encoder is not None:
-            data = self._encoder.encode(data)
+        if not self.startedWriting and self.method != self.head.method:  # GET in place of HEAD: Request.render tries
+            return
+        if self._encoding is not None:
+            data = self._encoding.encode(data)
         if not self.startedWriting:
             if self._prepared is None:
                 self._set_defaults()
@@ -420,13 +463,13 @@ class GatewayRequestOnWire(Request):
 
     def finish(self) -> None:
         """The answer is complete."""
-        if self._disconnected:
+        if self._gone:
             raise RuntimeError("finish was called on a request after its connection was lost; see notifyFinish")
         if self.finished:
             warnings.warn("finish was called twice on a request", stacklevel=2)
             return
-        if self._encoder is not None:
-            encoder, self._encoder = self._encoder, None
+        if self._encoding is not None:
+            encoder, self._encoding = self._encoding, None
             self.write(encoder.finish())
         if not self.startedWriting:
             self.write(b"")
@@ -445,6 +488,16 @@ class GatewayRequestOnWire(Request):
             d.callback(None)
 
 
+#: What a request makes when it is first asked for.
+_MADE_LATER = [name for name, value in vars(GatewayRequestOnWire).items() if isinstance(value, cached_property)]
+#: What :meth:`GatewayRequestOnWire.__init__` sets itself, beside what the class has.
+_SET = frozenset({"notifications", "channel", "client", "host", "transport"})
+if enabled.lean_requests and not sets_only(
+    Request, lambda name: name in _SET or name == "_parsePOSTFormSubmission" or hasattr(GatewayRequestOnWire, name)
+):
+    enabled.lean_requests = False
+    warn_of(["lean requests"])
+
 lay_out(
     GatewayRequestOnWire,
     *(
@@ -462,5 +515,5 @@ lay_out(
         "notifications",
     ),
     *("_body", "_growing", "site", "interrupt", "on_gone", "code", "_prepared", "startedWriting", "chunked"),
-    *("sentLength", "_bodiless", "framed", "streamingProducer", "producer", "_ended", "finished", "_disconnected"),
+    *("sentLength", "_bodiless", "framed", "streamingProducer", "producer", "_ended", "finished", "_gone"),
 )

@@ -21,7 +21,8 @@ from twisted.web.server import Site
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.errors import Unavailable
 from agm.core.wire.target import plain_call
-from agm.net.writes import hang_up, unsent
+from agm.net.interfaces import GatewayReactor, GatewayTransport
+from agm.net.writes import buffered, close_both_ways
 from agm.observe.logging import LATER
 from agm.web.channel import GatewayChannel
 from agm.web.request import GatewayRequestOnWire
@@ -60,9 +61,11 @@ _LOG_SYSTEM = f"{log.namespace}#info"
 class _TurnedAway(Protocol):
     """Closes a connection for which there is no room: where a factory wraps the site, None would leave it open."""
 
+    transport: GatewayTransport  # type: ignore[assignment]  # ITransport is less than every stream transport has
+
     def connectionMade(self) -> None:
         """Close it."""
-        hang_up(self.transport)
+        close_both_ways(self.transport)
 
 
 class GatewaySite(Site):
@@ -88,7 +91,7 @@ class GatewaySite(Site):
         resource: IResource,
         *,
         calls: IResource,
-        reactor: Any,
+        reactor: GatewayReactor,
         max_body: int,
         limits: LimitsConfig,
         timeouts: TimeoutsConfig,
@@ -214,7 +217,7 @@ class GatewaySite(Site):
             channel, since = next(iter(self.silent.items()))
             if len(self.channels) < self.connections or now - since < SILENT_SECONDS:
                 return
-            if unsent(channel.transport):
+            if buffered(channel.transport):
                 self.falls_silent(channel)  # not yet: it takes the end of its answer, slowly
                 continue
             del self.silent[channel]

@@ -39,13 +39,19 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def gateways(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SessionGateway]:
-    """A function from a kind to the session's gateway of that kind, which starts with its first use."""
+    """
+    A function from a kind to the session's gateway of that kind, which starts with its first use.
+
+    What earlier tests have left held against its accounts is taken back.
+    """
     started: dict[str, RunningGateway] = {}
     folder = tmp_path_factory.mktemp("gateways")
 
     def of_kind(kind: str) -> RunningGateway:
         if kind not in started:
             started[kind] = RunningGateway.start(folder / kind, emulator.url, kind)
+        else:
+            started[kind].reset()
         return started[kind]
 
     try:

@@ -387,7 +387,6 @@ def test_an_empty_pool_is_429_with_the_earliest_recovery(
 def test_a_single_failure_is_hidden(
     gateway: RunningGateway, emulator: Emulator, fault: str, status: int, framing: str
 ) -> None:
-    gateway.reset()
     model = once(fault)
     answer = ask(gateway.url, call(model, framing))
     assert answer.status == 200

@@ -9,7 +9,7 @@ from agm.core.errors import InvalidRequest
 from agm.core.fingerprint import fingerprint
 from agm.core.request import Account, Body, GatewayRequest, UpstreamRequest
 from agm.core.wire.answer_filters import Framing
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 
 RAW = b'{"contents": [{"parts": [{"text": "a secret"}]}]}'
 
@@ -90,7 +90,7 @@ def test_values_cannot_be_changed_by_a_plugin() -> None:
 
 def test_a_body_in_pieces_is_whole_to_whoever_looks() -> None:
     """Plugins see bytes; only what sends it need not join it."""
-    spliced = UpstreamRequest("/", (), Spliced(b"{", memoryview(b'"a":1'), b"}"), Framing.UNARY)
+    spliced = UpstreamRequest("/", (), ByteChain(b"{", memoryview(b'"a":1'), b"}"), Framing.UNARY)
     plain = UpstreamRequest("/", (), b'{"a":1}', Framing.UNARY)
     assert spliced.body == plain.body == b'{"a":1}'
     assert spliced == plain

@@ -167,16 +167,16 @@ async def test_while_it_reads_nothing(
     client.send(asking(shape, version, behind))
     up = await upstream.connection()
     up.send(shape.head("Transfer-Encoding: chunked") + chunk(shape.pieces[0]))
-    for _ in itertools.takewhile(lambda _: not unsent(up), range(4000)):  # until it is held back
+    for _ in itertools.takewhile(lambda _: not buffered(up), range(4000)):  # until it is held back
         up.send(filler(shape))
         await settle(0)
-    assert unsent(up), "the upstream is held back"
+    assert buffered(up), "the upstream is held back"
     await settle(0.05)
     leave(client)
     await assert_cancelled(running, up)
 
 
-def unsent(up: Wire) -> int:
+def buffered(up: Wire) -> int:
     """Bytes that an upstream cannot get rid of: more than its own socket takes at once."""
     waiting = len(up.transport.dataBuffer) - up.transport.offset + up.transport._tempDataLen
     return waiting if waiting > 4 * 65_000 else 0

@@ -24,7 +24,8 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 
 from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
-from agm.upstream.http1 import Answer, Connection
+from agm.upstream.answer import Answer
+from agm.upstream.connection import Connection
 from tests.fuzz.mutation import TOKENS, inputs, pieces
 from tests.fuzz.targets import REQUESTS
 

@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from agm.net.epollset import SocketSet, adopt
+from agm.net.epollset import SocketSet, watch
 from tests.helpers.support import Wire, connect, eventually, reactor, settle
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="only Linux has sets of descriptors")
@@ -26,7 +26,7 @@ class Adopted(Wire):
     """A connection whose socket is waited for with others; what comes may be more than it can bear."""
 
     def connectionMade(self) -> None:
-        adopt(self.transport)
+        watch(self.transport)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
@@ -171,7 +171,7 @@ async def test_what_was_to_be_sent_before_is_sent_and_then_nobody_waits_for_room
     plain: Any = theirs.transport
     plain.write(b"early")
     assert plain in reactor.getWriters()
-    adopt(plain)
+    watch(plain)
     await ours.until(b"early")
     await settle()
     assert plain not in reactor.getWriters()
@@ -192,5 +192,5 @@ async def test_when_the_reactor_lets_go_of_all_everybody_is_told(listening: List
 
 def test_a_transport_that_is_no_socket_stays_where_it_is() -> None:
     transport = StringTransport()
-    adopt(transport)
+    watch(transport)
     assert not hasattr(transport, "reactor")

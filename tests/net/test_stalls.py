@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from agm.net.features import SOCKETS
 from agm.net.stalls import LOOK_EVERY, Reading, Stalls
 
 
@@ -16,10 +17,14 @@ class Waiting:
     def __init__(self, count: int = 1_000_000) -> None:
         self.dataBuffer = b"x" * count
         self.offset = 0
+        self._tempDataLen = 0
 
     def take(self, count: int = 1) -> None:
         """As the other side does."""
         self.offset += count
+
+
+SOCKETS.add(Waiting)  # its buffers are where a socket has them
 
 
 @given(

@@ -17,7 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from agm.net.writes import LONG_TURN, SMALL, flush, hang_up, send, send_soon, unsent, untaken
+from agm.net.writes import LONG_TURN, SMALL, buffered, close_both_ways, flush, send, send_soon, unacked
 from tests.helpers.support import Wire, connect, eventually, reactor
 
 MIB = 1024 * 1024
@@ -56,7 +56,7 @@ async def pair() -> AsyncIterator[Pair]:
 @pytest_twisted.ensureDeferred
 async def test_what_the_socket_takes_goes_at_once(pair: Pair) -> None:
     send(pair.transport, b"hello")
-    assert not unsent(pair.transport)
+    assert not buffered(pair.transport)
     await pair.theirs.until(b"hello")
 
 
@@ -68,12 +68,12 @@ async def test_what_it_does_not_take_waits_and_arrives_in_order(pair: Pair) -> N
     send(pair.transport, b"then")
     pair.transport.write(b"and then")
     send(pair.transport, b"at last")
-    assert 0 < unsent(pair.transport) < len(data)
-    assert untaken(pair.transport) > unsent(pair.transport), "the kernel holds the rest"
+    assert 0 < buffered(pair.transport) < len(data)
+    assert unacked(pair.transport) > buffered(pair.transport), "the kernel holds the rest"
     pair.theirs.transport.resumeProducing()
     await eventually(lambda: len(pair.theirs.received) >= len(data) + 19, "all of it")
     assert pair.theirs.received == data + b"then" + b"and then" + b"at last"
-    await eventually(lambda: not untaken(pair.transport), "the kernel empty")
+    await eventually(lambda: not unacked(pair.transport), "the kernel empty")
 
 
 @implementer(IPushProducer)
@@ -98,14 +98,14 @@ async def test_a_producer_is_paused_while_much_waits_and_resumed_then(pair: Pair
     pair.theirs.keep = False
     pair.theirs.transport.pauseProducing()
     sent = 0
-    while not unsent(pair.transport):
+    while not buffered(pair.transport):
         assert producer.told == []
         send(pair.transport, b"x" * 10_000)
         sent += 10_000
         assert sent < 64 * MIB
     while not producer.told:
         send(pair.transport, b"x" * 10_000)
-        assert unsent(pair.transport) < MIB
+        assert buffered(pair.transport) < MIB
     assert producer.told == ["pause"]
     pair.theirs.transport.resumeProducing()
     await eventually(lambda: len(producer.told) > 1, "its turn")
@@ -160,7 +160,7 @@ async def test_the_other_side_gone_is_told_by_the_transport(pair: Pair) -> None:
         send(ours.transport, b"x" * 100_000)
     await ours.closed()
     send(ours.transport, b"x")
-    assert untaken(ours.transport) == unsent(ours.transport), "there is no socket to ask"
+    assert unacked(ours.transport) == buffered(ours.transport), "there is no socket to ask"
 
 
 # -- At the end of the turn --------------------------------------------------------------------------
@@ -180,7 +180,7 @@ async def test_what_is_written_in_a_turn_goes_out_at_its_end_as_one(pair: Pair) 
     send_soon(pair.transport, b"one,")
     send_soon(pair.transport, b"two")
     assert arrived(pair.theirs) == b""
-    assert not unsent(pair.transport)
+    assert not buffered(pair.transport)
     await pair.theirs.until(b"one,two")
 
 
@@ -193,10 +193,10 @@ async def test_nothing_overtakes_what_waits_for_the_end_of_the_turn(pair: Pair) 
     send_soon(pair.transport, b"x" * (SMALL + 1))
     assert arrived(pair.theirs).startswith(b"one,two,three,xxx")
     send_soon(pair.transport, b"y")
-    assert untaken(pair.transport) >= 0
+    assert unacked(pair.transport) >= 0
     assert arrived(pair.theirs).endswith(b"y"), "who asks what is on its way has it sent first"
     send_soon(pair.transport, b"last")
-    hang_up(pair.transport)
+    close_both_ways(pair.transport)
     assert (await pair.theirs.closed()) == b"one,two,three," + b"x" * (SMALL + 1) + b"ylast"
 
 
@@ -250,6 +250,6 @@ def test_a_transport_that_is_no_socket_is_written_to_as_ever(write: Callable[[An
     transport = StringTransport()
     write(transport, b"hello")
     assert transport.value() == b"hello"
-    assert untaken(transport) == unsent(transport) == 0
-    hang_up(transport)
+    assert unacked(transport) == buffered(transport) == 0
+    close_both_ways(transport)
     assert transport.disconnecting

@@ -68,6 +68,7 @@ def ask(url: str, model: str, key: str) -> tuple[int, Any]:
         client.close()
 
 
+@pytest.mark.process
 def test_the_configuration_is_taken_as_it_is(home: Path) -> None:
     checked = agm(home, "config", "check")
     assert "2 accounts" in checked
@@ -76,12 +77,14 @@ def test_the_configuration_is_taken_as_it_is(home: Path) -> None:
     assert [entry["name"] for entry in json.loads(agm(home, "key", "list", "--json"))] == ["laptop"]
 
 
+@pytest.mark.process
 def test_the_request_log_is_read(home: Path) -> None:
     requests = json.loads(agm(home, "log", "--json"))
     assert sorted(request["status"] for request in requests) == [200, 200, 200, 200, 200, 404, 429]
     assert {request["client_key"] for request in requests} == {"laptop"}
 
 
+@pytest.mark.process
 def test_a_gateway_goes_on_where_the_old_one_stopped(home: Path) -> None:
     """With its cooldowns, what needs manual action, the day of a client key, who has which file, and the same log."""
     state = home / ".local" / "state" / "agm"

@@ -871,7 +871,7 @@ async def test_replacing_a_builtin_plugin_needs_no_change_elsewhere(
     from agm.upstream.credentials.refresher import Refresher
 
     client = HTTPUpstreamClient(reactor, connect_timeout=5)
-    made = Gateway(reactor, config, Hooks(manager, reactor), client, Refresher(reactor, client.treq()), "off")
+    made = Gateway(reactor, config, Hooks(manager, reactor), client, Refresher(reactor, client.treq), "off")
     site = make_site(made, Access.of((), ["127.0.0.1"], ()))
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
     await made.start()

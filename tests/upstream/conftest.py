@@ -39,7 +39,7 @@ async def server() -> AsyncIterator[TokenServer]:
 async def refresher() -> AsyncIterator[Refresher]:
     """Threads and the transport, as the gateway puts them together."""
     client = HTTPUpstreamClient(reactor, connect_timeout=5)
-    running = Refresher(reactor, client.treq())
+    running = Refresher(reactor, client.treq)
     running.start()
     yield running
     await running.stop()

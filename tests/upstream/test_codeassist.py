@@ -12,11 +12,12 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
+from twisted.web.http_headers import Headers
 
 from agm import hookimpl
 from agm.core.request import Account
 from agm.testing import GatewayFactory, RunningEmulator
-from agm.upstream.client import UpstreamFailed
+from agm.upstream.client import UpstreamFailed, WholeAnswer
 from agm.upstream.codeassist import (
     BELIEVED,
     ONBOARDING_PATIENCE,
@@ -165,27 +166,7 @@ class Question:
     answered: Deferred[Any]
 
     def answer(self, document: object, status: int = 200) -> None:
-        self.answered.callback(FakeAnswer(status, json.dumps(document).encode()))
-
-
-@attrs.define(eq=False)
-class FakeAnswer:
-    """The part of an :class:`agm.upstream.client.UpstreamAnswer` that is looked at here."""
-
-    status: int
-    content: bytes
-    aborted: bool = False
-
-    def header(self, name: str) -> str | None:
-        return "7" if name == "retry-after" else None
-
-    def read(self, limit: int) -> Deferred[bytes]:
-        done: Deferred[bytes] = Deferred()
-        done.callback(self.content[:limit])
-        return done
-
-    def abort(self) -> None:
-        self.aborted = True
+        self.answered.callback(WholeAnswer(status, Headers({"Retry-After": ["7"]}), json.dumps(document).encode()))
 
 
 class Service:
@@ -194,7 +175,7 @@ class Service:
     def __init__(self) -> None:
         self.questions: list[Question] = []
 
-    async def send(
+    async def fetch(
         self,
         method: str,
         url: str,
@@ -202,9 +183,11 @@ class Service:
         body: bytes | None,
         *,
         timeout: float,
+        limit: int,
         network: object,
-    ) -> Any:
+    ) -> WholeAnswer:
         assert timeout > 0
+        assert limit > 0
         question = Question(method, url, dict(headers), json.loads(body) if body else None, Deferred())
         self.questions.append(question)
         return await question.answered
@@ -399,7 +382,7 @@ def test_an_answer_that_is_no_object_is_a_failure(content: bytes) -> None:
     """A captive portal says 200 to everything."""
     talk = Talk()
     asking = talk.asking()
-    talk.service.last.answered.callback(FakeAnswer(200, content))
+    talk.service.last.answered.callback(WholeAnswer(200, Headers(), content))
     assert failure(asking, NotTold).reason == "NOT_JSON"
 
 

@@ -607,7 +607,7 @@ async def test_a_slow_endpoint_delays_only_who_needs_it(make: Make, server: Toke
 async def test_threads_are_few_and_waiting_is_in_turn(server: TokenServer, write: Write) -> None:
     """With one thread, two credentials are refreshed one after the other."""
     client = HTTPUpstreamClient(reactor, connect_timeout=5)
-    refresher = Refresher(reactor, client.treq(), threads=1)
+    refresher = Refresher(reactor, client.treq, threads=1)
     refresher.start()
     path = write(**a_user(server.url))
     server.held = True
@@ -932,7 +932,7 @@ async def test_a_mistake_of_our_own_leaves_nobody_waiting() -> None:
             raise LookupError("a mistake")
 
     client = HTTPUpstreamClient(reactor, connect_timeout=5)
-    error = await refusal(GoogleCredential(loaded, refresher=Mistaken(reactor, client.treq())))
+    error = await refusal(GoogleCredential(loaded, refresher=Mistaken(reactor, client.treq)))
     assert (error.reason, error.permanent) == (
         "the credential could not be refreshed because of an internal error",
         False,

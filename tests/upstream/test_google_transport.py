@@ -51,7 +51,7 @@ async def raw() -> AsyncIterator[ScriptedUpstream]:
 async def transport() -> AsyncIterator[TreqRequest]:
     """The transport over the gateway's own client."""
     client = HTTPUpstreamClient(reactor, connect_timeout=5)
-    yield TreqRequest(reactor, client.treq())
+    yield TreqRequest(reactor, client.treq)
     await client.close()
 
 
@@ -289,7 +289,7 @@ class FailingHTTP:
 @pytest_twisted.ensureDeferred
 async def test_why_there_is_no_answer(error: Exception, message: str) -> None:
     """Each cause has its sentence, which quotes nothing that came from elsewhere."""
-    transport = TreqRequest(reactor, FailingHTTP(lambda: fail(error)))
+    transport = TreqRequest(reactor, lambda network: FailingHTTP(lambda: fail(error)))
     said = await deferToThread(refused, transport, f"https://a.example/?key={CANARY}")
     assert said.startswith(message)
     assert CANARY not in said
@@ -303,7 +303,7 @@ async def test_a_connection_that_is_never_made_counts_as_no_answer() -> None:
         return Deferred(lambda d: d.errback(ConnectingCancelledError(None)))
 
     message = await deferToThread(
-        refused, TreqRequest(reactor, FailingHTTP(connecting)), "https://a.example/", timeout=0.05
+        refused, TreqRequest(reactor, lambda network: FailingHTTP(connecting)), "https://a.example/", timeout=0.05
     )
     assert message == "the token endpoint did not answer within 0.05 seconds"
 

@@ -29,22 +29,15 @@ from twisted.web.server import Site
 from zope.interface import implementer
 from zope.interface.verify import verifyClass
 
-from agm.core.wire.bytechain import Spliced
-from agm.upstream import http1
-from agm.upstream.client import PlainClient, WholeBody
-from agm.upstream.http1 import (
-    MAX_HEAD,
-    Answer,
-    BrokenAnswer,
-    Connection,
-    Connections,
-    EncodedAnswer,
-    Http1Agent,
-    NoAnswer,
-    NotHttp,
-    TruncatedAnswer,
-    split_url,
-)
+from agm.core.wire.bytechain import ByteChain
+from agm.upstream import pool
+from agm.upstream.agent import Http1Agent
+from agm.upstream.answer import Answer
+from agm.upstream.connection import MAX_HEAD, ONE_WRITE, Connection
+from agm.upstream.errors import BrokenAnswer, EncodedAnswer, NoAnswer, NotHttp, StaleConnection, TruncatedAnswer
+from agm.upstream.origin import split_url
+from agm.upstream.pool import ConnectionPool
+from agm.upstream.upload import SLICE, WholeBody
 from tests.helpers.support import (
     ScriptedUpstream,
     chunk,
@@ -82,14 +75,14 @@ async def server() -> AsyncIterator[ScriptedUpstream]:
 
 
 @pytest_twisted.async_yield_fixture
-async def connections() -> AsyncIterator[Connections]:
-    made = Connections(reactor, BrowserLikePolicyForHTTPS(), 5)
+async def connections() -> AsyncIterator[ConnectionPool]:
+    made = ConnectionPool(reactor, BrowserLikePolicyForHTTPS(), 5)
     yield made
     made.close()
 
 
 @pytest.fixture
-def agent(connections: Connections) -> Http1Agent:
+def agent(connections: ConnectionPool) -> Http1Agent:
     return Http1Agent(connections)
 
 
@@ -163,12 +156,10 @@ async def test_a_request_goes_out_as_it_was_given(agent: Http1Agent, server: Scr
 
 @pytest_twisted.ensureDeferred
 async def test_it_serves_under_treq(agent: Http1Agent, server: ScriptedUpstream) -> None:
-    asking = PlainClient(agent).get(f"{server.url}/x", headers=Headers({"A": ["b"]}))
+    asking = treq.client.HTTPClient(agent).get(f"{server.url}/x", headers=Headers({"A": ["b"]}))
     wire = await server.connection()
     wire.send(OK)
     assert await treq.content(await asking) == b"ok"
-    with pytest.raises(ValueError, match="follows no redirect"):
-        PlainClient(agent).request("GET", server.url, allow_redirects=True)
 
 
 @pytest_twisted.ensureDeferred
@@ -182,7 +173,7 @@ async def test_one_connection_serves_one_request_after_the_other(agent: Http1Age
     assert len(server.connections) == 1
 
 
-@pytest.mark.parametrize("size", [10, http1.ONE_WRITE * 4, http1.SLICE * 20 + 1])
+@pytest.mark.parametrize("size", [10, ONE_WRITE * 4, SLICE * 20 + 1])
 @pytest.mark.parametrize("spliced", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_bodies_of_every_size_are_sent_whole(
@@ -190,7 +181,7 @@ async def test_bodies_of_every_size_are_sent_whole(
 ) -> None:
     """Also those that are in pieces; and the next request goes over the same connection."""
     text = b"".join(b"%d," % n for n in range(size))[:size]
-    body = WholeBody(Spliced(b"{", memoryview(text), b"}") if spliced else b"{" + text + b"}")
+    body = WholeBody(ByteChain(b"{", memoryview(text), b"}") if spliced else b"{" + text + b"}")
     for number in (1, 2):
         asking = agent.request(b"PUT", server.url.encode(), None, body)
         wire = await server.connection()
@@ -203,7 +194,7 @@ async def test_bodies_of_every_size_are_sent_whole(
 
 @pytest_twisted.ensureDeferred
 async def test_a_transport_never_holds_a_copy_of_a_large_body(
-    connections: Connections, agent: Http1Agent, server: ScriptedUpstream
+    connections: ConnectionPool, agent: Http1Agent, server: ScriptedUpstream
 ) -> None:
     """It is given slices as it takes them: an upstream that reads nothing costs one body, and not two."""
     size = 40 * 1024**2
@@ -214,7 +205,7 @@ async def test_a_transport_never_holds_a_copy_of_a_large_body(
     wire.transport.pauseProducing()
     sending: Any = next(iter(connections._open)).transport
     await eventually(lambda: sending.producer is not None and sending.producer._paused)
-    assert 0 < len(sending.dataBuffer) - sending.offset + sending._tempDataLen <= 2 * http1.SLICE
+    assert 0 < len(sending.dataBuffer) - sending.offset + sending._tempDataLen <= 2 * SLICE
     wire.transport.resumeProducing()
     await eventually(lambda: wire.count > size)
     wire.send(OK)
@@ -408,7 +399,7 @@ async def test_one_read_of_several_chunks_is_one_piece(agent: Http1Agent, server
 
 @pytest_twisted.ensureDeferred
 async def test_the_socket_talks_to_the_connection_and_nothing_is_kept_of_how_it_was_made(
-    connections: Connections, agent: Http1Agent, server: ScriptedUpstream
+    connections: ConnectionPool, agent: Http1Agent, server: ScriptedUpstream
 ) -> None:
     asking = get(agent, server.url)
     wire = await server.connection()
@@ -469,7 +460,7 @@ async def test_a_stale_connection_is_replaced_once_and_a_produced_body_is_not_se
     asking = agent.request(b"POST", server.url.encode(), None, Produced([b"a", b"b"], UNKNOWN_LENGTH))
     await second.until(b"0\r\n\r\n")
     second.transport.loseConnection()
-    with pytest.raises(http1.StaleConnection):
+    with pytest.raises(StaleConnection):
         await asking
     assert len(server.connections) == 2
 
@@ -600,9 +591,9 @@ async def test_a_producer_is_stopped_when_the_connection_goes(agent: Http1Agent,
 async def test_idle_connections_are_bounded_in_number_and_time(
     server: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http1, "MAX_IDLE", 2)
-    monkeypatch.setattr(http1, "IDLE_SECONDS", 0.2)
-    connections = Connections(reactor, BrowserLikePolicyForHTTPS(), 5)
+    monkeypatch.setattr(pool, "MAX_IDLE", 2)
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.2)
+    connections = ConnectionPool(reactor, BrowserLikePolicyForHTTPS(), 5)
     agent = Http1Agent(connections)
     asking = [get(agent, server.url) for _ in range(3)]
     for number in range(3):
@@ -617,7 +608,7 @@ async def test_idle_connections_are_bounded_in_number_and_time(
 @needs_keepalive
 @pytest_twisted.ensureDeferred
 async def test_an_upstream_that_is_gone_is_found_out(
-    connections: Connections, agent: Http1Agent, server: ScriptedUpstream
+    connections: ConnectionPool, agent: Http1Agent, server: ScriptedUpstream
 ) -> None:
     """While a model thinks nothing comes, and what is on the way forgets a silent connection."""
     asking = get(agent, server.url)
@@ -632,7 +623,7 @@ async def test_an_upstream_that_is_gone_is_found_out(
 async def test_after_a_sleep_of_the_machine_no_kept_connection_is_used(server: ScriptedUpstream) -> None:
     """What they lead through may have forgotten them: nobody would ever answer."""
     slept = 100.0
-    connections = Connections(reactor, BrowserLikePolicyForHTTPS(), 5, asleep=lambda: slept)
+    connections = ConnectionPool(reactor, BrowserLikePolicyForHTTPS(), 5, asleep=lambda: slept)
     agent = Http1Agent(connections)
 
     async def ask(number: int) -> None:
@@ -691,7 +682,7 @@ def certificate(name: str, folder: Path, **validity: datetime.timedelta) -> Priv
 
 
 async def over_tls(
-    served: PrivateCertificate, trusted: Certificate, timeout: float = 5, body: bytes | Spliced | None = None
+    served: PrivateCertificate, trusted: Certificate, timeout: float = 5, body: bytes | ByteChain | None = None
 ) -> bytes:
     """What a server with this certificate answers to a client that trusts that one: ``hello``, or what it was sent."""
 
@@ -708,7 +699,7 @@ async def over_tls(
     site = Site(Hello())
     port = reactor.listenSSL(0, site, served.options(), interface="127.0.0.1")
     policy = BrowserLikePolicyForHTTPS(trustRoot=trustRootFromCertificates([trusted]))
-    connections = Connections(reactor, policy, timeout)
+    connections = ConnectionPool(reactor, policy, timeout)
     try:
         agent, url = Http1Agent(connections), f"https://localhost:{port.getHost().port}/"
         if body is not None:
@@ -730,8 +721,8 @@ async def test_a_verified_server_is_talked_to(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_large_body_goes_over_tls_whole(tmp_path: Path, spliced: bool) -> None:
     """There a slice is copied; it comes out the same."""
-    good, text = certificate("localhost", tmp_path), b"0123456789" * http1.SLICE
-    body = Spliced(text[:5], memoryview(text)[5:]) if spliced else text
+    good, text = certificate("localhost", tmp_path), b"0123456789" * SLICE
+    body = ByteChain(text[:5], memoryview(text)[5:]) if spliced else text
     assert await over_tls(good, Certificate(good.original), body=body) == text
 
 
@@ -751,7 +742,7 @@ async def test_a_server_that_cannot_be_verified_is_not(tmp_path: Path, wrong: st
 
 @pytest_twisted.ensureDeferred
 async def test_the_time_limit_for_connecting_holds_for_tls_too(server: ScriptedUpstream) -> None:
-    connections = Connections(reactor, BrowserLikePolicyForHTTPS(), 0.3)
+    connections = ConnectionPool(reactor, BrowserLikePolicyForHTTPS(), 0.3)
     with pytest.raises(TimeoutError):
         await get(Http1Agent(connections), server.url.replace("http://127.0.0.1", "https://localhost"))
     await server.connections[0].closed()

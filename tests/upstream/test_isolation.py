@@ -23,9 +23,11 @@ from zope.interface import implementer
 from agm.core.network import Network
 from agm.net.trust import policy_of
 from agm.testing import GatewayFactory
-from agm.upstream import http1
+from agm.upstream.agent import Http1Agent
 from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
-from agm.upstream.http1 import BrokenAnswer, Connections, Http1Agent
+from agm.upstream.connection import MAX_HEAD, MAX_HEADERS
+from agm.upstream.errors import BrokenAnswer
+from agm.upstream.pool import ConnectionPool
 from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, chunk, eventually, reactor
 
 UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
@@ -230,7 +232,7 @@ async def test_connections_that_close_under_a_request_cost_no_request_and_double
 
 def test_the_limits_are_far_from_what_google_sends() -> None:
     """Some 20 lines and 1 KiB; so that raising them is no accident."""
-    assert (http1.MAX_HEAD, http1.MAX_HEADERS) == (256 * 1024, 1000)
+    assert (MAX_HEAD, MAX_HEADERS) == (256 * 1024, 1000)
 
 
 @implementer(IPullProducer)
@@ -292,7 +294,7 @@ async def test_100_megabytes_around_an_answer_are_neither_kept_nor_read(
 ) -> None:
     """The connection is closed after some hundred kilobytes, and no more than that was ever in memory."""
     upstream = ScriptedUpstream()
-    connections = Connections(reactor, policy_of(None), 5)
+    connections = ConnectionPool(reactor, policy_of(None), 5)
     asking = Http1Agent(connections).request(b"GET", f"{upstream.url}/".encode())
     wire = await upstream.connection()
     tracemalloc.start()
@@ -326,7 +328,7 @@ class _Ended(Protocol):
         self.end = reason
 
 
-@pytest.mark.parametrize("count", [http1.MAX_HEADERS, http1.MAX_HEADERS + 1])
+@pytest.mark.parametrize("count", [MAX_HEADERS, MAX_HEADERS + 1])
 @pytest_twisted.ensureDeferred
 async def test_header_lines_are_bounded_in_number(count: int) -> None:
     """However short they are, and though all of them come in one read together with the body."""
@@ -335,7 +337,7 @@ async def test_header_lines_are_bounded_in_number(count: int) -> None:
     asking = Deferred.fromCoroutine(client.send("GET", f"{upstream.url}/", (), None, timeout=5))
     wire = await upstream.connection()
     wire.send(STATUS + b"Content-Length: 0\r\n" + b"a:b\r\n" * (count - 1) + b"\r\n")
-    if count <= http1.MAX_HEADERS:
+    if count <= MAX_HEADERS:
         assert (await asking).status == 200
     else:
         with pytest.raises(UpstreamFailed, match="1000 header lines") as caught:
@@ -350,7 +352,7 @@ async def test_header_lines_are_bounded_in_number(count: int) -> None:
 async def test_trailers_are_no_headers_and_end_the_body(gateway: GatewayFactory) -> None:
     """They come when the head has long been judged, and must not change what was read from it."""
     upstream = ScriptedUpstream()
-    connections = Connections(reactor, policy_of(None), 5)
+    connections = ConnectionPool(reactor, policy_of(None), 5)
     asking = Http1Agent(connections).request(b"GET", f"{upstream.url}/".encode())
     wire = await upstream.connection()
     wire.send(CHUNKED)

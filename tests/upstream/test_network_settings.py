@@ -280,7 +280,7 @@ async def test_the_token_of_an_account_is_fetched_through_the_accounts_proxy(
     text += f'proxy = "http://127.0.0.1:{proxy.port}"\n'
     config = configuration.parse(text, path=tmp_path / "agm.toml", environ={})
     client = HTTPUpstreamClient(reactor, connect_timeout=5)
-    refresher = Refresher(reactor, client.treq())
+    refresher = Refresher(reactor, client.treq)
     refresher.start()
     credential = account_source(config.accounts[0]).credential(refresher)
     asking = Deferred.fromCoroutine(credential.headers())

@@ -116,7 +116,7 @@ from google.oauth2.credentials import Credentials
 
 port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
 uri = f"http://127.0.0.1:{port.getHost().port}/token"
-refresher = Refresher(reactor, HTTPUpstreamClient(reactor, connect_timeout=5).treq())
+refresher = Refresher(reactor, HTTPUpstreamClient(reactor, connect_timeout=5).treq)
 
 def silent_endpoint():
     return Credentials(None, refresh_token="r", token_uri=uri, client_id="c", client_secret="s")

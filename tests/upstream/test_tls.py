@@ -15,8 +15,10 @@ from twisted.web.http import PotentialDataLoss
 
 from agm.core.network import Authorities, Network
 from agm.net.trust import certificates_in, policy_of
+from agm.upstream.agent import Http1Agent
 from agm.upstream.client import HTTPUpstreamClient, UpstreamFailed
-from agm.upstream.http1 import Connections, Http1Agent, TruncatedAnswer
+from agm.upstream.errors import TruncatedAnswer
+from agm.upstream.pool import ConnectionPool
 from tests.helpers.support import ScriptedUpstream, chunk, eventually, reactor
 from tests.upstream.certificates import TestAuthority
 from tests.upstream.proxying import SecureUpstream
@@ -218,7 +220,7 @@ HEADS = {
 async def test_tls_that_ends_abruptly_is_a_truncation(upstream: Starts, framing: str, end: str) -> None:
     """An attacker on the way can end a connection, and must not be able to shorten an answer by it."""
     server = upstream(OURS.server("localhost"))
-    connections = Connections(reactor, policy_of(TRUSTING.authorities), 5)
+    connections = ConnectionPool(reactor, policy_of(TRUSTING.authorities), 5)
     answering = Http1Agent(connections).request(b"GET", server.url.encode())
     wire = await server.connection()
     wire.send(HEADS[framing] + (chunk(b"begun") if framing == "chunked" else b"begun"))

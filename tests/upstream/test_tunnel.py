@@ -165,7 +165,7 @@ async def test_a_tunnel_that_leads_nowhere_is_found_out(start: Starts, secure: b
     answering = sending(client, f"http{'s' if secure else ''}://{HOST}:{port}")
     (await upstream.connection()).send(OK)
     assert await (await answering).read(10) == b"ok"
-    ((kept,),) = (connections._open for connections in client._http._connections)
+    ((kept,),) = (connections._open for connections in client._networks._connections)
     assert (found_out_within(kept.transport) or 999) <= 120
     await client.close()
 
@@ -328,7 +328,7 @@ async def test_a_token_endpoint_is_reached_through_the_accounts_proxy(start: Sta
     proxy = start(ConnectProxy(upstream.port))
     client = HTTPUpstreamClient(reactor, connect_timeout=5, network=Network("none"))
     network = Network(Proxy.parse(f"http://127.0.0.1:{proxy.port}"), AUTHORITIES)
-    transport = TreqRequest(reactor, client.treq())
+    transport = TreqRequest(reactor, client.treq)
     asking = deferToThread(transport.over(network), f"{upstream.url}/token", "POST", b"grant")
     (await upstream.connection()).send(OK)
     assert (await asking).data == b"ok"

@@ -16,9 +16,9 @@ from twisted.web.resource import Resource
 from agm import hookimpl
 from agm.core.request import RequestRecord
 from agm.net.stalls import Stalls
-from agm.net.writes import unsent, untaken
+from agm.net.writes import buffered, unacked
 from agm.testing import GatewayFactory, RunningGateway
-from agm.web.channel import MAX_AHEAD, MAX_UNSENT, GatewayChannel
+from agm.web.channel import MAX_AHEAD, MAX_BUFFERED, GatewayChannel
 from tests.helpers.support import (
     JSON_HEAD,
     ScriptedUpstream,
@@ -122,9 +122,9 @@ async def test_who_asks_on_without_reading_gets_no_further_answer(gateway: Gatew
     ask = get("/big")
     count = MAX_AHEAD // len(ask) - 1
     client.send(ask * count)
-    await eventually(lambda: unsent(channel.transport) > MAX_UNSENT, "an answer that waits")
+    await eventually(lambda: buffered(channel.transport) > MAX_BUFFERED, "an answer that waits")
     await settle()
-    assert unsent(channel.transport) < 2 * MIB
+    assert buffered(channel.transport) < 2 * MIB
     client.keep = False
     client.transport.resumeProducing()
     await eventually(lambda: client.count > count * MIB, "all answers, once it reads", patience=30)
@@ -141,7 +141,7 @@ async def test_who_asks_for_more_than_is_kept_gets_the_answer_to_its_end(gateway
     client.transport.pauseProducing()
     channel = await channel_of(running)
     client.send(get("/big") * 8)
-    await eventually(lambda: unsent(channel.transport) > MAX_UNSENT, "an answer that waits")
+    await eventually(lambda: buffered(channel.transport) > MAX_BUFFERED, "an answer that waits")
     for _ in range(64):
         client.send(get("/healthz") * 1000)
         await settle(0)
@@ -266,14 +266,14 @@ async def test_who_reads_a_large_answer_slowly_is_not_cut_and_who_stops_is(
     await eventually(lambda: any(0 < call.getTime() <= 5 for call in clock.getDelayedCalls()), "the client too slow")
     for _ in range(8):
         clock.pump([0.25] * 8)
-        left = untaken(channel.transport)
+        left = unacked(channel.transport)
         client.transport.resumeProducing()
-        await eventually(lambda left=left: untaken(channel.transport) < left, "it reads")  # type: ignore[misc]
+        await eventually(lambda left=left: unacked(channel.transport) < left, "it reads")  # type: ignore[misc]
         client.transport.pauseProducing()
         await settle(0.02)
         clock.pump([0.25] * 10)
         assert running.site.channels
-    assert unsent(channel.transport), "there is more to read"
+    assert buffered(channel.transport), "there is more to read"
     clock.pump([0.25] * 9)  # it is 4.75 seconds since it last read
     await settle(0.02)
     assert running.site.channels

@@ -12,7 +12,7 @@ from twisted.web.resource import EncodingResourceWrapper, Resource
 from twisted.web.server import GzipEncoderFactory
 
 from agm import hookimpl
-from agm.net.writes import unsent
+from agm.net.writes import buffered
 from agm.testing import GatewayFactory, RunningGateway
 from agm.web import site
 from agm.web.channel import MAX_AHEAD
@@ -200,7 +200,7 @@ async def test_nobody_gives_way_who_has_something_under_way(
     sending.send(get(UNARY, "Content-Length: 2", method="POST") + b"{")
     reading.transport.pauseProducing()
     reading.send(get("/large"))
-    await eventually(lambda: any(unsent(c.transport) for c in running.site.silent), "an answer that is being taken")
+    await eventually(lambda: any(buffered(c.transport) for c in running.site.silent), "an answer that is being taken")
     await eventually(lambda: len(running.site.silent) == 1, "two requests under way")
     refused = await connect(running.port)
     refused.send(get("/v1beta/models"))

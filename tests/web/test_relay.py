@@ -200,8 +200,8 @@ async def test_a_client_that_reads_nothing_holds_back_the_upstream(
         if sent % (16 * len(piece)) == 0:
             await settle(0)
     await settle(1.0)
-    unsent = len(up.transport.dataBuffer) + up.transport._tempDataLen
-    assert unsent > sent - 32 * 1024 * 1024, "the gateway took more than two socket buffers full"
+    buffered = len(up.transport.dataBuffer) + up.transport._tempDataLen
+    assert buffered > sent - 32 * 1024 * 1024, "the gateway took more than two socket buffers full"
     client.keep = False
     client.transport.resumeProducing()
     up.send(b"0\r\n\r\n")
@@ -221,8 +221,8 @@ async def test_a_slow_client_holds_back_an_upstream_that_sent_its_head_and_first
         if number % 16 == 0:
             await settle(0)
     await settle(1.0)
-    unsent = len(up.transport.dataBuffer) + up.transport._tempDataLen
-    assert unsent > 32 * 1024 * 1024, "the gateway took more than two socket buffers full"
+    buffered = len(up.transport.dataBuffer) + up.transport._tempDataLen
+    assert buffered > 32 * 1024 * 1024, "the gateway took more than two socket buffers full"
     client.transport.abortConnection()
     await up.closed()
 

@@ -5,7 +5,7 @@ A large body that is made of pieces: what is put around it does not make a secon
 from __future__ import annotations
 
 
-class Spliced:
+class ByteChain:
     """Pieces that follow each other; they are not joined unless somebody asks for ``bytes`` of it."""
 
     __slots__ = ("_length", "pieces")
@@ -21,4 +21,4 @@ class Spliced:
         return b"".join(self.pieces)
 
     def __repr__(self) -> str:
-        return f"<Spliced of {self._length} bytes>"  # never its text
+        return f"<ByteChain of {self._length} bytes>"  # never its text

@@ -17,7 +17,7 @@ import msgspec
 from agm.core import documents
 from agm.core.documents import is_crowded, undense
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 
 RequestType = Literal["agent", "image_gen"]
 
@@ -109,7 +109,7 @@ def wrap(
     user_agent: str,
     session_id: str | None,
     plain: bool = False,
-) -> bytes | Spliced:
+) -> bytes | ByteChain:
     """
     The envelope of ``generateContent`` and ``streamGenerateContent`` around `body`.
 
@@ -134,7 +134,7 @@ def wrap(
     opening, closing = _around(project, model, user_agent)
     before = opening + msgspec.json.encode(request_id) + closing + session
     if len(body) > LARGE:
-        return Spliced(before, memoryview(body)[start:], b"}")
+        return ByteChain(before, memoryview(body)[start:], b"}")
     return before + body[start:] + b"}"
 
 

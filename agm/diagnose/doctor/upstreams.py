@@ -34,6 +34,8 @@ __all__ = ["SKEW", "accounts", "endpoints", "skew_of"]
 SKEW = 60.0
 #: Seconds for a name, for an endpoint's answer, and for an account.
 RESOLVE, ANSWER, ACCOUNT = 10.0, 15.0, 60.0
+#: Bytes of an endpoint's answer that are read.
+MAX_ANSWER = 64 * 1024
 
 _CURES = {
     "CONNECT_FAILED": "check this machine's network and firewall; behind a proxy, set [upstream] proxy",
@@ -96,14 +98,13 @@ async def endpoints(
         by = "" if proxy is None else f" by way of {proxy}"
         began, at = reactor.seconds(), wall()
         try:
-            answer = await client.send("GET", f"{way.url}/", [], None, timeout=ANSWER, network=way.network)
+            answer = await client.fetch("GET", f"{way.url}/", [], timeout=ANSWER, limit=MAX_ANSWER, network=way.network)
         except UpstreamFailed as failure:
             unreachable.add(way.url)
             yield Finding("endpoint", "error", f"{way.url}{by}: {failure}", _CURES.get(failure.reason, _OTHERWISE))
             continue
         seconds = reactor.seconds() - began
         date = answer.header("date")
-        answer.abort()
         if date is not None:
             dates.append((way.url, date, at + seconds / 2))
         tls = "TLS verified, " if split.scheme == "https" else ""

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from google.auth.exceptions import TransportError
 from google.auth.transport import Request
 from OpenSSL.SSL import Error as SSLError
 from service_identity import VerificationError
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import Protocol as BodyProtocol
@@ -31,7 +32,7 @@ from twisted.web.http_headers import Headers
 from agm import __version__
 from agm.core.network import Network
 from agm.net.trust import tls_reason
-from agm.upstream.http1 import EncodedAnswer, NoAnswer, NoHandshake, TruncatedAnswer
+from agm.upstream.errors import EncodedAnswer, NoAnswer, NoHandshake, TruncatedAnswer
 from agm.upstream.tunnel import ProxyFailed
 
 #: Bytes of an answer that are read at most; tokens are some kilobytes.
@@ -42,12 +43,8 @@ TIMEOUT = 20.0
 GRACE = 5.0
 
 
-class TokenHTTP(Protocol):
-    """What is needed of a :class:`treq.client.HTTPClient`."""
-
-    @property
-    def request(self) -> Callable[..., Deferred[Any]]:
-        """As treq's."""
+#: Gives the treq client for a network; None is the way of the gateway.
+TreqFor = Callable[[Network | None], HTTPClient]
 
 
 class HeaderValues(Mapping[str, str]):
@@ -84,11 +81,11 @@ class TreqRequest(Request):
     Sends google-auth's requests with treq.
 
     :param reactor: for threads and time.
-    :param http: used in the reactor's thread only.  Its agent's policy is what verifies TLS servers.
+    :param http: used in the reactor's thread only.  Its agents' policy is what verifies TLS servers.
     :param grace: seconds beyond its time limit after which a call takes the reactor for dead.
     """
 
-    def __init__(self, reactor: Any, http: TokenHTTP, *, grace: float = GRACE) -> None:
+    def __init__(self, reactor: Any, http: TreqFor, *, grace: float = GRACE) -> None:
         self._reactor = reactor
         self._http = http
         self._grace = grace
@@ -179,7 +176,7 @@ class _Over(Request):
 class _Exchange:
     """A request and its answer, ended by whoever comes first: the answer, the time limit, or the gateway's stop."""
 
-    def __init__(self, reactor: Any, http: TokenHTTP, limit: float, network: Network | None) -> None:
+    def __init__(self, reactor: Any, http: TreqFor, limit: float, network: Network | None) -> None:
         self._reactor = reactor
         self._http = http
         self._limit = limit
@@ -218,9 +215,8 @@ class _Exchange:
         for name, value in headers.items():
             head.setRawHeaders(name, [value])
         head.setRawHeaders("Accept-Encoding", ["identity"])
-        over = {} if self._network is None else {"network": self._network}
-        response = await self._http.request(
-            method, url, headers=head, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor, **over
+        response = await self._http(self._network).request(
+            method, url, headers=head, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
         )
         collected: Deferred[bytes] = Deferred(lambda _: collector.stop())
         collector = _Collector(collected)

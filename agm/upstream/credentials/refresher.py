@@ -21,7 +21,7 @@ from agm.upstream.credentials.credential import CredentialError
 if TYPE_CHECKING:
     from google.auth.transport import Request
 
-    from agm.upstream.credentials.google_transport import TokenHTTP, TreqRequest
+    from agm.upstream.credentials.google_transport import TreqFor, TreqRequest
 
 T = TypeVar("T")
 
@@ -48,13 +48,13 @@ class Refresher:
 
     They are few and nobody else's: name resolution and the like never wait behind a slow token endpoint.
 
-    :param http: a treq client for the transport.
+    :param http: gives treq clients for the transport.
     :param threads: how many calls run at the same time; others queue.
     :param on_secret: called with each secret that a credential turns out to have, so that it can be kept out of sight.
     """
 
     def __init__(
-        self, reactor: Any, http: TokenHTTP, *, threads: int = THREADS, on_secret: Callable[[str], object] | None = None
+        self, reactor: Any, http: TreqFor, *, threads: int = THREADS, on_secret: Callable[[str], object] | None = None
     ) -> None:
         self._on_secret = on_secret
         self._reactor = reactor

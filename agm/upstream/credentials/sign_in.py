@@ -42,7 +42,7 @@ async def exchange(client: UpstreamClient, authorization: Authorization, code: s
     :raises SignInFailed: if the token endpoint refuses, or cannot be asked.
     """
     try:
-        answer = await client.send(
+        answer = await client.fetch(
             "POST",
             authorization.client.token_uri,
             (
@@ -52,11 +52,11 @@ async def exchange(client: UpstreamClient, authorization: Authorization, code: s
             ),
             authorization.token_request(code),
             timeout=PATIENCE,
+            limit=MAX_ANSWER,
         )
-        body = await answer.read(MAX_ANSWER)
     except UpstreamFailed as e:
         raise SignInFailed(f"the token endpoint cannot be asked: {e}; start again") from None
-    return read_grant(answer.status, body)
+    return read_grant(answer.status, answer.body)
 
 
 class RedirectPort:

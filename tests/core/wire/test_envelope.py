@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agm.core.errors import InvalidRequest
 from agm.core.fingerprint import look
 from agm.core.wire import envelope
-from agm.core.wire.bytechain import Spliced
+from agm.core.wire.bytechain import ByteChain
 from agm.core.wire.envelope import (
     LARGE,
     NotAnEnvelope,
@@ -398,7 +398,7 @@ def test_a_large_body_is_wrapped_without_a_copy_of_it() -> None:
     """What is sent is the client's own bytes, where they are; joined they are what a small body becomes."""
     body = b' {"contents":[{"parts":[{"text":"%s"}]}]}' % (b"x" * LARGE)
     found = wrap(body, project="p", model="m", request_id="r", user_agent="agm/1", session_id="s")
-    assert isinstance(found, Spliced)
+    assert isinstance(found, ByteChain)
     assert [piece.obj for piece in found.pieces if isinstance(piece, memoryview)] == [body]
     small = wrapped(b' {"contents":[{"parts":[{"text":""}]}]}', session_id="s")
     assert bytes(found) == small.replace(b'"text":""', b'"text":"%s"' % (b"x" * LARGE))

@@ -263,6 +263,7 @@ async def test_a_name_that_does_not_exist_is_an_error() -> None:
         ("MISSING", "ok", "an SDK is not found from this folder"),
     ],
 )
+@pytest.mark.process
 async def test_what_an_sdk_does_is_told(printed: str, level: str, words: str) -> None:
     """By the process that drives it."""
     script = f"echo '{printed}'; echo '{printed}' >&2; echo 'last line' >&2"
@@ -272,6 +273,7 @@ async def test_what_an_sdk_does_is_told(printed: str, level: str, words: str) ->
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.process
 async def test_an_sdk_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the time that it has."""
     monkeypatch.setattr("agm.diagnose.doctor.sdks.PATIENCE", 0.2)
