@@ -53,7 +53,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     body = parser.add_mutually_exclusive_group()
     body.add_argument("--body", metavar="FILE|-", help="the request's JSON body; - is standard input")
     body.add_argument("--text", metavar="PROMPT", help="a body with this prompt; default: 'Hello'")
-    parser.add_argument("--key", metavar="NAME", help="the name of the client key that the request would use")
+    parser.add_argument(
+        "--key",
+        metavar="NAME",
+        help="the name of the client key that the request would use, of the configuration or of a plugin",
+    )
     parser.add_argument(
         "--header", metavar="N:V", action="append", default=[], help="a header of the request; repeatable"
     )

@@ -146,8 +146,9 @@ class Call:
             if context.kept_answers:
                 underway.answer, underway.answer_size = opened.body[: context.kept_answers], len(opened.body)
         usage, finish_reason = (None, None) if watch is None else watch.read()
-        if watch is not None and isinstance(opened, OpenAnswer) and isinstance(opened.body.filter, WatchedFilter):
-            given, why = opened.body.filter.watch.read()  # what the client was told counts, as far as it was told
+        if isinstance(opened, OpenAnswer) and isinstance(opened.body.filter, WatchedFilter):
+            watch = opened.body.filter.watch  # what the client was told counts, as far as it was told
+            given, why = watch.read()
             usage, finish_reason = given or usage, why or finish_reason
         if isinstance(watch, KeepingWatch):
             underway.answer, underway.answer_size = watch.kept, watch.size

@@ -115,7 +115,8 @@ class CallWrapping:
                 if alone
                 else EventPipe(change, framing, forward_done=forward_done)
             )
-            return WatchedFilter(reading, UsageWatch(embeds=self._request.method == "predict"))
+            watch = self.watch()
+            return reading if watch is None else WatchedFilter(reading, watch)
         if not wrapped.wrapped and wrapped.framing is framing:
             match framing:
                 case Framing.UNARY:

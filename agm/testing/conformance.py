@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -561,6 +562,10 @@ class _Check:
             msgspec.json.encode(document)
         except (TypeError, ValueError, RecursionError) as e:
             self.refuse(hook, f"returned what JSON cannot hold ({e})", "put in only what JSON has")
+        if not _finite(document):
+            self.refuse(
+                hook, "returned what JSON cannot hold (an infinite number, or none)", "put in only what JSON has"
+            )
 
     def _classification(
         self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
@@ -617,6 +622,15 @@ class _Check:
         if isinstance(found, str) or not isinstance(found, Iterable):
             self.refuse(hook, f"returned {_sort(found)}", f"return {what}")
         return found
+
+
+def _finite(value: object) -> bool:
+    """Return whether every number in a document is one that JSON has; the gateway would send null for any other."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 @attrs.frozen

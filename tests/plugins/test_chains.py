@@ -157,6 +157,40 @@ async def test_a_unary_answer_stays_one_document(
     assert running.gateway.hooks.failures["mine", "agm_transform_event"] == 1
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_list_of_several_accounts_is_edited_account_by_account(gateway: GatewayFactory) -> None:
+    def listing(asked: Asked) -> tuple[Any, ...]:
+        return 200, {"batches": [{"name": f"batches/of-{asked.credential}"}]}
+
+    def edit(event: dict[str, Any], account: Any) -> dict[str, Any]:
+        return {"batches": [{**batch, "displayName": account.name} for batch in event["batches"]]}
+
+    upstream = AnsweringUpstream(listing)
+    accounts = "".join(account(upstream, name=name).replace('"k"', f'"key-{name}"') for name in "ab")
+    running = await gateway(accounts, plugins=[plugin(agm_transform_event=edit)])
+    answered = await running.fetch("GET", "/v1beta/batches")
+    assert answered.json["batches"] == [{"name": f"batches/of-key-{name}", "displayName": name} for name in "ab"]
+    await upstream.stop()
+
+
+@pytest.mark.expects_logged_failures
+@pytest_twisted.ensureDeferred
+async def test_a_resource_whose_editing_fails_does_not_look_complete(gateway: GatewayFactory) -> None:
+    def fail(event: Any) -> None:
+        raise ValueError
+
+    upstream = AnsweringUpstream(lambda asked: (200, {"name": "cachedContents/c", "displayName": "hidden"}))
+    observer = Observer()
+    running = await gateway(account(upstream), plugins=[observer, plugin(agm_transform_event=fail)])
+    client = await connect(running.port)
+    client.send(b"GET /v1beta/cachedContents/c HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    received = await client.closed()
+    assert b"hidden" not in received
+    assert not received.endswith(b"0\r\n\r\n")
+    assert (await observer.told()).outcome == "aborted"
+    await upstream.stop()
+
+
 # What JSON cannot hold
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from agm import hookimpl
+from agm.api import Fault, Verdict, hookimpl
 from agm.testing import GatewayFactory
 from tests.helpers.support import AnsweringUpstream, Asked, account, eventually
 
@@ -190,3 +190,42 @@ async def test_the_hooks_meet_a_request_as_the_manual_says(
     (asked,) = upstream.asked
     assert (b'"edited"' in asked.body) is ("agm_transform_request" in recorder.called)
     assert (b'"answered"' in answered.body) is ("agm_transform_event" in recorder.called)
+
+
+@pytest.mark.parametrize(("kind", "route"), [(kind, route) for kind, routes in KINDS.items() for route in routes])
+@pytest_twisted.ensureDeferred
+async def test_an_error_is_classified_on_every_route(gateway: GatewayFactory, kind: str, route: str) -> None:
+    """By a plugin, whose words the client gets in Google's form, with headers that a plugin adds."""
+    asked: list[str] = []
+
+    class Classifier:
+        may_pass_unseen = True
+
+        @hookimpl
+        def agm_classify_error(self, status: int, body: bytes, account: Any, request: Any) -> Verdict:
+            asked.append(f"{account.name} {request.method} {status} {body.decode()}")
+            return Verdict(Fault.FINAL, "TEAPOT", message="It is a teapot.")
+
+        @hookimpl
+        def agm_transform_request(self, body: Any) -> None:
+            pass
+
+        @hookimpl
+        def agm_answer_headers(self, status: int, account: Any) -> dict[str, str]:
+            return {"X-Mine": f"{status} of {account.name}"}
+
+    failing = AnsweringUpstream(lambda _: (418, b"<teapot>", {"content-type": "text/html"}))
+    running = await gateway(account(failing, kind), plugins=[Classifier()])
+    method, path, body, headers = ROUTES[route]
+    answered = await running.fetch(
+        method,
+        path if path.startswith("/") else f"/v1beta/{path}",
+        body=body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
+        headers={**headers, **({"Content-Type": "text/plain"} if isinstance(body, bytes) else {})},
+    )
+    assert answered.status == 418
+    assert answered.json["error"]["message"] == "It is a teapot."
+    assert answered.headers["x-mine"] == "418 of a"
+    (told,) = asked
+    assert re.fullmatch(r"a [A-Za-z.]+ 418 <teapot>", told)
+    await failing.stop()

@@ -496,6 +496,9 @@ REFUSED: Mapping[str, Callable[[], Any]] = {
     "agm_transform_request of plugin mine returned what JSON cannot hold": lambda: plugin(
         agm_transform_request=lambda body: {**body, "x": object()}
     ),
+    "agm_transform_request of plugin mine returned what JSON cannot hold .an infinite number": lambda: plugin(
+        agm_transform_request=lambda body: {**body, "x": [float("nan")]}
+    ),
     "agm_transform_event of plugin mine returned str": lambda: plugin(agm_transform_event=lambda event: ["x"]),
     "agm_transform_event of plugin mine made 2 documents of a unary answer": lambda: plugin(
         agm_transform_event=lambda event: [event, event]
