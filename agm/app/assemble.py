@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -33,6 +34,7 @@ from agm.net.features import use_plain_sockets
 from agm.observe.logging import observer
 from agm.observe.requestlog import store as logfile
 from agm.persist import pool_state as state
+from agm.persist import secret_key
 from agm.serving.assemble import make_gateway
 from agm.web.access import Access
 from agm.web.endpoints import endpoint_of
@@ -101,13 +103,15 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     traces = traces_of(reactor, config, os.environ)
     plugins = options["plugin"] if traces is None else [*options["plugin"], traces]
     log_path = None if options["demo"] and config.request_log.path is None else logfile.path_of(config)
+    state_path = None if options["demo"] else state.path_of(config)
     gateway = make_gateway(
         reactor,
         config,
         auth_mode(config, listeners),
         plugins=plugins,
         traces=traces,
-        state_path=None if options["demo"] else state.path_of(config),
+        state_path=state_path,
+        upload_key=None if state_path is None else _upload_key(secret_key.path_beside(state_path)),
         request_log_path=log_path,
     )
     interfaces = [listener.interface for listener in listeners if listener.interface is not None]
@@ -121,6 +125,15 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     for listener, endpoint in zip(listeners, endpoints, strict=True):
         ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)
     return service
+
+
+def _upload_key(path: Path) -> bytes | None:
+    """Read the key with which uploads outlive a restart; None if it cannot be kept."""
+    try:
+        return secret_key.read_or_make(path)
+    except OSError as e:
+        log.warn("Uploads that are in flight at a restart will be lost: {why}", why=str(e))
+        return None
 
 
 def traces_of(reactor: Any, config: Config, environ: Mapping[str, str]) -> Traces | None:

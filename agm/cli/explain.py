@@ -30,6 +30,7 @@ _METHODS = (
     "embedContent",
     "batchEmbedContents",
     "predict",
+    "interactions.create",
 )
 #: Lines of a body that are shown, and characters of each.
 _LINES, _WIDTH = 40, 160
@@ -131,6 +132,8 @@ def _prompt(model: str, method: str, text: str) -> dict[str, object]:
             return {"requests": [{"model": f"models/{model}", "content": content}]}
         case "predict":
             return {"instances": [{"prompt": text}]}
+        case "interactions.create":
+            return {"model": model, "input": text}
     return {"contents": [content]}
 
 

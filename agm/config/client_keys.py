@@ -17,6 +17,8 @@ from agm.config.values import one_of, read_boolean, read_text, whole_number
 from agm.config.words import show
 
 AuthMode = Literal["off", "strict", "all_except_health", "auto"]
+#: Who sees a file, store, cache or batch: every client, those of its maker's team, or its maker alone.
+Sharing = Literal["shared", "team", "key"]
 
 
 @attrs.frozen(kw_only=True)
@@ -26,7 +28,8 @@ class ClientKeyConfig:
 
     ``digest`` is the SHA-256 of the key in lower-case hexadecimal; ``models`` are patterns, none meaning
     every model; ``requests_per_minute`` and the like are ``None`` for no limit; ``expires`` is in seconds
-    since the epoch; ``admin`` may ask the gateway about itself from anywhere.
+    since the epoch; ``admin`` may ask the gateway about itself from anywhere; keys of one ``team`` share what they
+    make.
     """
 
     name: str
@@ -38,6 +41,7 @@ class ClientKeyConfig:
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
     expires: float | None = None
+    team: str | None = None
 
 
 def read_moment(value: object, place: Place) -> float:
@@ -76,6 +80,7 @@ class _ClientKeyTable:
     tokens_per_day: int | None = setting(whole_number(1, 10**15, "; leave it out for no limit"))
     expires: float | None = setting(read_moment)
     admin: bool = setting(read_boolean, False)
+    team: str | None = setting(read_text)
 
 
 def read_client_key(value: object, place: Place) -> ClientKeyConfig:
@@ -97,6 +102,7 @@ def read_client_key(value: object, place: Place) -> ClientKeyConfig:
         tokens_per_minute=written.tokens_per_minute,
         tokens_per_day=written.tokens_per_day,
         expires=written.expires,
+        team=written.team,
     )
 
 
@@ -105,6 +111,7 @@ class AuthConfig:
     """Who may use the gateway.  ``mode_written`` says whether the file chose the mode itself."""
 
     mode: AuthMode = setting(one_of("off", "strict", "all_except_health", "auto"), "auto")
+    resources: Sharing = setting(one_of("shared", "team", "key"), "shared")
     keys: tuple[ClientKeyConfig, ...] = setting(
         array_of_tables(read_client_key), (), inside=_ClientKeyTable, several=True
     )

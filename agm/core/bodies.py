@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from agm.core import ownership
+from agm.core.kinds import ID_COLLECTIONS
 
 #: A body may have so many strings, brackets and the like, and be nested so deep, as with Google.
 MOST = 250_000
@@ -57,6 +58,14 @@ _OWN_WORDS: Mapping[bytes, frozenset[bytes]] = {
         frozenset({b"responseSchema", b"response_schema", b"responseJsonSchema", b"response_json_schema"}),
     ),
 }
+#: The same in requests of the Interactions API.
+_OWN_WORDS_OF_IDS: Mapping[bytes, frozenset[bytes]] = {
+    b"tools": frozenset({b"parameters"}),
+    **dict.fromkeys((b"input", b"steps", b"content"), frozenset({b"arguments", b"result"})),
+    b"response_format": frozenset({b"schema", b"properties"}),
+}
+#: Fields of such requests that name something by its id, and of which collection it is.
+_IDS = {field.encode("ascii"): name for name, row in ID_COLLECTIONS.items() for field in row.fields}
 _NONE: frozenset[bytes] = frozenset()
 
 
@@ -80,14 +89,17 @@ class Reading:
     One body, being read.
 
     :param most: it is unreadable if it has more than so many strings, brackets and the like.
+    :param ids: whether it is a request of the Interactions API, which names things by their ids, too.
     :ivar names: the owned resources that it names, each once, in their order.
-    :ivar models: the models that it names, as they are written.
+    :ivar models: the models that it names, as they are written; with `ids` the agents, too.
     """
 
-    def __init__(self, body: bytes, *, most: int = MOST) -> None:
+    def __init__(self, body: bytes, *, most: int = MOST, ids: bool = False) -> None:
         self.names: dict[str, None] = {}
         self.models: list[str] = []
         self._most = most
+        self._ids = _IDS if ids else {}
+        self._own_words = {**_OWN_WORDS, **_OWN_WORDS_OF_IDS} if ids else _OWN_WORDS
         self._slices = self._read(body)
 
     def go_on(self) -> bool:
@@ -101,8 +113,21 @@ class Reading:
     def _value(self, field: bytes, value: bytes) -> None:
         """A string that is the value of a field, or stands in the list that is."""
         model = field in _MODELS
-        if not model and (field in _TEXTS or not (b"/" in value or b"\\" in value)):
+        collection = self._ids.get(field)
+        if collection is not None:
+            text = unescaped(value).decode("utf-8", "replace").removeprefix(f"{collection}/")
+            name = ownership.root(f"{collection}/{text}")
+            if name is not None:
+                self.names[name] = None
+            if field == b"agent" and text not in self.models:
+                self.models.append(text)
+        elif not model and (field in _TEXTS or not (b"/" in value or b"\\" in value)):
             return
+        else:
+            self._named_by(value, model=model)
+
+    def _named_by(self, value: bytes, *, model: bool) -> None:
+        """A string that may name a model, or a resource by its name or its address."""
         text = unescaped(value).decode("utf-8", "replace")
         if model and text not in self.models:
             self.models.append(text)
@@ -113,6 +138,7 @@ class Reading:
     def _read(self, body: bytes) -> Iterator[None]:
         """Read, and stop after each slice.  What is open is kept as (kind, field, whether all in it is own words)."""
         step, find, size = _STEP.match, body.find, len(body)
+        own_words_of = self._own_words
         open_: list[tuple[bytes, bytes, bool]] = []
         kind, under, own_words = b"", b"", False  # of what is open innermost
         field: bytes | None = None  # whose value is awaited
@@ -200,7 +226,7 @@ class Reading:
                     raise Unreadable(f"it is nested deeper than {MOST_DEPTH}")
                 own = under if field is None else field
                 open_.append((kind, under, own_words))
-                own_words = own_words or (field is not None and own in _OWN_WORDS.get(under, _NONE))
+                own_words = own_words or (field is not None and own in own_words_of.get(under, _NONE))
                 kind, under, field = char, own, None
             else:
                 if kind != (b"{" if char == b"}" else b"["):

@@ -43,6 +43,8 @@ class ClientKey:
     tokens_per_day: int | None = None
     #: From when on it is refused, in seconds since the epoch; None for never.
     expires: float | None = None
+    #: The team that its bearer belongs to; keys of one team share what they make.
+    team: str | None = None
     patterns: Patterns = attrs.field(init=False, repr=False, eq=False)
     limits: Limits = attrs.field(init=False, repr=False, eq=False)
 

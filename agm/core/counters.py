@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
-from agm.core.kinds import COLLECTIONS, METHODS
+from agm.core.kinds import COLLECTIONS, METHODS, OPENAI_COLLECTIONS, VERTEX_COLLECTIONS
 from agm.core.request import RequestRecord
 from agm.core.wire.answer_filters import Framing
 
@@ -29,9 +29,16 @@ LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 TOKENS = ("prompt", "output", "cached", "thoughts", "tool")
 
+_RESOURCES = frozenset(
+    {
+        *COLLECTIONS,
+        *(f"vertex.{name}" for name in (*VERTEX_COLLECTIONS, "operations")),
+        *(f"openai.{name}" for name in OPENAI_COLLECTIONS),
+    }
+)
 #: Resources are told apart by their collection: ``files.create`` and ``files.get`` are both ``files``.
 _METHODS = {
-    name: name.partition(".")[0] if name.partition(".")[0] in COLLECTIONS else name
+    name: name.rpartition(".")[0] if name.rpartition(".")[0] in _RESOURCES else name
     for name in frozenset().union(*METHODS.values())
 }
 _FRAMINGS = {framing: framing.value for framing in Framing}

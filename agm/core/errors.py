@@ -198,6 +198,8 @@ def with_retry_info(body: bytes, seconds: float) -> bytes:
     try:
         document = documents.decode(body)
         error = document["error"]
+        if isinstance(error.get("code"), str):  # an error of the Interactions API has no place for it
+            return body
         details = [d for d in error.get("details") or [] if not str(d.get("@type")).endswith("google.rpc.RetryInfo")]
     except (*NOT_JSON, KeyError, TypeError, AttributeError):
         return body

@@ -79,6 +79,7 @@ class _Document(msgspec.Struct):
 
 
 class _Status(msgspec.Struct):
+    code: Raw | UnsetType = UNSET
     status: Raw | UnsetType = UNSET
     message: Raw | UnsetType = UNSET
     details: Raw | UnsetType = UNSET
@@ -139,7 +140,8 @@ def read_error(body: bytes) -> GoogleError | None:
         delay = parse_duration(written[1])
     links = [*(info.metadata.get(name, "") for info in infos for name in _LINKS), *links]
     return GoogleError(
-        _text(status.status),
+        # the Interactions API has a word for a code and no status
+        _text(status.status) or _text(status.code).upper(),
         message,
         tuple(infos),
         tuple(quotas),

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
@@ -21,11 +21,13 @@ import msgspec
 
 from agm.core import documents
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.kinds import COLLECTIONS
+from agm.core.kinds import COLLECTIONS, ID_COLLECTIONS, VERTEX_COLLECTIONS
 from agm.core.wire.target import MAX_MODEL, METHODS, bare_model
 
 #: How many names are remembered; the one that was not asked for the longest goes first.
 MAX_NAMES = 100_000
+#: The same for interactions, of which every call may make one: they push no file out.
+MAX_PRIVATE = 100_000
 #: A name that is longer is nobody's.
 MAX_NAME = 512
 #: Answers beyond this many bytes are not looked through for names.
@@ -48,15 +50,21 @@ _VERB = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 #: Characters that stand unescaped in a path.
 _SAFE = "/:@!$&'()*+,;=-._~"
 
-_NAME = re.compile(rf"(?:(?:{_ALL})/[A-Za-z0-9._~-]+|models/[^/]+/operations/[A-Za-z0-9._~-]+)(?:/.*)?")
+#: Collections of Vertex AI's alone; its names are known without their place, whose project has an id and a number.
+_OF_VERTEX = tuple(name for name in VERTEX_COLLECTIONS if name not in (*COLLECTIONS, "models"))
+#: And one of Google's OpenAI surface, whose files and batches are called as ever.
+_NAMED_ONLY = (*_OF_VERTEX, "videos")
+_EVERY = "|".join((*COLLECTIONS, *_NAMED_ONLY))
+_PLACE = re.compile(r"projects/[^/]+/locations/[^/]+/(?:publishers/google/(?=models/))?|publishers/google/(?=models/)")
+_NAME = re.compile(rf"(?:(?:{_EVERY})/[A-Za-z0-9._~-]+|models/[^/]+/operations/[A-Za-z0-9._~-]+)(?:/.*)?")
 #: Where the name of a resource begins in the path of its address, at Google or here.
 _IN_A_PATH = re.compile(rf"(?:^|/)(?:v1beta|v1alpha|v1)/+(?=(?:{_ALL}|models)/)")
 
 #: What is written of a resource's name before its id, by the collection: where that is not, and no escape stands for
 #: it, none of them is named.
-_MARKS = {name: (f"{name}/".encode("ascii"), rf"{name}\/".encode("ascii")) for name in COLLECTIONS} | {
-    "models": (b"/operations/", rb"\/operations\/")
-}
+_MARKS = {
+    name: (f"{name}/".encode("ascii"), rf"{name}\/".encode("ascii")) for name in (*COLLECTIONS, *_OF_VERTEX, "videos")
+} | {"models": (b"/operations/", rb"\/operations\/")}
 #: An escape of a letter, a digit, a dash or a slash.
 _HIDING = re.compile(rb"\\u00(?:2[dDfF]|3[0-9]|[4-7])")
 #: A body of more bytes is not searched for these: that takes longer than to read it.
@@ -64,7 +72,7 @@ _SEARCHED = 1024 * 1024
 #: In more places than this nobody looks for names one by one.
 _PLACES = 10_000
 #: One of each collection, as a message may have it but for spaces.
-_SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, "models")} | {
+_SINGULAR = {name: name.removesuffix("s").casefold() for name in (*COLLECTIONS, *_NAMED_ONLY, "models")} | {
     "batches": "batch",
     "corpora": "corp",
     "models": "operation",
@@ -74,7 +82,9 @@ _IS_TEXT = re.compile(rb'"(?:text|data|displayName|display_name|title|descriptio
 #: What stands behind the name of a field.
 _IS_FIELD = re.compile(rb"\s{0,64}:")
 #: What stands before a name that can be nothing else.
-_IS_NAMED = re.compile(rb'"(?:fileUri|file_uri|fileName|file_name|cachedContent|cached_content)"\s{0,8}:\s{0,8}\Z')
+_IS_NAMED = re.compile(
+    rb'"(?:fileUri|file_uri|fileName|file_name|cachedContent|cached_content|operationName)"\s{0,8}:\s{0,8}\Z'
+)
 #: What stands before the words of tools, in strict JSON without escapes: see :mod:`agm.core.bodies`.
 _OWN_WORDS = (b'"args"', b'"response', b'"parameters')
 #: Fields in which an answer says what its account has.
@@ -89,6 +99,7 @@ _TELLING = frozenset(
         "cachedContent",
         "tunedModel",
         "documentName",
+        "endpoint",
     }
 )
 #: Below these are the answers of models, and what clients have written beside their requests.
@@ -125,6 +136,8 @@ class OwnedTarget:
             return f"{collection}.upload"
         if self.verb:
             return f"{collection}.{self.verb if self.verb in ('download', 'cancel') else 'call'}"
+        if collection in ID_COLLECTIONS and self.name is not None and http_method == "POST":
+            return f"{collection}.{'cancel' if self.name.endswith('/cancel') else 'call'}"
         whole = self.name is None or self.name.replace("/upload/", "/").count("/") % 2 == 0
         match http_method:
             case "GET" | "HEAD":
@@ -152,6 +165,8 @@ def parse(path: bytes, http_method: str) -> OwnedTarget | None:
     except UnicodeDecodeError:
         return None
     version, way = match["version"].decode("ascii"), (match["way"] or b"").decode("ascii")
+    if rest == "interactions/live":
+        return None  # a WebSocket
     if rest == "models" or rest.startswith("models/"):
         return None if way else _of_models(version, rest, http_method)
     bare, colon, verb = rest.rpartition(":")
@@ -202,8 +217,11 @@ def root(name: str) -> str | None:
     """
     The resource that is owned where `name` is it or something below it; None if `name` is no owned resource's.
 
-    ``fileSearchStores/a/documents/b`` belongs to the owner of ``fileSearchStores/a``.
+    ``fileSearchStores/a/documents/b`` belongs to the owner of ``fileSearchStores/a``.  A name of Vertex AI's loses its
+    place: the project may be written by its id or its number.
     """
+    if name.startswith(("projects/", "publishers/")) and (place := _PLACE.match(name)):
+        name = name[place.end() :]
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         return None
     segments = name.split("/")
@@ -324,6 +342,60 @@ def _told(document: object) -> Iterator[str]:
             )
 
 
+@attrs.frozen
+class Maker:
+    """Whose request made a resource: the name of the client key and of its team, each "" where there was none."""
+
+    key: str = ""
+    team: str = ""
+
+    def shares(self, other: Maker, *, by: str) -> bool:
+        """
+        Tell whether what one has made is the other's, too.
+
+        :param by: ``key``, or ``team``: those of one team share, and a key without a team has what it made itself.
+        """
+        if by == "team" and (self.team or other.team):
+            return self.team == other.team
+        return self.key == other.key
+
+
+def ids_told(collection: str, document: object) -> list[str]:
+    """
+    The owned resources that an answer about a collection of the Interactions API tells of.
+
+    An id stands for one of the collection itself, or of those that other fields name; the addresses of files count
+    where a model has made them.
+    """
+    found: list[str] = []
+    if isinstance(document, dict):
+        listed = next((value for value in document.values() if isinstance(value, list)), [])
+        items = [document] if "id" in document or collection not in document else listed
+        for item in items:
+            if isinstance(item, dict):
+                found += _ids_of(collection, item)
+    return list(dict.fromkeys(found))
+
+
+def _ids_of(collection: str, item: dict[str, Any]) -> Iterator[str]:
+    named = [(collection, item.get("id"))]
+    named += [("environments", item.get("environment_id")), ("interactions", item.get("interaction_id"))]
+    for kind, value in named:
+        if isinstance(value, str) and (name := root(f"{kind}/{value.removeprefix(kind + '/')}")) is not None:
+            yield name
+    for step in item.get("steps") or ():
+        if isinstance(step, dict) and step.get("type") == "model_output":
+            yield from made_in(step.get("content"))
+
+
+def made_in(contents: object) -> Iterator[str]:
+    """The files that stand by their addresses in what a model has said."""
+    for content in contents if isinstance(contents, list) else [contents]:
+        uri = content.get("uri") if isinstance(content, dict) else None
+        if isinstance(uri, str) and (name := named_by(uri)) is not None:
+            yield name
+
+
 class Ownership(Protocol):
     """Who owns what.  In memory here; a store that several processes share can stand behind the same methods."""
 
@@ -332,16 +404,31 @@ class Ownership(Protocol):
 
     @property
     def collections(self) -> Set[str]:
-        """The collections of which a name is known; ``models`` for the operations of models."""
+        """The collections of which a name is known that a body may hold; ``models`` for the operations of models."""
 
     def owner(self, name: str) -> str | None:
         """The account that has a resource; `name` as :func:`root` gives it.  None if that is not known."""
 
-    def remember(self, name: str, account: str) -> None:
-        """An account has a resource."""
+    def maker(self, name: str) -> Maker | None:
+        """Whose request made a resource; None if that is not known."""
+
+    def remember(self, name: str, account: str, maker: Maker | None = None) -> None:
+        """An account has a resource; `maker` is whoever has made it just now, None leaves what is known of that."""
 
     def forget(self, name: str) -> None:
         """A resource is gone."""
+
+
+def is_private(name: str) -> bool:
+    """Tell whether a resource answers only to whoever made it, whatever is configured."""
+    row = ID_COLLECTIONS.get(name.partition("/")[0])
+    return row is not None and row.private
+
+
+@attrs.frozen
+class _Owned:
+    account: str
+    maker: Maker | None
 
 
 class KnownOwners:
@@ -349,63 +436,84 @@ class KnownOwners:
     Who owns what, in memory.
 
     :param limit: how many names are kept; the one that was not asked for the longest is forgotten first.
+    :param private: the same for those that answer only to whoever made them.
     :ivar changed: called whenever what is known has changed.
     """
 
-    def __init__(self, limit: int = MAX_NAMES) -> None:
-        self._limit = limit
-        self._owners: OrderedDict[str, str] = OrderedDict()
+    def __init__(self, limit: int = MAX_NAMES, private: int = MAX_PRIVATE) -> None:
+        self._limits = {False: limit, True: private}
+        self._owners: dict[bool, OrderedDict[str, _Owned]] = {False: OrderedDict(), True: OrderedDict()}
         self._collections: Counter[str] = Counter()
         self.changed: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
-        return len(self._owners)
+        return sum(map(len, self._owners.values()))
 
     @property
     def collections(self) -> Set[str]:
         """See :class:`Ownership`."""
         return self._collections.keys()
 
+    def _table(self, name: str) -> OrderedDict[str, _Owned]:
+        return self._owners[is_private(name)]
+
     def owner(self, name: str) -> str | None:
         """See :class:`Ownership`."""
-        found = self._owners.get(name)
-        if found is not None:
-            self._owners.move_to_end(name)
-        return found
+        table = self._table(name)
+        found = table.get(name)
+        if found is None:
+            return None
+        table.move_to_end(name)
+        return found.account
 
-    def remember(self, name: str, account: str) -> None:
+    def maker(self, name: str) -> Maker | None:
         """See :class:`Ownership`."""
-        before = self._owners.get(name)
+        found = self._table(name).get(name)
+        return None if found is None else found.maker
+
+    def remember(self, name: str, account: str, maker: Maker | None = None) -> None:
+        """See :class:`Ownership`."""
+        table = self._table(name)
+        before = table.get(name)
+        now = _Owned(account, maker or (None if before is None else before.maker))
         if before is None:
-            self._collections[name.partition("/")[0]] += 1
-        self._owners[name] = account
-        self._owners.move_to_end(name)
-        if len(self._owners) > self._limit:
-            self._left(self._owners.popitem(last=False)[0])
-        if before != account:
+            self._count(name, 1)
+        table[name] = now
+        table.move_to_end(name)
+        if len(table) > self._limits[is_private(name)]:
+            self._count(table.popitem(last=False)[0], -1)
+        if before != now:
             self.changed()
 
     def forget(self, name: str) -> None:
         """See :class:`Ownership`."""
-        if self._owners.pop(name, None) is not None:
-            self._left(name)
+        if self._table(name).pop(name, None) is not None:
+            self._count(name, -1)
             self.changed()
 
-    def _left(self, name: str) -> None:
+    def _count(self, name: str, change: int) -> None:
         collection = name.partition("/")[0]
-        self._collections[collection] -= 1
+        if collection in ID_COLLECTIONS:
+            return  # no body of a model's call names one
+        self._collections[collection] += change
         if not self._collections[collection]:
             del self._collections[collection]
 
     def dump(self) -> list[tuple[str, str]]:
         """Names and their accounts, for a file; the one that was asked for last is the last."""
-        return list(self._owners.items())
+        return [(name, owned.account) for table in self._owners.values() for name, owned in table.items()]
 
-    def load(self, dumped: Iterable[tuple[str, str]]) -> None:
-        """Know what :meth:`dump` gave, beside what is known already."""
+    def dump_makers(self) -> dict[str, tuple[str, str]]:
+        """Names and whose they are, key and team, as far as that is known."""
+        owned = [pair for table in self._owners.values() for pair in table.items()]
+        return {name: (it.maker.key, it.maker.team) for name, it in owned if it.maker is not None}
+
+    def load(self, dumped: Iterable[tuple[str, str]], makers: Mapping[str, tuple[str, str]] | None = None) -> None:
+        """Know what :meth:`dump` and :meth:`dump_makers` gave, beside what is known already."""
         for name, account in dumped:
-            if name not in self._owners and root(name) == name:
-                self.remember(name, account)
+            if name not in self._table(name) and root(name) == name:
+                maker = (makers or {}).get(name)
+                self.remember(name, account, None if maker is None else Maker(*maker))
 
 
 @attrs.frozen
@@ -439,17 +547,25 @@ def mark(account: str) -> str:
     return hashlib.blake2b(account.encode("utf-8"), digest_size=9).hexdigest()
 
 
-def merged(documents: Iterable[dict[str, Any]], next_page: Page | None) -> dict[str, Any]:
-    """One list from the lists of several accounts: what is listed is put together, of all else the first counts."""
+def merged(
+    documents: Iterable[dict[str, Any]], next_page: Page | None, *, goes_on: str = "nextPageToken"
+) -> dict[str, Any]:
+    """
+    One list from the lists of several accounts: what is listed is put together, of all else the first counts.
+
+    :param goes_on: the field in which it says where it goes on; in lists with snake_case names what all accounts have
+        alike, a voice of Google's, is listed once.
+    """
     found: dict[str, Any] = {}
     for document in documents:
         for key, value in document.items():
             if isinstance(value, list) and isinstance(found.get(key), list):
-                found[key] = [*found[key], *value]
-            elif key != "nextPageToken":
+                known = {item.get("id") for item in found[key]} if goes_on == "next_page_token" else ()
+                found[key] = [*found[key], *(item for item in value if not known or item.get("id") not in known)]
+            elif key != goes_on:
                 found.setdefault(key, value)
     if next_page is not None:
-        found["nextPageToken"] = next_page.encode()
+        found[goes_on] = next_page.encode()
     return found
 
 

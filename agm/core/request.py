@@ -23,6 +23,7 @@ from agm.core.wire.answer_filters import Framing
 from agm.core.wire.bytechain import ByteChain
 from agm.core.wire.envelope import unreadable
 from agm.core.wire.usage import Usage
+from agm.core.wire.vertex import Place
 
 Kind = Literal["api-key", "vertex", "code-assist"]
 
@@ -115,6 +116,8 @@ class GatewayRequest:
     upstream_framing: Framing
     #: Nothing will be sent: ``agm explain`` asks.  Decide as ever, but remember nothing.
     explaining: bool = False
+    #: Where a path in Vertex AI's shape says that it is, and that the answer is to have its form; None for any other.
+    place: Place | None = None
 
 
 @attrs.frozen(eq=False)
@@ -176,6 +179,8 @@ class UpstreamRequest:
     framing: Framing
     wrapped: bool = False
     method: str = "POST"
+    #: Whether an API key goes along as a bearer token.
+    bearer: bool = False
 
     @property
     def body(self) -> bytes:

@@ -9,11 +9,13 @@ The modules, from the pure to the ones that touch a socket:
 
 * ``framing``, ``replies``, ``faults``, ``errors``, ``jsontext``, ``schema``, ``calls``, ``pages``: the wire, as
   values;
-* ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``, ``generation``, ``embeddings``: what a model
-  would say;
+* ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``, ``generation``, ``embeddings``, ``steps``,
+  ``stepstream``: what a model would say;
 * ``requestlog``, ``holdings``, ``state``: what the emulator remembers;
-* ``credentials``, ``modelcalls``, ``developer``, ``storage``, ``vertex``, ``codeassist``, ``oauth``, ``control``: a
-  call in, a reply out;
+* ``credentials``, ``modelcalls``, ``developer``, ``interactions``, ``neighbours``, ``vertex``, ``codeassist``,
+  ``openai``, ``oauth``, ``control``: a call in, a reply out;
+* ``stored``, ``storage``, ``uploads``, ``batches``, ``stores``, ``tuning``, ``videos``, ``jobs``: the same, about what
+  is kept;
 * ``playback``, ``site``, ``tap``: the socket.
 
 Nothing here imports the gateway: the two only meet over HTTP.

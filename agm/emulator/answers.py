@@ -393,7 +393,7 @@ def unary(answer: Answer) -> dict[str, Any]:
     return _document(answer, candidates, _usage(answer, spoken, final=True))
 
 
-def _pieces(part: Mapping[str, Any], wanted: int | None) -> list[Mapping[str, Any]]:
+def pieces(part: Mapping[str, Any], wanted: int | None) -> list[Mapping[str, Any]]:
     """A text in pieces that end after a space, any other part whole; `wanted` asks for so many of them."""
     if "text" not in part or part.get("thought"):
         return [part]
@@ -415,22 +415,22 @@ def events(answer: Answer, *, wanted: int | None = None) -> list[dict[str, Any]]
     `wanted` is the number of pieces to cut a text into.
     """
     spoken = _Spoken()
-    pieces: list[list[Mapping[str, Any] | None]] = [
-        [piece for part in candidate.parts for piece in _pieces(part, wanted)] or [None]
+    by_candidate: list[list[Mapping[str, Any] | None]] = [
+        [piece for part in candidate.parts for piece in pieces(part, wanted)] or [None]
         for candidate in answer.candidates
     ]
-    rounds = max((len(of_candidate) for of_candidate in pieces), default=0)
+    rounds = max((len(of_candidate) for of_candidate in by_candidate), default=0)
     documents = []
     for at in range(rounds):
         for index, candidate in enumerate(answer.candidates):
-            if at >= len(pieces[index]):
+            if at >= len(by_candidate[index]):
                 continue
-            piece = pieces[index][at]
+            piece = by_candidate[index][at]
             parts = [] if piece is None else [piece]
             for part in parts:
                 spoken.add(index, part)
             shown: dict[str, Any] = {"content": _content(answer, parts)}
-            last = at == len(pieces[index]) - 1
+            last = at == len(by_candidate[index]) - 1
             if last:
                 shown["finishReason"] = candidate.finish_reason
             shown["index"] = index

@@ -10,6 +10,7 @@ from __future__ import annotations
 from agm.emulator import errors
 from agm.emulator.calls import Call
 from agm.emulator.errors import Circumstances, Kind
+from agm.emulator.holdings import project_number
 from agm.emulator.state import Account, State
 
 
@@ -74,5 +75,5 @@ def check_standing(call: Call, account: Account, about: Circumstances) -> None:
         return
     if billed is not None and billed != account.project:
         raise errors.user_project_denied(about, billed)
-    if about.kind is Kind.VERTEX and about.project != account.project:
+    if about.kind is Kind.VERTEX and about.project not in (account.project, project_number(account.project)):
         raise errors.iam_denied(about)

@@ -1,8 +1,8 @@
 """
 The Gemini Developer API: ``/v1beta``, ``/v1`` and ``/v1alpha``, with an API key or a token.
 
-This module knows the paths; what a call then does is in :mod:`agm.emulator.modelcalls` and
-:mod:`agm.emulator.storage`.
+This module knows the paths; what a call then does is in :mod:`agm.emulator.modelcalls`,
+:mod:`agm.emulator.interactions` and, for what is kept, in the modules whose tables are in :data:`ROUTES`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from agm.emulator import catalogue, modelcalls, pages, storage
+from agm.emulator import (
+    batches,
+    catalogue,
+    interactions,
+    modelcalls,
+    pages,
+    storage,
+    stored,
+    stores,
+    tuning,
+    uploads,
+    videos,
+)
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import GoogleError, Kind, model_unknown
 from agm.emulator.replies import Reply, json_reply
@@ -32,6 +44,10 @@ MESSAGES: Mapping[str, str] = {
 }
 
 
+#: Calls about what is kept.
+ROUTES = (*storage.ROUTES, *batches.ROUTES, *stores.ROUTES, *tuning.ROUTES, *videos.ROUTES)
+
+
 def handles(call: Call) -> bool:
     """Return whether a path belongs to this surface."""
     return PATH.fullmatch(call.path) is not None
@@ -47,13 +63,19 @@ def reply(call: Call, state: State, entry: Entry) -> Reply:
         tuned = "" if method["collection"] == "models" else method["collection"] + "/"
         target = Target(Kind.API_KEY, version, tuned + method["model"], method["method"])
         return _model_call(call, state, entry, target)
+    interaction = interactions.reply(call, state, entry, version, rest)
+    if interaction is not None:
+        return interaction
     try:
         if call.method == "GET" and (rest == "models" or rest.startswith("models/")) and "/operations" not in rest:
             return _models(call, state, entry, version, rest.removeprefix("models").removeprefix("/"))
-        stored = storage.reply(call, state, entry, version, rest)
+        if call.path.startswith("/upload/"):
+            answered = uploads.reply(call, state, entry, version, rest)
+        else:
+            answered = stored.reply(ROUTES, call, state, entry, version, rest)
     except GoogleError as error:
         return modelcalls.error_reply(error, kind=Kind.API_KEY)
-    return pages.not_found(call.path) if stored is None else stored
+    return pages.not_found(call.path) if answered is None else answered
 
 
 def _model_call(call: Call, state: State, entry: Entry, target: Target) -> Reply:

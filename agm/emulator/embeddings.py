@@ -51,11 +51,18 @@ def _text(content: Mapping[str, Any]) -> str:
     return " ".join(part.get("text", "") for part in content.get("parts", ()))
 
 
-def _embed(model: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def of_request(model: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    ``ContentEmbedding`` of an EmbedContentRequest.
+
+    :raises GoogleError: 400 for a request that lacks something.
+    """
     content = request.get("content")
     if not content or not content.get("parts"):
         raise errors.invalid_argument("* EmbedContentRequest.content: contents is not specified\n")
-    return {"values": vector(_text(content), _dimensions(model, request.get("outputDimensionality")))}
+    config = request.get("embedContentConfig")  # Vertex AI's newer form
+    settings = {**request, **config} if isinstance(config, Mapping) else request
+    return {"values": vector(_text(content), _dimensions(model, settings.get("outputDimensionality")))}
 
 
 def answer(target: Target, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def answer(target: Target, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _embedded(target: Target, message: Mapping[str, Any]) -> dict[str, Any]:
-    document = {"embedding": _embed(target.model, message)}
+    document: dict[str, Any] = {"embedding": of_request(target.model, message)}
     if target.kind is Kind.VERTEX:
         counted = tokens.of_contents([message["content"]])
         usage = {"promptTokenCount": counted.total(), "totalTokenCount": counted.total()}
@@ -94,7 +101,7 @@ def _batch(target: Target, message: Mapping[str, Any]) -> dict[str, Any]:
             raise errors.invalid_argument(
                 f"* BatchEmbedContentsRequest.requests[{index}].model: model does not match the model of the batch\n"
             )
-    return {"embeddings": [_embed(target.model, request) for request in requests]}
+    return {"embeddings": [of_request(target.model, request) for request in requests]}
 
 
 def _predicted(target: Target, message: Mapping[str, Any]) -> dict[str, Any]:

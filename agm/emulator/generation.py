@@ -20,15 +20,15 @@ from agm.emulator.replies import ESF, SCAFFOLDING, Cut, Fill, Hang, Reply, Reset
 
 MEBIBYTE = 1024 * 1024
 #: The text of one event, or of one write, of an answer of many mebibytes.
-_BLOCK = 64 * 1024
+BLOCK = 64 * 1024
 #: Time for what was sent to reach the client before a reset throws away the rest.
-_BEFORE_RESET = 0.05
+BEFORE_RESET = 0.05
 #: Between the events of ``slow``.
-_SLOW = 0.7
-_SLOW_EVENTS = 4
+SLOW = 0.7
+SLOW_EVENTS = 4
 
 #: The faults that end a stream after some of its events.
-_AFTER_EVENTS = frozenset({"midstream", "cut", "drop", "rst", "errtail", "errdata", "hang"})
+AFTER_EVENTS = frozenset({"midstream", "cut", "drop", "rst", "errtail", "errdata", "hang"})
 
 
 @attrs.frozen
@@ -85,13 +85,13 @@ class Generation:
 def reply(work: Generation) -> Reply:
     """The reply to a generation call."""
     answered = _streamed(work) if work.target.streaming else _unary(work)
-    return _paced(answered, work.fault)
+    return paced(answered, work.fault)
 
 
 # -- documents under a fault -------------------------------------------------------------------------------------
 
 
-def _numbered(count: int) -> str:
+def numbered(count: int) -> str:
     """A text that falls into `count` equal pieces, each with its number."""
     return "".join(f"This is piece {index + 1:7} of {count:7}. " for index in range(count))
 
@@ -100,17 +100,17 @@ def _documents(work: Generation) -> list[dict[str, Any]]:
     """The documents of a stream; where a fault needs a certain number of them, so many and a plain text."""
     name = work.fault.name if work.fault is not None else ""
     count = work.fault.count if work.fault is not None else 0
-    if name in _AFTER_EVENTS:
-        count = _events_before(work.fault) + 2
+    if name in AFTER_EVENTS:
+        count = events_before(work.fault) + 2
     elif name == "slow":
-        count = _SLOW_EVENTS
+        count = SLOW_EVENTS
     elif name == "badjson":
         count = 3
     elif name == "splitutf8":
         return answers.events(work.compose(answers.MANY_SCRIPTS), wanted=4)
     elif name != "chunks":
         return _changed(answers.events(work.compose()), work, name)
-    return answers.events(work.compose(_numbered(count)), wanted=max(count, 1))
+    return answers.events(work.compose(numbered(count)), wanted=max(count, 1))
 
 
 def _changed(documents: list[dict[str, Any]], work: Generation, name: str) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ def _without_parts(candidate: dict[str, Any]) -> dict[str, Any]:
     return {**candidate, "content": {"role": "model"}}
 
 
-def _events_before(fault: Fault | None) -> int:
+def events_before(fault: Fault | None) -> int:
     """After how many events a stream ends."""
     return 1 if fault is None or fault.number is None else fault.count
 
@@ -155,8 +155,8 @@ def _streamed(work: Generation) -> Reply:
         return Reply(200, headers, (Send(frames.end(0)),))
     documents = [work.dressed(document) for document in _documents(work)]
     events = [frames.event(index, document) for index, document in enumerate(documents)]
-    if name in _AFTER_EVENTS and work.fault is not None:
-        return Reply(200, headers, tuple(_broken_off(work, work.fault, frames, events)))
+    if name in AFTER_EVENTS and work.fault is not None:
+        return Reply(200, headers, tuple(broken_off(work.about, work.fault, frames, events)))
     if isinstance(frames, framing.EventStream):
         events = _disfigured(name, documents, events)
     elif name == "badjson":
@@ -164,10 +164,10 @@ def _streamed(work: Generation) -> Reply:
     closing = frames.end(len(events))
     if closing:
         events[-1] += closing
-    return Reply(200, headers, tuple(_between(events, _SLOW if name == "slow" else 0.0)))
+    return Reply(200, headers, tuple(between(events, SLOW if name == "slow" else 0.0)))
 
 
-def _between(events: Sequence[bytes], seconds: float) -> list[Step]:
+def between(events: Sequence[bytes], seconds: float) -> list[Step]:
     """Events with a pause between them; even none at all ends the turn, so that each goes out on its own."""
     steps: list[Step] = []
     for event in events:
@@ -199,18 +199,18 @@ def _many_lines(document: Any) -> bytes:
     return b"".join(b"data: " + line + b"\r\n" for line in lines) + b"\r\n"
 
 
-def _broken_off(work: Generation, fault: Fault, frames: framing.Framing, events: list[bytes]) -> list[Step]:
+def broken_off(about: Circumstances, fault: Fault, frames: framing.Framing, events: list[bytes]) -> list[Step]:
     """A stream that ends early: some good events, and then what the fault says."""
-    count = _events_before(fault)
-    steps: list[Step] = [Send(b""), *_between(events[:count], 0.0)]
+    count = events_before(fault)
+    steps: list[Step] = [Send(b""), *between(events[:count], 0.0)]
     match fault.name:
         case "hang":
             return [*steps, Hang()]
         case "cut" | "drop":
             return [*steps, Cut()]
         case "rst":
-            return [*steps, Wait(_BEFORE_RESET), Reset()]
-    document = errors.of_status(work.about, 503).document()
+            return [*steps, Wait(BEFORE_RESET), Reset()]
+    document = errors.of_status(about, 503).document()
     if isinstance(frames, framing.EventStream) and fault.name == "errtail":
         tail = framing.pretty(document) + b"\n"
     else:
@@ -219,17 +219,22 @@ def _broken_off(work: Generation, fault: Fault, frames: framing.Framing, events:
 
 
 def _endless(work: Generation, frames: framing.Framing, mebibytes: float) -> list[Step]:
-    """Many mebibytes of text in events of 64 KiB, none of which is ever held but the one that repeats."""
-    documents = [work.dressed(document) for document in answers.events(work.compose("x" * _BLOCK), wanted=1)]
+    """Many mebibytes of text in events of 64 KiB."""
+    documents = [work.dressed(document) for document in answers.events(work.compose("x" * BLOCK), wanted=1)]
     ending = [work.dressed(document) for document in answers.events(work.compose("."), wanted=1)]
     block = {**documents[0]}
     inner = block["response"] if work.target.kind is Kind.CODE_ASSIST else block
     inner["candidates"] = _without_reason(inner)["candidates"]
-    count = max(1, round(mebibytes * MEBIBYTE / _BLOCK))
+    return many(frames, ending[0], mebibytes, block)
+
+
+def many(frames: framing.Framing, ending: Any, mebibytes: float, block: Any) -> list[Step]:
+    """So many mebibytes of the one event `block`, which alone is ever held, and then `ending`."""
+    count = max(1, round(mebibytes * MEBIBYTE / BLOCK))
     return [
         Send(frames.event(0, block)),
         Fill(frames.event(1, block), count - 1),
-        Send(frames.event(count, ending[0]) + frames.end(count + 1)),
+        Send(frames.event(count, ending) + frames.end(count + 1)),
     ]
 
 
@@ -245,25 +250,29 @@ def _unary(work: Generation) -> Reply:
         return body_reply(503, framing.unary(document), framing.JSON_TYPE, work.headers)
     if name == "emptystream":
         return body_reply(200, b"", framing.JSON_TYPE, work.headers)
-    body = _body(work, _unary_document(work, name))
+    return whole(_body(work, _unary_document(work, name)), name, work.headers)
+
+
+def whole(body: bytes, name: str, headers: tuple[tuple[str, str], ...]) -> Reply:
+    """A unary answer with its Content-Length, under the fault of this name that cuts or delays it."""
     match name:
         case "badjson":
             body = body[: len(body) // 2]
         case "noblank":
             body = body.rstrip()
-    whole = body_reply(200, body, framing.JSON_TYPE, work.headers)
+    answered = body_reply(200, body, framing.JSON_TYPE, headers)
     half: tuple[Step, ...] = (Send(body[: len(body) // 2]),)
     match name:
         case "cut" | "drop":
-            return attrs.evolve(whole, steps=(*half, Cut()))
+            return attrs.evolve(answered, steps=(*half, Cut()))
         case "rst":
-            return attrs.evolve(whole, steps=(*half, Wait(_BEFORE_RESET), Reset()))
+            return attrs.evolve(answered, steps=(*half, Wait(BEFORE_RESET), Reset()))
         case "hang":
-            return attrs.evolve(whole, steps=(*half, Hang()))
+            return attrs.evolve(answered, steps=(*half, Hang()))
         case "slow":
-            pause = _SLOW * (_SLOW_EVENTS - 1)
-            return attrs.evolve(whole, steps=(Send(b""), Wait(pause), *whole.steps))
-    return whole
+            pause = SLOW * (SLOW_EVENTS - 1)
+            return attrs.evolve(answered, steps=(Send(b""), Wait(pause), *answered.steps))
+    return answered
 
 
 def _body(work: Generation, document: dict[str, Any]) -> bytes:
@@ -277,7 +286,7 @@ def _unary_document(work: Generation, name: str) -> dict[str, Any]:
     if name == "splitutf8":
         text = answers.MANY_SCRIPTS
     elif name == "chunks" and work.fault is not None:
-        text = _numbered(work.fault.count)
+        text = numbered(work.fault.count)
     document = answers.unary(work.compose(text))
     if name == "nofinish":
         return _without_reason(document)
@@ -291,8 +300,8 @@ def _big(work: Generation, mebibytes: float) -> Reply:
     mark = "agm-emulator-block"
     around = _body(work, answers.unary(work.compose(mark)))
     before, _, after = around.partition(mark.encode())
-    count = max(1, round(mebibytes * MEBIBYTE / _BLOCK))
-    block = b"x" * _BLOCK
+    count = max(1, round(mebibytes * MEBIBYTE / BLOCK))
+    block = b"x" * BLOCK
     return Reply(
         status=200,
         headers=(("Content-Type", framing.JSON_TYPE), *work.headers),
@@ -304,7 +313,7 @@ def _big(work: Generation, mebibytes: float) -> Reply:
 # -- pace --------------------------------------------------------------------------------------------------------
 
 
-def _paced(answered: Reply, fault: Fault | None) -> Reply:
+def paced(answered: Reply, fault: Fault | None) -> Reply:
     """The same bytes in other writes, or later."""
     if fault is None:
         return answered
@@ -322,7 +331,7 @@ def _paced(answered: Reply, fault: Fault | None) -> Reply:
 
 def _rewritten(answered: Reply, cut: Callable[[bytes], list[bytes]]) -> Reply:
     body = b"".join(step.data for step in answered.steps if isinstance(step, Send))
-    return attrs.evolve(answered, steps=tuple(_between(cut(body), 0.0)))
+    return attrs.evolve(answered, steps=tuple(between(cut(body), 0.0)))
 
 
 def split_inside_characters(body: bytes) -> list[bytes]:

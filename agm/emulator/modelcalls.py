@@ -7,7 +7,9 @@ socket: a call and the state go in, a reply comes out.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ import attrs
 from agm.emulator import credentials, embeddings, errors, faults, framing, generation, jsontext, schema, tokens, values
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import Circumstances, GoogleError, Kind
+from agm.emulator.faults import Fault
 from agm.emulator.replies import ESF, SCAFFOLDING, Cut, Hang, Reply, body_reply, json_reply
 from agm.emulator.requestlog import Entry
 from agm.emulator.state import Account, State
@@ -86,11 +89,11 @@ def read_body(call: Call, message: str, kind: Kind) -> dict[str, Any]:
     return schema.read(jsontext.read(call.body), message, kind)
 
 
-def answer(admitted: Admitted, state: State, message: Mapping[str, Any]) -> Reply:
+def hindrance(admitted: Admitted, state: State) -> tuple[Fault | None, Reply | None]:
     """
-    Answer a model call whose body was read: the fault that is due, the quota, and then the method.
+    The fault that is due for a call, and the reply to it if that is all that comes of the call.
 
-    :raises GoogleError: for what the request lacks.
+    :raises GoogleError: if the account lacks the model, or its quota is used up.
     """
     target, about = admitted.target, admitted.about
     if not admitted.account.has_model(target.model):
@@ -100,33 +103,52 @@ def answer(admitted: Admitted, state: State, message: Mapping[str, Any]) -> Repl
         fault = None
     if fault is not None:
         if fault.name == "close":
-            return Reply(200, steps=(Cut(),))
+            return fault, Reply(200, steps=(Cut(),))
         if fault.name == "hang" and fault.number is None:
-            return Reply(200, steps=(Hang(),))
+            return fault, Reply(200, steps=(Hang(),))
         error = errors.of_fault(about, fault)
         if error is not None:
-            return refuse(admitted.call, target, error, array=True if fault.name == "errarray" else None)
+            return fault, refuse(admitted.call, target, error, array=True if fault.name == "errarray" else None)
     exceeded = state.quota_left(admitted.account, target.model)
     if exceeded is not None:
         period, limit, delay = exceeded
         raise errors.quota_failure(about, period=period, limit=limit, delay=round(delay, 3))
-    try:
-        answered = _by_method(admitted, state, message, fault)
-    except values.SchemaError:
-        raise errors.invalid_argument() from None
+    return fault, None
+
+
+def paced(answered: Reply, fault: Fault | None) -> Reply:
+    """A reply that comes later, if that is the fault."""
     if fault is not None and fault.name == "latency":
         return generation.delayed(answered, (fault.number or 0.0) / 1000)
     return answered
 
 
-def _by_method(admitted: Admitted, state: State, message: Mapping[str, Any], fault: faults.Fault | None) -> Reply:
+def answer(admitted: Admitted, state: State, message: Mapping[str, Any]) -> Reply:
+    """
+    Answer a model call whose body was read: the fault that is due, the quota, and then the method.
+
+    :raises GoogleError: for what the request lacks.
+    """
+    fault, hindered = hindrance(admitted, state)
+    if hindered is not None:
+        return hindered
+    try:
+        answered = _by_method(admitted, state, message, fault)
+    except values.SchemaError:
+        raise errors.invalid_argument() from None
+    return paced(answered, fault)
+
+
+def _by_method(admitted: Admitted, state: State, message: Mapping[str, Any], fault: Fault | None) -> Reply:
     call, target = admitted.call, admitted.target
     if target.method in GENERATION:
         check_contents(message, target)
         cached = None
+        account, now = admitted.account.name, state.clock.now()
         if target.kind is Kind.API_KEY:
-            account = admitted.account.name
-            cached = state.holdings.referenced(message, target.model, account, state.clock.now())
+            cached = state.holdings.referenced(message, target.model, account, now)
+        elif target.kind is Kind.VERTEX:
+            cached = state.holdings.referenced_by_vertex(message, target.model, account, now)
         return generation.reply(
             generation.Generation(
                 call=call,
@@ -138,7 +160,12 @@ def _by_method(admitted: Admitted, state: State, message: Mapping[str, Any], fau
                 cached=cached,
             )
         )
-    document = count(message, target) if target.method == "countTokens" else embeddings.answer(target, message)
+    if target.method == "countTokens":
+        document = count(message, target)
+    elif target.method == "computeTokens":
+        document = compute(message)
+    else:
+        document = embeddings.answer(target, message)
     headers = ESF if target.kind is Kind.CODE_ASSIST else SCAFFOLDING
     return json_reply(document, headers=headers, pretty_print=call.pretty_print)
 
@@ -220,3 +247,25 @@ def count(message: Mapping[str, Any], target: Target) -> dict[str, Any]:
         document["totalBillableCharacters"] = tokens.billable_characters(counted_request.get("contents", ()))
     document["promptTokensDetails"] = tokens.details(counted)
     return document
+
+
+def compute(message: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    ``ComputeTokensResponse``: the pieces of each content's text, in base64, and their numbers.
+
+    :raises GoogleError: 400 if there is nothing to count.
+    """
+    contents = message.get("contents") or ()
+    if not contents:
+        raise errors.invalid_argument("at least one contents field is required")
+    found = []
+    for content in contents:
+        pieces = [piece for part in content.get("parts", ()) for piece in tokens.pieces(part.get("text", ""))]
+        found.append(
+            {
+                "tokens": [base64.b64encode(piece).decode() for piece in pieces],
+                "tokenIds": [str(zlib.crc32(piece) % 256_000) for piece in pieces],
+                "role": content.get("role", "user"),
+            }
+        )
+    return {"tokensInfo": found}

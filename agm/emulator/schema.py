@@ -163,6 +163,7 @@ FetchAvailableModelsRequest
 CachedContent
     name:string displayName:string model:string systemInstruction:Content contents:*Content tools:*Tool
     toolConfig:ToolConfig ttl:string expireTime:string createTime:string updateTime:string usageMetadata:Any
+    encryptionSpec:Any@v
 CreateFileRequest
     file:File
 File
@@ -178,6 +179,66 @@ InlinedRequests
     requests:*InlinedRequest
 InlinedRequest
     request:GenerateContentRequest metadata:Struct
+AsyncBatchEmbedContentRequest@k
+    batch:EmbedContentBatch
+EmbedContentBatch@k
+    model:string name:string displayName:string inputConfig:InputEmbedContentConfig priority:int64
+InputEmbedContentConfig@k
+    fileName:string requests:InlinedEmbedContentRequests
+InlinedEmbedContentRequests@k
+    requests:*InlinedEmbedContentRequest
+InlinedEmbedContentRequest@k
+    request:EmbedContentRequest metadata:Struct
+RegisterFilesRequest@k
+    uris:*string
+
+FileSearchStore@k
+    name:string displayName:string embeddingModel:string createTime:string updateTime:string
+    activeDocumentsCount:int64 pendingDocumentsCount:int64 failedDocumentsCount:int64 sizeBytes:int64
+UploadToFileSearchStoreRequest@k
+    displayName:string customMetadata:*CustomMetadata chunkingConfig:ChunkingConfig mimeType:string
+ImportFileRequest@k
+    fileName:string customMetadata:*CustomMetadata chunkingConfig:ChunkingConfig
+CustomMetadata@k
+    key:string stringValue:string|value stringListValue:StringList|value numericValue:float|value
+StringList@k
+    values:*string
+ChunkingConfig@k
+    whiteSpaceConfig:WhiteSpaceConfig
+WhiteSpaceConfig@k
+    maxTokensPerChunk:int32 maxOverlapTokens:int32
+
+TunedModel@k
+    name:string displayName:string description:string baseModel:string tunedModelSource:TunedModelSource
+    temperature:float topP:float topK:int32 tuningTask:TuningTask readerProjectNumbers:*int64 state:string
+    createTime:string updateTime:string
+TunedModelSource@k
+    tunedModel:string baseModel:string
+TuningTask@k
+    startTime:string completeTime:string snapshots:Any trainingData:TuningData hyperparameters:TuningHyperparameters
+TuningData@k
+    examples:TuningExamples
+TuningExamples@k
+    examples:*TuningExample
+TuningExample@k
+    textInput:string output:string
+TuningHyperparameters@k
+    epochCount:int32 batchSize:int32 learningRate:float learningRateMultiplier:float
+
+ComputeTokensRequest@v
+    model:string instances:*Value contents:*Content
+FetchPredictOperationRequest@v
+    operationName:string
+BatchPredictionJob@v
+    name:string displayName:string model:string modelParameters:Value inputConfig:Any outputConfig:Any
+    instanceConfig:Any labels:{}string encryptionSpec:Any
+UpdateModel@v
+    name:string displayName:string description:string labels:{}string
+TuningJob@v
+    name:string baseModel:string preTunedModel:Any tunedModelDisplayName:string description:string labels:{}string
+    supervisedTuningSpec:Any preferenceOptimizationSpec:Any reinforcementTuningSpec:Any distillationSpec:Any
+    veoTuningSpec:Any experiment:string serviceAccount:string encryptionSpec:Any outputUri:string
+    customBaseModel:string evaluateDatasetRuns:Any
 
 Empty
 """

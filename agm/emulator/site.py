@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.web import http, resource, server
 from twisted.web.server import NOT_DONE_YET, Request
 
-from agm.emulator import codeassist, control, developer, oauth, pages, vertex
+from agm.emulator import codeassist, control, developer, oauth, openai, pages, vertex
 from agm.emulator.calls import Call
 from agm.emulator.errors import GoogleError
 from agm.emulator.playback import Playback
@@ -29,10 +29,11 @@ IDLE = 240
 
 Surface = tuple[Callable[[Call], bool], Callable[[Call, State, Entry], Reply]]
 
-#: In this order: Vertex AI's paths begin as the Developer API's do.
+#: In this order: Vertex AI's paths, and those of the OpenAI surface, begin as the Developer API's do.
 SURFACES: Sequence[Surface] = (
     (codeassist.handles, codeassist.reply),
     (vertex.handles, vertex.reply),
+    (openai.handles, openai.reply),
     (oauth.handles, oauth.reply),
     (developer.handles, developer.reply),
 )

@@ -30,6 +30,11 @@ def of_text(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS)
 
 
+def pieces(text: str) -> list[bytes]:
+    """A text's tokens: as many as :func:`of_text` counts."""
+    return [text[at : at + CHARACTERS].encode("utf-8", "replace") for at in range(0, len(text), CHARACTERS)]
+
+
 def of_json(value: Any) -> int:
     """The tokens of a value that the model reads or writes as JSON."""
     return math.ceil(len(msgspec.json.encode(value)) / CHARACTERS)

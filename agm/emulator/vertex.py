@@ -1,5 +1,6 @@
 """
-Vertex AI: models of a project and a location, tuned endpoints, express mode with an API key, and the publisher's list.
+Vertex AI: models of a project and a location, tuned endpoints, express mode with an API key, the publisher's list, and
+what a project keeps (:mod:`agm.emulator.jobs`, :mod:`agm.emulator.videos`).
 
 Calls below ``projects/`` want a token; those below ``publishers/`` take an API key too.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from agm.emulator import catalogue, modelcalls, pages
+from agm.emulator import catalogue, jobs, modelcalls, pages, stored, videos
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import GoogleError, Kind, model_unknown
 from agm.emulator.replies import Reply, json_reply
@@ -17,7 +18,11 @@ from agm.emulator.requestlog import Entry
 from agm.emulator.state import State
 
 _PLACE = r"/(?P<version>v1|v1beta1)/(?:projects/(?P<project>[^/]+)/locations/(?P<location>[^/]+)/)?"
-PATH = re.compile(_PLACE + r"(?:publishers|endpoints)/.+", re.DOTALL)
+PATH = re.compile(
+    _PLACE
+    + r"(?P<rest>(?:publishers|endpoints)/.+|(?:cachedContents|batchPredictionJobs|tuningJobs|models)(?:[/:].+)?)",
+    re.DOTALL,
+)
 _METHOD = re.compile(
     _PLACE + r"(?:publishers/[^/]+/models|(?P<tuned>endpoints))/(?P<model>.+):(?P<method>[A-Za-z]+)", re.DOTALL
 )
@@ -28,14 +33,16 @@ MESSAGES: Mapping[str, str] = {
     "generateContent": "GenerateContentRequest",
     "streamGenerateContent": "GenerateContentRequest",
     "countTokens": "CountTokensRequest",
+    "computeTokens": "ComputeTokensRequest",
     "embedContent": "EmbedContentRequest",
     "predict": "PredictRequest",
 }
 
 
 def handles(call: Call) -> bool:
-    """Return whether a path belongs to this surface."""
-    return PATH.fullmatch(call.path) is not None
+    """Whether a path belongs to this surface; what a project keeps is nowhere but below it."""
+    path = PATH.fullmatch(call.path)
+    return path is not None and (path["project"] is not None or path["rest"].startswith(("publishers/", "endpoints/")))
 
 
 def reply(call: Call, state: State, entry: Entry) -> Reply:
@@ -54,7 +61,25 @@ def reply(call: Call, state: State, entry: Entry) -> Reply:
     listing = _LIST.fullmatch(call.path)
     if call.method == "GET" and listing is not None:
         return _models(call, state, entry, listing)
-    return pages.not_found(call.path)
+    path = PATH.fullmatch(call.path)
+    if path is None or path["project"] is None:
+        return pages.not_found(call.path)
+    version, project, location = path["version"], path["project"], path["location"]
+    try:
+        answered = stored.reply(
+            (*jobs.ROUTES, *videos.VERTEX_ROUTES),
+            call,
+            state,
+            entry,
+            version,
+            path["rest"],
+            kind=Kind.VERTEX,
+            project=project,
+            location=location,
+        )
+    except GoogleError as error:
+        return modelcalls.error_reply(error, kind=Kind.VERTEX)
+    return pages.not_found(call.path) if answered is None else answered
 
 
 def _model_call(call: Call, state: State, entry: Entry, target: Target) -> Reply:

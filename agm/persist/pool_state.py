@@ -71,6 +71,8 @@ class _File(msgspec.Struct):
     accounts: dict[str, _Account]
     #: Names of resources and their accounts; the one that was asked for last is the last.
     owners: list[tuple[str, str]] = []
+    #: Whose requests have made them, as far as that is known: the client key's name and its team.
+    makers: dict[str, tuple[str, str]] = {}
 
 
 def path_of(config: Config) -> Path | None:
@@ -186,7 +188,7 @@ class PoolState:
         found = self._file.start()
         if found is not None:
             self._left = found.accounts
-            self._owners.load(found.owners)
+            self._owners.load(found.owners, found.makers)
         self.accounts_are(origins)
         self._pool.changed = self._owners.changed = self._file.changed
 
@@ -235,4 +237,4 @@ class PoolState:
                     [_Cooldown.of(cooldown, now) for cooldown in known.cooldowns],
                     [_Quota(model, fraction, now + left) for model, fraction, left in known.quotas],
                 )
-        return _File(FORMAT, accounts, self._owners.dump())
+        return _File(FORMAT, accounts, self._owners.dump(), self._owners.dump_makers())

@@ -16,11 +16,13 @@ from agm.core import documents, ownership
 from agm.core.bodies import MOST, Reading, Unreadable
 from agm.core.classify import Verdict
 from agm.core.errors import InvalidRequest
+from agm.core.ownership import Maker
 from agm.core.pool.candidates import Candidates
 from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.request import Account, AccountChoice, Body, GatewayRequest
 from agm.serving.context import ServingContext
-from agm.serving.routing import PoolRouting, Routing
+from agm.serving.routing import PoolRouting, Routing, VertexRouting
+from agm.serving.sharing import check_sees
 
 #: So much of a refusal is looked through for what it is about.
 MAX_TOLD = 8 * 1024
@@ -58,13 +60,14 @@ async def pause(context: ServingContext, body: bytes) -> None:
         await deferLater(context.reactor, 0)
 
 
-async def read(context: ServingContext, body: bytes, *, most: int = MOST) -> Reading:
+async def read(context: ServingContext, body: bytes, *, most: int = MOST, ids: bool = False) -> Reading:
     """
     Read a body; other work of the reactor is done in between if that takes long.
 
+    :param ids: as for :class:`Reading`.
     :raises Unreadable: if it cannot be read.
     """
-    reading = Reading(body, most=most)
+    reading = Reading(body, most=most, ids=ids)
     while reading.go_on():
         await deferLater(context.reactor, 0)
     return reading
@@ -102,19 +105,27 @@ async def names_in(context: ServingContext, body: Body) -> list[str]:
         ) from None
 
 
-async def route_call(context: ServingContext, request: GatewayRequest, body: bytes) -> Routing:
+async def route_call(context: ServingContext, request: GatewayRequest, body: bytes, maker: Maker) -> Routing:
     """
     Route a call: to the owner of what it names, if it names something that has one; else to any account.
 
     :param body: the client's after all plugins' edits.
+    :param maker: whose request it is.
     :raises InvalidRequest: if what it names belongs to several accounts, or cannot be read.
+    :raises NotFound: if it names what does not answer to its client key.
     """
     if not len(context.ownership):
-        return PoolRouting(context, request)
+        return _to_any(context, request)
     tuned = ownership.root(request.model)
     names = [] if tuned is None else [tuned]
     names += await names_in(context, request.body if body is request.body.raw else Body(body))
+    check_sees(context, maker, names)
     return route_names(context, request, names)
+
+
+def _to_any(context: ServingContext, request: GatewayRequest) -> Routing:
+    """Route to any account that can serve a request of this shape."""
+    return PoolRouting(context, request) if request.place is None else VertexRouting(context, request)
 
 
 def route_names(context: ServingContext, request: GatewayRequest, names: Sequence[str]) -> Routing:
@@ -125,7 +136,7 @@ def route_names(context: ServingContext, request: GatewayRequest, names: Sequenc
     """
     owned = owner_of(context, names)
     if owned is None:
-        return PoolRouting(context, request)
+        return _to_any(context, request)
     owner, resource = owned
     return AffinityRouting(context, request, owner, resource, tuple(names))
 

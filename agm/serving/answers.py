@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from agm.core.classify import Fault, Verdict
+from agm.core.ownership import Maker
 from agm.core.pool.breaker import Trouble
 from agm.core.pool.lease import Lease
 from agm.core.request import Account
-from agm.core.wire.answer_filters import Framing
+from agm.core.wire.answer_filters import Framing, StreamFailure, error_event
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: An error's body is read up to this many bytes.
@@ -35,7 +38,16 @@ class OpenAnswer:
     #: Whether the body passes byte for byte, so that the upstream's Content-Length holds.
     plain: bool
     _lease: Lease
+    #: How an SSE answer tells that it breaks off.
+    error_event: Callable[[StreamFailure], bytes] = error_event
+    #: Whose request it is, where it may make something.
+    maker: Maker | None = None
     _closed: bool = attrs.field(init=False, default=False)
+
+    @property
+    def reported(self) -> bool:
+        """Whether the upstream told of an error within an answer that passed as it came."""
+        return getattr(self.body.filter, "reported", False)
 
     def close(self) -> None:
         """Give the account back, and the connection if it is still in use.  Only the first call counts."""

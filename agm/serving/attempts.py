@@ -46,7 +46,7 @@ from agm.core.request import (
     UpstreamRequest,
 )
 from agm.core.wire import envelope
-from agm.core.wire.answer_filters import Framing, PlainBody
+from agm.core.wire.answer_filters import Framing
 from agm.core.wire.gzip import inflate
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer, Route
 from agm.serving.context import ServingContext
@@ -340,6 +340,8 @@ class Attempts:
             wrapped = wrapping.wrap(located)
             bare = account.name in self._without_user_project
             credential = context.code_assist.headers(account, await self._credential(account), without=bare)
+            if wrapped.bearer:
+                credential = _as_bearer(credential)
             answer = await context.client.send(
                 wrapped.method,
                 route.url + wrapped.path,
@@ -461,7 +463,7 @@ class Attempts:
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
             return Failed(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
         if flow.has_bytes or passing.complete:
-            return OpenAnswer(answer, flow, account, self.request.framing, isinstance(passing, PlainBody), lease)
+            return self.wrapping.open(answer, flow, account, lease)
         if passing.failure is not None:
             if passing.failure.own is not None:
                 raise passing.failure.own
@@ -618,3 +620,11 @@ def _unanswered(error: UpstreamFailed) -> Failed:
     status = 504 if error.reason == "FIRST_BYTE_TIMEOUT" else None
     final = error.reason != "PROTOCOL_ERROR"  # what does not speak HTTP has not served anything
     return Failed(Verdict(Fault.ENDPOINT, error.reason), status, b"", str(error), final=final, trouble=Trouble.ODD)
+
+
+def _as_bearer(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Credential headers with an API key as a bearer token."""
+    return [
+        (b"Authorization", b"Bearer " + value) if name.lower() == b"x-goog-api-key" else (name, value)
+        for name, value in headers
+    ]

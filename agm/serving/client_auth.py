@@ -152,6 +152,11 @@ class ClientAuthenticator:
                 "Send it as 'x-goog-api-key: KEY' or 'Authorization: Bearer KEY'.",
                 reason="CLIENT_KEY_MISSING",
             )
+        if any(key.startswith("ya29.") for key in presented):
+            raise Unauthenticated(
+                "A Google access token is no client key of this gateway, and is not passed on: give the SDK a client "
+                "key in its place, as api_key or as the token of its credentials."
+            )
         raise Unauthenticated("The client key is not known to this gateway.")
 
     def _warn_of_a_proxy(self) -> None:

@@ -12,18 +12,22 @@ from typing import Any
 
 import msgspec
 
-from agm.core import documents
+from agm.core import documents, ownership
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.pool.exclusions import nothing_left
 from agm.core.request import Account, UpstreamRequest
+from agm.core.wire import interactions
 from agm.plugins.hooks import Call, HookFailed
 from agm.serving.affinity import pause
 from agm.serving.attempts import Attempts
 from agm.serving.chains import plugin_failed
 from agm.serving.gateway import Gateway
-from agm.serving.prepare import InboundCall
+from agm.serving.interactions import IdInbound, PrepareIdCall, Uncounted, forwarded_headers
+from agm.serving.prepare import InboundCall, PrepareCall
 
 REDACTED = "[redacted]"
+#: The method that creates an interaction; it is no method of a model.
+CREATION = "interactions.create"
 #: Names of headers and parameters whose values are not shown, whoever put them there.
 _SECRET = re.compile("auth|cookie|credential|key|passw|secret|token", re.IGNORECASE)
 #: A body is shown up to this many characters.
@@ -50,7 +54,8 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
     await pause(gateway.calls.context, inbound.body)
     with gateway.hooks.recorded() as calls:
         try:
-            attempts = await gateway.calls.prepare(inbound, explaining=True).run()
+            attempts = await _prepare(gateway, inbound).run()
+            assert isinstance(attempts, Attempts), "nothing is searched for while explaining"
             _decide(gateway, attempts, calls, found)
         except GatewayError as e:
             found["error"] = _status(e)
@@ -60,6 +65,32 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
             found["refused_by"] = e.plugin or None
     found["plugins"] = [{"hook": call.hook, "plugin": call.plugin, "said": _said(call)} for call in calls]
     return found
+
+
+def _prepare(gateway: Gateway, inbound: InboundCall) -> PrepareCall | PrepareIdCall:
+    """Make the steps before the first attempt of a call, or of the creation of an interaction."""
+    if inbound.call.method != CREATION:
+        return gateway.calls.prepare(inbound, explaining=True)
+    asked = ownership.parse(inbound.path.encode("ascii"), "POST")
+    assert asked is not None, "it is the path of interactions"
+    found = interactions.read_creation(inbound.body)
+    body = inbound.body
+    if found is not None and not found.asks:
+        body = interactions.with_model(body, inbound.call.model)
+    creation = IdInbound(
+        id=inbound.id,
+        path=inbound.path,
+        asked=asked,
+        http_method="POST",
+        query="",
+        parameters=dict(inbound.query),
+        headers=dict(inbound.headers),
+        forwarded=forwarded_headers(inbound.headers, content=True),
+        key=inbound.key,
+        body=body,
+        received_at=inbound.received_at,
+    )
+    return PrepareIdCall(gateway.calls, creation, Uncounted(), explaining=True)
 
 
 def _status(error: GatewayError) -> Any:

@@ -7,6 +7,7 @@ It is made by :mod:`agm.serving.assemble` or by a test, and serves nothing itsel
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
 from agm.core.request import LastFailure
+from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
 from agm.observe.metrics import Metrics
@@ -60,6 +62,7 @@ class Gateway:
     :param refresher: fetches the tokens of credentials.
     :param auth_mode: whether a client key is asked for: ``off``, ``strict`` or ``all_except_health``.
     :param forwarded_auth_mode: the same for what a proxy has passed on, where that is another.
+    :param upload_key: 32 bytes that uploads are sealed with; others with each start if None.
     :param state_path: where what is known of the accounts survives a restart; None for nowhere.
     :param request_log_path: where requests are recorded; None for nowhere.
     :param traces: what sends traces; None where none are asked for.
@@ -85,6 +88,7 @@ class Gateway:
         *,
         forwarded_auth_mode: str | None = None,
         state_path: Path | None = None,
+        upload_key: bytes | None = None,
         request_log_path: Path | None = None,
         traces: Traces | None = None,
         wall: Callable[[], float] = time.time,
@@ -137,6 +141,7 @@ class Gateway:
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
         self._checks = HealthChecks()
         self._state_path = state_path
+        self.upload_key = upload_key or secrets.token_bytes(KEY_BYTES)
         self._state: PoolState | None = None
         self._counts: KeyCounts | None = None
         self._credential_of = credential_of or self._own_credential

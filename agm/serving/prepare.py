@@ -14,11 +14,13 @@ from agm.core.client_keys import ClientKey
 from agm.core.request import Body, GatewayRequest
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
+from agm.core.wire.vertex import Place
 from agm.serving.affinity import route_call
 from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.sharing import maker_of
 from agm.serving.wrapping import CallWrapping, Wrapping
 
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
@@ -41,6 +43,8 @@ class InboundCall:
     key: ClientKey | None
     body: bytes
     received_at: float
+    #: Where its path in Vertex AI's shape says that it is; None for any other path.
+    place: Place | None = None
 
 
 class PrepareCall:
@@ -83,6 +87,7 @@ class PrepareCall:
             body=Body(inbound.body),
             upstream_framing=Framing.SSE if framing is Framing.ARRAY and context.hooks.edits_events else framing,
             explaining=explaining,
+            place=inbound.place,
         )
 
     async def run(self) -> Attempts:
@@ -102,5 +107,5 @@ class PrepareCall:
         body = request.body.raw
         if hooks.edits_requests:
             body = await hooks.edit_body(Body(body).json(), request)  # a document of their own
-        routing = await route_call(context, request, body)
+        routing = await route_call(context, request, body, maker_of(self._key))
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice)

@@ -18,11 +18,14 @@ from twisted.internet.defer import Deferred
 from agm.core import documents, ownership
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
+from agm.core.ownership import Maker
 from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, AttemptRecord, GatewayRequest, ModelChoice, UpstreamRequest
+from agm.core.wire import openai, vertex
 from agm.core.wire.answer_filters import AnswerFilter, CollectedBody, Framing, PlainBody
 from agm.core.wire.usage import UsageWatch
+from agm.plugins.hooks import Hooks
 from agm.serving.affinity import AffinityRouting, route_names
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts
@@ -78,6 +81,10 @@ class ResourceCall:
     body: bytes
     name: str | None
     named: tuple[str, ...]
+    #: Whose request it is, for what it makes.
+    maker: Maker | None = attrs.field(kw_only=True, default=None)
+    #: It is of Google's OpenAI surface.
+    openai: bool = attrs.field(kw_only=True, default=False)
 
     def attempts(self, context: ServingContext) -> Attempts:
         """
@@ -93,7 +100,9 @@ class ResourceCall:
         return self._attempts(context, AffinityRouting(context, self.request, account, resource, self.named))
 
     def _attempts(self, context: ServingContext, routing: Routing) -> Attempts:
-        return Attempts(context, self.request, routing, ResourceWrapping(context, self), self.mapped)
+        wrapping = ResourceWrapping(context, self)
+        placed = wrapping if self.request.place is None else PlacedWrapping(wrapping)
+        return Attempts(context, self.request, routing, placed, self.mapped)
 
 
 @attrs.define(eq=False)
@@ -106,7 +115,8 @@ class ResourceWrapping:
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`agm.serving.wrapping.Wrapping`."""
         call = self._call
-        return UpstreamRequest(call.path, call.headers, call.body, Framing.UNARY, method=call.http_method)
+        framing, method = Framing.UNARY, call.http_method
+        return UpstreamRequest(call.path, call.headers, call.body, framing, method=method, bearer=call.openai)
 
     def is_good(self, status: int) -> bool:
         """See :class:`agm.serving.wrapping.Wrapping`."""
@@ -116,11 +126,14 @@ class ResourceWrapping:
         """See :class:`agm.serving.wrapping.Wrapping`; whose the resource is, is remembered or forgotten."""
         call, owners = self._call, self._context.ownership
         if call.name is not None:
-            if call.http_method == "DELETE" and call.path.partition("?")[0].endswith(f"/{call.name}"):
+            itself = call.openai or call.path.partition("?")[0].endswith(f"/{call.name}")
+            if call.http_method == "DELETE" and itself:
                 owners.forget(call.name)
             else:
                 owners.remember(call.name, lease.account.name)
-        return opened(self._context, answer, lease, call.request, made=call.http_method == "POST")
+        told = openai.names_told if call.openai else ownership.names_told
+        made = call.http_method == "POST"
+        return opened(self._context, answer, lease, call.request, made=made, maker=call.maker, told=told)
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """Pass everything; nothing is waited for behind the head."""
@@ -130,6 +143,10 @@ class ResourceWrapping:
         """Watch nothing: no tokens are used."""
         return None
 
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """Open what was opened at its head already."""
+        return OpenAnswer(answer, flow, account, Framing.UNARY, True, lease)
+
     def judge(self, failure: Failed) -> Failed:
         """See :class:`agm.serving.wrapping.Wrapping`: what is refused is the resource, and not the account."""
         of_the_resource = failure.status in (403, 404) and not self._call.request.model
@@ -138,13 +155,79 @@ class ResourceWrapping:
         return failure
 
 
+@attrs.define(eq=False)
+class PlacedWrapping:
+    """Sends a request about what a project keeps with the place of the account that serves it."""
+
+    _resource: ResourceWrapping
+
+    def wrap(self, account: Account) -> UpstreamRequest:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        wrapped = self._resource.wrap(account)
+        assert account.project is not None  # none without is eligible
+        return UpstreamRequest(
+            vertex.placed(wrapped.path, account.project, account.location),
+            wrapped.headers,
+            vertex.with_place(wrapped.body, account.project, account.location),
+            Framing.UNARY,
+            method=wrapped.method,
+        )
+
+    def is_good(self, status: int) -> bool:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.is_good(status)
+
+    def at_head(self, answer: UpstreamAnswer, lease: Lease) -> OpenAnswer | None:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.at_head(answer, lease)
+
+    def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.filter(wrapped)
+
+    def watch(self) -> UsageWatch | None:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.watch()
+
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.open(answer, flow, account, lease)
+
+    def judge(self, failure: Failed) -> Failed:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return self._resource.judge(failure)
+
+
+def check_seen(hooks: Hooks, answer: UpstreamAnswer) -> None:
+    """
+    Check that a good answer which is no JSON may pass the plugins that edit answers.
+
+    :raises Unimplemented: if it may not; its connection is closed.
+    """
+    if answer.length == 0 or answer.status in (204, 304):
+        return
+    try:
+        check_bytes_in(hooks, "The bytes of this answer")
+    except GatewayError:
+        answer.abort()
+        raise
+
+
 def opened(
-    context: ServingContext, answer: UpstreamAnswer, lease: Lease, request: GatewayRequest, *, made: bool
+    context: ServingContext,
+    answer: UpstreamAnswer,
+    lease: Lease,
+    request: GatewayRequest,
+    *,
+    made: bool,
+    maker: Maker | None = None,
+    told: Callable[[bytes], Sequence[str]] = ownership.names_told,
 ) -> OpenAnswer:
     """
     An answer as it is, of which the head has come: that says enough.  It may well be empty, or a large file.
 
-    What it names is remembered as its account's once it has passed; `made` as for :func:`remember_names`.
+    What it names is remembered as its account's once it has passed; `made`, `maker` and `told` as for
+    :func:`remember_names`.
 
     :raises Unimplemented: if plugins edit answers, and this one cannot be shown to them.
     """
@@ -157,36 +240,41 @@ def opened(
     elif json and hooks.edits_events:
 
         def noted(body: bytes) -> bytes:
-            remember_names(context, account, body, made=made)
+            remember_names(context, account, body, made=made, maker=maker, told=told)
             return body
 
         passing = CollectedBody(edited(hooks, request, lease.account, noted, alone=True), limit=MAX_COLLECTED)
         plain = False
     elif json:
-        passing = _Noted(lambda body: remember_names(context, account, body, made=made))
+        passing = _Noted(lambda body: remember_names(context, account, body, made=made, maker=maker, told=told))
     else:
-        if answer.length != 0 and answer.status not in (204, 304):
-            try:
-                check_bytes_in(hooks, "The bytes of this answer")
-            except GatewayError:
-                answer.abort()
-                raise
+        check_seen(hooks, answer)
         passing = PlainBody()
     flow = UpstreamBody(passing, context.deadlines, context.config.timeouts.idle)
     answer.deliver(flow)
-    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, plain, lease)
+    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, plain, lease, maker=maker)
 
 
-def remember_names(context: ServingContext, account: str, answer: bytes, *, made: bool) -> None:
+def remember_names(
+    context: ServingContext,
+    account: str,
+    answer: bytes,
+    *,
+    made: bool,
+    maker: Maker | None = None,
+    told: Callable[[bytes], Sequence[str]] = ownership.names_told,
+) -> None:
     """
     Remember what an account's answer names as its own.
 
     :param made: whether the request has made something; then an older owner of the same name does not count.
+    :param maker: whose request it was.
+    :param told: finds the names in an answer.
     """
     owners = context.ownership
-    for name in ownership.names_told(answer):
+    for name in told(answer):
         if made or owners.owner(name) not in context.credentials:
-            owners.remember(name, account)
+            owners.remember(name, account, maker if made else None)
 
 
 @attrs.define(eq=False)
@@ -252,6 +340,12 @@ class Lists:
     page_size: int | None
     page: ownership.Page | None
     path_of: Callable[[int | None, str], str]
+    #: The field in which a list says where it goes on.
+    goes_on: str = "nextPageToken"
+    #: Whether one may be listed, by its name; None for all.
+    shows: Callable[[str], bool] | None = None
+    #: The field says only whether it does: the client names the last one that it got.
+    behind_an_id: bool = False
     records: list[AttemptRecord] = attrs.Factory(list)
 
     async def open(self) -> OpenAnswer | FinalAnswer:
@@ -299,16 +393,19 @@ class Lists:
                 continue
             documents.append(document)
             count += ownership.listed(document)
-            if document.get("nextPageToken"):
-                following = ownership.Page(word, str(document["nextPageToken"]))
+            if document.get(self.goes_on):
+                following = ownership.Page(word, str(document[self.goes_on]))
                 break
         if not documents:
             if isinstance(refused, FinalAnswer):
                 return refused
             request = self.call.request
             raise refused or nothing_left(request.model, request.method, request.version, exclusions)
-        body = msgspec.json.format(msgspec.json.encode(ownership.merged(documents, following)), indent=2) + b"\n"
-        return FinalAnswer(200, (), body)
+        merged = ownership.merged(documents, following, goes_on=self.goes_on)
+        if self.behind_an_id:
+            merged = {name: value for name, value in merged.items() if name not in ("first_id", "last_id")}
+            merged[self.goes_on] = following is not None
+        return FinalAnswer(200, (), msgspec.json.format(msgspec.json.encode(merged), indent=2) + b"\n")
 
     @staticmethod
     def gateway_accounts(accounts: Sequence[Account], exclusions: Sequence[Exclusion]) -> list[Account]:
@@ -330,7 +427,23 @@ class Lists:
             document = None
         if not isinstance(document, dict):
             raise BadUpstreamAnswer("The upstream's list cannot be read.")
-        return document
+        return document if self.shows is None else self._shown(document, self.shows)
+
+    def _shown(self, document: dict[str, Any], shows: Callable[[str], bool]) -> dict[str, Any]:
+        """A list without what may not be listed; what Google has for everybody may."""
+        collection = self.call.request.method.split(".")[-2]  # of openai.files.list, too
+
+        def may(item: object) -> bool:
+            if not isinstance(item, dict) or item.get("type") == "prebuilt":
+                return True
+            named = f"{collection}/{item['id']}" if "id" in item else str(item.get("name"))
+            name = ownership.root(named)
+            return name is not None and shows(name)
+
+        return {
+            key: [item for item in value if may(item)] if isinstance(value, list) else value
+            for key, value in document.items()
+        }
 
 
 async def whole(body: UpstreamBody) -> bytes:

@@ -20,6 +20,7 @@ from agm.core.wire.answer_filters import (
     EventPipe,
     Framing,
     PlainArray,
+    PlainBody,
     PlainDocument,
     PlainEvents,
     Transform,
@@ -30,7 +31,7 @@ from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.chains import edited
 from agm.serving.context import ServingContext
-from agm.upstream.client import UpstreamAnswer
+from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: A unary answer that has to be read whole is refused beyond this many bytes.
 MAX_COLLECTED = 256 * 1024 * 1024
@@ -60,6 +61,9 @@ class Wrapping(Protocol):
 
     def judge(self, failure: Failed) -> Failed:
         """Correct what an upstream's error means, where it means something else for this kind of request."""
+
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """Open a good answer whose first bytes have come."""
 
 
 @attrs.define(eq=False)
@@ -128,3 +132,7 @@ class CallWrapping:
         if framing is Framing.UNARY:
             return CollectedBody(change, limit=MAX_COLLECTED)
         return EventPipe(change, framing, forward_done=forward_done)
+
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """See :class:`Wrapping`."""
+        return OpenAnswer(answer, flow, account, self._request.framing, isinstance(flow.filter, PlainBody), lease)

@@ -86,16 +86,18 @@ class AnsweringResource(ApiResource):
                 wire.prepare(opened.answer.status, headers)
                 if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
                     whole = opened.body.take()
-                    outcome, sent = "ok", len(whole)
+                    outcome, sent = "aborted" if opened.reported else "ok", len(whole)
                     opened.close()
                     wire.send_prepared(whole)
                     return
                 stall, redact = gateway.config.timeouts.client_stall, gateway.redactor.body
-                relay = Relay(wire, opened.body, opened.framing, gateway.stalls, stall, redact)
+                relay = Relay(wire, opened.body, opened.framing, gateway.stalls, stall, redact, opened.error_event)
                 call.relaying(relay)
                 relaying = relay.run()
                 try:
                     outcome = await relaying
+                    if opened.reported and outcome == "ok":
+                        outcome = "aborted"
                 except CancelledError:
                     if wire.channel is None:
                         relay.client_gone()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from urllib.parse import parse_qsl, quote, urlencode
 
 import attrs
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 
@@ -28,15 +28,20 @@ from agm.core.errors import (
     InvalidRequest,
     NotFound,
     Unavailable,
+    Unimplemented,
     UpstreamTimeout,
 )
 from agm.core.kinds import METHODS
-from agm.core.ownership import OwnedTarget, Page
+from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
+from agm.core.sealed import NONCE_BYTES, Seal
+from agm.core.wire import openai
 from agm.core.wire.answer_filters import Framing
+from agm.core.wire.openai import OpenAIResource
 from agm.core.wire.target import bare_model, quote_model
+from agm.core.wire.vertex import VertexResource
 from agm.plugins.builtin.wrapping import USER_AGENT
 from agm.serving.affinity import names_in, owner_of, read
 from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
@@ -46,6 +51,7 @@ from agm.serving.chains import check_bytes_in, check_bytes_out, edited_body
 from agm.serving.gateway import Gateway
 from agm.serving.records import record_attempt
 from agm.serving.resources import Lists, ResourceCall, Search, opened
+from agm.serving.sharing import check_sees, maker_of, sees
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
 from agm.upstream.origin import split_url
@@ -66,6 +72,7 @@ FORWARDED = (
     "if-modified-since",
     "content-range",
     "x-server-timeout",
+    "api-revision",
 )
 #: Headers of an upstream's answer that are about an upload, or say where a request goes on.
 UPLOAD_HEADERS = (
@@ -81,16 +88,14 @@ MAX_DESCRIPTION = 1024 * 1024
 MOST_UNHELD = 20_000
 #: An upload in one request is held in memory up to so many bytes, so that it can be sent again.
 MAX_HELD = MAX_DESCRIPTION
-#: How long an upload may take, in seconds, and how many can be under way; the oldest is forgotten first.
+#: How long an upload may take, in seconds.
 UPLOAD_SECONDS = 24 * 3600.0
-MAX_UPLOADS = 10_000
 _UPLOAD = re.compile(rb"/+upload/")
 #: The addresses for bytes that can be asked for: a host, no user, and visible ASCII.
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/[!-\"$-~]*")
+_PUBLISHED = re.compile(r"\A(?:projects/[^/]+/locations/[^/]+/)?publishers/google/(?=models/)")
 #: A list's page is never asked for with more than this.
 MAX_PAGE = 1000
-#: Calls whose requests may be in a file.
-_BATCHES = frozenset({"batchGenerateContent", "asyncBatchEmbedContent"})
 #: What no plugin can be shown of an upload.
 UPLOADED = "The bytes of an upload"
 #: Collections whose resources are not listed as a whole.
@@ -102,7 +107,7 @@ class Owned(AnsweringResource):
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__(gateway, access)
-        self.uploads = Uploads()
+        self.uploads = Uploads(gateway.upload_key)
 
     def claims(self, wire: GatewayRequestOnWire) -> bool:
         try:
@@ -129,13 +134,19 @@ class Owned(AnsweringResource):
         return _UPLOAD.match(wire.path) is not None and self._upload_of(query) is not None
 
     def _upload_of(self, query: Mapping[str, str]) -> Upload | None:
-        return self.uploads.find(query.get("upload_id", ""), self.gateway.reactor.seconds())
+        return self.uploads.find(query.get("upload_id", ""), self.gateway.wall())
 
     async def respond(self, visit: Visit) -> None:
         wire = visit.wire
         asked = ownership.parse(wire.path, wire.method.decode("ascii"))
         if asked is None:
             raise NotFound("The path is not known: the Gemini API has no such method of this resource.")
+        if asked.collection == "files" and asked.verb == "register":
+            raise Unimplemented(
+                "files:register makes files of what is in Cloud Storage, with the Google token of whoever may read "
+                "that: this gateway takes no such token and passes none on, and an API key cannot do it. Upload the "
+                "bytes, or name the gs:// object in a request that an account of Vertex AI serves."
+            )
         prepare = partial(PrepareResourceCall, self.gateway.calls, visit, asked)
         if asked.way != "upload":
             await self.answer(wire, prepare(decoded_body(wire)))
@@ -145,7 +156,7 @@ class Owned(AnsweringResource):
             part = PartOfUpload(self.gateway.calls, visit, asked, upload)
             await self.answer(wire, part)
         elif "upload_id" in visit.query:
-            raise NotFound("The upload is not known: it was started too long ago, or before the gateway was.")
+            raise NotFound("The upload is not known: it was started too long ago, or by a gateway without state.")
         elif begins_upload(visit):
             described = decoded(wire, await self._collected(wire), MAX_DESCRIPTION)
             await self.answer(wire, prepare(described))
@@ -198,7 +209,7 @@ class Owned(AnsweringResource):
                 "The upstream names an address for the bytes of the upload that is not its own.",
                 reason="UPLOAD_ADDRESS_FOREIGN",
             )
-        token = self.uploads.begin(opened.account.name, address, self.gateway.reactor.seconds())
+        token = self.uploads.begin(opened.account.name, address, self.gateway.wall(), opened.maker)
         path = wire.path.decode("ascii", "replace")
         return f"{self._base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
 
@@ -231,6 +242,9 @@ def own_address(url: str, endpoints: Sequence[str]) -> str | None:
     return url if any(found == split_url(endpoint.encode("ascii"))[0] for endpoint in endpoints) else None
 
 
+Asked = OwnedTarget | VertexResource | OpenAIResource
+
+
 class PrepareResourceCall:
     """
     The steps before a request about a resource is sent: hold the key to its limits, find the owner.
@@ -241,7 +255,13 @@ class PrepareResourceCall:
     """
 
     def __init__(
-        self, calls: Calls, visit: Visit, asked: OwnedTarget, body: bytes, *, content: bytes | None = None
+        self,
+        calls: Calls,
+        visit: Visit,
+        asked: Asked,
+        body: bytes,
+        *,
+        content: bytes | None = None,
     ) -> None:
         self._calls = calls
         self._visit = visit
@@ -274,23 +294,31 @@ class PrepareResourceCall:
             calls.clients.admit(self._visit.key, request.asked_model)
         body = await self._edited(request)
         name = None if asked.name is None else ownership.root(asked.name)
-        names = ([] if name is None else [name]) + await names_in(context, body)
+        named = await names_in(context, body)
+        if isinstance(asked, OpenAIResource):
+            named += [name for name in openai.names_in(body.raw) if name not in named]
+        maker = maker_of(self._visit.key)
+        check_sees(context, maker, [] if name is None else [name], known=False)
+        check_sees(context, maker, named)
+        names = [*([] if name is None else [name]), *named]
         owned = owner_of(context, names)
         content = body.raw if self._content is None else self._content
         call = ResourceCall(
             request,
             mapped,
             self._http_method,
-            path + _query(self._query),
+            path + query_of(self._query),
             forwarded(request, content=bool(content) or self._content is not None, json=self._content is None),
             content,
             name,
             tuple(names),
+            maker=maker,
+            openai=isinstance(asked, OpenAIResource),
         )
         able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
         if owned is not None or able < 2:
             return call.attempts(context)
-        if name is not None:
+        if name is not None or (request.place is not None and asked.name is not None):
             return Search(context, call)
         if request.method.endswith(".list") and asked.collection not in _WITHOUT_A_LIST:
             return self._lists(call, path)
@@ -303,14 +331,14 @@ class PrepareResourceCall:
         :raises Unimplemented: if what is sent, or what it leads to, cannot be shown to them.
         """
         hooks, asked = self._calls.context.hooks, self._asked
-        if asked.way == "upload":
+        if asked.way == "upload" or self._content is not None:
             check_bytes_out(hooks, UPLOADED)
-        if asked.way == "download" or asked.verb == "download" or self.request.query.get("alt") == "media":
+        if asked.way == "download" or request.method.endswith(".download") or request.query.get("alt") == "media":
             check_bytes_in(hooks, "The bytes of a file")
         if not hooks.edits_requests:
             return request.body
-        if asked.verb in _BATCHES and _takes_a_file(request.body):
-            check_bytes_out(hooks, "The lines of the batch's file")
+        if "batch" in request.method.lower() and self._http_method == "POST" and _takes_a_file(request.body):
+            check_bytes_out(hooks, "The requests of a batch that are elsewhere than in it")
         return Body(await edited_body(hooks, request.body.raw, request))
 
     async def _models(self) -> list[str]:
@@ -333,30 +361,57 @@ class PrepareResourceCall:
                 "for cannot be told.",
                 reason="BODY_UNREADABLE",
             ) from None
-        return list(dict.fromkeys(filter(None, map(bare_model, reading.models))))
+        return list(dict.fromkeys(filter(None, map(_model_named, reading.models))))
 
     def _lists(self, call: ResourceCall, path: str) -> Lists:
-        size, token = self.request.query.get("pageSize", ""), self.request.query.get("pageToken", "")
+        context, behind_an_id = self._calls.context, isinstance(self._asked, OpenAIResource)
+        named = ("limit", "after", "has_more") if behind_an_id else ("pageSize", "pageToken", "nextPageToken")
+        size_field, page_field, goes_on = named
+        size, token = self.request.query.get(size_field, ""), self.request.query.get(page_field, "")
         if size and not (size.isascii() and size.isdigit() and len(size) < 10):
-            raise InvalidRequest(f"Invalid value for pageSize: {size[:40]!r}.")
-        rest = [(name, value) for name, value in self._query if name not in ("pageSize", "pageToken")]
+            raise InvalidRequest(f"Invalid value for {size_field}: {size[:40]!r}.")
+        rest = [(name, value) for name, value in self._query if name not in (size_field, page_field)]
 
         def path_of(size: int | None, token: str) -> str:
-            own = [("pageSize", str(size))] if size is not None else []
-            return path + _query([*rest, *own, *([("pageToken", token)] if token else [])])
+            own = [(size_field, str(size))] if size is not None else []
+            return path + query_of([*rest, *own, *([(page_field, token)] if token else [])])
 
         wanted = min(int(size), MAX_PAGE) if size and int(size) else None
-        return Lists(self._calls.context, call, wanted, Page.decode(token) if token else None, path_of)
+        shows = None
+        if context.config.auth.resources != "shared":
+            shows = partial(sees, context, maker_of(self._visit.key))
+        page = None
+        if token:
+            page = self._behind(token) if behind_an_id else Page.decode(token)
+        return Lists(context, call, wanted, page, path_of, goes_on, shows, behind_an_id)
+
+    def _behind(self, identifier: str) -> Page:
+        """Where a list goes on behind an id: at the account that has it."""
+        collection = self._asked.collection
+        name = ownership.root(f"{collection}/{identifier.removeprefix(f'{collection}/')}")
+        owner = None if name is None else self._calls.context.ownership.owner(name)
+        if owner is None:
+            raise InvalidRequest(f"Nothing is known here of {identifier[:60]!r}, behind which the list is to go on.")
+        return Page(ownership.mark(owner), identifier)
 
 
 def _takes_a_file(body: Body) -> bool:
-    """Return whether the requests of a batch are in a file that was uploaded."""
-    batch = body.json().get("batch") if body.raw.strip() else None
-    source = batch.get("inputConfig", batch.get("input_config")) if isinstance(batch, dict) else None
-    return isinstance(source, dict) and not source.keys().isdisjoint(("fileName", "file_name"))
+    """Return whether the requests of a batch are in a file: Google's, OpenAI's or, of Vertex AI, in Cloud Storage."""
+    document = body.json() if body.raw.strip() else {}
+    batch = document.get("batch", document)
+    if not isinstance(batch, dict):
+        return False
+    source = batch.get("inputConfig", batch.get("input_config"))
+    kinds = ("fileName", "file_name", "gcsSource", "gcs_source", "bigquerySource", "bigquery_source")
+    return "input_file_id" in batch or (isinstance(source, dict) and not source.keys().isdisjoint(kinds))
 
 
-def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, body: bytes) -> GatewayRequest:
+def _model_named(name: str) -> str:
+    """A model's id from its name in a body, in the Developer API's form or in Vertex AI's."""
+    return bare_model(_PUBLISHED.sub("", name))
+
+
+def describe(received_at: float, visit: Visit, asked: Asked, model: str, body: bytes) -> GatewayRequest:
     """The request as plugins see it."""
     return GatewayRequest(
         id=visit.wire.id,
@@ -372,6 +427,7 @@ def describe(received_at: float, visit: Visit, asked: OwnedTarget, model: str, b
         received_at=received_at,
         body=Body(body),
         upstream_framing=Framing.UNARY,
+        place=asked.place if isinstance(asked, VertexResource) else None,
     )
 
 
@@ -385,7 +441,7 @@ def parameters(visit: Visit) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if name not in left_out and not name.lower().startswith("$http")]
 
 
-def _query(parameters: Sequence[tuple[str, str]]) -> str:
+def query_of(parameters: Sequence[tuple[str, str]]) -> str:
     return "?" + urlencode(parameters, quote_via=quote) if parameters else ""
 
 
@@ -423,26 +479,32 @@ class Upload:
     account: str
     url: str
     ends: float
+    #: Whose it is; its bytes come without a client key.
+    maker: Maker | None = None
 
 
 class Uploads:
-    """The uploads that have been begun, by tokens that nobody can guess; known while the gateway runs."""
+    """
+    The uploads that have been begun, each sealed into the token that its client shows: nothing of them is kept here.
 
-    def __init__(self) -> None:
-        self._uploads: OrderedDict[str, Upload] = OrderedDict()
+    :param key: the gateway's own; with the same one a token is good after a restart.
+    """
 
-    def begin(self, account: str, url: str, now: float) -> str:
-        """A token for an upload."""
-        token = secrets.token_urlsafe(32)
-        self._uploads[token] = Upload(account, url, now + UPLOAD_SECONDS)
-        if len(self._uploads) > MAX_UPLOADS:
-            self._uploads.popitem(last=False)
-        return token
+    def __init__(self, key: bytes) -> None:
+        self._seal = Seal(key, b"agm upload 1")
+
+    def begin(self, account: str, url: str, now: float, maker: Maker | None = None) -> str:
+        """Make a token for an upload; `now` is in seconds since the epoch."""
+        upload = Upload(account, url, now + UPLOAD_SECONDS, maker)
+        return self._seal.seal(msgspec.json.encode(upload), secrets.token_bytes(NONCE_BYTES))
 
     def find(self, token: str, now: float) -> Upload | None:
-        """The upload of a token; None if there is none, or its time is over."""
-        upload = self._uploads.get(token)
-        return upload if upload is not None and now < upload.ends else None
+        """Find the upload of a token; None if it is none of ours, or its time is over."""
+        opened = self._seal.open(token)
+        if opened is None:
+            return None
+        upload = msgspec.json.decode(opened, type=Upload)
+        return upload if now < upload.ends else None
 
 
 class _Sending:
@@ -458,6 +520,7 @@ class _Sending:
         self.visit = visit
         self.asked = asked
         self.request = describe(self.context.wall(), visit, asked, "", b"")
+        self.maker: Maker | None = maker_of(visit.key)
         self.records: list[AttemptRecord] = []
 
     async def run(self) -> _Sending:
@@ -476,7 +539,7 @@ class _Sending:
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
         """Classify an answer, and return it with what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
-        return verdict, opened(self.context, answer, lease, self.request, made=True)
+        return verdict, opened(self.context, answer, lease, self.request, made=True, maker=self.maker)
 
     async def _sent(
         self, lease: Lease, endpoint: str, url: str, headers: Sequence[tuple[bytes, bytes]], chosen: str
@@ -553,6 +616,7 @@ class PartOfUpload(_Sending):
     def __init__(self, calls: Calls, visit: Visit, asked: OwnedTarget, upload: Upload) -> None:
         super().__init__(calls, visit, asked)
         self._upload = upload
+        self.maker = upload.maker
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
@@ -565,6 +629,8 @@ class PartOfUpload(_Sending):
         account = next((a for a in pool.accounts if a.name == upload.account), None)
         if account is None:
             raise NotFound("The upload is not known any more: its account has been taken out of the configuration.")
+        if own_address(upload.url, account.endpoints) is None:
+            raise NotFound("The upload is not known any more: its account has other endpoints now.")
         lease = pool.lease(account, "")
         try:
             headers = forwarded(self.request, content=True, json=False)
@@ -588,11 +654,13 @@ class WholeUpload(_Sending):
         if self.visit.key is not None:
             self.calls.clients.admit(self.visit.key, "")
         name = None if self.asked.name is None else ownership.root(self.asked.name)
+        if name is not None:
+            check_sees(self.context, maker_of(self.visit.key), [name], known=False)
         if name is not None and owner_of(self.context, [name]) is None:
             refusal = await self._search(name)
             if refusal is not None:
                 return refusal
-        path = self.asked.path + _query(parameters(self.visit))
+        path = self.asked.path + query_of(parameters(self.visit))
         self._attempts = self._call(self.request, name, path).attempts(self.context)
         try:
             route, credential = await self._attempts.lease_route()

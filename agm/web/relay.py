@@ -34,6 +34,7 @@ class Relay:
     :param stalls: watches a client that takes nothing for now.
     :param stall: seconds that the client may take nothing before it is given up.
     :param redact: takes secrets out of an error's document, which an upstream may have written.
+    :param error_event: the last event of a stream that breaks off.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Relay:
         stalls: Stalls,
         stall: float,
         redact: Callable[[bytes], bytes] = bytes,
+        error_event: Callable[[StreamFailure], bytes] = error_event,
     ) -> None:
         self._redact = redact
+        self._error_event = error_event
         self._request = request
         self._body = body
         self._framing = framing
@@ -113,7 +116,7 @@ class Relay:
             if failure is None:
                 why = self._body.broken or "the upstream aborted the answer"
                 failure = StreamFailure.of(502, f"{why[:1].upper()}{why[1:]}.")
-            self._write(error_event(attrs.evolve(failure, document=self._redact(failure.document))))
+            self._write(self._error_event(attrs.evolve(failure, document=self._redact(failure.document))))
         if self._request.channel is not None:
             self._request.channel.break_off(self._request)
 

@@ -25,7 +25,10 @@ from agm.web.dashboard import Dashboard, Home
 from agm.web.files import Owned
 from agm.web.gemini import Gemini
 from agm.web.health import Health, Ready
+from agm.web.interactions import Interactions
+from agm.web.openai import OpenAI
 from agm.web.site import GatewaySite
+from agm.web.vertex import Vertex
 
 #: Connections served at once where nobody has asked how many descriptors the process has.
 CONNECTIONS = 1000
@@ -46,7 +49,12 @@ class Root(Resource):
         self._unknown = Unknown(gateway, access)
         self.calls = Gemini(gateway, access)
         self.owned = Owned(gateway, access)
-        self.surfaces: tuple[AnsweringResource, ...] = (self.owned,)
+        self.surfaces: tuple[AnsweringResource, ...] = (
+            Interactions(gateway, access),
+            self.owned,
+            Vertex(gateway, access),
+            OpenAI(gateway, access),
+        )
         segments: dict[str, IResource] = {
             **dict.fromkeys((*target.VERSIONS, "models"), self.calls),
             "healthz": Health(gateway, access),

@@ -276,7 +276,7 @@ TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in know
             A_CLIENT_KEY + "rpm = 1",
             "auth.keys[0].rpm: unknown key; the keys here are name, key, key_env, "
             "key_sha256, models, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, expires, "
-            "admin",
+            "admin, team",
         ),
         (AN_ACCOUNT + "aip_key_env = 1", "accounts[0].aip_key_env: unknown key; did you mean 'api_key_env'?"),
         ("[plugins]\npth = 1", "plugins.pth: unknown key; did you mean 'path'?"),
@@ -1620,6 +1620,7 @@ def test_documented_choices_are_the_choices() -> None:
         "gateway.stream_default",
         "gateway.sse_done",
         "auth.mode",
+        "auth.resources",
         "models.display_name",
         "pool.strategy",
         "accounts[].kind",

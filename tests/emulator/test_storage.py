@@ -327,7 +327,7 @@ def test_batches_are_listed_cancelled_and_deleted(emu: Dialogue) -> None:
 
 
 def test_bad_batches_are_refused(emu: Dialogue) -> None:
-    """Without requests, from a file, or with one that says nothing."""
+    """Without requests, from a file that is not there, or with one that says nothing."""
     assert batch(emu).status == 400
-    assert batch(emu, fileName="files/x").status == 400
+    assert batch(emu, fileName="files/x").status == 403
     assert batch(emu, requests={"requests": [{"request": {}}]}).status == 400

@@ -56,18 +56,30 @@ def document(text: str) -> dict[str, Any]:
 
 @attrs.frozen
 class Shape:
-    """What an upstream of a `kind` answers where a client asked for `framing`: unary, sse or array."""
+    """
+    What an upstream of a `kind` answers where a client asked for `framing`: unary, sse or array.
+
+    `surface` is ``openai`` for Google's own OpenAI surface, and else empty.
+    """
 
     kind: str
     framing: str
+    surface: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}-{self.framing}"
+        return "-".join(filter(None, (self.kind, self.framing, self.surface)))
 
     @property
     def target(self) -> str:
         """The target that the client asks for."""
-        return TARGETS[self.framing]
+        return "/v1beta/openai/chat/completions" if self.surface else TARGETS[self.framing]
+
+    @property
+    def body(self) -> bytes:
+        """The body with which the client asks."""
+        if self.surface:
+            return json.dumps({"model": "m", "stream": self.framing == "sse"}).encode()
+        return json.dumps({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}).encode()
 
     @property
     def collected(self) -> bool:

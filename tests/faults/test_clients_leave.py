@@ -22,6 +22,7 @@ from tests.helpers.support import ScriptedUpstream, Wire, chunk, eventually, pos
 SOON = 2.0
 
 SHAPES = [Shape(kind, framing) for kind in ("api-key", "code-assist") for framing in TARGETS]
+SHAPES += [Shape("api-key", "sse", "openai")]
 
 
 @pytest.fixture(params=SHAPES, ids=str)
@@ -57,7 +58,7 @@ def behind(request: pytest.FixtureRequest) -> bytes:
 
 
 def asking(shape: Shape, version: str, behind: bytes) -> bytes:
-    return post(shape.target).replace(b"HTTP/1.1", f"HTTP/{version}".encode()) + behind
+    return post(shape.target, shape.body).replace(b"HTTP/1.1", f"HTTP/{version}".encode()) + behind
 
 
 def filler(shape: Shape) -> bytes:
@@ -195,7 +196,7 @@ async def test_while_it_is_lined_up_for_an_account(
     running = await gateway(configuration(shape.kind, upstream.url, account="max_concurrency = 1"))
     pool = running.gateway.pool
     first = await clients(running)
-    first.send(post(shape.target))
+    first.send(post(shape.target, shape.body))
     up = await upstream.connection()
     second = await clients(running)
     second.send(asking(shape, version, behind))

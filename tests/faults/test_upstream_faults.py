@@ -15,12 +15,32 @@ import pytest
 import pytest_twisted
 
 from agm.testing import GatewayFactory, RunningGateway
-from tests.faults.misbehaving import FAULTS, Clients, Do, Ends, Fault, MisbehavingUpstream, Shape, configuration
+from tests.faults.misbehaving import (
+    FAULTS,
+    KINDS,
+    TARGETS,
+    Clients,
+    Do,
+    Ends,
+    Fault,
+    MisbehavingUpstream,
+    Shape,
+    configuration,
+)
 from tests.faults.seen import outcome, seen_by
 from tests.helpers.support import Wire, eventually, post
 
 GOOD = next(fault for fault in FAULTS if fault.name == "a good answer")
 Upstreams = Callable[..., MisbehavingUpstream]
+
+
+SHAPES = [(kind, framing) for kind in KINDS for framing in TARGETS]
+
+
+@pytest.fixture(params=[*SHAPES, ("api-key", "unary", "openai"), ("api-key", "sse", "openai")], ids="-".join)
+def shape(request: pytest.FixtureRequest) -> Shape:
+    """Each kind of account with each framing, and Google's own OpenAI surface."""
+    return Shape(*request.param)
 
 
 @pytest_twisted.async_yield_fixture
@@ -41,7 +61,7 @@ async def ask(client: Wire, shape: Shape, upstream: MisbehavingUpstream | None =
     """Ask, and tell how the answer ended."""
     if upstream is not None and not shape.collected:
         upstream.shown = lambda: (seen := seen_by(client)) is not None and seen.body
-    client.send(post(shape.target))
+    client.send(post(shape.target, shape.body))
     return await outcome(client, shape)
 
 

@@ -28,7 +28,7 @@ from agm.core.errors import GatewayError
 from agm.core.kinds import COLLECTIONS
 from agm.core.request import Body
 from agm.core.wire import answer_filters as answers
-from agm.core.wire import envelope, target, usage
+from agm.core.wire import envelope, openai, target, usage, vertex
 from agm.core.wire.answer_filters import AnswerFilter, Framing
 from agm.core.wire.gzip import inflate
 from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
@@ -57,6 +57,38 @@ class Target:
     seeds: Sequence[bytes]
     check: Callable[[bytes, random.Random], object]
     tokens: Sequence[bytes] = TOKENS
+
+
+def vertex_targets(data: bytes, rng: random.Random) -> None:
+    """A path in Vertex AI's shape gives parts or a refusal, and goes nowhere but below an account's place."""
+    if not vertex.claims(data):
+        return
+    with refusing(400, 404):
+        asked = vertex.parse(data)
+        if isinstance(asked, vertex.VertexResource):
+            path = vertex.placed(asked.path, "p/../q", "l?x")
+            assert path.startswith(("/v1/projects/p%2F..%2Fq/locations/l%3Fx/", "/v1beta1/projects/p%2F..%2Fq/"))
+            assert not set(path) & set("?# \\"), path
+            assert "/../" not in path
+
+
+def openai_targets(data: bytes, rng: random.Random) -> None:
+    """A path of the OpenAI surface gives parts or a refusal, and stays on it."""
+    for method in ("GET", "POST", "DELETE"):
+        with refusing(400, 404):
+            asked = openai.parse(data, method)
+            assert re.fullmatch(r"/v1(?:beta|alpha)?/openai/[!-~]+", asked.path), asked.path
+            assert not set(asked.path) & set("?#\\")
+
+
+def openai_bodies(data: bytes, rng: random.Random) -> None:
+    """A body has a model or none, or is refused; with another model it is the same body with that one."""
+    for content_type in ("application/json", "multipart/form-data; boundary=b"):
+        with refusing(400):
+            asked = openai.read(data, content_type)
+            if asked.model is not None:
+                changed = openai.with_model(data, asked, "another")
+                assert openai.read(changed, content_type).model == "another"
 
 
 _ROWS = [row for row in hostile.rows() if len(row.request) < 3000]
@@ -496,10 +528,31 @@ _NAMING = [
     b' "f\\ile": \'fi\\les/a\', b: , c: [,"batches/b"]}',
 ]
 
+_VERTEX_PATHS = [
+    b"/v1beta1/projects/p/locations/l/publishers/google/models/m:generateContent",
+    b"/v1/projects/p/locations/l/cachedContents/5",
+    b"/v1beta1/projects/p/locations/l/batchPredictionJobs/7:cancel",
+    b"/publishers/google/models/m%3Apredict",
+    b"/v1/projects/p/locations/l/publishers/google/models/m/operations/o",
+]
+_OPENAI_PATHS = [
+    b"/v1beta/openai/chat/completions",
+    b"/v1beta/openai/files/files%2Fa/content",
+    b"/v1beta/openai/batches/batches/b/cancel",
+    b"/v1/openai/models/models%2Fm",
+]
+_OPENAI_BODIES = [
+    b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "x"}]}',
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nveo\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--b--\r\n',
+]
 TARGETS: dict[str, Target] = {
     "events": Target(EVENTS, events),
     "answers": Target([*EVENTS, *ARRAYS, *_BODIES], answer_filters),
     "targets": Target(PATHS, targets),
+    "vertex-targets": Target(_VERTEX_PATHS, vertex_targets),
+    "openai-targets": Target(_OPENAI_PATHS, openai_targets),
+    "openai-bodies": Target(_OPENAI_BODIES, openai_bodies),
     "queries": Target([b"sse", b"json;enum-encoding=int", ownership.Page("a", "t").encode().encode()], queries),
     "durations": Target(
         [b"56s", b"0.539477544s", b"539.477544ms", b"143h4m52.7s", b"17", b"Wed, 21 Oct 2026 07:28:00 GMT", b"1e9"],

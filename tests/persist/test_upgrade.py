@@ -110,4 +110,4 @@ def test_a_gateway_goes_on_where_the_old_one_stopped(home: Path) -> None:
     assert kept["accounts"].keys() == {"first", "second"}
     assert len(json.loads(agm(home, "log", "--json"))) == 8  # the request that was let in is the eighth
     names = {name for name in os.listdir(state) if not name.startswith("requests.sqlite3-")}  # SQLite's own
-    assert names == {"requests.sqlite3", "state-limits.json", "state.json"}, "none was set aside"
+    assert names == {"requests.sqlite3", "state-limits.json", "state.json", "state.key"}, "none was set aside"

@@ -41,7 +41,7 @@ MIB = 1024 * 1024
 def upload(running: RunningGateway, upstream: ScriptedUpstream, *, absolute: bool = False, length: int) -> bytes:
     """The head of a request with the bytes of an upload."""
     root: Any = running.site.resource
-    token = root.owned.uploads.begin("a", f"{upstream.url}/up", running.gateway.reactor.seconds())
+    token = root.owned.uploads.begin("a", f"{upstream.url}/up", running.gateway.wall())
     target = f"{running.url if absolute else ''}/upload/v1beta/files?upload_id={token}"
     return f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n".encode()
 

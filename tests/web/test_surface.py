@@ -301,7 +301,7 @@ async def test_the_base_url_of_the_cure_is_the_public_one(gateway: GatewayFactor
     twice = await say(running, get("/v1beta/v1beta/models"))
     assert twice.error["message"].endswith("Leave it out of the base URL: https://ai.example.net/gemini")
     passed = await say(running, get("/gemini/v1beta/models"))
-    assert "take away /gemini" in passed.error["message"]
+    assert "strip /gemini" in passed.error["message"]
 
 
 @pytest.mark.parametrize(

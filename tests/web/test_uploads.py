@@ -42,7 +42,7 @@ def account(url: str) -> str:
 def begun(running: RunningGateway, upstream: ScriptedUpstream) -> str:
     """The target of an upload that has been begun on account a."""
     root: Any = running.site.resource
-    now = running.gateway.reactor.seconds()
+    now = running.gateway.wall()
     token = root.owned.uploads.begin("a", f"{upstream.url}/up?upload_id=x", now)
     return f"/upload/v1beta/files?upload_id={token}"
 

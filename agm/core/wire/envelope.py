@@ -9,6 +9,7 @@ that the service itself takes (``project``, ``model``, ``requestId``, ``requestT
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
 
@@ -292,8 +293,26 @@ def _in_short(error: msgspec.Raw) -> bytes:
     return msgspec.json.encode({"error": {name: value for name, value in left.items() if value is not msgspec.UNSET}})
 
 
+#: What an error's code means where it is a word: in the Interactions API.
+STATUS_OF_WORD: Mapping[str, int] = {
+    "invalid_request": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "too_many_requests": 429,
+    "resource_exhausted": 429,
+    "cancelled": 499,
+    "internal_error": 500,
+    "not_implemented": 501,
+    "bad_gateway": 502,
+    "service_unavailable": 503,
+    "gateway_timeout": 504,
+}
+
+
 class _ErrorFields(msgspec.Struct):
-    code: int = 500
+    code: int | str = 500
 
 
 class _CodedDocument(msgspec.Struct):
@@ -309,6 +328,8 @@ def error_code(document: bytes) -> int:
         code = _CODED.decode(document).error.code
     except NOT_JSON:
         return 500
+    if isinstance(code, str):
+        return STATUS_OF_WORD.get(code, 500)
     return code if 400 <= code <= 599 else 500
 
 

@@ -47,16 +47,24 @@ _TWICE = re.compile(
 #: Paths that clients ask for when they were set up for something else, each with what helps.
 _ELSEWHERE = (
     (
-        re.compile(rb"/+v1(?:beta)?1?/+(?:projects/.+|publishers/.+)", re.DOTALL),
-        "This is a path of Vertex AI. Have the SDK speak the Gemini Developer API (leave vertexai=True out): accounts "
-        "of Vertex AI serve that here.",
+        re.compile(rb"/*"),
+        "Nothing is served at the root. google-genai with vertexai=True and a base URL alone asks here whatever it "
+        "calls, so that its model cannot be told: give it an api_key, or project and location, as well.",
+    ),
+    (
+        re.compile(rb"/+v1internal(?:[:/].*)?", re.DOTALL),
+        "This is a path of Code Assist, as gemini-cli asks for it when CODE_ASSIST_ENDPOINT is set and a person is "
+        "signed in; a gateway would have to invent that person's tier and quota. Set GOOGLE_GEMINI_BASE_URL and "
+        'GEMINI_API_KEY, and "gemini-api-key" for security.auth.selectedType, in its place: accounts of Code Assist '
+        "serve that here.",
     ),
     (
         re.compile(
             rb"/+(?:[a-z0-9]+/+){0,3}(?:chat/completions|completions|responses|embeddings|images/(?:generations|edits)"
             rb"|audio/(?:speech|transcriptions))/*"
         ),
-        "This is a path of the OpenAI API, which is not spoken here. Use a client of the Gemini API.",
+        "This is a path of the OpenAI API. Google's own form of it is served below /v1beta/openai/: make that the "
+        "client's base URL, or use a client of the Gemini API.",
     ),
     (
         re.compile(rb"/+(?:[a-z0-9]+/+){0,2}messages(?:/count_tokens)?/*"),
@@ -108,8 +116,8 @@ def parse_collection(path: bytes) -> ModelList | ModelGet:
         return ModelList(version)
     model = _strip_models(rest)
     if model is None:
-        raise NotFound(f"The path {_shown(path)} is not known. Models are listed at /{version}/models.")
-    return ModelGet(version, _checked_model(model))
+        raise NotFound(f"The path {shown(path)} is not known. Models are listed at /{version}/models.")
+    return ModelGet(version, check_model(model))
 
 
 @lru_cache(maxsize=512)
@@ -142,7 +150,7 @@ def parse_call(path: bytes) -> ModelCall:
     named = _strip_models(rest)
     if named is None:
         raise NotFound(
-            f"The path {_shown(path)} is not known. Calls are made at /{version}/models/MODEL:METHOD, "
+            f"The path {shown(path)} is not known. Calls are made at /{version}/models/MODEL:METHOD, "
             f"METHOD one of {', '.join(METHODS)}."
         )
     model, colon, method = named.rpartition(":")
@@ -150,10 +158,10 @@ def parse_call(path: bytes) -> ModelCall:
         model, colon, method = named.removesuffix("/countTokens"), ":", "countTokens"
     if not colon or not model or not _METHOD.fullmatch(method):
         raise NotFound(
-            f"The path {_shown(path)} names no method. Write /{version}/models/MODEL:METHOD, "
+            f"The path {shown(path)} names no method. Write /{version}/models/MODEL:METHOD, "
             f"METHOD one of {', '.join(METHODS)}."
         )
-    model = _checked_model(model)
+    model = check_model(model)
     if method not in METHODS:
         raise NotFound(
             f"models/{model} is not found for API version {version}, or is not supported for {method}. "
@@ -184,17 +192,17 @@ def unknown(path: bytes, base: str, taken_away: str = "") -> NotFound:
     :param base: the base URL that clients should have.
     :param taken_away: the path of that URL, which a proxy should have taken away.
     """
-    shown, plain = _shown(path), unquote_to_bytes(path)
+    named, plain = shown(path), unquote_to_bytes(path)
     if taken_away and (plain + b"/").startswith(taken_away.encode("ascii") + b"/"):
         return NotFound(
-            f"The path {shown} is not known: the proxy before the gateway has to strip {taken_away}, the path of "
+            f"The path {named} is not known: the proxy before the gateway has to strip {taken_away}, the path of "
             "[gateway] public_url."
         )
     twice = _TWICE.fullmatch(plain)
     if twice is not None:
         first, second = (version.decode("ascii")[:20] for version in twice.groups())
         return NotFound(
-            f"The path {shown} has an API version twice, {first} and {second}: the client adds one by itself. Leave it "
+            f"The path {named} has an API version twice, {first} and {second}: the client adds one by itself. Leave it "
             f"out of the base URL: {base}"
         )
     cure = next((cure for pattern, cure in _ELSEWHERE if pattern.fullmatch(plain)), None)
@@ -204,7 +212,7 @@ def unknown(path: bytes, base: str, taken_away: str = "") -> NotFound:
         except NotFound as e:  # it knows better what is wrong
             return e
     cure = cure or "The Gemini API is served below /v1beta/, health at /healthz."
-    return NotFound(f"The path {shown} is not known. {cure}")
+    return NotFound(f"The path {named} is not known. {cure}")
 
 
 def quote_model(model: str) -> str:
@@ -222,13 +230,13 @@ def _split(path: bytes) -> tuple[str, str]:
     """The API version and the decoded rest of a path."""
     match = _PATH.fullmatch(path)
     if match is None:
-        raise NotFound(f"The path {_shown(path)} is not known. The Gemini API is served below /v1beta/.")
+        raise NotFound(f"The path {shown(path)} is not known. The Gemini API is served below /v1beta/.")
     try:
         rest = unquote_to_bytes(match["rest"]).decode("utf-8")
     except UnicodeDecodeError:
         of_a_model = match["rest"].startswith(tuple(f"{name}/".encode("ascii") for name in ("models", *_COLLECTIONS)))
         kind = InvalidRequest if of_a_model else NotFound
-        raise kind(f"The path {_shown(path)} is not UTF-8.") from None
+        raise kind(f"The path {shown(path)} is not UTF-8.") from None
     version = match["version"]
     return DEFAULT_VERSION if version is None else version.decode("ascii"), rest
 
@@ -241,7 +249,12 @@ def _strip_models(rest: str) -> str | None:
     return rest if collection in _COLLECTIONS and slash and name else None
 
 
-def _checked_model(model: str) -> str:
+def check_model(model: str) -> str:
+    """
+    A model's name, as it is.
+
+    :raises InvalidRequest: if no model can be called so.
+    """
     if _NOT_IN_A_MODEL.search(model):
         raise InvalidRequest("The model's name holds a character that no model's name can hold.")
     if len(model) > MAX_MODEL:
@@ -251,7 +264,7 @@ def _checked_model(model: str) -> str:
     return model
 
 
-def _shown(path: bytes) -> str:
+def shown(path: bytes) -> str:
     """A path as it may be shown in a message: ASCII, and not longer than a line."""
     text = path.decode("ascii", "backslashreplace")
     return text if len(text) <= 120 else text[:117] + "..."

@@ -37,11 +37,13 @@ class Usage:
     total: int = 0
 
 
-_USAGE = b'"usageMetadata"'
-_FINISH = b'"finishReason"'
-_BLOCK = b'"blockReason"'
 #: What follows a name: a reason's own name, or its number where the client asked for numbers.
 _REASON = re.compile(rb'\s*:\s*(?:"([A-Z][A-Z0-9_]*)"|([0-9]+))')
+#: The same for the status of an interaction; other statuses stand in what tools say.
+_STATUS = re.compile(
+    rb'\s*:\s*(?:"(completed|failed|cancelled|incomplete|requires_action|requires_continuation|budget_exceeded'
+    rb'|in_progress|queued|idle)"|(?!))'
+)
 #: Numbers that mean the same in every API of Google's; the others do not.
 _NUMBERED = {"1": "STOP", "2": "MAX_TOKENS", "3": "SAFETY", "4": "RECITATION", "5": "OTHER"}
 _COLON = re.compile(r"\s*:\s*(?=\{)")
@@ -64,7 +66,48 @@ class _Counts(msgspec.Struct):
     totalTokenCount: int = 0
 
 
-_PLAIN_COUNTS = msgspec.json.Decoder(_Counts)
+class _InteractionCounts(msgspec.Struct):
+    """The same of the Interactions API."""
+
+    total_input_tokens: int = 0
+    total_output_tokens: int = 0
+    total_cached_tokens: int = 0
+    total_thought_tokens: int = 0
+    total_tool_use_tokens: int = 0
+    total_tokens: int = 0
+
+
+class _OpenAICounts(msgspec.Struct):
+    """The same of Google's OpenAI surface, whose answers tell no more than three of them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    tool_tokens: int = 0
+    total_tokens: int = 0
+
+
+@attrs.frozen(eq=False)
+class Names:
+    """What an API calls its counts and its reasons to end, and how they are read."""
+
+    usage: bytes
+    counts: type[msgspec.Struct]
+    finish: bytes
+    reason: re.Pattern[bytes]
+    #: Where a prompt that was refused says why; b"" where there is no such thing.
+    block: bytes = b""
+    decoder: msgspec.json.Decoder[msgspec.Struct] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "decoder", msgspec.json.Decoder(self.counts))
+
+
+GENERATE = Names(b'"usageMetadata"', _Counts, b'"finishReason"', _REASON, b'"blockReason"')
+OPENAI = Names(b'"usage"', _OpenAICounts, b'"finish_reason"', re.compile(rb'\s*:\s*(?:"([a-z][a-z_]*)"|(?!))'))
+#: An interaction's reason to end is its status.
+INTERACTIONS = Names(b'"usage"', _InteractionCounts, b'"status"', _STATUS)
 _JSON = json.JSONDecoder()
 #: No count is as large as this; JSON's numbers have no end.
 _MOST = 2**53
@@ -80,12 +123,14 @@ class UsageWatch:
     Watches one answer.
 
     :param embeds: whether the answer is one of ``predict``, which counts tokens per text.
+    :param names: what the answer's API calls things.
     """
 
-    __slots__ = ("_chunks", "_embedded", "_embeds", "_finish", "_size", "_usage")
+    __slots__ = ("_chunks", "_embedded", "_embeds", "_finish", "_names", "_size", "_usage")
 
-    def __init__(self, *, embeds: bool = False) -> None:
+    def __init__(self, *, embeds: bool = False, names: Names = GENERATE) -> None:
         self._embeds = embeds
+        self._names = names
         self._chunks: list[bytes] = []
         self._size = 0
         # of what is no longer held
@@ -103,12 +148,15 @@ class UsageWatch:
     def read(self) -> tuple[Usage | None, str | None]:
         """The tokens, and the last candidate's reason to end or why the prompt was refused; None for what is untold."""
         held = b"".join(self._chunks)
-        usage = _last_usage(held) or (_last_usage(self._usage) if self._usage else None)
+        names = self._names
+        usage = _last_usage(held, names) or (_last_usage(self._usage, names) if self._usage else None)
         if usage is None and self._embeds:
             prompt = self._embedded + _embedded(held, len(held))
             usage = Usage(prompt=prompt, total=prompt) if prompt else None
-        finish = _last_reason(held, _FINISH, len(held)) or self._finish
-        return usage, finish or _last_reason(held, _BLOCK, len(held))
+        finish = _last_reason(held, names, names.finish, len(held)) or self._finish
+        if finish is None and names.block:
+            finish = _last_reason(held, names, names.block, len(held))
+        return usage, finish
 
     def _look_through(self) -> None:
         """Note what is in the bytes that are held, and go on holding those that may yet belong to something."""
@@ -122,11 +170,12 @@ class UsageWatch:
             settled = len(data) - SPAN
             self._chunks = [data[settled:]]
         self._size = sum(map(len, self._chunks))
-        at = data.rfind(_USAGE, 0, settled + len(_USAGE) - 1)
+        names = self._names
+        at = data.rfind(names.usage, 0, settled + len(names.usage) - 1)
         if at >= 0:
             self._usage = data[at : at + SPAN]
         # a reason comes before the count of its event, or is long past
-        self._finish = _last_reason(data, _FINISH, settled, after=at - SPAN) or self._finish
+        self._finish = _last_reason(data, names, names.finish, settled, after=at - SPAN) or self._finish
         if self._embeds:
             self._embedded += _embedded(data, settled)
 
@@ -141,8 +190,8 @@ class KeepingWatch(UsageWatch):
 
     __slots__ = ("_kept", "_room", "size")
 
-    def __init__(self, most: int, *, embeds: bool = False) -> None:
-        super().__init__(embeds=embeds)
+    def __init__(self, most: int, *, embeds: bool = False, names: Names = GENERATE) -> None:
+        super().__init__(embeds=embeds, names=names)
         self._kept: list[bytes] = []
         self._room = most
         self.size = 0
@@ -162,14 +211,14 @@ class KeepingWatch(UsageWatch):
         return b"".join(self._kept)
 
 
-def _last_usage(data: bytes) -> Usage | None:
+def _last_usage(data: bytes, names: Names) -> Usage | None:
     """The last one that can be read: a later one may have been cut off."""
-    end = len(data)
-    while (at := data.rfind(_USAGE, 0, end)) >= 0:
-        counted = _COUNTED.match(data, at + len(_USAGE), at + SPAN)
+    end, name = len(data), names.usage
+    while (at := data.rfind(name, 0, end)) >= 0:
+        counted = _COUNTED.match(data, at + len(name), at + SPAN)
         if counted is not None:
             try:
-                found = _PLAIN_COUNTS.decode(counted[1])
+                found = names.decoder.decode(counted[1])
             except msgspec.MsgspecError:  # it is read as far as it can be
                 pass
             else:
@@ -178,15 +227,15 @@ def _last_usage(data: bytes) -> Usage | None:
                     return usage
                 end = at
                 continue
-        text = data[at + len(_USAGE) : at + SPAN].decode("utf-8", "replace")
-        usage = _usage(text) or _usage(_CONTINUED.sub("\n", text))
+        text = data[at + len(name) : at + SPAN].decode("utf-8", "replace")
+        usage = _usage(text, names) or _usage(_CONTINUED.sub("\n", text), names)
         if usage is not None:
             return usage
         end = at
     return None
 
 
-def _usage(text: str) -> Usage | None:
+def _usage(text: str, names: Names) -> Usage | None:
     """From what follows the name."""
     colon = _COLON.match(text)
     if colon is None:
@@ -195,7 +244,7 @@ def _usage(text: str) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    return _made(map(found.get, _Counts.__struct_fields__))
+    return _made(map(found.get, names.counts.__struct_fields__))
 
 
 def _made(counts: Iterable[object]) -> Usage | None:
@@ -206,12 +255,12 @@ def _made(counts: Iterable[object]) -> Usage | None:
     return Usage(prompt, output, cached, thoughts, tool, total)
 
 
-def _last_reason(data: bytes, name: bytes, before: int, *, after: int = 0) -> str | None:
+def _last_reason(data: bytes, names: Names, name: bytes, before: int, *, after: int = 0) -> str | None:
     """The value of the last `name` that starts between `after` and `before`."""
     start = max(after, 0)
     end = before + len(name) - 1
     while (at := data.rfind(name, start, end)) >= 0:
-        found = _REASON.match(data, at + len(name), at + SPAN)
+        found = names.reason.match(data, at + len(name), at + SPAN)
         if found is not None:
             if found[1] is not None:
                 return found[1].decode("ascii")

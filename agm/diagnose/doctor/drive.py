@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 #: The model, the question, the key, and seconds to wait for one answer.
 MODEL, QUESTION, KEY, PATIENCE = "gemini-2.5-flash", "Why is the sky blue?", "any", 20
 
+#: The status that says that no account of a gateway has the method.
+NOT_OF_THIS_KIND = 501
+
 Calls = Mapping[str, Callable[[str], None]]
 
 
@@ -61,8 +64,25 @@ def _http_array(url: str) -> None:
     _expect(len(json.loads(body)) > 1, "the array has no events")
 
 
+def _http_interaction(url: str) -> None:
+    body = json.dumps({"model": MODEL, "input": QUESTION, "stream": True})
+    client = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+    try:
+        client.request("POST", "/v1beta/interactions", body, {"x-goog-api-key": KEY})
+        answer = client.getresponse()
+        content = answer.read()
+    finally:
+        client.close()
+    if answer.status == NOT_OF_THIS_KIND:
+        return
+    _expect(answer.status == 200, f"status {answer.status}")
+    _expect(content.startswith(b"event: interaction.created\n"), "the stream does not begin as one")
+    _expect(content.endswith(b"event: done\ndata: [DONE]\n\n"), "the stream has no end")
+
+
 def _plain() -> Calls:
     return {
+        "interactions (with API keys)": _http_interaction,
         "unary": lambda url: _expect(json.loads(_post(url, "generateContent")[1])["candidates"], "no candidate"),
         "stream of events": _http_events,
         "stream as an array": _http_array,
@@ -94,7 +114,27 @@ def _genai() -> Calls:
         asking = client(url)
         _expect(asking.models.count_tokens(model=MODEL, contents=QUESTION).total_tokens, "no count")
 
-    return {"unary": unary, "stream of events": stream, "countTokens": count}
+    def interaction(url: str) -> None:
+        options = {"base_url": url, "timeout": PATIENCE * 1000, "retry_options": {"attempts": 1}}
+        asking: Any = genai.Client(api_key=KEY, http_options=options)  # type: ignore[arg-type]  # a dictionary does
+        if not hasattr(asking, "interactions"):  # an older release
+            return
+        try:
+            made = asking.interactions.create(model=MODEL, input=QUESTION)
+        except Exception as failure:
+            if getattr(failure, "status_code", None) != NOT_OF_THIS_KIND:
+                raise
+            return
+        _expect(made.output_text, "no text")
+        again = list(asking.interactions.create(model=MODEL, input="x", previous_interaction_id=made.id, stream=True))
+        _expect(again[-1].event_type == "interaction.completed", "the stream does not end")
+
+    return {
+        "unary": unary,
+        "stream of events": stream,
+        "countTokens": count,
+        "interactions (with API keys)": interaction,
+    }
 
 
 # -- google-generativeai -----------------------------------------------------------------------------

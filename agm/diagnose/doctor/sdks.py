@@ -48,7 +48,8 @@ import { GoogleGenAI } from "@google/genai";
 const [model, contents, apiKey, ...urls] = process.argv.slice(1);
 const outcomes = [];
 for (const url of urls) {
-  const ai = new GoogleGenAI({ apiKey, httpOptions: { baseUrl: url, timeout: 20000 } });
+  const httpOptions = { baseUrl: url, timeout: 20000, retryOptions: { attempts: 1 } };
+  const ai = new GoogleGenAI({ apiKey, httpOptions });
   const calls = {
     "unary": async () => !!(await ai.models.generateContent({ model, contents })).text,
     "stream of events": async () => {
@@ -58,6 +59,15 @@ for (const url of urls) {
       return chunks > 1;
     },
     "countTokens": async () => (await ai.models.countTokens({ model, contents })).totalTokens > 0,
+    "interactions (with API keys)": async () => {
+      if (!ai.interactions) return true;
+      try {
+        return (await ai.interactions.create({ model, input: contents })).status === "completed";
+      } catch (e) {
+        if ((e.status ?? e.statusCode) === 501) return true;
+        throw e;
+      }
+    },
   };
   for (const [call, run] of Object.entries(calls)) {
     let problem = null;

@@ -24,6 +24,7 @@ def agm_client_keys(config: Config) -> Iterable[KeyRing]:
                 tokens_per_minute=entry.tokens_per_minute,
                 tokens_per_day=entry.tokens_per_day,
                 expires=entry.expires,
+                team=entry.team,
             )
             for entry in config.auth.keys
         )

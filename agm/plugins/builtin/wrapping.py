@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from agm import __version__, hookimpl
 from agm.core.request import Account, GatewayRequest, UpstreamRequest
-from agm.core.wire import envelope
+from agm.core.wire import envelope, vertex
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import quote_model
 from agm.observe.request_ids import new_uuid
@@ -45,14 +45,17 @@ def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> 
             return _code_assist(request, account, body)
         case "vertex":
             path = _vertex_path(request, account)
-            if request.method == "countTokens":
+            if request.method == "countTokens" and request.place is None:
                 body = envelope.plain_count(body)
             if request.method in _CONVERSATIONS and not (body is request.body.raw and request.body.roles):
                 body = envelope.with_roles(body)
         case _:
+            method = request.method
+            if request.place is not None:
+                method, body = _for_the_developer_api(request, body)
             model = quote_model(request.model)
             collection = "" if request.model.startswith(("tunedModels/", "dynamic/")) else "models/"
-            path = f"/{request.version}/{collection}{model}:{request.method}"
+            path = f"/{request.version}/{collection}{model}:{method}"
     return UpstreamRequest(
         path=path + _query(request),
         headers=_headers(request),
@@ -74,7 +77,20 @@ def _vertex_path(request: GatewayRequest, account: Account) -> str:
         place = quote_model(model)
     else:
         place = "publishers/google/models/" + quote_model(model)
-    return f"/{version}{parent}/{place}:{request.method}"
+    return f"/{version}{parent}/{place}:{request.method.removeprefix('vertex.')}"
+
+
+def _for_the_developer_api(request: GatewayRequest, body: bytes) -> tuple[str, bytes]:
+    """Give method and message of what a client of Vertex AI has written, where they are not the same."""
+    method = request.method
+    match method:
+        case "countTokens":
+            return method, vertex.developer_count(body, request.model)
+        case "embedContent":
+            return method, vertex.developer_embed(body)
+        case "predict" if vertex.embeds(request.model):
+            return "batchEmbedContents", vertex.developer_predict(body, request.model)
+    return method, body
 
 
 def _code_assist(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:

@@ -8,8 +8,9 @@ import msgspec
 
 from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, bare_model, parse_call, quote_model
-from agm.serving.explain import explain
+from agm.core.wire import vertex
+from agm.core.wire.target import MAX_MODEL, METHODS, VERSIONS, ModelCall, bare_model, parse_call, quote_model
+from agm.serving.explain import CREATION, explain
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import InboundCall
 from agm.web.admin.base import AdminResource
@@ -45,6 +46,8 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
         return _TEXTS.decode(self.written_headers)
 
 
+#: Asks about a request in the shape of Vertex AI, whose clients use this version.
+VERTEX_VERSION = "v1beta1"
 #: Bytes that the parameters and the headers of a question may have: more than a request's head.
 MAX_HEAD = 64 * 1024
 _TEXTS = msgspec.json.Decoder(dict[str, str])
@@ -75,10 +78,12 @@ def read_question(body: bytes) -> Question:
         raise InvalidRequest(f"This is not a question to explain: {e}") from None
     if len(question.model) > 2 * MAX_MODEL:
         raise InvalidRequest(f"The model's name is longer than {MAX_MODEL} characters.")
-    if question.method not in METHODS:
-        raise InvalidRequest(f"There is no method {question.method[:60]!r}; there are {', '.join(METHODS)}.")
-    if question.version not in VERSIONS:
-        raise InvalidRequest(f"There is no version {question.version[:60]!r}; there are {', '.join(VERSIONS)}.")
+    if question.method not in (*METHODS, CREATION):
+        there_are = ", ".join([*METHODS, CREATION])
+        raise InvalidRequest(f"There is no method {question.method[:60]!r}; there are {there_are}.")
+    if question.version not in (*VERSIONS, VERTEX_VERSION):
+        there_are = ", ".join([*VERSIONS, VERTEX_VERSION])
+        raise InvalidRequest(f"There is no version {question.version[:60]!r}; there are {there_are}.")
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise InvalidRequest("One of the headers cannot be one: a name is a token, a value one line of Latin-1.")
@@ -92,12 +97,22 @@ def incoming(gateway: Gateway, question: Question, request_id: str) -> InboundCa
     :raises NotFound: if it names no model.
     :raises InvalidRequest: if it names what no model can be called, or a client key that is not known.
     """
-    path = f"/{question.version}/models/{quote_model(bare_model(question.model))}:{question.method}"
+    model, place = bare_model(question.model), None
+    path = f"/{question.version}/models/{quote_model(model)}:{question.method}"
+    if question.method == CREATION:
+        path, call = f"/{question.version}/interactions", ModelCall(question.version, model, question.method)
+    elif question.version == VERTEX_VERSION:
+        path = f"/{VERTEX_VERSION}/publishers/google/models/{quote_model(model)}:{question.method}"
+        asked = vertex.parse(path.encode("ascii"))
+        assert isinstance(asked, vertex.VertexCall)  # the path is one
+        call, place = asked.call, asked.place
+    else:
+        call = parse_call(path.encode("ascii"))
     key = None if question.key is None else gateway.clients.named(question.key)
     return InboundCall(
         id=request_id,
         path=path,
-        call=parse_call(path.encode("ascii")),
+        call=call,
         framing=framing_of(question.method, question.query, gateway.config.gateway.stream_default),
         query={name: value for name, value in question.query.items() if name not in CREDENTIAL_PARAMETERS},
         headers={
@@ -108,4 +123,5 @@ def incoming(gateway: Gateway, question: Question, request_id: str) -> InboundCa
         key=key,
         body=bytes(question.body),
         received_at=gateway.wall(),
+        place=place,
     )

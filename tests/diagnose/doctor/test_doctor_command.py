@@ -82,8 +82,9 @@ async def test_a_setup_that_is_right_has_no_error(
     sdks = of(findings, "sdk")
     assert all(level == "ok" for level, _ in sdks)
     for words in (
-        "plain HTTP: unary, stream of events, stream as an array, countTokens work with accounts of every kind",
-        "unary, stream of events, countTokens work with accounts of every kind",
+        "plain HTTP: interactions (with API keys), unary, stream of events, stream as an array, countTokens work with "
+        "accounts of every kind",
+        "unary, stream of events, countTokens, interactions (with API keys) work with accounts of every kind",
         "unary, stream as an array, countTokens work with accounts of every kind",
     ):
         assert any(found.endswith(words) for _, found in sdks), sdks

@@ -1,0 +1,165 @@
+"""
+Requests of Google's own OpenAI surface: relayed to accounts with an API key, which goes along as a bearer token.
+
+Bodies and answers pass as they are; models are mapped, held to limits and routed as for any call, and files, batches
+and videos are asked for at their owner.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from agm.core.client_keys import ClientKey
+from agm.core.pool.lease import Lease
+from agm.core.request import Account, Body, GatewayRequest, UpstreamRequest
+from agm.core.wire import openai
+from agm.core.wire.answer_filters import (
+    AnswerFilter,
+    CollectedBody,
+    EventPipe,
+    Framing,
+    PlainBody,
+    PlainDocument,
+    PlainEvents,
+    plain_event,
+)
+from agm.core.wire.openai import Asked, OpenAICall
+from agm.core.wire.target import bare_model
+from agm.core.wire.usage import OPENAI, KeepingWatch, UsageWatch
+from agm.serving.affinity import names_in, route_names
+from agm.serving.answers import Failed, OpenAnswer
+from agm.serving.attempts import Attempts
+from agm.serving.calls import Calls
+from agm.serving.chains import check_bytes_out, edited
+from agm.serving.context import ServingContext
+from agm.serving.resources import opened
+from agm.serving.sharing import check_sees, maker_of
+from agm.serving.wrapping import MAX_COLLECTED
+from agm.upstream.client import UpstreamAnswer, UpstreamBody
+
+
+@attrs.frozen(eq=False)
+class OpenAIInbound:
+    """A call of this surface as it came in, without credentials."""
+
+    id: str
+    path: str
+    call: OpenAICall
+    asked: Asked
+    #: As it goes to an upstream, with its question mark; "" for none.
+    query: str
+    parameters: dict[str, str]
+    headers: dict[str, str]
+    #: What of the headers goes along.
+    forwarded: tuple[tuple[bytes, bytes], ...]
+    key: ClientKey | None
+    body: bytes
+    received_at: float
+
+
+class PrepareOpenAICall:
+    """
+    The steps before a call of this surface is sent.
+
+    :ivar request: the request as plugins see it; of a form they see no body.
+    """
+
+    def __init__(self, calls: Calls, inbound: OpenAIInbound) -> None:
+        self._calls = calls
+        self._inbound = inbound
+        model = bare_model(inbound.asked.model or "")
+        framing = Framing.SSE if inbound.asked.streams else Framing.UNARY
+        self.request = GatewayRequest(
+            id=inbound.id,
+            path=inbound.path,
+            version=inbound.call.version,
+            method=inbound.call.method,
+            asked_model=model,
+            model=model,
+            framing=framing,
+            query=inbound.parameters,
+            headers=inbound.headers,
+            client_key=None if inbound.key is None else inbound.key.name,
+            received_at=inbound.received_at,
+            body=Body(b"" if inbound.asked.form else inbound.body),
+            upstream_framing=framing,
+        )
+
+    async def run(self) -> Attempts:
+        """
+        Take the steps.
+
+        :raises GatewayError: if the request may not be made.
+        :raises HookFailed: if a plugin that edits bodies failed.
+        """
+        calls, context, inbound, request = self._calls, self._calls.context, self._inbound, self.request
+        hooks, body, asked = context.hooks, inbound.body, inbound.asked
+        choice = hooks.map_model(calls.models.catalog.id_of(request.asked_model), request)
+        if choice.model != request.model:
+            request = self.request = attrs.evolve(request, model=choice.model)
+            if asked.model is not None:
+                body = openai.with_model(body, asked, choice.model)
+        if inbound.key is not None:
+            calls.clients.admit(inbound.key, request.asked_model, request.method)
+        if hooks.edits_requests:
+            if asked.form:
+                check_bytes_out(hooks, "The fields of a form")
+            else:
+                body = await hooks.edit_body(Body(body).json(), request)
+        names = [] if asked.form else await names_in(context, Body(body))
+        maker = maker_of(inbound.key)
+        check_sees(context, maker, names)
+        wrapping = OpenAIWrapping(context, inbound, request, body)
+        return Attempts(context, request, route_names(context, request, names), wrapping, choice)
+
+
+class OpenAIWrapping:
+    """Sends a call of this surface as the client wrote it, but for the model's name."""
+
+    def __init__(self, context: ServingContext, inbound: OpenAIInbound, request: GatewayRequest, body: bytes) -> None:
+        self._context = context
+        self._inbound = inbound
+        self._request = request
+        self._body = body
+        self._account: Account | None = None
+
+    def wrap(self, account: Account) -> UpstreamRequest:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        inbound, self._account = self._inbound, account
+        path = inbound.call.path + inbound.query
+        return UpstreamRequest(path, inbound.forwarded, self._body, self._request.framing, bearer=True)
+
+    def is_good(self, status: int) -> bool:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return 200 <= status < 300
+
+    def at_head(self, answer: UpstreamAnswer, lease: Lease) -> OpenAnswer | None:
+        """Open at its head what makes a resource, whose id is remembered; wait for what a model says."""
+        if self._inbound.call.rest != "videos":
+            return None
+        maker = maker_of(self._inbound.key)
+        return opened(self._context, answer, lease, self._request, made=True, maker=maker, told=openai.names_told)
+
+    def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
+        """See :class:`agm.serving.wrapping.Wrapping`; ``[DONE]`` ends a stream here, so it passes whatever is set."""
+        streams = self._request.framing is Framing.SSE
+        if self._context.hooks.edits_events:
+            assert self._account is not None, "it has been wrapped for an account"
+            change = edited(self._context.hooks, self._request, self._account, plain_event, alone=not streams)
+            if streams:
+                return EventPipe(change, Framing.SSE, forward_done=True)
+            return CollectedBody(change, limit=MAX_COLLECTED)
+        return PlainEvents() if streams else PlainDocument()
+
+    def watch(self) -> UsageWatch | None:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        kept = self._context.kept_answers
+        return KeepingWatch(kept, names=OPENAI) if kept else UsageWatch(names=OPENAI)
+
+    def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
+        """See :class:`agm.serving.wrapping.Wrapping`."""
+        return OpenAnswer(answer, flow, account, self._request.framing, isinstance(flow.filter, PlainBody), lease)
+
+    def judge(self, failure: Failed) -> Failed:
+        """Nothing to correct: errors are Google's, in an array."""
+        return failure
