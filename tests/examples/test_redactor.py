@@ -100,6 +100,17 @@ ROUTES = {
         "/v1beta/cachedContents",
         {"model": "models/m", "systemInstruction": {"parts": [{"text": ADDRESS}]}},
     ),
+    "an interaction": ("POST", "/v1beta/interactions", {"model": "m", "input": ADDRESS, "system_instruction": ADDRESS}),
+    "OpenAI's chat": (
+        "POST",
+        "/v1beta/openai/chat/completions",
+        {"model": "m", "messages": [{"role": "user", "content": ADDRESS}]},
+    ),
+    "Vertex AI's path": (
+        "POST",
+        "/v1/projects/p/locations/global/publishers/google/models/m:generateContent",
+        {"contents": [{"role": "user", "parts": [{"text": ADDRESS}]}]},
+    ),
     "a store": ("POST", "/v1beta/fileSearchStores", {"displayName": f"of {ADDRESS}"}),
 }
 

@@ -116,6 +116,35 @@ async def test_an_event_is_replaced_by_none_several_or_an_end(
     assert len(answering.asked) == 1
 
 
+@pytest.mark.parametrize("what", REPLACED)
+@pytest.mark.parametrize("path", ["interactions", "openai/chat/completions"])
+@pytest_twisted.ensureDeferred
+async def test_the_same_holds_for_the_surfaces_beside_it(gateway: GatewayFactory, path: str, what: str) -> None:
+    """In their own framing; an interaction's stream ends with its own last event, also where a plugin ends it."""
+
+    def streamed(asked: Asked) -> tuple[Any, ...]:
+        body = b"".join(f"data: {json.dumps(event(word))}\n\n".encode() for word in WORDS) + b"data: [DONE]\n\n"
+        return 200, body, {"content-type": "text/event-stream"}
+
+    replace, expected = REPLACED[what]
+    upstream = AnsweringUpstream(streamed)
+    observer = Observer()
+    running = await gateway(
+        account(upstream) + account(upstream, name="b"),
+        plugins=[observer, plugin(agm_transform_event=lambda event: replace(event))],
+    )
+    body = json.dumps({"model": "m", "input": "hi", "messages": [], "stream": True}).encode()
+    answered = await running.fetch("POST", f"/v1beta/{path}", body=body)
+    assert answered.status == 200, answered.body
+    documents = [json.loads(line[6:]) for line in answered.body.splitlines() if line.startswith(b"data: {")]
+    assert [word_of(document) for document in documents] == expected
+    if path == "interactions":
+        assert answered.body.endswith(b"event: done\ndata: [DONE]\n\n")
+    assert (await observer.told()).outcome == "ok"
+    assert len(upstream.asked) == 1
+    await upstream.stop()
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_good_end_does_not_wait_for_the_upstream(gateway: GatewayFactory, upstream: ScriptedUpstream) -> None:
     """One that would go on is cut off."""
@@ -234,6 +263,20 @@ UNSEEN: dict[str, tuple[str, str, bytes | None, dict[str, str], str]] = {
     "a large upload": ("POST", "/upload/v1beta/files?uploadType=media", b"x" * 2**21, {}, "agm_transform_request"),
     "the beginning of one": ("POST", "/upload/v1beta/files", b"{}", START, "agm_transform_request"),
     "a batch in a file": ("POST", "/v1beta/models/m:batchGenerateContent", FILE_BATCH, {}, "agm_transform_request"),
+    "a form of OpenAI's surface": (
+        "POST",
+        "/v1beta/openai/videos",
+        b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n',
+        {"Content-Type": "multipart/form-data; boundary=b"},
+        "agm_transform_request",
+    ),
+    "a batch of OpenAI's surface": (
+        "POST",
+        "/v1beta/openai/batches",
+        b'{"input_file_id": "file-f"}',
+        {},
+        "agm_transform_request",
+    ),
     "a download": ("GET", "/v1beta/files/f:download?alt=media", None, {}, "agm_transform_event"),
     "bytes unasked for": ("GET", "/v1beta/files/f", None, {}, "agm_transform_event"),
 }

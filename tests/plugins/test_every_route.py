@@ -56,11 +56,29 @@ ROUTES: dict[str, tuple[str, str, Any, dict[str, str]]] = {
     ),
     "`files.upload`, its bytes": ("POST", "/upload/v1beta/files?uploadType=media", b"bytes", {}),
     "`files.download`": ("GET", "files/f:download?alt=media", None, {}),
+    "`interactions.create`": ("POST", "interactions", {"model": "m", "input": "hi"}, {}),
+    "`interactions.create`, events": ("POST", "interactions", {"model": "m", "input": "hi", "stream": True}, {}),
+    "`interactions.get`": ("GET", "interactions/i", None, {}),
+    "`interactions.cancel`": ("POST", "interactions/i/cancel", {}, {}),
+    "`openai.chat.completions`": ("POST", "openai/chat/completions", {"model": "m", "messages": []}, {}),
+    "`openai.chat.completions`, events": (
+        "POST",
+        "openai/chat/completions",
+        {"model": "m", "messages": [], "stream": True},
+        {},
+    ),
+    "`openai.files.get`": ("GET", "openai/files/file-f", None, {}),
+    "`generateContent`, Vertex AI's path": (
+        "POST",
+        "/v1/projects/p/locations/global/publishers/google/models/m:generateContent",
+        CONTENTS,
+        {},
+    ),
     "`files.download`, below /download": ("GET", "/download/v1beta/files/f:download?alt=media", None, {}),
 }
 #: Which of them each kind of account has, beside the calls that all have.
 CALLS = tuple(ROUTES)[:6]
-KINDS = {"api-key": tuple(ROUTES), "vertex": CALLS, "code-assist": CALLS[:4]}
+KINDS = {"api-key": tuple(ROUTES), "vertex": (*CALLS, "`generateContent`, Vertex AI's path"), "code-assist": CALLS[:4]}
 
 
 class Recorder:
@@ -124,6 +142,9 @@ class Recorder:
 def answer(asked: Asked) -> tuple[Any, ...]:
     """Answer a call with an event, a list with one resource, a download with bytes, all else with an object."""
     event = {"response": EVENT} if "v1internal" in asked.path else EVENT
+    if b'"stream"' in asked.body:
+        named = {"event_type": "interaction.complete", **EVENT}
+        return 200, f"data: {json.dumps(named)}\n\n".encode(), {"content-type": "text/event-stream"}
     if "alt=sse" in asked.uri:
         return 200, f"data: {json.dumps(event)}\r\n\r\n".encode(), {"content-type": "text/event-stream"}
     if asked.path.endswith(":streamGenerateContent"):
