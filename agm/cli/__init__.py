@@ -21,6 +21,7 @@ from typing import Any, cast
 from agm import __version__
 from agm.cli import (
     account,
+    cert,
     completion,
     config,
     doctor,
@@ -54,6 +55,7 @@ _COMMANDS = (
     account,
     login,
     key,
+    cert,
     status,
     top,
     log,

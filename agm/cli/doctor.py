@@ -107,6 +107,7 @@ def _look(args: argparse.Namespace, take: "Callable[[Iterable[Finding]], None]")
     if setup.config is not None:
         take(limited("files", lambda: here.modes(setup.path, _state(setup)), LOCAL))
     take(limited("environment", lambda: here.environment(os.environ, setup.address, setup.config), LOCAL))
+    take(limited("live", lambda: here.live(setup.config, os.environ), LOCAL))
     take(limited("port", lambda: here.port(setup.listen, args.url, key), LOCAL))
     if not args.offline:
         take(limited("public", lambda: here.public(setup.config), LOCAL))

@@ -68,6 +68,7 @@ class AccountConfig:
     models: tuple[str, ...] = ("*",)
     priority: int = 0
     max_concurrency: int | None = None
+    max_sessions: int | None = None
     reserve: float = 0.0
     proxy: ProxySetting | None = None
     ca_file: Authorities | None = None
@@ -146,6 +147,7 @@ class AccountTable:
     )
     priority: int = setting(whole_number(-1_000_000, 1_000_000), 0)
     max_concurrency: int | None = setting(whole_number(1, 1_000_000, "; leave it out for no limit"))
+    max_sessions: int | None = setting(whole_number(1, 1_000_000, "; leave it out for no limit"))
     reserve: float = setting(read_fraction, 0.0)
     proxy: ProxySetting | None = setting(read_proxy)
     ca_file: Authorities | None = setting(read_authorities)
@@ -184,6 +186,7 @@ def read_account(value: object, place: Place) -> AccountConfig:
         models=written.models,
         priority=written.priority,
         max_concurrency=written.max_concurrency,
+        max_sessions=written.max_sessions,
         reserve=written.reserve,
         proxy=written.proxy,
         ca_file=written.ca_file,

@@ -40,6 +40,7 @@ class ClientKeyConfig:
     requests_per_day: int | None = None
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
+    max_sessions: int | None = None
     expires: float | None = None
     team: str | None = None
 
@@ -78,6 +79,7 @@ class _ClientKeyTable:
     requests_per_day: int | None = setting(whole_number(1, 10**12, "; leave it out for no limit"))
     tokens_per_minute: int | None = setting(whole_number(1, 10**12, "; leave it out for no limit"))
     tokens_per_day: int | None = setting(whole_number(1, 10**15, "; leave it out for no limit"))
+    max_sessions: int | None = setting(whole_number(1, 1_000_000, "; leave it out for no limit"))
     expires: float | None = setting(read_moment)
     admin: bool = setting(read_boolean, False)
     team: str | None = setting(read_text)
@@ -101,6 +103,7 @@ def read_client_key(value: object, place: Place) -> ClientKeyConfig:
         requests_per_day=written.requests_per_day,
         tokens_per_minute=written.tokens_per_minute,
         tokens_per_day=written.tokens_per_day,
+        max_sessions=written.max_sessions,
         expires=written.expires,
         team=written.team,
     )

@@ -93,7 +93,7 @@ class LimitsConfig:
 
     ``header_bytes`` and ``header_lines`` are of one request; ``bodies`` are bytes of the bodies of all requests under
     way; ``connections`` of ``None`` is as many as the process has descriptors for; ``streams_per_key`` of ``None`` is
-    no limit.
+    no limit; ``message`` is bytes of one message of a Live session, either way.
     """
 
     header_bytes: int = setting(read_size, 32 * 2**10)
@@ -101,6 +101,7 @@ class LimitsConfig:
     bodies: int = setting(read_size, 512 * 2**20)
     connections: int | None = setting(whole_number(1, 1_000_000))
     streams_per_key: int | None = setting(whole_number(1, 1_000_000))
+    message: int = setting(read_size, 16 * 2**20)
 
 
 def read_state(value: object, place: Place) -> str:

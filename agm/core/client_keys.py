@@ -41,6 +41,8 @@ class ClientKey:
     requests_per_day: int | None = None
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
+    #: How many Live sessions it may have open.
+    max_sessions: int | None = None
     #: From when on it is refused, in seconds since the epoch; None for never.
     expires: float | None = None
     #: The team that its bearer belongs to; keys of one team share what they make.

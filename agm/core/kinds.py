@@ -67,6 +67,10 @@ RESOURCE_METHODS = frozenset(
     }
 )
 
+#: Live sessions of the Developer API, with what makes a token for one, and of Vertex AI; see :mod:`agm.core.live`.
+DEVELOPER_SESSIONS = frozenset({"BidiGenerateContent", "BidiGenerateMusic", "interactions.live", "auth_tokens.create"})
+VERTEX_SESSIONS = frozenset({"LlmBidiService.BidiGenerateContent"})
+
 #: The methods that each kind has, by Google's names.
 METHODS: Mapping[str, frozenset[str]] = {
     "api-key": frozenset(
@@ -77,6 +81,7 @@ METHODS: Mapping[str, frozenset[str]] = {
             "embedContent",
             "batchEmbedContents",
             "predict",
+            *DEVELOPER_SESSIONS,
             *RESOURCE_METHODS,
             *(f"openai.{call.replace('/', '.')}" for call in OPENAI_CALLS),
             *(
@@ -94,6 +99,7 @@ METHODS: Mapping[str, frozenset[str]] = {
             "embedContent",
             "predict",
             *VERTEX_METHODS,
+            *VERTEX_SESSIONS,
             *(
                 f"vertex.{collection}.{verb}"
                 for collection in (*VERTEX_COLLECTIONS, "operations")

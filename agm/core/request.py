@@ -144,6 +144,8 @@ class Account:
     reserve: float = 0.0
     #: How its upstream is reached, if not as the gateway's others.
     network: Network | None = None
+    #: How many Live sessions it may hold; None is no limit.
+    max_sessions: int | None = None
     unusable: str | None = None
 
 

@@ -7,16 +7,16 @@ same request always gets the same bytes.  ``docs/emulator.md`` is its manual.
 
 The modules, from the pure to the ones that touch a socket:
 
-* ``framing``, ``replies``, ``faults``, ``errors``, ``jsontext``, ``schema``, ``calls``, ``pages``: the wire, as
-  values;
+* ``framing``, ``websocket``, ``replies``, ``faults``, ``errors``, ``jsontext``, ``schema``, ``calls``, ``pages``:
+  the wire, as values;
 * ``catalogue``, ``tokens``, ``values``, ``images``, ``answers``, ``generation``, ``embeddings``, ``steps``,
   ``stepstream``: what a model would say;
 * ``requestlog``, ``holdings``, ``state``: what the emulator remembers;
 * ``credentials``, ``modelcalls``, ``developer``, ``interactions``, ``neighbours``, ``vertex``, ``codeassist``,
-  ``openai``, ``oauth``, ``control``: a call in, a reply out;
+  ``openai``, ``oauth``, ``control``: a call in, a reply out; ``live``: a session's message in, its messages out;
 * ``stored``, ``storage``, ``uploads``, ``batches``, ``stores``, ``tuning``, ``videos``, ``jobs``: the same, about what
   is kept;
-* ``playback``, ``site``, ``tap``: the socket.
+* ``playback``, ``sockets``, ``site``, ``tap``: the socket.
 
 Nothing here imports the gateway: the two only meet over HTTP.
 """

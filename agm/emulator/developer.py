@@ -14,6 +14,7 @@ from agm.emulator import (
     batches,
     catalogue,
     interactions,
+    live,
     modelcalls,
     pages,
     storage,
@@ -69,6 +70,8 @@ def reply(call: Call, state: State, entry: Entry) -> Reply:
     try:
         if call.method == "GET" and (rest == "models" or rest.startswith("models/")) and "/operations" not in rest:
             return _models(call, state, entry, version, rest.removeprefix("models").removeprefix("/"))
+        if rest == "auth_tokens" and call.method == "POST":
+            return _new_token(call, state, entry, version)
         if call.path.startswith("/upload/"):
             answered = uploads.reply(call, state, entry, version, rest)
         else:
@@ -85,6 +88,12 @@ def _model_call(call: Call, state: State, entry: Entry, target: Target) -> Reply
         return modelcalls.answer(admitted, state, message)
     except GoogleError as error:
         return modelcalls.refuse(call, target, error)
+
+
+def _new_token(call: Call, state: State, entry: Entry, version: str) -> Reply:
+    admitted = modelcalls.admit(call, state, entry, Target(Kind.API_KEY, version, "", "CreateToken"))
+    entry.model = None
+    return json_reply(live.new_token(call.body, admitted.account, state), pretty_print=call.pretty_print)
 
 
 def _models(call: Call, state: State, entry: Entry, version: str, name: str) -> Reply:

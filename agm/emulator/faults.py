@@ -23,6 +23,7 @@ class Scope(Enum):
 
     EVERY = "every method of a model"
     GENERATION = "generateContent and streamGenerateContent"
+    LIVE = "Live sessions"
 
 
 @attrs.frozen
@@ -54,7 +55,7 @@ class Fault:
         return int(self.number or 0)
 
 
-_E, _G = Scope.EVERY, Scope.GENERATION
+_E, _G, _L = Scope.EVERY, Scope.GENERATION, Scope.LIVE
 
 #: Every fault but the plain statuses.
 FAULTS: Mapping[str, FaultKind] = {
@@ -96,6 +97,9 @@ FAULTS: Mapping[str, FaultKind] = {
     "nofinish": FaultKind(_G, "no finishReason anywhere"),
     "emptyparts": FaultKind(_G, "the finishing event's content has no parts; unary: neither has the answer"),
     "blockprompt": FaultKind(_G, "the prompt is blocked: promptFeedback and no candidates"),
+    "goaway": FaultKind(_L, "after the first answer goAway, and S seconds later the end", "S", 5.0),
+    "wsclose": FaultKind(_L, "the first message of an answer, then the close code C", "C", 1011.0),
+    "halfframe": FaultKind(_L, "the first message of an answer, half a frame, then the connection drops"),
 }
 
 #: A plain status: any of :data:`STATUSES`.
@@ -148,6 +152,8 @@ def from_step(step: str) -> Fault | None:
 
 
 def happens(fault: Fault, *, generation: bool) -> bool:
-    """Return whether a fault changes a call: all do for generation, those of every method for the others too."""
+    """Return whether a fault changes a call: all but a session's for generation, those of every method for all."""
     kind = FAULTS.get(fault.name)
+    if kind is not None and kind.scope is Scope.LIVE:
+        return False
     return generation or kind is None or kind.scope is Scope.EVERY

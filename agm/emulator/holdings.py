@@ -384,6 +384,31 @@ class EnvironmentUpload:
     content: bytes = b""
 
 
+@attrs.define
+class LiveToken:
+    """An ephemeral token: whose it is, until when, for how many sessions (0: any), and the setup that it holds to."""
+
+    account: str
+    expires: float
+    new_sessions_until: float
+    uses: int
+    setup: Mapping[str, Any]
+    used: int = 0
+
+    def usable(self, now: float) -> bool:
+        """Whether a session may begin with it."""
+        return now < min(self.expires, self.new_sessions_until) and (not self.uses or self.used < self.uses)
+
+
+@attrs.frozen
+class SavedSession:
+    """What a handle leads back to: whose session, with which model, and what has been said."""
+
+    account: str
+    model: str
+    contents: Sequence[Mapping[str, Any]]
+
+
 class Holdings:
     """Everything that is kept, by name."""
 
@@ -398,6 +423,8 @@ class Holdings:
         self.interactions: dict[str, Interaction] = {}
         self.kept: dict[str, Kept] = {}  # by collection and id
         self.environment_uploads: dict[str, EnvironmentUpload] = {}
+        self.tokens: dict[str, LiveToken] = {}
+        self.sessions: dict[str, SavedSession] = {}
         self._named = 0
 
     def clear(self) -> None:
@@ -413,6 +440,8 @@ class Holdings:
             self.interactions,
             self.kept,
             self.environment_uploads,
+            self.tokens,
+            self.sessions,
         ):
             forgotten.clear()
         self._named = 0

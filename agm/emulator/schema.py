@@ -240,6 +240,27 @@ TuningJob@v
     veoTuningSpec:Any experiment:string serviceAccount:string encryptionSpec:Any outputUri:string
     customBaseModel:string evaluateDatasetRuns:Any
 
+BidiGenerateContentClientMessage
+    setup:BidiGenerateContentSetup|messageType clientContent:BidiGenerateContentClientContent|messageType
+    realtimeInput:BidiGenerateContentRealtimeInput|messageType
+    toolResponse:BidiGenerateContentToolResponse|messageType contextUpdate:Any|messageType@v
+BidiGenerateContentSetup
+    model:string generationConfig:GenerationConfig systemInstruction:Content tools:*Tool safetySettings:*SafetySetting
+    sessionResumption:SessionResumptionConfig contextWindowCompression:Any inputAudioTranscription:Any
+    outputAudioTranscription:Any proactivity:Any realtimeInputConfig:Any historyConfig:Any explicitVadSignal:bool
+    avatarConfig:Any labels:{}string@v
+SessionResumptionConfig
+    handle:string transparent:bool
+BidiGenerateContentClientContent
+    turns:*Content turnComplete:bool
+BidiGenerateContentRealtimeInput
+    mediaChunks:*Blob audio:Blob video:Blob text:string activityStart:Empty activityEnd:Empty audioStreamEnd:bool
+BidiGenerateContentToolResponse
+    functionResponses:*FunctionResponse
+AuthToken
+    name:string uses:int32 expireTime:string newSessionExpireTime:string fieldMask:string
+    bidiGenerateContentSetup:BidiGenerateContentSetup
+
 Empty
 """
 

@@ -16,12 +16,13 @@ from twisted.logger import Logger
 from twisted.web import http, resource, server
 from twisted.web.server import NOT_DONE_YET, Request
 
-from agm.emulator import codeassist, control, developer, oauth, openai, pages, vertex
+from agm.emulator import codeassist, control, developer, live, oauth, openai, pages, vertex
 from agm.emulator.calls import Call
 from agm.emulator.errors import GoogleError
 from agm.emulator.playback import Playback
 from agm.emulator.replies import Reply, json_reply
 from agm.emulator.requestlog import Entry
+from agm.emulator.sockets import take_over
 from agm.emulator.state import State
 
 #: How long an idle connection is kept, in seconds; Google's front ends keep theirs about as long.
@@ -45,6 +46,16 @@ def answer(call: Call, state: State, entry: Entry) -> Reply:
         if handles(call):
             return reply(call, state, entry)
     return pages.not_found(call.path)
+
+
+def open_session(call: Call, state: State, entry: Entry) -> live.Session | Reply:
+    """A Live session, if that is what is asked for and Vertex AI does not refuse it."""
+    if call.headers.get("upgrade", "").lower() != "websocket" or not call.headers.get("sec-websocket-key"):
+        return pages.not_found(call.path)
+    try:
+        return live.Session(call, state, entry)
+    except GoogleError as error:
+        return json_reply(error.document(), status=error.status)
 
 
 class EmulatorRequest(server.Request):
@@ -98,7 +109,14 @@ class Everything(resource.Resource):
                 body=call.body,
             )
             try:
-                reply = answer(call, self._state, entry)
+                if live.handles(call):
+                    opened = open_session(call, self._state, entry)
+                    if isinstance(opened, live.Session):
+                        take_over(self._reactor, clock, request, opened, entry)
+                        return NOT_DONE_YET
+                    reply = opened
+                else:
+                    reply = answer(call, self._state, entry)
             except Exception:
                 self._log.failure("could not answer {method} {path}", method=call.method, path=call.path)
                 reply = json_reply(GoogleError(500, "The emulator failed; its log says why.").document(), status=500)

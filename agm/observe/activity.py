@@ -144,6 +144,8 @@ class Live:
         self._sent: list[tuple[int, int]] = [(-1, 0)] * SECONDS
         self._open: dict[Underway, None] = {}
         self._streams = 0
+        #: Of them, Live sessions.
+        self._sessions = 0
         self.finished: deque[Finished] = deque(maxlen=FINISHED)
         self.ended = 0
         self.told: Callable[[Finished, Underway, RequestRecord], object] | None = None
@@ -178,6 +180,7 @@ class Live:
         if underway.asking.request.framing is not Framing.UNARY:
             underway.stream = True
             self._streams += 1
+            self._sessions += underway.asking.request.framing is Framing.LIVE
             if self._streams > second.streams:
                 second.streams = self._streams
 
@@ -192,6 +195,7 @@ class Live:
         self._open.pop(underway, None)
         if underway.stream:
             self._streams -= 1
+            self._sessions -= record.request.framing is Framing.LIVE
         if record.sent > underway.counted:
             since = underway.counted_at if underway.relay is not None else now
             self._count_sent(record.sent - underway.counted, since, now)
@@ -322,6 +326,7 @@ class Live:
             "sent": self._total_sent,
             "open": len(self._open),
             "streams": self._streams,
+            "sessions": self._sessions,
         }
 
     def relays(self) -> list[Relaying]:

@@ -141,6 +141,7 @@ class Figures(Collector):
         paused = sum(relay.paused for relay in observed.live.relays())
         yield GaugeMetricFamily("agm_requests_open", "Calls in flight.", totals["open"])
         yield GaugeMetricFamily("agm_streams_open", "Streamed answers in flight.", totals["streams"])
+        yield GaugeMetricFamily("agm_sessions_open", "Live sessions in flight.", totals["sessions"])
         yield GaugeMetricFamily("agm_answers_paused", "Answers paused because their client reads slowly.", paused)
         yield GaugeMetricFamily("agm_requests_waiting", "Calls that wait for a free account.", observed.pool.waiting())
         states = Counter((kind, state) for _, kind, state in _states(observed.pool))

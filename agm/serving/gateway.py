@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from agm.config import Config
 from agm.core.counters import Tally
 from agm.core.limits import Allowances
+from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
@@ -31,11 +32,14 @@ from agm.observe.observed import Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
+from agm.persist.session_pins import SessionPins
+from agm.persist.session_pins import path_beside as pins_beside
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
+from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.upstream.accounts import AccountSource
@@ -74,6 +78,8 @@ class Gateway:
     :ivar wall: seconds since the epoch, for records.  A test may set it.
     :ivar calls: how requests enter, under the configuration in force.
     :ivar live: what is going on, for whoever asks.
+    :ivar sessions: how many Live sessions accounts and client keys have.
+    :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -109,6 +115,8 @@ class Gateway:
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
+        self.sessions = Sessions()
+        self.pins = Pins()
         self.deadlines = client.deadlines
         self.stalls = Stalls(reactor)
         self.live = Live(self.pool, reactor.seconds, wall)
@@ -144,6 +152,7 @@ class Gateway:
         self.upload_key = upload_key or secrets.token_bytes(KEY_BYTES)
         self._state: PoolState | None = None
         self._counts: KeyCounts | None = None
+        self._kept_pins: SessionPins | None = None
         self._credential_of = credential_of or self._own_credential
         self.calls = self._make_calls(config)
         self._sources: dict[str, AccountSource] = {}
@@ -196,6 +205,8 @@ class Gateway:
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
+            self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
+            self._kept_pins.start()
         await self._fetch()
         if self._state is not None:
             self._state.settled()
@@ -210,6 +221,8 @@ class Gateway:
             await self._state.stop()
         if self._counts is not None:
             await self._counts.stop()
+        if self._kept_pins is not None:
+            await self._kept_pins.stop()
         if self.traces is not None:
             await self.traces.stop()
         await DeferredList([self.client.close(), self.refresher.stop()], consumeErrors=True)
@@ -227,6 +240,8 @@ class Gateway:
             self._state.changed()
         if self._counts is not None:
             self._counts.changed()
+        if self._kept_pins is not None:
+            self._kept_pins.changed()
         if seconds > 0:
             self.client.distrust()
 

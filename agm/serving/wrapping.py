@@ -80,6 +80,11 @@ class CallWrapping:
     #: For whom it was wrapped last.
     _account: Account | None = attrs.field(init=False, default=None)
 
+    @property
+    def body(self) -> bytes:
+        """The client's after all plugins' edits."""
+        return self._body
+
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`Wrapping`."""
         self._account = account

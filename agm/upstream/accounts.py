@@ -67,6 +67,7 @@ def account_source(entry: AccountConfig) -> AccountSource:
         models=Patterns(entry.models),
         priority=entry.priority,
         max_concurrency=entry.max_concurrency,
+        max_sessions=entry.max_sessions,
         reserve=entry.reserve,
         express=entry.kind == "vertex" and entry.api_key is not None,
         network=entry.network,

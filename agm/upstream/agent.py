@@ -20,6 +20,7 @@ from agm.core.wire.bytechain import ByteChain
 from agm.upstream.errors import StaleConnection
 from agm.upstream.origin import Origin, split_url
 from agm.upstream.pool import ConnectionPool
+from agm.upstream.websocket import UpstreamSocket
 
 #: Headers that the agent writes itself, in lower case: two of one could leave open where a request ends.
 _OURS = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding"})
@@ -119,3 +120,19 @@ class Http1Agent:
     ) -> Deferred[Any]:
         d: Deferred[Any] = self._connections.connect(origin)
         return d.addCallback(lambda connection: connection.request(head, body, producer))
+
+    def open_socket(
+        self, uri: bytes, headers: tuple[tuple[bytes, bytes], ...], socket: UpstreamSocket
+    ) -> Deferred[Any]:
+        """
+        Connect a WebSocket, on a connection of its own, and ask for the upgrade; fires when it is granted.
+
+        :param uri: absolute, with the scheme ``http`` or ``https``.
+        :raises ValueError: if the URL or a header cannot be written.
+        """
+        origin, host, target = split_url(uri)
+        if not _TARGET.fullmatch(target):
+            raise ValueError("an upstream's URL holds a character that must be encoded")
+        lines = _header_lines(headers)
+        d = self._connections.connect_to(origin, socket)
+        return d.addCallback(lambda _: socket.handshake(target, host, lines))

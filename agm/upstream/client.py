@@ -21,6 +21,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
@@ -37,6 +38,8 @@ from agm.upstream.origin import Origin
 from agm.upstream.pool import ConnectionPool
 from agm.upstream.tunnel import ProxyFailed
 from agm.upstream.upload import WholeBody
+from agm.upstream.websocket import Refused as SocketRefused
+from agm.upstream.websocket import UpstreamSocket
 
 __all__ = ["HTTPUpstreamClient", "UpstreamAnswer", "UpstreamBody", "UpstreamClient", "UpstreamFailed", "WholeAnswer"]
 
@@ -378,6 +381,32 @@ class HTTPUpstreamClient:
         finally:
             deadline.cancel()
 
+    async def open_socket(
+        self,
+        url: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        timeout: float,
+        max_message: int,
+        network: Network | None = None,
+    ) -> UpstreamSocket:
+        """
+        Open a WebSocket.
+
+        :param url: absolute, with the scheme ``http`` or ``https``: the socket is as secure as that.
+        :param timeout: seconds until the upgrade must be granted.
+        :param max_message: bytes of a message of the upstream.
+        :raises Refused: if the upstream answers something else.
+        :raises UpstreamFailed: if it does not answer.  Cancelling closes the connection.
+        """
+        socket = UpstreamSocket(max_message)
+        opening = self._networks.agent_of(network).open_socket(url.encode("ascii"), tuple(headers), socket)
+        opening.addErrback(_as_answer)
+        answered = await self._within(timeout, opening)
+        if isinstance(answered, SocketRefused):
+            raise answered
+        return socket
+
     def connections(self) -> dict[str, tuple[int, int]]:
         """How many connections there are to each host and port: in use, and idle."""
         found: dict[str, tuple[int, int]] = {}
@@ -408,6 +437,12 @@ class HTTPUpstreamClient:
         self._networks.close()
         self.deadlines.stop()
         return succeed(None)
+
+
+def _as_answer(failure: Failure) -> object:
+    """That an upstream refuses a WebSocket is an answer, and not the lack of one."""
+    failure.trap(SocketRefused)
+    return failure.value
 
 
 def _failed(error: Exception) -> UpstreamFailed:

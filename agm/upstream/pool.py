@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, fail
@@ -33,15 +33,29 @@ MAX_IDLE = 256
 IDLE_SECONDS = 50.0
 
 
+class Connecting(Protocol):
+    """
+    What can be connected to an origin: a Twisted protocol.
+
+    :ivar ready: fires when it can be used; None after that.
+    """
+
+    transport: Any
+    ready: Deferred[Any] | None
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
 class _FactoryOf(Factory):
     """Gives a connection that is there already; which does not hold this in turn, as Twisted's own do."""
 
     noisy = False
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connecting) -> None:
         self._connection = connection
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         return self._connection
 
 
@@ -112,11 +126,14 @@ class ConnectionPool:
 
     def connect(self, origin: Origin) -> Deferred[Connection]:
         """A new connection; cancelling gives it up."""
+        return self.connect_to(origin, Connection(self._put, origin, self._open))
+
+    def connect_to(self, origin: Origin, connection: Connecting) -> Deferred[Any]:
+        """Connect a protocol to an origin; fires with it when it is ready, TLS included.  Cancelling gives it up."""
         try:
             proxy = self._proxy_of(origin)
         except ValueError as e:
             return fail(ProxyFailed(str(e)))
-        connection = Connection(self._put, origin, self._open)
         cancelled = timed_out = False
 
         def give_up() -> None:
@@ -149,7 +166,7 @@ class ConnectionPool:
                 unwrap_endpoint_protocol(connection.transport, connection)
                 result.callback(connection)
 
-        result: Deferred[Connection] = Deferred(cancel)
+        result: Deferred[Any] = Deferred(cancel)
         factory = _FactoryOf(connection)
         timer = self._reactor.callLater(self.timeout, expire)
         attempt: Deferred[Any] = self._endpoint(origin, proxy).connect(factory)

@@ -75,6 +75,22 @@ class VersionNotSupported(GatewayError):
     status, reason = 505, "HTTP_VERSION_NOT_SUPPORTED"
 
 
+class Upgraded(typing.Protocol):
+    """What a connection belongs to that speaks no HTTP any more."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+
+    def connection_lost(self) -> None:
+        """The connection is closed, by either side."""
+
+    def going_away(self) -> None:
+        """The gateway is about to stop."""
+
+    def cut(self) -> None:
+        """The gateway stops now."""
+
+
 class SharedLimits(typing.Protocol):
     """What a connection asks of all connections' site: :class:`agm.web.site.GatewaySite`."""
 
@@ -115,6 +131,7 @@ class GatewayChannel(Protocol):
 
     :param crowded: there are too many: only health is told.
     :ivar request: the request that comes in or is answered; None between two.
+    :ivar upgraded: what it belongs to since its last request, which lasts as long as the connection.
     :ivar refused: nothing more is read; what still comes is thrown away, so that the client gets to read its answer.
     """
 
@@ -124,6 +141,7 @@ class GatewayChannel(Protocol):
         self.site = site
         self.crowded = crowded
         self.request: GatewayRequestOnWire | None = None
+        self.upgraded: Upgraded | None = None
         self.refused = False
         self.secure = False
         self._first = True
@@ -174,7 +192,10 @@ class GatewayChannel(Protocol):
                 timer.cancel()
         self._timer = self._held = None
         request, self.request = self.request, None
+        upgraded, self.upgraded = self.upgraded, None
         try:
+            if upgraded is not None:
+                upgraded.connection_lost()
             if request is not None:
                 self.site.give_back(self._take_body_bytes())
                 request.connectionLost(reason)
@@ -206,7 +227,9 @@ class GatewayChannel(Protocol):
 
     def close_when_idle(self) -> None:
         """Close now if no request is under way, else after its answer."""
-        if self.request is None:
+        if self.upgraded is not None:
+            self.upgraded.going_away()
+        elif self.request is None:
             self.close()
         else:
             self.close_after()
@@ -287,6 +310,9 @@ class GatewayChannel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self.upgraded is not None:
+            self.upgraded.data_received(data)
+            return
         if self.refused:
             self._thrown_away += len(data)
             if self._thrown_away > LINGER_BYTES:
@@ -508,6 +534,16 @@ class GatewayChannel(Protocol):
         if request is not None:
             self.site.give_back(self._take_body_bytes())
             request.connectionLost(Failure(error))
+
+    def upgrade(self, upgraded: Upgraded) -> bytes:
+        """
+        Have the connection belong to `upgraded` from now on, for as long as it is open.
+
+        :returns: what the client has sent behind the request.
+        """
+        self.upgraded = upgraded
+        self._deadline = None
+        return self._reader.take_rest()
 
     def _linger(self) -> None:
         """Throw away what still comes, for a while, so that the client gets to read its answer."""

@@ -20,12 +20,14 @@ from agm.web.access import Access
 from agm.web.admin.metrics import Scrape
 from agm.web.admin.root import AdminRoot
 from agm.web.answering import AnsweringResource
+from agm.web.auth_tokens import AuthTokens
 from agm.web.base import Unknown
 from agm.web.dashboard import Dashboard, Home
 from agm.web.files import Owned
 from agm.web.gemini import Gemini
 from agm.web.health import Health, Ready
 from agm.web.interactions import Interactions
+from agm.web.live import LiveSessions
 from agm.web.openai import OpenAI
 from agm.web.site import GatewaySite
 from agm.web.vertex import Vertex
@@ -50,6 +52,8 @@ class Root(Resource):
         self.calls = Gemini(gateway, access)
         self.owned = Owned(gateway, access)
         self.surfaces: tuple[AnsweringResource, ...] = (
+            LiveSessions(gateway, access),
+            AuthTokens(gateway, access),
             Interactions(gateway, access),
             self.owned,
             Vertex(gateway, access),
@@ -60,6 +64,7 @@ class Root(Resource):
             "healthz": Health(gateway, access),
             "readyz": Ready(gateway, access),
             "upload": self._unknown,  # but for what is claimed
+            "ws": self._unknown,  # likewise
             "metrics": Scrape(gateway, access, gateway.metrics),
             "_agm": AdminRoot(gateway, access),
             "ui": Dashboard(gateway, access),

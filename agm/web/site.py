@@ -242,7 +242,9 @@ class GatewaySite(Site):
         self._noticed()
         for channel in list(self.channels):
             request = channel.request
-            if request is not None and request.interrupt is not None:
+            if channel.upgraded is not None:
+                channel.upgraded.cut()
+            elif request is not None and request.interrupt is not None:
                 request.interrupted = Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=1.0)
                 request.interrupt()
         if self._abort is None:

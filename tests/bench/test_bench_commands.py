@@ -20,7 +20,7 @@ sys.path.insert(0, str(BENCH))
 from figures import Figure, compare, load, save, table  # noqa: E402  # found through the line above
 from report import PAGE, markdown, picture, put  # noqa: E402
 
-COMMANDS = ["bodies", "first_byte", "memory", "report", "scaling", "selection", "slow_reader", "speed", "start"]
+COMMANDS = ["bodies", "first_byte", "live", "memory", "report", "scaling", "selection", "slow_reader", "speed", "start"]
 
 
 def bench(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -39,6 +39,8 @@ async def test_the_gateway_tells_who_rests_for_how_long_and_why(
         "project": None,
         "in_flight": 0,
         "max_concurrency": None,
+        "sessions": 0,
+        "max_sessions": None,
         "disabled": None,
         "held": None,
         "models": [],

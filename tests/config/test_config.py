@@ -275,8 +275,8 @@ TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in know
         (
             A_CLIENT_KEY + "rpm = 1",
             "auth.keys[0].rpm: unknown key; the keys here are name, key, key_env, "
-            "key_sha256, models, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, expires, "
-            "admin, team",
+            "key_sha256, models, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, "
+            "max_sessions, expires, admin, team",
         ),
         (AN_ACCOUNT + "aip_key_env = 1", "accounts[0].aip_key_env: unknown key; did you mean 'api_key_env'?"),
         ("[plugins]\npth = 1", "plugins.pth: unknown key; did you mean 'path'?"),

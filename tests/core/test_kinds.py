@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from agm.core import kinds
+from agm.core import kinds, live
 from agm.core.request import Kind
 from agm.core.wire import target
 
@@ -18,7 +18,9 @@ def test_no_kind_has_a_method_that_no_path_can_name() -> None:
     """And each method that a path can name has a kind that serves it; other surfaces' names say whose they are."""
     named = frozenset().union(*kinds.METHODS.values())
     others = {name for name in named if name.startswith(("vertex.", "openai."))}
-    assert named - others == set(target.METHODS) | kinds.RESOURCE_METHODS
+    sessions = kinds.DEVELOPER_SESSIONS | kinds.VERTEX_SESSIONS
+    assert set(live.METHODS) | {"auth_tokens.create"} == sessions
+    assert named - others == set(target.METHODS) | kinds.RESOURCE_METHODS | sessions
     assert {name for name in others if name.startswith("vertex.")} <= kinds.METHODS["vertex"]
     assert {name for name in others if name.startswith("openai.")} <= kinds.METHODS["api-key"]
 

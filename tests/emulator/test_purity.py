@@ -13,7 +13,7 @@ import agm.emulator
 
 MODULES = sorted(Path(agm.emulator.__path__[0]).glob("*.py"))
 #: The modules that may name Twisted: the socket, the service, and the type of the clock.
-IMPURE = {"playback", "site", "tap", "state"}
+IMPURE = {"playback", "sockets", "site", "tap", "state"}
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -35,7 +35,7 @@ from agm.core.wire.request_parser import END, Head, Malformed, RequestReader
 from agm.core.wire.sse import EventReader, EventTooLarge
 from agm.web.access import Access, Peer
 from agm.web.inbound import framing_of
-from tests.fuzz import connections, esf
+from tests.fuzz import connections, esf, frames
 from tests.fuzz.mutation import TOKENS, pieces
 from tests.web import hostile
 
@@ -592,4 +592,5 @@ TARGETS: dict[str, Target] = {
     ),
     "requests": Target(REQUESTS, requests),
     "connections": Target(REQUESTS, connections.check),
+    "frames": Target(frames.SEEDS, frames.check),
 }

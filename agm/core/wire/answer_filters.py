@@ -32,6 +32,7 @@ class Framing(Enum):
     UNARY = "unary"
     SSE = "sse"
     ARRAY = "array"
+    LIVE = "live"  # frames of a WebSocket, both ways
 
 
 @attrs.frozen

@@ -191,6 +191,11 @@ class RequestReader:
         self._state = _HEAD
         return data
 
+    def take_rest(self) -> bytes:
+        """Hand over what has been fed and not been read: the connection is no request's any more."""
+        rest, self._buffer = bytes(self._buffer), b""
+        return rest
+
     def _head(self) -> Head | None:
         buffer = self._buffer
         if not buffer:

@@ -70,7 +70,11 @@ _ELSEWHERE = (
         re.compile(rb"/+(?:[a-z0-9]+/+){0,2}messages(?:/count_tokens)?/*"),
         "This is a path of the Anthropic API, which is not spoken here. Use a client of the Gemini API.",
     ),
-    (re.compile(rb"/+ws/.*", re.DOTALL), "The Live API is not served here."),
+    (
+        re.compile(rb"/+ws/.*", re.DOTALL),
+        "Live sessions are opened at /ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent "
+        "and, on Vertex AI, at /ws/google.cloud.aiplatform.v1beta1.LlmBidiService/BidiGenerateContent.",
+    ),
 )
 
 #: Characters that a model's id may hold unescaped in a path (RFC 3986, section 3.3: pchar and "/").

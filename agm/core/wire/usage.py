@@ -56,7 +56,7 @@ _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
 
 
 class _Counts(msgspec.Struct):
-    """The fields of a :class:`Usage`, in their order, as Google calls them."""
+    """The fields of a :class:`Usage`, in their order, as Google calls them, and another name of one."""
 
     promptTokenCount: int = 0
     candidatesTokenCount: int = 0
@@ -64,6 +64,8 @@ class _Counts(msgspec.Struct):
     thoughtsTokenCount: int = 0
     toolUsePromptTokenCount: int = 0
     totalTokenCount: int = 0
+    #: What Live sessions of the Developer API call what was said.
+    responseTokenCount: int = 0
 
 
 class _InteractionCounts(msgspec.Struct):
@@ -149,7 +151,7 @@ class UsageWatch:
         """The tokens, and the last candidate's reason to end or why the prompt was refused; None for what is untold."""
         held = b"".join(self._chunks)
         names = self._names
-        usage = _last_usage(held, names) or (_last_usage(self._usage, names) if self._usage else None)
+        usage = last_usage(held, names) or (last_usage(self._usage, names) if self._usage else None)
         if usage is None and self._embeds:
             prompt = self._embedded + _embedded(held, len(held))
             usage = Usage(prompt=prompt, total=prompt) if prompt else None
@@ -211,8 +213,8 @@ class KeepingWatch(UsageWatch):
         return b"".join(self._kept)
 
 
-def _last_usage(data: bytes, names: Names) -> Usage | None:
-    """The last one that can be read: a later one may have been cut off."""
+def last_usage(data: bytes, names: Names = GENERATE) -> Usage | None:
+    """Return the last usage that can be read: a later one may have been cut off."""
     end, name = len(data), names.usage
     while (at := data.rfind(name, 0, end)) >= 0:
         counted = _COUNTED.match(data, at + len(name), at + SPAN)
@@ -248,7 +250,8 @@ def _usage(text: str, names: Names) -> Usage | None:
 
 
 def _made(counts: Iterable[object]) -> Usage | None:
-    prompt, output, cached, thoughts, tool, total = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+    prompt, output, cached, thoughts, tool, total, said = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+    output = output or said
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
         return None

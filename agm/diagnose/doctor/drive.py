@@ -7,6 +7,7 @@ gateways that :mod:`agm.diagnose.doctor.sdks` has started; nothing else is conta
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import sys
@@ -20,6 +21,8 @@ MODEL, QUESTION, KEY, PATIENCE = "gemini-2.5-flash", "Why is the sky blue?", "an
 
 #: The status that says that no account of a gateway has the method.
 NOT_OF_THIS_KIND = 501
+#: The call that is made where there is TLS, and no other there.
+LIVE = "Live"
 
 Calls = Mapping[str, Callable[[str], None]]
 
@@ -129,11 +132,24 @@ def _genai() -> Calls:
         again = list(asking.interactions.create(model=MODEL, input="x", previous_interaction_id=made.id, stream=True))
         _expect(again[-1].event_type == "interaction.completed", "the stream does not end")
 
+    async def talk(url: str) -> str:
+        said = ""
+        async with client(url).aio.live.connect(model=MODEL, config={"response_modalities": ["TEXT"]}) as session:
+            turn = {"role": "user", "parts": [{"text": QUESTION}]}
+            await session.send_client_content(turns=turn, turn_complete=True)
+            async for message in session.receive():
+                said += message.text or ""
+        return said
+
+    def live(url: str) -> None:
+        _expect(asyncio.run(asyncio.wait_for(talk(url), PATIENCE)), "nothing was said")
+
     return {
         "unary": unary,
         "stream of events": stream,
         "countTokens": count,
         "interactions (with API keys)": interaction,
+        LIVE: live,
     }
 
 
@@ -175,6 +191,8 @@ def outcomes(calls: Calls, urls: list[str]) -> Iterator[dict[str, str | None]]:
     """Make each call at each gateway, and return the outcomes."""
     for url in urls:
         for name, call in calls.items():
+            if (name == LIVE) is not url.startswith("https:"):  # Python's Live speaks TLS, and the rest need not
+                continue
             try:
                 call(url)
                 problem = None

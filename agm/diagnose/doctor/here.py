@@ -33,7 +33,7 @@ from agm.core.client_keys import digest
 from agm.core.network import EnvironmentProxies
 from agm.diagnose.doctor import Finding
 
-__all__ = ["Setup", "environment", "modes", "packages", "port", "public", "setup"]
+__all__ = ["Setup", "environment", "live", "modes", "packages", "port", "public", "setup"]
 
 #: The distribution that the package ``agm`` is in; PyPI's ``agm`` is another project's.
 DISTRIBUTION = "agm-gateway"
@@ -263,6 +263,21 @@ def port(listen: tuple[str, ...], url: str | None, key: str | None) -> Iterator[
     except Refused as refusal:
         elsewhere = "stop what listens there, or give the gateway another port: [gateway] listen"
         yield Finding("port", "error", str(refusal), elsewhere)
+
+
+def live(config: Config | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether Python's Live API can reach the gateway: it opens TLS, whatever the base URL says."""
+    listen = (config or default()).gateway.listen
+    if not any(each.startswith("ssl:") for each in listen):
+        found = "no listener has TLS, which Python's Live API and nothing else insists on"
+        yield Finding(
+            "live", "ok", found, "if you want it: `agm cert` makes a certificate, and says what to write where"
+        )
+    elif not environ.get("SSL_CERT_FILE"):
+        cure = "if it is of `agm cert`: export SSL_CERT_FILE, the bundle.pem that it wrote"
+        yield Finding("live", "ok", "a listener has TLS; programs trust its certificate if the system does", cure)
+    else:
+        yield Finding("live", "ok", "a listener has TLS, and SSL_CERT_FILE says what programs started here trust")
 
 
 def public(config: Config | None) -> Iterator[Finding]:

@@ -16,6 +16,9 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import attrs
@@ -24,8 +27,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.ssl import PrivateCertificate
 from twisted.python.failure import Failure
 
+from agm.cli.cert import LOCAL, make
 from agm.config import AccountConfig, Config, PoolConfig, Secret
 from agm.diagnose.doctor import Finding, too_long
 from agm.diagnose.doctor.drive import KEY, MODEL, QUESTION, SDKS
@@ -69,6 +74,26 @@ for (const url of urls) {
       }
     },
   };
+  const talk = (resolve, reject) => {
+    let session = null;
+    const callbacks = {
+      onmessage: (message) => {
+        if (!message.serverContent?.turnComplete) return;
+        session.close();
+        resolve(true);
+      },
+      onclose: (event) => reject(new Error(`closed with ${event.code} ${event.reason}`)),
+    };
+    setTimeout(() => reject(new Error("no answer")), 20000).unref();
+    ai.live.connect({ model, config: { responseModalities: ["TEXT"] }, callbacks }).then((opened) => {
+      session = opened;
+      session.sendClientContent({ turns: contents, turnComplete: true });
+    }, reject);
+  };
+  if (url.startsWith("https:")) {
+    for (const call of Object.keys(calls)) delete calls[call];
+    calls.Live = () => new Promise(talk);
+  }
   for (const [call, run] of Object.entries(calls)) {
     let problem = null;
     try {
@@ -118,12 +143,16 @@ async def drive(reactor: Any, environ: Mapping[str, str]) -> AsyncIterator[Findi
     """Test each installed SDK, in its framing, with each kind of account."""
     ports: list[IListeningPort] = []
     gateways: list[Gateway] = []
+    folder = contextlib.ExitStack()
 
-    def listening(site: Any) -> str:
+    def listening(site: Any, tls: Any = None) -> str:
         site.noisy = False
-        port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        if tls is None:
+            port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        else:
+            port = reactor.listenSSL(0, site, tls, interface="127.0.0.1")
         ports.append(port)
-        return f"http://127.0.0.1:{port.getHost().port}"
+        return f"{'http' if tls is None else 'https'}://127.0.0.1:{port.getHost().port}"
 
     try:
         emulator = listening(make_emulator(reactor))
@@ -135,9 +164,16 @@ async def drive(reactor: Any, environ: Mapping[str, str]) -> AsyncIterator[Findi
             kinds[listening(make_site(gateway, Access.of((), ("127.0.0.1",), ())))] = kind
         env = {name: value for name, value in environ.items() if not _NOT_INHERITED.match(name)}
         env["NO_PROXY"] = "*"
+        made = make(LOCAL, 1, datetime.now(UTC))
+        trusted = Path(folder.enter_context(TemporaryDirectory())) / "ca.pem"
+        trusted.write_bytes(made.authority)
+        env["SSL_CERT_FILE"] = env["NODE_EXTRA_CA_CERTS"] = str(trusted)
+        secure = make_site(gateways[0], Access.of((), ("127.0.0.1",), ()))
+        kinds[listening(secure, PrivateCertificate.loadPEM(made.certificate + made.key).options())] = "api-key, TLS"
         for sdk in _installed(list(kinds)):
             yield sdk if isinstance(sdk, Finding) else await _driven(reactor, sdk, kinds, env)
     finally:
+        folder.close()
         for port in ports:
             await _stopped(port)
         for gateway in gateways:

@@ -23,6 +23,7 @@ def agm_client_keys(config: Config) -> Iterable[KeyRing]:
                 requests_per_day=entry.requests_per_day,
                 tokens_per_minute=entry.tokens_per_minute,
                 tokens_per_day=entry.tokens_per_day,
+                max_sessions=entry.max_sessions,
                 expires=entry.expires,
                 team=entry.team,
             )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from agm import __version__, hookimpl
+from agm.core import live
 from agm.core.request import Account, GatewayRequest, UpstreamRequest
 from agm.core.wire import envelope, vertex
 from agm.core.wire.answer_filters import Framing
@@ -28,6 +29,8 @@ _FORWARDED = tuple(
     for name in ("X-Server-Timeout", "X-Vertex-AI-LLM-Request-Type", "X-Vertex-AI-LLM-Shared-Request-Type")
 )
 _FORWARDED_NAMES = frozenset(lower for lower, _ in _FORWARDED)
+#: What goes along when a session is opened.
+_LIVE_HEADERS = ((b"Api-Revision", "api-revision"), *((name, lower) for lower, name in _FORWARDED))
 _OWN_HEADERS = (
     (b"Content-Type", b"application/json"),
     (b"User-Agent", USER_AGENT.encode("ascii")),
@@ -40,6 +43,8 @@ _VERTEX_VERSIONS = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
 @hookimpl(trylast=True)
 def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
     """The request for an account of any of the three kinds."""
+    if request.framing is Framing.LIVE:
+        return _live(request, account, body)
     match account.kind:
         case "code-assist":
             return _code_assist(request, account, body)
@@ -61,6 +66,33 @@ def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> 
         headers=_headers(request),
         body=body,
         framing=request.upstream_framing,
+    )
+
+
+def _live(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
+    """The path of a session, and its first message with the model as the account's upstream calls it."""
+    if request.method == live.VERTEX:
+        version, name = _VERTEX_VERSIONS[request.version], f"publishers/google/models/{request.model}"
+        if not account.express:
+            name = f"projects/{account.project}/locations/{account.location}/{name}"
+        path = f"/ws/google.cloud.aiplatform.{version}.LlmBidiService/BidiGenerateContent"
+    elif request.method == live.INTERACTION:
+        name, path = request.model, f"/{request.version}/interactions/live"
+        if name == request.asked_model:
+            name = ""  # as the client wrote it
+    else:
+        name = request.model if request.model.startswith(("tunedModels/", "dynamic/")) else f"models/{request.model}"
+        constrained = "Constrained" if request.query.get("constrained") else ""
+        service = f"google.ai.generativelanguage.{request.version}.GenerativeService"
+        path = f"/ws/{service}.{request.method}{constrained}"
+    headers: list[tuple[bytes, bytes]] = [(b"User-Agent", USER_AGENT.encode("ascii"))]
+    headers += [(n, request.headers[low].encode("latin-1")) for n, low in _LIVE_HEADERS if low in request.headers]
+    return UpstreamRequest(
+        path=path,
+        headers=tuple(headers),
+        body=live.with_model(body, request.method, name) if request.model and name else body,
+        framing=Framing.LIVE,
+        method="GET",
     )
 
 

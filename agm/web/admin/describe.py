@@ -165,6 +165,8 @@ def _standing(account: Account, known: Remembered, load: int, gateway: Gateway) 
         "project": gateway.code_assist.known(account).project,
         "in_flight": load,
         "max_concurrency": account.max_concurrency,
+        "sessions": gateway.sessions.of_accounts[account.name],
+        "max_sessions": account.max_sessions,
         "disabled": known.disabled,
         "held": None if known.held is None else describe_cooldown(account, known.held),
         "models": [describe_cooldown(account, cooldown) for cooldown in known.all_cooldowns],

@@ -206,7 +206,7 @@ function fill(cell, content) {
 
 function modelOf(one) {
   const name = one.asked || one.served || one.method;
-  const kind = { sse: "stream", array: "stream, array", unary: null }[one.framing] ?? null;
+  const kind = { sse: "stream", array: "stream, array", live: "session", unary: null }[one.framing] ?? null;
   const rest = one.method.endsWith("enerateContent") ? kind : one.method;
   return el(
     "span",

@@ -157,6 +157,30 @@ const scenarios = {
     return [chunks, null, null];
   },
 
+  /** A Live session of one turn: all messages, and the code and the reason that it is closed with. */
+  async live(model, config = { responseModalities: ["TEXT"] }) {
+    const messages = [];
+    let session;
+    const closed = new Promise((resolve) => {
+      const callbacks = {
+        onmessage: (message) => {
+          messages.push(message);
+          if (message.serverContent?.turnComplete) session.close();
+        },
+        onerror: (error) => resolve([error.message]),
+        onclose: (event) => resolve([event.code, event.reason]),
+      };
+      ai.live.connect({ model, config, callbacks }).then(
+        (opened) => {
+          session = opened;
+          session.sendClientContent({ turns: "Say hello", turnComplete: true });
+        },
+        (error) => resolve([error.message]),
+      );
+    });
+    return { closed: await closed, messages };
+  },
+
   /** Takes one chunk of a stream, and leaves. */
   async leave(model) {
     const leaving = new AbortController();

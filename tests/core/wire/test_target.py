@@ -281,7 +281,7 @@ def test_a_version_twice_is_told_with_the_base_url_that_cures_it(path: str, vers
         ("/v1internal:loadCodeAssist", "GOOGLE_GEMINI_BASE_URL"),
         ("/v1internal/operations/x", "signed in"),
         ("/", "project and location"),
-        ("/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent", "Live API"),
+        ("/ws/google.ai.generativelanguage.v1beta.GenerativeService.Other", "Live sessions are opened at"),
         ("/v1beta/models/m:generateContents", "is not supported for generateContents"),
         ("/v1beta/models/m:", "names no method"),
         ("/v1beta/secrets", "/v1beta/models"),

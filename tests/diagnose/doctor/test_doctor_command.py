@@ -84,7 +84,7 @@ async def test_a_setup_that_is_right_has_no_error(
     for words in (
         "plain HTTP: interactions (with API keys), unary, stream of events, stream as an array, countTokens work with "
         "accounts of every kind",
-        "unary, stream of events, countTokens, interactions (with API keys) work with accounts of every kind",
+        "unary, stream of events, countTokens, interactions (with API keys), Live work with accounts of every kind",
         "unary, stream as an array, countTokens work with accounts of every kind",
     ):
         assert any(found.endswith(words) for _, found in sdks), sdks
@@ -138,7 +138,9 @@ async def test_an_upstream_that_repeats_the_key_has_it_taken_out(doctor: Doctor)
 async def test_offline_leaves_the_network_out(doctor: Doctor, emulator: RunningEmulator) -> None:
     """No endpoint and no account is asked; what is on this machine is looked at all the same."""
     _, findings = await doctor(emulator.account("work"), "--offline", "--url", "http://127.0.0.1:1")
-    assert {each["check"] for each in findings} == {"packages", "configuration", "files", "environment", "port", "sdk"}
+    assert {each["check"] for each in findings} == {
+        *("packages", "configuration", "files", "environment", "live", "port", "sdk"),
+    }
     assert emulator.log == ()
 
 

@@ -14,7 +14,7 @@ import pytest
 from agm.config import parse
 from agm.core.client_keys import digest
 from agm.diagnose.doctor import Finding, limited
-from agm.diagnose.doctor.here import environment, modes, packages, port, public, setup
+from agm.diagnose.doctor.here import environment, live, modes, packages, port, public, setup
 
 ADDRESS = "http://127.0.0.1:8045"
 
@@ -359,3 +359,20 @@ def test_a_public_address_that_leads_elsewhere_is_a_warning() -> None:
         bound.bind(("127.0.0.1", 0))
         ((level, found),) = told(bound.getsockname()[1])
     assert (level, "cannot be asked from here" in found) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("listen", "variables", "words"),
+    [
+        ("tcp:8045", {}, "no listener has TLS"),
+        ("ssl:8443:privateKey=k.pem", {}, "programs trust its certificate if the system does"),
+        ("ssl:8443:privateKey=k.pem", {"SSL_CERT_FILE": "bundle.pem"}, "SSL_CERT_FILE says what programs"),
+    ],
+)
+def test_whether_pythons_live_can_reach_the_gateway_is_told(listen: str, variables: dict[str, str], words: str) -> None:
+    """It is no error: most people never want it."""
+    config = parse(f'[gateway]\nlisten = ["{listen}"]', environ={})
+    (finding,) = live(config, variables)
+    assert finding.level == "ok"
+    assert words in finding.found
+    assert "agm cert" in (finding.cure or "agm cert")
