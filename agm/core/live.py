@@ -18,6 +18,7 @@ import msgspec
 
 from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, InvalidRequest, status_body
+from agm.core.ownership import Maker
 from agm.core.wire.target import bare_model
 from agm.core.wire.usage import Usage, last_usage
 from agm.core.wire.websocket import Closing, FrameReader
@@ -298,15 +299,22 @@ def _added(one: Usage, other: Usage) -> Usage:
 
 @attrs.frozen
 class Pin:
-    """Whose a handle or a token is: an account's, and the client key's that it was given to; None where nobody asks."""
+    """Whose a handle or a token is: an account's, and the client key's and team's that it was given to."""
 
     account: str
+    #: Its name; None where no key was asked for.
     client_key: str | None
     expires: float
     #: The model that a token is for, as the client called it; empty for any.
     model: str = ""
     #: The client key itself, where it is one that no configuration lists.
     key: object = attrs.field(default=None, repr=False)
+    #: The team of the client key; empty for none.
+    team: str = ""
+
+    def answers_to(self, asking: Maker) -> bool:
+        """Tell whether it is for whoever asks."""
+        return Maker(self.client_key or "", self.team).shares(asking, by="team")
 
 
 class Pins:

@@ -28,6 +28,7 @@ class _Pin(msgspec.Struct, forbid_unknown_fields=True):
     expires: float
     client_key: str | None = None
     model: str = ""
+    team: str = ""
 
 
 class _Kept(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,7 +70,8 @@ class SessionPins:
         now = self._wall()
         for kept in [] if found is None else found.pins:
             if kept.expires > now:
-                self._pins.put(bytes.fromhex(kept.digest), Pin(kept.account, kept.client_key, kept.expires, kept.model))
+                pin = Pin(kept.account, kept.client_key, kept.expires, kept.model, team=kept.team)
+                self._pins.put(bytes.fromhex(kept.digest), pin)
         self._pins.changed = self._file.changed
 
     def changed(self) -> None:
@@ -86,7 +88,7 @@ class SessionPins:
         return _Kept(
             FORMAT,
             [
-                _Pin(mark.hex(), pin.account, round(pin.expires, 3), pin.client_key, pin.model)
+                _Pin(mark.hex(), pin.account, round(pin.expires, 3), pin.client_key, pin.model, pin.team)
                 for mark, pin in self._pins.items()
                 if pin.expires > now and pin.key is None
             ],

@@ -30,6 +30,7 @@ from agm.serving.attempts import Attempts
 from agm.serving.context import ServingContext
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import InboundCall, PrepareCall
+from agm.serving.sharing import maker_of
 from agm.serving.wrapping import CallWrapping
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 from agm.web.answering import AnsweringResource
@@ -133,7 +134,8 @@ class PrepareToken:
         now = gateway.wall()
         listed = key is None or any(known.name == key.name for known in gateway.clients.client_keys)
         ends = now + _lifetime(_document(self._call.request.body.raw), now)
-        pin = Pin(account.name, None if key is None else key.name, ends, self._model, None if listed else key)
+        maker = maker_of(key)
+        pin = Pin(account.name, maker.key or None, ends, self._model, None if listed else key, maker.team)
         gateway.pins.remember(name, pin)
 
 

@@ -51,6 +51,7 @@ from agm.serving.chains import plugin_failed
 from agm.serving.gateway import Gateway
 from agm.serving.live import HANDLE_SECONDS, PrepareSession, SessionClient, SocketAnswer
 from agm.serving.prepare import InboundCall
+from agm.serving.sharing import maker_of, sees
 from agm.upstream.websocket import UpstreamSocket
 from agm.web.base import Visit
 from agm.web.hop import Farewell, Hop, Throttle
@@ -307,26 +308,32 @@ class Session:
         gateway = self._gateway
         if self._pin is not None:
             return self._pin.account, "the ephemeral token"
-        mine = None if self._key is None else self._key.name
+        asking = maker_of(self._key)
         if setup.handle is not None:
             pin = gateway.pins.find(setup.handle, gateway.wall())
-            if pin is None or pin.client_key != mine:
+            if pin is None or not pin.answers_to(asking):
                 raise NotFound(
                     "This session handle is not known to this gateway. Begin a new session.", reason="HANDLE_UNKNOWN"
                 )
             return pin.account, "the session handle"
         if setup.interaction is not None:
-            pin = gateway.pins.find(f"interactions/{setup.interaction}", gateway.wall())
-            if pin is None or pin.client_key != mine:
-                raise NotFound("This interaction is not known to this gateway.", reason="INTERACTION_UNKNOWN")
-            return pin.account, "the interaction"
+            name = f"interactions/{setup.interaction}"
+            pin = gateway.pins.find(name, gateway.wall())
+            if pin is not None and pin.answers_to(asking):
+                return pin.account, "the interaction"
+            context = gateway.calls.context
+            owner = context.ownership.owner(name)  # made by a request
+            if owner is not None and sees(context, asking, name):
+                return owner, "the interaction"
+            raise NotFound("This interaction is not known to this gateway.", reason="INTERACTION_UNKNOWN")
         return None
 
     def _handle(self, account: Account, handle: str) -> None:
         """The upstream has told a handle that resumes the session."""
         gateway = self._gateway
-        key = None if self._key is None else self._key.name
-        mark = gateway.pins.remember(handle, Pin(account.name, key, gateway.wall() + HANDLE_SECONDS))
+        maker = maker_of(self._key)
+        pin = Pin(account.name, maker.key or None, gateway.wall() + HANDLE_SECONDS, team=maker.team)
+        mark = gateway.pins.remember(handle, pin)
         if len(self._marks) == KEPT_HANDLES:
             gateway.pins.forget(self._marks[0])
         self._marks = (*self._marks[-KEPT_HANDLES + 1 :], mark)

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from agm.core.ownership import Maker
 from agm.testing import GatewayFactory, RunningEmulator, RunningGateway
 from tests.helpers.support import ScriptedUpstream, connect, eventually, settle
 from tests.helpers.websockets import (
@@ -535,6 +536,13 @@ async def test_a_session_in_flight_is_shown(gateway: GatewayFactory, upstream: S
     assert "agm_sessions_open 1.0" in metrics
 
 
+#: Two keys of a team, and one of nobody's.
+TEAM = "".join(
+    f'[[auth.keys]]\nname = "{name}"\nkey = "canary-{name}"\n{team}'
+    for name, team in (("one", 'team = "search"\n'), ("two", 'team = "search"\n'), ("three", ""))
+)
+
+
 async def resumed(running: RunningGateway, handle: str, *headers: str) -> Peer:
     setup = {"setup": {"model": "models/m", "sessionResumption": {"handle": handle}}}
     return await open_socket(running.port, DEVELOPER, *headers, setup=setup)
@@ -650,9 +658,42 @@ async def test_a_plugin_drops_adds_and_ends(gateway: GatewayFactory, upstream: S
     for number in (1, 2, 3, 4):
         up.say({"n": number})
     said = [json.loads(await client.message(number)) for number in range(4)]
-    assert said == [{"setupComplete": {}}, {"of": "a"}, {"n": 2}, {"last": True}]
+    assert said == [{"setupComplete": {}}, {"of": "a0"}, {"n": 2}, {"last": True}]
     assert (await client.close_frame())[0] == 1000
     assert (await up.close_frame())[0] == 1000
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_interaction_that_a_request_made_is_gone_on_with_by_its_client_or_its_team(
+    gateway: GatewayFactory, upstream: ScriptedUpstream
+) -> None:
+    running = await gateway(TEAM + accounts(upstream, 2))
+    path = "/v1beta/interactions/live"
+    connect_to = {"event_type": "interaction.connect", "id": "v1_made"}
+    running.gateway.calls.context.ownership.remember("interactions/v1_made", "a1", Maker("one", "search"))
+    for key in ("canary-one", "canary-two"):
+        await open_socket(running.port, path, f"x-goog-api-key: {key}", setup=connect_to)
+        there = await accept(upstream, 0 if key == "canary-one" else 1)
+        assert json.loads(await there.message()) == connect_to
+    stranger = await open_socket(running.port, path, "x-goog-api-key: canary-three", setup=connect_to)
+    assert await stranger.close_frame() == (1008, "This interaction is not known to this gateway.")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handle_answers_to_the_team_of_its_client(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    running = await gateway(TEAM + emulator.account("work"))
+    setup = {"setup": {"model": "models/m", "sessionResumption": {}}}
+    client = await open_socket(running.port, DEVELOPER, "x-goog-api-key: canary-one", setup=setup)
+    await client.message()
+    client.say(HELLO)
+    await eventually(lambda: b"newHandle" in client.look().messages[-1][1], "a handle")
+    handle = json.loads(client.messages[-1][1])["sessionResumptionUpdate"]["newHandle"]
+    client.close()
+    again = await resumed(running, handle, "x-goog-api-key: canary-two")
+    assert b"setupComplete" in (await again.message())
+    again.close()
+    stranger = await resumed(running, handle, "x-goog-api-key: canary-three")
+    assert (await stranger.close_frame())[0] == 1008
 
 
 @pytest_twisted.ensureDeferred

@@ -250,7 +250,8 @@ def _usage(text: str, names: Names) -> Usage | None:
 
 
 def _made(counts: Iterable[object]) -> Usage | None:
-    prompt, output, cached, thoughts, tool, total, said = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+    read = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+    prompt, output, cached, thoughts, tool, total, said = read if len(read) == 7 else (*read, 0)
     output = output or said
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
