@@ -119,6 +119,7 @@ def node() -> Path:
         pytest.skip("node and npm are not installed")
     with (NODE / "package.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers the first one installs
-        if not (NODE / "node_modules" / ".package-lock.json").exists():
+        installed = NODE / "node_modules" / ".package-lock.json"
+        if not installed.exists() or installed.stat().st_mtime < (NODE / "package-lock.json").stat().st_mtime:
             subprocess.run(["npm", "ci"], cwd=NODE, env=outside(), check=True, timeout=300)
     return NODE

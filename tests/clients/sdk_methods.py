@@ -28,7 +28,7 @@ class Comes(Enum):
     SDK = "the SDK refuses it for the Developer API before it asks anybody"
     REFUSED = "refused by name, with the reason"
     ONE_ACCOUNT = "an answer where there is one account; else refused with the reason, for what is of different ones"
-    PENDING = "an answer, once the surface that it needs is served; until then an error"
+    OVER_TLS = "a session, for which this SDK insists on TLS: tests/clients/test_live.py, and tests/web/test_live.py"
     PLUMBING = "nothing that is sent: the SDK's own machinery"
 
 
@@ -119,7 +119,7 @@ Asked = Callable[[World], dict[str, Any]]
 
 @attrs.frozen
 class Row:
-    """What a method is called with, what it comes to, and a word of the refusal or who it is waiting for."""
+    """What a method is called with, what it comes to, and a word of the refusal."""
 
     asked: Asked = dict
     comes: Comes = Comes.WORKS
@@ -131,17 +131,13 @@ def works(asked: Asked = lambda _: {}) -> Row:
     return Row(asked, Comes.WORKS)
 
 
-def pending(surface: str, asked: Asked = lambda _: {}) -> Row:
-    """A call that another surface has to serve first."""
-    return Row(asked, Comes.PENDING, surface)
-
-
 def by_sdk(asked: Asked, says: str) -> Row:
     """A call that the SDK refuses by itself."""
     return Row(asked, Comes.SDK, says)
 
 
 _PLUMBING = Row(comes=Comes.PLUMBING)
+_OVER_TLS = Row(comes=Comes.OVER_TLS)
 _IMAGE = types.Image(image_bytes=b"x", mime_type="image/png")
 _ENTERPRISE = "Enterprise|Vertex|Gemini Developer client"
 
@@ -252,10 +248,10 @@ PYTHON: Mapping[str, Row] = {
         _ENTERPRISE,
     ),
     # Live
-    "live.connect": pending("Live", lambda _: {"model": "gemini-2.0-flash-live-001"}),
-    "live.music.connect": pending("Live", lambda _: {"model": "models/lyria-realtime-exp"}),
-    "auth_tokens.create": pending("Live", lambda _: {"config": {"uses": 1}}),
-    "interactions.connect": pending("Live", lambda w: {"id": w.interaction().id}),
+    "live.connect": _OVER_TLS,
+    "live.music.connect": _OVER_TLS,
+    "auth_tokens.create": works(lambda _: {"config": {"uses": 1}}),
+    "interactions.connect": _OVER_TLS,
     # interactions
     "interactions.create": works(lambda _: {"model": MODEL, "input": "hi"}),
     "interactions.get": works(lambda w: {"id": w.interaction().id}),
