@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import ExitStack
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from agm.core.errors import BadUpstreamAnswer, GatewayError
 from agm.core.wire.answer_filters import StreamFailure
@@ -77,6 +77,11 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
     except (GatewayError, HookFailed) as e:
         outcome, status = "error", e.status if isinstance(e, GatewayError) else 500
         call.failed(e)
+        raise
+    except CancelledError:
+        raise
+    except Exception:
+        outcome, status = "error", 500
         raise
     finally:
         if not handed_over:

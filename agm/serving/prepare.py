@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import attrs
-import msgspec
 
 from agm.core.client_keys import ClientKey
 from agm.core.request import Body, GatewayRequest
@@ -107,7 +106,6 @@ class PrepareCall:
             self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         body = request.body.raw
         if hooks.edits_requests:
-            edited = await hooks.transform_request(Body(body).json(), request)  # a document of their own
-            body = msgspec.json.encode(edited)
+            body = await hooks.edit_body(Body(body).json(), request)  # a document of their own
         routing = await route_call(context, request, body, maker_of(self._key))
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice)

@@ -11,7 +11,8 @@ from collections.abc import Awaitable
 from twisted.internet.defer import CancelledError
 
 from agm.core.client_keys import ClientKey
-from agm.core.errors import GatewayError
+from agm.core.errors import GatewayError, UpstreamTimeout
+from agm.core.request import Account, GatewayRequest
 from agm.core.wire.answer_filters import Framing
 from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
@@ -73,12 +74,16 @@ class AnsweringResource(ApiResource):
             if isinstance(opened, FinalAnswer):
                 outcome = "error" if opened.status >= 400 else "ok"
                 sent = len(opened.body)
-                wire.send(opened.status, list(opened.headers), opened.body)
+                account = call.account if opened.status >= 400 else None  # a list is put together from several
+                final = self._with_plugins(call.request, opened.status, list(opened.headers), account)
+                wire.send(opened.status, final, opened.body)
                 return
             try:
                 wire.check_there()
                 outcome = "aborted"
-                wire.prepare(opened.answer.status, self.answer_headers(wire, opened))
+                headers = self.answer_headers(wire, opened)
+                headers = self._with_plugins(call.request, opened.answer.status, headers, opened.account)
+                wire.prepare(opened.answer.status, headers)
                 if opened.body.ended and not opened.body.failed:  # it is here as a whole, and needs no relay
                     whole = opened.body.take()
                     outcome, sent = "aborted" if opened.reported else "ok", len(whole)
@@ -111,8 +116,33 @@ class AnsweringResource(ApiResource):
             call.failed(e)
             wire.code = e.status if isinstance(e, GatewayError) else 500
             raise
+        except CancelledError:
+            if (
+                wire.channel is not None and not wire.startedWriting
+            ):  # the client gets an error, and is there to read it
+                outcome, wire.code = "error", (wire.interrupted or UpstreamTimeout("")).status
+            raise
+        except Exception:
+            if not wire.startedWriting:
+                outcome, wire.code = "error", 500
+            raise
         finally:
             call.end(outcome, wire.code, sent)
+
+    def _with_plugins(
+        self, request: GatewayRequest, status: int, headers: list[tuple[bytes, bytes]], account: Account | None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the headers of an answer with those that plugins add, or put in the place of others."""
+        hooks = self.gateway.hooks
+        if not hooks.edits_headers:
+            return headers
+        shown = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+        added = hooks.answer_headers(shown, status, request, account)
+        replaced = {name.lower().encode("latin-1") for name in added}
+        return [
+            *(pair for pair in headers if pair[0].lower() not in replaced),
+            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in added.items()),
+        ]
 
     def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
         """Make the headers of an answer."""
