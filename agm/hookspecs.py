@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import IResource
 
     from agm.config import Config
+    from agm.core.request import EndStream
     from agm.upstream.accounts import AccountSource
 
 hookspec = pluggy.HookspecMarker("agm")
@@ -120,7 +121,9 @@ def agm_client_keys(config: Config) -> Iterable[ClientKeySource]:  # type: ignor
         or anything with their two methods.
 
     Synchronous; a source's ``lookup`` may be asynchronous, under the time limit ``[plugins] timeout``.  Fails closed:
-    the start ends.  A lookup that fails knows no key, so that the client is refused.
+    the start ends.  Where a lookup fails and no other source knows the key, the client gets 503; a
+    :class:`agm.api.GatewayError` that it raises is what the client gets.  A source may also have ``named(name)``,
+    synchronous, which ``agm explain --key`` asks.
 
     Example::
 
@@ -246,6 +249,9 @@ def agm_transform_request(
     """
     Edit the body before it is sent.
 
+    Every JSON body meets it, whole; ``request.method`` says what kind of document it is.  What cannot be shown, as the
+    bytes of an upload, is refused with 501, unless the plugin has the attribute ``may_pass_unseen = True``.
+
     :param body: the document; each plugin gets what the one before it returned.
     :param request: the request as it came, with the mapped model.
     :returns: the document to send, which may be `body` itself, edited; None for no change.
@@ -359,13 +365,41 @@ def agm_classify_error(
 
 
 @hookspec
-def agm_transform_event(event: dict[str, Any], request: GatewayRequest) -> dict[str, Any] | None:
+def agm_answer_headers(
+    headers: Mapping[str, str], status: int, request: GatewayRequest, account: Account | None
+) -> Mapping[str, str] | None:
+    """
+    Add headers to an answer, good or bad, of an upstream or of ``agm_answer_request``, before it is sent.
+
+    :param headers: those that it has, with lower-case names.
+    :param status: its HTTP status.
+    :param request: the request, with the mapped model.
+    :param account: the account whose answer it is; None where it is of several, or of none.
+    :returns: headers to add, or to put in the place of those of the same name; every plugin's count, and of two the one
+        of the plugin that is called first.  How the answer is sent (``Content-Length`` and the like) is agm's own.
+
+    Synchronous.  Fails open.
+
+    Example::
+
+        @hookimpl
+        def agm_answer_headers(request):
+            return {"X-Served-Model": request.model}
+    """
+
+
+@hookspec
+def agm_transform_event(
+    event: dict[str, Any], request: GatewayRequest, account: Account
+) -> dict[str, Any] | list[dict[str, Any]] | EndStream | None:
     """
     Edit a piece of the answer: an event of a stream, an element of a streamed array, or a unary answer as a whole.
 
     :param event: the document; each plugin gets what the one before it returned.
-    :param request: the request.
-    :returns: the document for the client; None for no change.
+    :param request: the request, with the mapped model; its ``method`` says what kind of document it is.
+    :param account: the account whose answer it is.
+    :returns: the document for the client; None for no change; of a stream also a list of documents, which come in its
+        place (an empty one drops it), or :class:`agm.api.EndStream` to end it well.
 
     Synchronous.  Takes no wrapper.  Fails closed: the answer breaks off, and does not look complete.  Where no plugin
     has it, answers pass byte for byte.

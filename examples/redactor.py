@@ -7,8 +7,9 @@ Copy this file into the folder of ``[plugins] path``; more patterns may be added
     STAFF = 'E-\\d{6}'
 
 Each find is replaced by its name in brackets, ``[EMAIL]``.  Texts, arguments and results of functions are looked
-through; media are not.  Answers stay as they are: nothing is put back.  The log tells how many of each kind were taken
-out of a request, never what they were.
+through; media are not.  Batches, cached contents and the names of files are redacted as calls are; what cannot be
+looked through, as the bytes of an upload, is refused by the gateway while this plugin is loaded.  Answers stay as they
+are: nothing is put back.  The log tells how many of each kind were taken out of a request, never what they were.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ BUILT_IN = {
     "CARD": r"\b(?:\d[ -]?){12,18}\d\b",
 }
 #: The fields of a request under which there are words of people.
-SPOKEN = frozenset({"text", "args", "response", "prompt"})
+SPOKEN = frozenset({"text", "args", "response", "prompt", "displayName", "display_name", "title"})
+#: The same, where text stands right behind the name.
+TEXTS = SPOKEN | {"content", "input", "instructions", "output", "systemInstruction", "system_instruction"}
 
 log = Logger("redactor")
 patterns: dict[str, re.Pattern[str]] = {}
@@ -56,7 +59,8 @@ def agm_transform_request(body: dict[str, Any], request: GatewayRequest) -> dict
 
 def _redacted(value: Any, found: Counter[str], *, spoken: bool) -> Any:
     if isinstance(value, dict):
-        return {name: _redacted(item, found, spoken=spoken or name in SPOKEN) for name, item in value.items()}
+        names = {name: TEXTS if isinstance(item, str) else SPOKEN for name, item in value.items()}
+        return {name: _redacted(value[name], found, spoken=spoken or name in said) for name, said in names.items()}
     if isinstance(value, list):
         return [_redacted(item, found, spoken=spoken) for item in value]
     if spoken and isinstance(value, str):

@@ -54,7 +54,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     body = parser.add_mutually_exclusive_group()
     body.add_argument("--body", metavar="FILE|-", help="the request's JSON body; - is standard input")
     body.add_argument("--text", metavar="PROMPT", help="a body with this prompt; default: 'Hello'")
-    parser.add_argument("--key", metavar="NAME", help="the name of the client key that the request would use")
+    parser.add_argument(
+        "--key",
+        metavar="NAME",
+        help="the name of the client key that the request would use, of the configuration or of a plugin",
+    )
     parser.add_argument(
         "--header", metavar="N:V", action="append", default=[], help="a header of the request; repeatable"
     )
@@ -221,7 +225,9 @@ def readable(found: Mapping[str, Any]) -> str:
             ("body", _body(upstream["body"])),
         ]
     if error := found.get("error"):
-        sections.append(("refused", _refusal(error)))
+        by = f"by plugin {found['refused_by']}: " if found.get("refused_by") else ""
+        first, *rest = _refusal(error)
+        sections.append(("refused", [by + first, *rest]))
     if found.get("plugins"):
         sections.append(("plugins", _table([(call["hook"], call["plugin"], _said(call)) for call in found["plugins"]])))
     return "\n".join(
@@ -299,6 +305,8 @@ def _refusal(error: Mapping[str, Any]) -> list[str]:
 def _said(call: Mapping[str, Any]) -> str:
     """Describe what a plugin returned from a hook, in a few words."""
     said = call["said"]
+    if isinstance(said, dict) and said.keys() == {"error", "message"} and isinstance(said["error"], int):
+        return f"refused with {said['error']}: {said['message']}"
     if call["hook"] == "agm_transform_request":
         return "edited the body"
     if call["hook"] == "agm_wrap_request":

@@ -7,7 +7,7 @@ are left out before a :class:`GatewayRequest` is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -202,6 +202,16 @@ class UpstreamRequest:
     def body(self) -> bytes:
         """The body, whole."""
         return bytes(self.content) if isinstance(self.content, ByteChain) else self.content
+
+
+@attrs.frozen(slots=False)
+class EndStream:
+    """
+    What ``agm_transform_event`` returns to end a stream well: with these last events, and without those that the
+    upstream has yet to send.
+    """
+
+    events: Sequence[dict[str, Any]] = ()
 
 
 @attrs.frozen(slots=False)

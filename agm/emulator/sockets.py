@@ -97,7 +97,7 @@ class Socket(Protocol):
             self._play([Close(error.code, str(error))])
 
     def _note(self, payload: bytes) -> None:
-        """Say that the client is at the body of its request."""
+        """Note what the client says, which is the body of its request."""
         entry = self._entry
         entry.body_length += len(payload)
         entry.body = (entry.body + payload + b"\n")[:MOST_BODY]

@@ -27,6 +27,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+import msgspec
 import pluggy
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -42,6 +43,7 @@ from agm.core.request import (
     Account,
     AccountChoice,
     AttemptRecord,
+    EndStream,
     GatewayRequest,
     ModelChoice,
     RequestRecord,
@@ -79,6 +81,8 @@ FAIL_CLOSED = frozenset(
 )
 #: Hooks of the start and of a reload.
 AT_START = frozenset({"agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
+#: The attribute of a plugin by which it says that what no chain can be shown may pass its own.
+ALLOWS_UNSEEN = "may_pass_unseen"
 #: The first segment of a path as an address has it.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 #: What hooks return as a rule, and nobody can await.
@@ -86,16 +90,32 @@ _DECISIONS = frozenset({ModelChoice, AccountChoice, Account, UpstreamRequest, Ve
 
 
 class HookFailed(Exception):
-    """A hook that fails closed has raised; the message names the plugin and the hook, not the exception's text."""
+    """
+    A hook that fails closed has raised; the message names the plugin and the hook, not the exception's text.
+
+    :ivar plugin: the plugin's name; empty where no one plugin is to blame.
+    """
+
+    def __init__(self, message: str, plugin: str = "") -> None:
+        super().__init__(message)
+        self.plugin = plugin
 
 
 @attrs.frozen
 class Call:
-    """What one plugin's implementation of a hook returned, for an explanation."""
+    """What one plugin's implementation of a hook returned, or the error that it refuses with, for an explanation."""
 
     hook: str
     plugin: str
     result: object
+
+
+@attrs.frozen
+class EditedEvents:
+    """What plugins made of an event: the events in its place as JSON, and whether the stream ends well with them."""
+
+    documents: Sequence[bytes]
+    ends: bool
 
 
 #: What is put down where :meth:`Hooks.recorded` asks for it; every request has a context of its own.
@@ -127,12 +147,18 @@ class Hooks:
     _request_id: str = attrs.field(init=False, default="-")
     _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins.hooks"))
 
-    #: Whether any plugin edits bodies, and whether any edits answers.
+    #: Whether any plugin edits bodies, any edits answers, and any adds headers to answers.
     edits_requests: bool = attrs.field(init=False)
     edits_events: bool = attrs.field(init=False)
+    edits_headers: bool = attrs.field(init=False)
     #: Whether any plugin looks something up, and whether any answers requests.
     looks_up: bool = attrs.field(init=False)
     answers: bool = attrs.field(init=False)
+    #: The implementations of both chains, in the order of their calls.
+    _transform_request: Sequence[pluggy.HookImpl] = attrs.field(init=False)
+    _transform_event: Sequence[pluggy.HookImpl] = attrs.field(init=False)
+    #: The verdict that agm itself came to last.
+    _own_verdict: object = attrs.field(init=False, default=None)
     _map_model: Callable[..., object] = attrs.field(init=False)
     _filter_accounts: Callable[..., list[Any]] | None = attrs.field(init=False)
     _select_account: Callable[..., object] = attrs.field(init=False)
@@ -153,8 +179,11 @@ class Hooks:
                 elif not impl.hookwrapper:  # pluggy's old form, which takes care of its own errors
                     impl.function = self._guarded(impl, hook)
         calls = self.manager.hook
-        self.edits_requests = bool(calls.agm_transform_request.get_hookimpls())
-        self.edits_events = bool(calls.agm_transform_event.get_hookimpls())
+        self._transform_request = calls.agm_transform_request.get_hookimpls()[::-1]
+        self._transform_event = calls.agm_transform_event.get_hookimpls()[::-1]
+        self.edits_requests = bool(self._transform_request)
+        self.edits_events = bool(self._transform_event)
+        self.edits_headers = bool(calls.agm_answer_headers.get_hookimpls())
         self.looks_up = bool(calls.agm_look_up.get_hookimpls())
         self.answers = bool(calls.agm_answer_request.get_hookimpls())
         self._map_model = _first(calls.agm_map_model)
@@ -313,24 +342,79 @@ class Hooks:
             raise HookFailed(f"no plugin wraps requests for {account.kind} accounts")
         return wrapped
 
-    async def transform_request(self, body: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
-        """The body after all plugins' edits.  :raises HookFailed:"""
-        caller = self.manager.hook.agm_transform_request
-        for impl in reversed(caller.get_hookimpls()):
+    async def edit_body(self, body: dict[str, Any], request: GatewayRequest) -> bytes:
+        """
+        Return the body after all plugins' edits, as JSON.
+
+        :param body: a document of its own: it may be edited in place.
+        :raises HookFailed: if a plugin fails, or makes what JSON cannot hold.
+        """
+        encoded = b""
+        for impl in self._transform_request:
             self._request_id = request.id  # each time: others were served while a plugin was waited for
             changed: Any = _called(impl, {"body": body, "request": request})
             if inspect.isawaitable(changed):
                 changed = await changed
             body = body if changed is None else changed
-        return body
+            encoded = self._encoded(body, impl.plugin_name, "agm_transform_request", request)
+        return encoded or msgspec.json.encode(body)
 
-    def transform_event(self, event: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
-        """The event after all plugins' edits.  :raises HookFailed:"""
+    def edit_event(
+        self, event: dict[str, Any], request: GatewayRequest, account: Account, *, alone: bool
+    ) -> EditedEvents:
+        """
+        Return what comes in the place of an event after all plugins' edits.
+
+        :param event: a document of its own: it may be edited in place.
+        :param account: whose answer it is of.
+        :param alone: whether the answer has no other, and cannot be without it.
+        :raises HookFailed: if a plugin fails, or makes what JSON or the answer cannot hold.
+        """
         self._request_id = request.id
-        for impl in reversed(self.manager.hook.agm_transform_event.get_hookimpls()):
-            changed: Any = _called(impl, {"event": event, "request": request})
-            event = event if changed is None else changed
-        return event
+        hook, events, encoded, ends = "agm_transform_event", [event], [b""], False
+        for impl in self._transform_event:
+            edited: list[dict[str, Any]] = []
+            for each in events:
+                changed: Any = _called(impl, {"event": each, "request": request, "account": account})
+                if isinstance(changed, EndStream):
+                    edited += changed.events
+                    ends = True
+                    break
+                edited += [each] if changed is None else changed if isinstance(changed, list) else [changed]
+            if alone and len(edited) != 1:
+                wrong = TypeError(f"it made {len(edited)} documents of an answer that is one")
+                self._failed(wrong, impl.plugin_name, hook, request.id)
+            events, encoded = edited, [self._encoded(each, impl.plugin_name, hook, request) for each in edited]
+        return EditedEvents(encoded, ends)
+
+    def _encoded(self, document: object, plugin: str, hook: str, request: GatewayRequest) -> bytes:
+        """Encode what a plugin made.  :raises HookFailed: if JSON cannot hold it."""
+        try:
+            return msgspec.json.encode(document)
+        except Exception as e:  # whatever the objects in it raise
+            self._failed(TypeError(f"it made what JSON cannot hold: {last_line(e)}"), plugin, hook, request.id)
+            raise AssertionError("both chains fail closed") from e
+
+    def unseeing(self, hook: str) -> list[str]:
+        """Return the names of the plugins that have this chain, and do not say that bodies may pass it unseen."""
+        impls = self._transform_request if hook == "agm_transform_request" else self._transform_event
+        return [impl.plugin_name for impl in impls if getattr(impl.plugin, ALLOWS_UNSEEN, None) is not True]
+
+    def answer_headers(
+        self, headers: Mapping[str, str], status: int, request: GatewayRequest, account: Account | None
+    ) -> dict[str, str]:
+        """
+        Return the headers that plugins add to an answer, or put in the place of others.
+
+        :param headers: those that it has, with lower-case names.
+        """
+        self._request_id = request.id
+        added: dict[str, str] = {}
+        for found in reversed(
+            self.manager.hook.agm_answer_headers(headers=headers, status=status, request=request, account=account)
+        ):  # the first that is asked has the last word
+            added.update(found)
+        return added
 
     def classify_error(
         self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
@@ -341,6 +425,10 @@ class Hooks:
             status=status, body=body, headers=headers, account=account, request=request
         )
         return verdict if isinstance(verdict, Verdict) else Verdict(Fault.FINAL, f"HTTP_{status}")
+
+    def is_own(self, verdict: Verdict) -> bool:
+        """Return whether agm itself came to a verdict, the last one, and no plugin."""
+        return verdict is self._own_verdict
 
     def attempt_finished(self, attempt: AttemptRecord) -> None:
         """Tell the observers; nobody waits for them."""
@@ -399,10 +487,13 @@ class Hooks:
         def call(*args: object) -> object:
             try:
                 result = function(*args)
-            except GatewayError:
+            except GatewayError as e:
+                _note(hook, plugin, e)
                 raise
             except Exception as e:
                 return self._failed(e, plugin, hook, self._request_id)
+            if hook == "agm_classify_error":
+                self._own_verdict = result
             if result is not None and _record.get() is not None:
                 _note(hook, plugin, result)
             return result
@@ -425,7 +516,8 @@ class Hooks:
                         result.close()
                     raise TypeError(f"{hook} is a synchronous hook, but {plugin} returned an awaitable")
                 result = self._usable(checked(hook, result), plugin, hook)
-            except GatewayError:  # an answer that the plugin wants the client to get
+            except GatewayError as e:  # an answer that the plugin wants the client to get
+                _note(hook, plugin, e)
                 raise
             except (Exception, SystemExit) as e:
                 return self._failed(e, plugin, hook, request_id)
@@ -462,7 +554,8 @@ class Hooks:
             wrapper = function(*args)
             try:
                 next(wrapper)
-            except GatewayError:
+            except GatewayError as e:
+                _note(hook, plugin, e)
                 raise
             except Exception as e:  # StopIteration too: it has not yielded
                 self._failed(e, plugin, hook, request_id)
@@ -480,13 +573,15 @@ class Hooks:
                     if e is not inner and not isinstance(e, GatewayError):
                         self._failed(e, plugin, hook, request_id)
                         raise inner from None
+                    _note(hook, plugin, None if e is inner else e)
                     raise
                 raise
             try:
                 wrapper.send(result)
             except StopIteration as stop:
                 return returned(result, stop.value, request_id)
-            except GatewayError:
+            except GatewayError as e:
+                _note(hook, plugin, e)
                 raise
             except Exception as e:
                 self._failed(e, plugin, hook, request_id)
@@ -502,32 +597,35 @@ class Hooks:
         Wait for what a plugin returned, as long as a plugin may take.
 
         :raises TimeoutError: if it takes longer.
-        :raises CancelledError: if it is not wanted any more.
+        :raises CancelledError: if nobody waits for it any more.
         """
-        working: Deferred[T] = Deferred.fromCoroutine(_coroutine(result))
-        unwanted = False
+        given_up = False
 
-        def cancel(_: object) -> None:
-            nonlocal unwanted
-            unwanted = True
-            working.cancel()
+        def give_up(_: object) -> None:
+            nonlocal given_up
+            given_up = True
+            waiting.cancel()
 
-        waiting: Deferred[T] = Deferred(cancel)
-        working.chainDeferred(waiting)
+        waiting: Deferred[T] = Deferred.fromCoroutine(_coroutine(result))
         waiting.addTimeout(self.limit, self.reactor)
+        done: Deferred[T] = Deferred(give_up)
+        waiting.addCallbacks(done.callback, done.errback)
         try:
-            return await waiting
-        except DeferredTimeout:
-            raise TimeoutError(f"it took longer than {self.limit:g} seconds") from None
+            return await done
         except CancelledError:
-            if unwanted:  # the client has left, say: that is no failure of the plugin's
+            if given_up:
                 raise
             raise RuntimeError("what it awaited was cancelled") from None
+        except DeferredTimeout:
+            raise TimeoutError(f"it took longer than {self.limit:g} seconds") from None
 
     async def _awaited(self, result: Awaitable[object], plugin: str, hook: str, request_id: str) -> object:
         try:
             found = self._usable(checked(hook, await self.limited(result)), plugin, hook)
-        except (GatewayError, CancelledError):
+        except GatewayError as e:
+            _note(hook, plugin, e)
+            raise
+        except CancelledError:  # the client has left, or its time is over: no plugin is to blame
             raise
         except Exception as e:
             return self._failed(e, plugin, hook, request_id)
@@ -565,7 +663,7 @@ class Hooks:
         if hook in FAIL_CLOSED:
             # at the start a person reads it, and has the cure in hand; a client gets no more than the kind of error
             why = last_line(error) if hook in AT_START else type(error).__name__
-            raise HookFailed(f"hook {hook} of plugin {plugin} failed: {why}") from error
+            raise HookFailed(f"hook {hook} of plugin {plugin} failed: {why}", plugin) from error
         return None
 
 

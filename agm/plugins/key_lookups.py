@@ -61,6 +61,14 @@ class CachedKeys:
         """Ask for every key anew: something was revoked."""
         self._known.clear()
 
+    def named(self, name: str) -> ClientKey | None:
+        """Find a key by its name among those that are remembered, for ``agm explain --key``."""
+        now = self._now()
+        return next(
+            (known.key for known in self._known.values() if known.key and known.key.name == name and known.until > now),
+            None,
+        )
+
     async def lookup(self, presented: str) -> ClientKey | None:
         """The key, from memory or from elsewhere.  Whatever the fetch raises is raised, and not remembered."""
         wanted = digest(presented)

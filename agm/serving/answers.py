@@ -89,6 +89,8 @@ class Failed:
     final: bool = False
     #: What it says about the endpoint; None for nothing.
     trouble: Trouble | None = None
+    #: The words of a plugin's verdict, which the client gets in place of the upstream's; "" for none.
+    told: str = ""
     #: It was sent with ``x-goog-user-project``.
     user_project: bool = False
 

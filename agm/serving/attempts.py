@@ -22,7 +22,15 @@ from twisted.python.failure import Failure
 
 from agm.config import TimeoutsConfig
 from agm.core.classify import ABOUT_THE_REQUEST, SHORT_DELAY, Fault, Verdict
-from agm.core.errors import BadUpstreamAnswer, GatewayError, Unavailable, UpstreamTimeout, status_body, with_retry_info
+from agm.core.errors import (
+    BadUpstreamAnswer,
+    GatewayError,
+    Unavailable,
+    UpstreamTimeout,
+    error_info,
+    status_body,
+    with_retry_info,
+)
 from agm.core.pool.breaker import Trouble
 from agm.core.pool.candidates import Candidates
 from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
@@ -470,7 +478,7 @@ class Attempts:
             message = "the upstream did not begin its answer in time"
             verdict = Verdict(Fault.ENDPOINT, "FIRST_BYTE_TIMEOUT")
             return Failed(verdict, 504, b"", message, final=True, trouble=Trouble.ODD)
-        if flow.has_bytes:
+        if flow.has_bytes or passing.complete:
             return self.wrapping.open(answer, flow, account, lease)
         if passing.failure is not None:
             if passing.failure.own is not None:
@@ -511,6 +519,7 @@ class Attempts:
             if status >= 400
             else Verdict(Fault.ENDPOINT, f"HTTP_{status}")
         )
+        foreign = status >= 400 and not context.hooks.is_own(verdict)
         if verdict.message or verdict.link:  # they are kept and shown
             redact = context.redactor.text
             link = None if verdict.link is None else redact(verdict.link)
@@ -519,7 +528,8 @@ class Attempts:
         if verdict.fault is Fault.ENDPOINT:
             trouble = Trouble.ODD if envelope.error_document(body) is None else Trouble.STATED
         message = f"the upstream answered {status}"
-        failure = self.wrapping.judge(Failed(verdict, status, body, message, stated=True, trouble=trouble))
+        told = verdict.message if foreign else ""
+        failure = self.wrapping.judge(Failed(verdict, status, body, message, stated=True, trouble=trouble, told=told))
         if failure.verdict.fault is Fault.MISSING:
             self.routing.missing(account, body)
         return failure
@@ -565,7 +575,9 @@ class Attempts:
         if status is None or status < 400 or not last.stated:
             raise self._own_error(last)
         body = envelope.error_document(last.body)
-        if body is None:
+        if last.told:
+            body = status_body(status, last.told, details=(error_info(last.verdict.reason),))
+        elif body is None:
             what = "something that is not an error of Google's" if last.body else "an error without a body"
             body = status_body(status, f"The upstream answered {status} with {what}.")
         else:

@@ -15,7 +15,8 @@ import attrs
 
 from agm.core.answer import Answer
 from agm.core.counters import Tally
-from agm.core.request import AttemptRecord, GatewayRequest, RequestRecord
+from agm.core.request import Account, AttemptRecord, GatewayRequest, RequestRecord
+from agm.core.wire.answer_filters import WatchedFilter
 from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.observe.activity import Live, Relaying, Underway
 from agm.serving.answers import FinalAnswer, OpenAnswer
@@ -94,6 +95,19 @@ class Call:
         """The request, as far as it is known."""
         return self._prepared.request
 
+    @property
+    def account(self) -> Account | None:
+        """
+        The account of the last attempt, or of the call that a plugin answers with.
+
+        None before the first attempt, or where it has left the pool.
+        """
+        records = () if self._attempts is None else self._attempts.records
+        name = records[-1].account if records else None
+        if isinstance(self.opened, Answer):
+            name = self.opened.account
+        return next((account for account in self._calls.context.pool.accounts if account.name == name), None)
+
     async def open(self, check: Callable[[], None] | None = None) -> OpenAnswer | FinalAnswer | Answer:
         """
         Prepare it, and make its attempts.
@@ -140,6 +154,10 @@ class Call:
                 underway.answer, underway.answer_size = opened.body[: context.kept_answers], len(opened.body)
         answer = opened.body.kept if isinstance(opened, OpenAnswer) and outcome == "ok" else None
         usage, finish_reason = (None, None) if watch is None else watch.read()
+        if isinstance(opened, OpenAnswer) and isinstance(opened.body.filter, WatchedFilter):
+            watch = opened.body.filter.watch  # what the client was told counts, as far as it was told
+            given, why = watch.read()
+            usage, finish_reason = given or usage, why or finish_reason
         if isinstance(watch, KeepingWatch):
             underway.answer, underway.answer_size = watch.kept, watch.size
         request = self._prepared.request

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from agm.config import Config
 from agm.core.client_keys import ClientKey, KeyRing
-from agm.core.errors import Forbidden, InvalidRequest, TooManyRequests, Unauthenticated
+from agm.core.errors import Forbidden, GatewayError, InvalidRequest, TooManyRequests, Unauthenticated, Unavailable
 from agm.core.limits import Allowances
 from agm.core.redact import Redactor
 from agm.core.request import RequestRecord
@@ -29,6 +30,10 @@ from agm.plugins.hooks import Hooks
 MAX_UNKNOWN_KEYS = 10_000
 
 log = Logger()
+
+
+class _LookupFailed(Exception):
+    """A source of client keys cannot say whether it knows a key."""
 
 
 @attrs.define(eq=False)
@@ -99,11 +104,18 @@ class ClientAuthenticator:
         :param request_id: for the log.
         :param local: whether the request comes from this machine itself.
         :raises Unauthenticated: if one is asked for and none of them is known, or those that are known have expired.
+        :raises Unavailable: if one is asked for, and whoever may know one of them cannot be asked now.
+        :raises GatewayError: which a source refuses a key with.
         """
         expired: Unauthenticated | None = None
+        failed = False
         for key in presented:
             for plugin, source in self._asked_for_keys:
-                found = await self._look_up(plugin, source, key, request_id)
+                try:
+                    found = await self._look_up(plugin, source, key, request_id)
+                except _LookupFailed:
+                    failed = True
+                    continue
                 if found is not None:
                     # those of the configuration are so many and no more: there is room for all of them
                     add = self._redactor.add_permanent if isinstance(source, KeyRing) else self._redactor.add_transient
@@ -112,7 +124,7 @@ class ClientAuthenticator:
                     if expired is None:
                         return found
                     break
-        if expired is not None:
+        if expired is not None and not failed:
             raise expired
         for key in presented:
             if (
@@ -125,6 +137,12 @@ class ClientAuthenticator:
         mode = self.mode_for(local=local)
         if mode == "off":
             return None
+        if failed:
+            raise Unavailable(
+                "The client key cannot be looked up now: whoever knows it does not answer.",
+                reason="CLIENT_KEY_LOOKUP_FAILED",
+                retry_after=1.0,
+            )
         if mode != self.mode:
             self._warn_of_a_proxy()
         if not presented:
@@ -151,13 +169,22 @@ class ClientAuthenticator:
             )
 
     async def _look_up(self, plugin: str, source: ClientKeySource, key: str, request_id: str) -> ClientKey | None:
-        """Ask one source; one that fails, takes too long or returns something else knows no key."""
+        """
+        Ask one source.
+
+        :raises _LookupFailed: if it fails, takes too long or returns something else.
+        :raises GatewayError: which it refuses the key with.
+        """
         try:
             found = source.lookup(key)
             known = await self._hooks.limited(found) if inspect.isawaitable(found) else found
             if known is not None and not isinstance(known, ClientKey):
                 raise TypeError("a lookup returns a ClientKey or None")
             return known
+        except GatewayError:
+            raise
+        except CancelledError:  # the client has left
+            raise
         except Exception as e:
             self._hooks.failures[plugin, "agm_client_keys"] += 1
             # not the traceback: it could hold the key
@@ -168,20 +195,32 @@ class ClientAuthenticator:
                 plugin=plugin,
                 why=type(e).__name__,
             )
-            return None
+            raise _LookupFailed from None
 
     def named(self, name: str) -> ClientKey:
         """
-        Find a client key by its name.
+        Find a client key by its name, in every source that has names.
 
-        :raises InvalidRequest: if none of the fixed keys has it; keys that are looked up elsewhere have no list.
+        :raises InvalidRequest: if none has it.
+        :raises Unavailable: if a plugin's source fails.
         """
-        for _, source in self._sources:
-            found = source.named(name) if isinstance(source, KeyRing) else None
-            if found is not None:
-                return found
+        for plugin, source in self._sources:
+            ask = getattr(source, "named", None)
+            if ask is None:
+                continue
+            try:
+                known = ask(name)
+            except Exception as e:
+                raise Unavailable(
+                    f"A source of client keys of plugin {plugin} cannot be asked for names: {type(e).__name__}."
+                ) from e
+            if isinstance(known, ClientKey):
+                return known
         # not the name: it may be the key itself, pasted where its name belongs
-        raise InvalidRequest("There is no client key of this name in the configuration; agm key list shows the names.")
+        raise InvalidRequest(
+            "There is no client key of this name: agm key list shows those of the configuration. A key that a plugin "
+            "looks up elsewhere is known by its name once it has been used, as long as it is cached."
+        )
 
     @property
     def client_keys(self) -> list[ClientKey]:

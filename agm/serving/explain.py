@@ -20,6 +20,7 @@ from agm.core.wire import interactions
 from agm.plugins.hooks import Call, HookFailed
 from agm.serving.affinity import pause
 from agm.serving.attempts import Attempts
+from agm.serving.chains import plugin_failed
 from agm.serving.fallbacks import FallingBack
 from agm.serving.gateway import Gateway
 from agm.serving.interactions import IdInbound, PrepareIdCall, Uncounted, forwarded_headers
@@ -62,9 +63,10 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
             _decide(gateway, prepared, calls, found)
         except GatewayError as e:
             found["error"] = _status(e)
+            found["refused_by"] = next((call.plugin for call in calls if call.result is e), None)
         except HookFailed as e:
-            failed = GatewayError(f"{e}. The gateway's log says why.", reason="PLUGIN_FAILED")
-            found["error"] = _status(failed)
+            found["error"] = _status(plugin_failed(e))
+            found["refused_by"] = e.plugin or None
     found["plugins"] = [{"hook": call.hook, "plugin": call.plugin, "said": _said(call)} for call in calls]
     return found
 
@@ -115,7 +117,9 @@ def _decide(
         status = attempts.answer.status
         found["answer"] = {"status": status, "plugin": _by(gateway, calls, "agm_answer_request", attempts.answer)}
         return
-    found["edited_by"] = [call.plugin for call in calls if call.hook == "agm_transform_request"]
+    found["edited_by"] = [
+        call.plugin for call in calls if call.hook == "agm_transform_request" and isinstance(call.result, dict)
+    ]
     accounts, exclusions = attempts.candidates()
     refusals = {
         name: call.plugin
@@ -199,6 +203,8 @@ def _by(gateway: Gateway, calls: list[Call], hook: str, *outcomes: object) -> st
 def _said(call: Call) -> Any:
     """A short form of what a plugin returned."""
     result = call.result
+    if isinstance(result, GatewayError):
+        return {"error": result.status, "message": result.message}
     if call.hook in ("agm_transform_request", "agm_wrap_request"):
         return type(result).__name__
     for attribute in ("model", "account"):

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from agm.core.answer import Answer
 from agm.core.client_keys import ClientKey
@@ -141,6 +141,11 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
     except (GatewayError, HookFailed) as e:
         outcome, status = "error", e.status if isinstance(e, GatewayError) else 500
         call.failed(e)
+        raise
+    except CancelledError:
+        raise
+    except Exception:
+        outcome, status = "error", 500
         raise
     finally:
         if not handed_over:

@@ -42,11 +42,12 @@ from agm.serving.affinity import read
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.calls import Calls
+from agm.serving.chains import edited, edited_body
 from agm.serving.context import ServingContext
-from agm.serving.resources import Lists, ResourceCall, Search
+from agm.serving.resources import Lists, ResourceCall, Search, check_seen
 from agm.serving.routing import Routing
 from agm.serving.sharing import check_sees, maker_of, sees
-from agm.serving.wrapping import MAX_COLLECTED, edited
+from agm.serving.wrapping import MAX_COLLECTED
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: After these statuses an upstream may have acted on a request.
@@ -233,9 +234,8 @@ class PrepareIdCall:
                 calls.clients.admit(inbound.key, model, counting=False)
             calls.clients.admit(inbound.key, self.request.asked_model, self.request.method, counting=counting)
         body = inbound.body
-        if inbound.creates and context.hooks.edits_requests:
-            document = await context.hooks.transform_request(Body(body).json(), self.request)
-            body = msgspec.json.encode(document)
+        if context.hooks.edits_requests and not inbound.row.secret:  # what holds secrets is no plugin's to see
+            body = await edited_body(context.hooks, body, self.request)
             named, _ = await self._read(body)
         body = self._of_model(body, choice)
         name = None if inbound.asked.name is None else ownership.root(inbound.asked.name)
@@ -332,12 +332,13 @@ class IdWrapping:
         self._context = context
         self._call = call
         self._account = ""
+        self._for: Account | None = None
         self._streams = False
         self._counting: _CountingWatch | _KeepingCount | None = None
 
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`agm.serving.wrapping.Wrapping`."""
-        call = self._call
+        call, self._for = self._call, account
         return UpstreamRequest(call.path, call.headers, call.body, call.request.framing, method=call.http_method)
 
     def is_good(self, status: int) -> bool:
@@ -359,21 +360,39 @@ class IdWrapping:
         if self._streams or call.inbound.creates:
             return None
         json = content_type.startswith("application/json")
-        passing = _Told(self._learn, lambda: None, first=False) if json else PlainBody()
+        edits = self._edits
+        passing: AnswerFilter
+        if json and edits:
+            change = self._learning(self._edited(lambda document: document, alone=True))
+            passing = CollectedBody(change, limit=MAX_COLLECTED)
+        elif json:
+            passing = _Told(self._learn, lambda: None, first=False)
+        else:
+            if edits:
+                check_seen(self._context.hooks, answer)
+            passing = PlainBody()
         flow = UpstreamBody(passing, self._context.deadlines, self._context.config.timeouts.idle, self.watch())
         answer.deliver(flow)
-        return OpenAnswer(answer, flow, lease.account, Framing.UNARY, True, lease)
+        return OpenAnswer(answer, flow, lease.account, Framing.UNARY, not (json and edits), lease)
+
+    @property
+    def _edits(self) -> bool:
+        """Whether plugins edit the answer; what holds secrets is not theirs to see."""
+        return self._context.hooks.edits_events and not self._call.inbound.row.secret
+
+    def _edited(self, cut: Transform, *, alone: bool) -> Transform:
+        assert self._for is not None, "it has been wrapped for an account"
+        return edited(self._context.hooks, self._call.request, self._for, cut, alone=alone)
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """See :class:`agm.serving.wrapping.Wrapping`; the names in an answer are remembered before it passes."""
-        hooks, redact = self._context.hooks, self._context.redactor.body
-        edits = hooks.edits_events and self._call.inbound.row.runs
+        redact, edits = self._context.redactor.body, self._edits
         if self._streams:
             if edits:
-                return EditedEvents(edited(hooks, self._call.request, _any_event), self._learn_of_event)
+                return EditedEvents(self._edited(_any_event, alone=False), self._learn_of_event)
             return NamedEvents(self._learn_of_event, redact)
         if edits:
-            change = edited(hooks, self._call.request, plain_event)
+            change = self._edited(plain_event, alone=True)
             return CollectedBody(self._learning(change), limit=MAX_COLLECTED)
         return _Told(self._learn, self._begins)
 

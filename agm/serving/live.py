@@ -178,6 +178,8 @@ class SocketAnswer:
 class SessionBody:
     """The session in the place of an answer's body: its `watch` tells the usage."""
 
+    #: What is said passes as it is; plugins edit it message by message, on its way to the client.
+    filter: AnswerFilter = PlainBody()
     #: No plugin has its frames kept.
     kept: bytes | None = None
 

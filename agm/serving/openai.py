@@ -8,10 +8,8 @@ and videos are asked for at their owner.
 from __future__ import annotations
 
 import attrs
-import msgspec
 
 from agm.core.client_keys import ClientKey
-from agm.core.errors import Unimplemented
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, Body, GatewayRequest, UpstreamRequest
 from agm.core.wire import openai
@@ -32,10 +30,11 @@ from agm.serving.affinity import names_in, route_names
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.calls import Calls
+from agm.serving.chains import check_bytes_out, edited
 from agm.serving.context import ServingContext
 from agm.serving.resources import opened
 from agm.serving.sharing import check_sees, maker_of
-from agm.serving.wrapping import MAX_COLLECTED, edited
+from agm.serving.wrapping import MAX_COLLECTED
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 
@@ -104,10 +103,9 @@ class PrepareOpenAICall:
             calls.clients.admit(inbound.key, request.asked_model, request.method)
         if hooks.edits_requests:
             if asked.form:
-                raise Unimplemented(
-                    "A form cannot be shown to the plugins that edit requests, so it is not sent past them."
-                )
-            body = msgspec.json.encode(await hooks.transform_request(Body(body).json(), request))
+                check_bytes_out(hooks, "The fields of a form")
+            else:
+                body = await hooks.edit_body(Body(body).json(), request)
         names = [] if asked.form else await names_in(context, Body(body))
         maker = maker_of(inbound.key)
         check_sees(context, maker, names)
@@ -123,10 +121,11 @@ class OpenAIWrapping:
         self._inbound = inbound
         self._request = request
         self._body = body
+        self._account: Account | None = None
 
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`agm.serving.wrapping.Wrapping`."""
-        inbound = self._inbound
+        inbound, self._account = self._inbound, account
         path = inbound.call.path + inbound.query
         return UpstreamRequest(path, inbound.forwarded, self._body, self._request.framing, bearer=True)
 
@@ -139,13 +138,14 @@ class OpenAIWrapping:
         if self._inbound.call.rest != "videos":
             return None
         maker = maker_of(self._inbound.key)
-        return opened(self._context, answer, lease, made=True, maker=maker, told=openai.names_told)
+        return opened(self._context, answer, lease, self._request, made=True, maker=maker, told=openai.names_told)
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """See :class:`agm.serving.wrapping.Wrapping`; ``[DONE]`` ends a stream here, so it passes whatever is set."""
         streams = self._request.framing is Framing.SSE
         if self._context.hooks.edits_events:
-            change = edited(self._context.hooks, self._request, plain_event)
+            assert self._account is not None, "it has been wrapped for an account"
+            change = edited(self._context.hooks, self._request, self._account, plain_event, alone=not streams)
             if streams:
                 return EventPipe(change, Framing.SSE, forward_done=True)
             return CollectedBody(change, limit=MAX_COLLECTED)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
-import msgspec
 
 from agm.core.answer import NOTHING, Answer, KeepAnswer, LocalAnswer
 from agm.core.client_keys import ClientKey
@@ -186,7 +185,6 @@ class PrepareCall:
             request = self.request = attrs.evolve(request, model=choice.model)
         body = request.body.raw
         if context.hooks.edits_requests:
-            edited = await context.hooks.transform_request(Body(body).json(), request)  # a document of their own
-            body = msgspec.json.encode(edited)
+            body = await context.hooks.edit_body(Body(body).json(), request)  # a document of their own
         routing = await route_call(context, request, body, maker_of(self._key))
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice, keep)

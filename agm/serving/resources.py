@@ -25,11 +25,14 @@ from agm.core.request import Account, AttemptRecord, GatewayRequest, ModelChoice
 from agm.core.wire import openai, vertex
 from agm.core.wire.answer_filters import AnswerFilter, CollectedBody, Framing, PlainBody
 from agm.core.wire.usage import UsageWatch
+from agm.plugins.hooks import Hooks
 from agm.serving.affinity import AffinityRouting, route_names
 from agm.serving.answers import MAX_ERROR, Failed, FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts
+from agm.serving.chains import check_bytes_in, edited
 from agm.serving.context import ServingContext
 from agm.serving.routing import Routing
+from agm.serving.wrapping import MAX_COLLECTED
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: How many accounts are asked for a resource whose owner nobody remembers.
@@ -129,7 +132,8 @@ class ResourceWrapping:
             else:
                 owners.remember(call.name, lease.account.name)
         told = openai.names_told if call.openai else ownership.names_told
-        return opened(self._context, answer, lease, made=call.http_method == "POST", maker=call.maker, told=told)
+        made = call.http_method == "POST"
+        return opened(self._context, answer, lease, call.request, made=made, maker=call.maker, told=told)
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """Pass everything; nothing is waited for behind the head."""
@@ -194,10 +198,26 @@ class PlacedWrapping:
         return self._resource.judge(failure)
 
 
+def check_seen(hooks: Hooks, answer: UpstreamAnswer) -> None:
+    """
+    Check that a good answer which is no JSON may pass the plugins that edit answers.
+
+    :raises Unimplemented: if it may not; its connection is closed.
+    """
+    if answer.length == 0 or answer.status in (204, 304):
+        return
+    try:
+        check_bytes_in(hooks, "The bytes of this answer")
+    except GatewayError:
+        answer.abort()
+        raise
+
+
 def opened(
     context: ServingContext,
     answer: UpstreamAnswer,
     lease: Lease,
+    request: GatewayRequest,
     *,
     made: bool,
     maker: Maker | None = None,
@@ -208,19 +228,31 @@ def opened(
 
     What it names is remembered as its account's once it has passed; `made`, `maker` and `told` as for
     :func:`remember_names`.
+
+    :raises Unimplemented: if plugins edit answers, and this one cannot be shown to them.
     """
-    account = lease.account.name
+    account, hooks = lease.account.name, context.hooks
     json = (answer.header("content-type") or "").startswith("application/json") and answer.status < 300
     passing: AnswerFilter
+    plain = answer.status < 400
     if answer.status >= 400:  # it may repeat what it was shown
         passing = CollectedBody(context.redactor.body, limit=MAX_ERROR)
+    elif json and hooks.edits_events:
+
+        def noted(body: bytes) -> bytes:
+            remember_names(context, account, body, made=made, maker=maker, told=told)
+            return body
+
+        passing = CollectedBody(edited(hooks, request, lease.account, noted, alone=True), limit=MAX_COLLECTED)
+        plain = False
+    elif json:
+        passing = _Noted(lambda body: remember_names(context, account, body, made=made, maker=maker, told=told))
     else:
+        check_seen(hooks, answer)
         passing = PlainBody()
-        if json:
-            passing = _Noted(lambda body: remember_names(context, account, body, made=made, maker=maker, told=told))
     flow = UpstreamBody(passing, context.deadlines, context.config.timeouts.idle)
     answer.deliver(flow)
-    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, answer.status < 400, lease, maker=maker)
+    return OpenAnswer(answer, flow, lease.account, Framing.UNARY, plain, lease, maker=maker)
 
 
 def remember_names(

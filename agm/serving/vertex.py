@@ -15,9 +15,10 @@ from agm.core.wire import vertex
 from agm.core.wire.answer_filters import AnswerFilter, CollectedBody, Transform, plain_event
 from agm.core.wire.usage import UsageWatch
 from agm.serving.answers import Failed, OpenAnswer
+from agm.serving.chains import edited
 from agm.serving.context import ServingContext
 from agm.serving.resources import opened
-from agm.serving.wrapping import MAX_COLLECTED, CallWrapping, edited
+from agm.serving.wrapping import MAX_COLLECTED, CallWrapping
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 
@@ -35,14 +36,14 @@ class VertexWrapping:
     #: Whose request it is, for the operation that it makes.
     _maker: Maker | None = attrs.field(kw_only=True, default=None)
     _call: CallWrapping = attrs.field(init=False)
-    _kind: str = attrs.field(init=False, default="")
+    _account: Account | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self._call = CallWrapping(self._context, self._request, self._body)
 
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`agm.serving.wrapping.Wrapping`."""
-        self._kind = account.kind
+        self._account = account
         return self._call.wrap(account)
 
     def is_good(self, status: int) -> bool:
@@ -52,20 +53,21 @@ class VertexWrapping:
     def at_head(self, answer: UpstreamAnswer, lease: Lease) -> OpenAnswer | None:
         """Open at its head what names an operation, so that its owner is remembered."""
         if self._request.method == "vertex.predictLongRunning":
-            return opened(self._context, answer, lease, made=True, maker=self._maker)
+            return opened(self._context, answer, lease, self._request, made=True, maker=self._maker)
         return None
 
     def filter(self, wrapped: UpstreamRequest) -> AnswerFilter:
         """See :class:`agm.serving.wrapping.Wrapping`."""
-        change = self._change() if self._kind == "api-key" else None
+        assert self._account is not None, "it has been wrapped for an account"
+        change = self._change(self._account) if self._account.kind == "api-key" else None
         if change is not None:
             return CollectedBody(change, limit=MAX_COLLECTED)
         return self._call.filter(wrapped)
 
-    def _change(self) -> Transform | None:
+    def _change(self, account: Account) -> Transform | None:
         """Give what makes an answer of the Developer API one of Vertex AI's, after what plugins make of it."""
         request, hooks = self._request, self._context.hooks
-        plain = edited(hooks, request, plain_event) if hooks.edits_events else plain_event
+        plain = edited(hooks, request, account, plain_event, alone=True) if hooks.edits_events else plain_event
         if request.method == "countTokens":
             characters = vertex.billable_characters(self._body)
             return lambda answer: vertex.vertex_count(plain(answer), characters)

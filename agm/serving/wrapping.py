@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import attrs
-import msgspec
 
-from agm.core.errors import GatewayError
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, GatewayRequest, UpstreamRequest
 from agm.core.wire import envelope
@@ -21,17 +19,17 @@ from agm.core.wire.answer_filters import (
     CollectedBody,
     EventPipe,
     Framing,
-    KeptAnswer,
     PlainArray,
     PlainBody,
     PlainDocument,
     PlainEvents,
     Transform,
+    WatchedFilter,
     plain_event,
 )
 from agm.core.wire.usage import KeepingWatch, UsageWatch
-from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving.answers import Failed, OpenAnswer
+from agm.serving.chains import edited
 from agm.serving.context import ServingContext
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
@@ -79,6 +77,8 @@ class CallWrapping:
     _context: ServingContext
     _request: GatewayRequest
     _body: bytes
+    #: For whom it was wrapped last.
+    _account: Account | None = attrs.field(init=False, default=None)
 
     @property
     def body(self) -> bytes:
@@ -87,6 +87,7 @@ class CallWrapping:
 
     def wrap(self, account: Account) -> UpstreamRequest:
         """See :class:`Wrapping`."""
+        self._account = account
         return self._context.hooks.wrap_request(self._request, account, self._body)
 
     def is_good(self, status: int) -> bool:
@@ -115,8 +116,17 @@ class CallWrapping:
         forward_done = context.config.gateway.sse_done == "forward"
         change: Transform = envelope.unwrap if wrapped.wrapped else plain_event
         if context.hooks.edits_events:
-            change = edited(context.hooks, self._request, change)
-        elif not wrapped.wrapped and wrapped.framing is framing:
+            assert self._account is not None, "it has been wrapped for an account"
+            alone = framing is Framing.UNARY
+            change = edited(context.hooks, self._request, self._account, change, alone=alone)
+            reading: AnswerFilter = (
+                CollectedBody(change, limit=MAX_COLLECTED)
+                if alone
+                else EventPipe(change, framing, forward_done=forward_done)
+            )
+            watch = self.watch()
+            return reading if watch is None else WatchedFilter(reading, watch)
+        if not wrapped.wrapped and wrapped.framing is framing:
             match framing:
                 case Framing.UNARY:
                     return PlainDocument()
@@ -130,21 +140,4 @@ class CallWrapping:
 
     def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
         """See :class:`Wrapping`."""
-        passing = flow.filter.inner if isinstance(flow.filter, KeptAnswer) else flow.filter
-        return OpenAnswer(answer, flow, account, self._request.framing, isinstance(passing, PlainBody), lease)
-
-
-def edited(hooks: Hooks, request: GatewayRequest, cut: Transform) -> Transform:
-    """Have the plugins edit what `cut` leaves of a document or of an event."""
-
-    def change(document: bytes) -> bytes:
-        plain = cut(document)
-        event = msgspec.json.decode(plain)
-        if not isinstance(event, dict):
-            return plain
-        try:
-            return msgspec.json.encode(hooks.transform_event(event, request))
-        except HookFailed as e:
-            raise GatewayError(f"{e}. The gateway's log says why.", reason="PLUGIN_FAILED") from e
-
-    return change
+        return OpenAnswer(answer, flow, account, self._request.framing, isinstance(flow.filter, PlainBody), lease)

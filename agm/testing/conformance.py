@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -35,6 +36,7 @@ from agm.core.request import (
     AccountChoice,
     AttemptRecord,
     Body,
+    EndStream,
     GatewayRequest,
     ModelChoice,
     RequestRecord,
@@ -295,8 +297,9 @@ class _Check:
                 self._wrapping(request, account)
         for request in requests:
             self._edited_body(request)
+            self._headers(request, accounts[0])
             for event in _EVENTS:
-                self._edited_event(event, request)
+                self._edited_event(event, request, accounts[0])
         for status, body, headers in _ERRORS:
             self._classification(status, body, headers, accounts[0], requests[0])
         self._observers(requests, accounts[0])
@@ -577,15 +580,40 @@ class _Check:
                 self._document(hook, edited)
             self._untouched(hook, asked)
 
-    def _edited_event(self, event: Mapping[str, Any], request: GatewayRequest) -> None:
+    def _headers(self, request: GatewayRequest, account: Account) -> None:
+        hook = "agm_answer_headers"
+        shown = {"content-type": "application/json", "content-length": "2"}
+        for status in (200, 429):
+            for given_account in (account, None):
+                given = {"headers": shown, "status": status, "request": request, "account": given_account}
+                for added in self.call(hook, given, f"{_shown(request)}, answered with {status}"):
+                    try:
+                        checked(hook, None if isinstance(added, _Refused) else added)
+                    except TypeError as e:
+                        self.refuse(hook, f"is wrong: {e}", 'return headers, {"X-Name": "value"}, or None')
+
+    def _edited_event(self, event: Mapping[str, Any], request: GatewayRequest, account: Account) -> None:
         hook = "agm_transform_event"
-        given = {"event": copy.deepcopy(dict(event)), "request": request}
-        for edited in self.call(hook, given, f"an event with {', '.join(event) or 'nothing in it'}"):
+        given = {"event": copy.deepcopy(dict(event)), "request": request, "account": account}
+        what = f"an event with {', '.join(event) or 'nothing in it'}"
+        for edited in self.call(hook, given, what):
             self._document(hook, edited)
+            alone = request.framing is Framing.UNARY
+            several = edited.events if isinstance(edited, EndStream) else edited
+            if alone and isinstance(several, list | tuple) and len(several) != 1:
+                self.refuse(
+                    hook,
+                    f"made {len(several)} documents of a unary answer, called with {what}",
+                    "only a stream (request.framing) has events that can be dropped, added or the last",
+                )
         self._untouched(hook, request)
 
     def _document(self, hook: str, document: object) -> None:
         if document is None or isinstance(document, _Refused):
+            return
+        if hook == "agm_transform_event" and isinstance(document, list | EndStream):
+            for event in document.events if isinstance(document, EndStream) else document:
+                self._document("agm_transform_event", event)
             return
         if not isinstance(document, dict):
             self.refuse(hook, f"returned {_sort(document)}", "return the document, a dict, or None for no change")
@@ -593,6 +621,10 @@ class _Check:
             msgspec.json.encode(document)
         except (TypeError, ValueError, RecursionError) as e:
             self.refuse(hook, f"returned what JSON cannot hold ({e})", "put in only what JSON has")
+        if not _finite(document):
+            self.refuse(
+                hook, "returned what JSON cannot hold (an infinite number, or none)", "put in only what JSON has"
+            )
 
     def _classification(
         self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
@@ -650,6 +682,15 @@ class _Check:
         if isinstance(found, str) or not isinstance(found, Iterable):
             self.refuse(hook, f"returned {_sort(found)}", f"return {what}")
         return found
+
+
+def _finite(value: object) -> bool:
+    """Return whether every number in a document is one that JSON has; the gateway would send null for any other."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 @attrs.frozen

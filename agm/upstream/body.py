@@ -65,8 +65,8 @@ class UpstreamBody(Protocol):
 
     @property
     def filter(self) -> AnswerFilter:
-        """What the body goes through; its `failure` is an error that the upstream reported."""
-        return self._filter
+        """What the body goes through, beside being kept; its `failure` is an error that the upstream reported."""
+        return self._filter.inner if isinstance(self._filter, KeptAnswer) else self._filter
 
     @property
     def failure(self) -> StreamFailure | None:
@@ -124,12 +124,15 @@ class UpstreamBody(Protocol):
         if self._timer is not None:
             self._timer.reset(self._idle)
         out = self._filter.feed(data)
+        complete = self._filter.complete
+        if complete:
+            out += self._filter.close()
         if self._sink is not None:
             if out:
                 self._sink(out)
         elif out:
             self._held.append(out)
-        if self._filter.failure is not None:
+        if complete or self._filter.failure is not None:
             abort = self._abort
             self._end()
             abort()

@@ -12,7 +12,8 @@ from twisted.internet.defer import CancelledError
 
 from agm.core.answer import Answer
 from agm.core.client_keys import ClientKey
-from agm.core.errors import GatewayError
+from agm.core.errors import GatewayError, UpstreamTimeout
+from agm.core.request import Account, GatewayRequest
 from agm.core.wire.answer_filters import Framing, error_event
 from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
@@ -74,19 +75,22 @@ class AnsweringResource(ApiResource):
             if isinstance(opened, FinalAnswer):
                 outcome = "error" if opened.status >= 400 else "ok"
                 sent = len(opened.body)
+                account = call.account if opened.status >= 400 else None  # a list is put together from several
                 form = _EVENTS if opened.framing is Framing.SSE else ()
-                wire.send(opened.status, [*opened.headers, *form], opened.body)
+                final = self._with_plugins(call.request, opened.status, [*opened.headers, *form], account)
+                wire.send(opened.status, final, opened.body)
                 return
             try:
                 wire.check_there()
                 outcome = "aborted"
                 body: Flow
                 if isinstance(opened, Answer):
-                    status, body = opened.status, AnswerFlow(opened)
-                    wire.prepare(status, list(_SSE_HEADERS if opened.framing is Framing.SSE else (JSON_TYPE, NOSNIFF)))
+                    status, body, account = opened.status, AnswerFlow(opened), call.account
+                    headers = list(_SSE_HEADERS if opened.framing is Framing.SSE else (JSON_TYPE, NOSNIFF))
                 else:
-                    status, body = opened.answer.status, opened.body
-                    wire.prepare(status, self.answer_headers(wire, opened))
+                    status, body, account = opened.answer.status, opened.body, opened.account
+                    headers = self.answer_headers(wire, opened)
+                wire.prepare(status, self._with_plugins(call.request, status, headers, account))
                 # one that is here as a whole needs no relay
                 if isinstance(opened, OpenAnswer) and opened.body.ended and not opened.body.failed:
                     whole = opened.body.take()
@@ -123,8 +127,33 @@ class AnsweringResource(ApiResource):
             call.failed(e)
             wire.code = e.status if isinstance(e, GatewayError) else 500
             raise
+        except CancelledError:
+            if (
+                wire.channel is not None and not wire.startedWriting
+            ):  # the client gets an error, and is there to read it
+                outcome, wire.code = "error", (wire.interrupted or UpstreamTimeout("")).status
+            raise
+        except Exception:
+            if not wire.startedWriting:
+                outcome, wire.code = "error", 500
+            raise
         finally:
             call.end(outcome, wire.code, sent)
+
+    def _with_plugins(
+        self, request: GatewayRequest, status: int, headers: list[tuple[bytes, bytes]], account: Account | None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the headers of an answer with those that plugins add, or put in the place of others."""
+        hooks = self.gateway.hooks
+        if not hooks.edits_headers:
+            return headers
+        shown = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+        added = hooks.answer_headers(shown, status, request, account)
+        replaced = {name.lower().encode("latin-1") for name in added}
+        return [
+            *(pair for pair in headers if pair[0].lower() not in replaced),
+            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in added.items()),
+        ]
 
     def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
         """Make the headers of an answer."""

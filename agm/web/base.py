@@ -29,6 +29,7 @@ from agm.core.errors import (
 )
 from agm.core.wire import target
 from agm.plugins.hooks import HookFailed
+from agm.serving.chains import plugin_failed
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.inbound import parse_query, plain_headers
@@ -210,8 +211,8 @@ class ApiResource(Resource):
             error = wire.interrupted or UpstreamTimeout(
                 f"The request took longer than [timeouts] total, {self.gateway.config.timeouts.total:g} seconds."
             )
-        elif failure.check(HookFailed):
-            error = GatewayError(f"{error}. The gateway's log says why.", reason="PLUGIN_FAILED")
+        elif isinstance(error, HookFailed):
+            error = plugin_failed(error)
         elif not isinstance(error, GatewayError):
             log.failure("{request_id}: the request failed", failure=failure, request_id=wire.id)
             error = GatewayError("The gateway failed to serve this request; its log says why.")

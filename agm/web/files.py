@@ -48,6 +48,7 @@ from agm.serving.affinity import names_in, owner_of, read
 from agm.serving.answers import MAX_ERROR, FinalAnswer, OpenAnswer
 from agm.serving.attempts import Attempts, first_byte_within
 from agm.serving.calls import Calls
+from agm.serving.chains import check_bytes_in, check_bytes_out, edited_body
 from agm.serving.gateway import Gateway
 from agm.serving.records import record_attempt
 from agm.serving.resources import Lists, ResourceCall, Search, opened
@@ -96,6 +97,8 @@ _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5
 _PUBLISHED = re.compile(r"\A(?:projects/[^/]+/locations/[^/]+/)?publishers/google/(?=models/)")
 #: A list's page is never asked for with more than this.
 MAX_PAGE = 1000
+#: What no plugin can be shown of an upload.
+UPLOADED = "The bytes of an upload"
 #: Collections whose resources are not listed as a whole.
 _WITHOUT_A_LIST = frozenset({"operations", "models"})
 
@@ -290,16 +293,17 @@ class PrepareResourceCall:
             for model in models:
                 calls.clients.admit(self._visit.key, model, counting=False)
             calls.clients.admit(self._visit.key, request.asked_model)
+        body = await self._edited(request)
         name = None if asked.name is None else ownership.root(asked.name)
-        named = await names_in(context, request.body)
+        named = await names_in(context, body)
         if isinstance(asked, OpenAIResource):
-            named += [name for name in openai.names_in(request.body.raw) if name not in named]
+            named += [name for name in openai.names_in(body.raw) if name not in named]
         maker = maker_of(self._visit.key)
         check_sees(context, maker, [] if name is None else [name], known=False)
         check_sees(context, maker, named)
         names = [*([] if name is None else [name]), *named]
         owned = owner_of(context, names)
-        content = request.body.raw if self._content is None else self._content
+        content = body.raw if self._content is None else self._content
         call = ResourceCall(
             request,
             mapped,
@@ -320,6 +324,23 @@ class PrepareResourceCall:
         if request.method.endswith(".list") and asked.collection not in _WITHOUT_A_LIST:
             return self._lists(call, path)
         return call.attempts(context)
+
+    async def _edited(self, request: GatewayRequest) -> Body:
+        """
+        Show the body to the plugins that edit requests, and return what they make of it.
+
+        :raises Unimplemented: if what is sent, or what it leads to, cannot be shown to them.
+        """
+        hooks, asked = self._calls.context.hooks, self._asked
+        if asked.way == "upload" or self._content is not None:
+            check_bytes_out(hooks, UPLOADED)
+        if asked.way == "download" or request.method.endswith(".download") or request.query.get("alt") == "media":
+            check_bytes_in(hooks, "The bytes of a file")
+        if not hooks.edits_requests:
+            return request.body
+        if "batch" in request.method.lower() and self._http_method == "POST" and _takes_a_file(request.body):
+            check_bytes_out(hooks, "The requests of a batch that are elsewhere than in it")
+        return Body(await edited_body(hooks, request.body.raw, request))
 
     async def _models(self) -> list[str]:
         """
@@ -373,6 +394,17 @@ class PrepareResourceCall:
         if owner is None:
             raise InvalidRequest(f"Nothing is known here of {identifier[:60]!r}, behind which the list is to go on.")
         return Page(ownership.mark(owner), identifier)
+
+
+def _takes_a_file(body: Body) -> bool:
+    """Return whether the requests of a batch are in a file: Google's, OpenAI's or, of Vertex AI, in Cloud Storage."""
+    document = body.json() if body.raw.strip() else {}
+    batch = document.get("batch", document)
+    if not isinstance(batch, dict):
+        return False
+    source = batch.get("inputConfig", batch.get("input_config"))
+    kinds = ("fileName", "file_name", "gcsSource", "gcs_source", "bigquerySource", "bigquery_source")
+    return "input_file_id" in batch or (isinstance(source, dict) and not source.keys().isdisjoint(kinds))
 
 
 def _model_named(name: str) -> str:
@@ -494,7 +526,12 @@ class _Sending:
         self.records: list[AttemptRecord] = []
 
     async def run(self) -> _Sending:
-        """Nothing has to be prepared."""
+        """
+        Prepare nothing.
+
+        :raises Unimplemented: if a plugin would have to be shown what is sent.
+        """
+        check_bytes_out(self.context.hooks, UPLOADED)
         return self
 
     async def open(self) -> OpenAnswer | FinalAnswer:
@@ -504,7 +541,7 @@ class _Sending:
     async def _outcome(self, answer: UpstreamAnswer, lease: Lease) -> tuple[Verdict | None, OpenAnswer | FinalAnswer]:
         """Classify an answer, and return it with what the client gets."""
         verdict = Verdict(Fault.FINAL, "UPLOAD_FAILED") if answer.status >= 400 else None
-        return verdict, opened(self.context, answer, lease, made=True, maker=self.maker)
+        return verdict, opened(self.context, answer, lease, self.request, made=True, maker=self.maker)
 
     async def _sent(
         self, lease: Lease, endpoint: str, url: str, headers: Sequence[tuple[bytes, bytes]], chosen: str

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -30,6 +29,7 @@ from agm.core.wire.websocket import (
     CLOSE,
     GOING_AWAY,
     INTERNAL_ERROR,
+    NORMAL,
     PING,
     PONG,
     PROTOCOL_ERROR,
@@ -48,6 +48,7 @@ from agm.net.writes import send_soon
 from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.calls import Call, Outcome
+from agm.serving.chains import plugin_failed
 from agm.serving.gateway import Gateway
 from agm.serving.live import HANDLE_SECONDS, PrepareSession, SessionClient, SocketAnswer
 from agm.serving.prepare import InboundCall
@@ -88,6 +89,7 @@ class Session:
     """
 
     __slots__ = (
+        "_account",
         "_call",
         "_client",
         "_down",
@@ -156,6 +158,7 @@ class Session:
         self._edits = False
         self._queue: list[tuple[int, bytes]] = []
         self._down: FrameReader | None = None
+        self._account: Account | None = None
         self.sent = 0
 
     # What the connection tells
@@ -349,7 +352,7 @@ class Session:
     def _refuse(self, error: Exception) -> None:
         """Close for an error of the gateway's own."""
         if isinstance(error, HookFailed):
-            error = GatewayError(f"{error}. The gateway's log says why.", reason="PLUGIN_FAILED")
+            error = plugin_failed(error)
         assert isinstance(error, GatewayError)
         message = self._gateway.redactor.text(error.message)
         if error.retry_after is not None:
@@ -365,7 +368,7 @@ class Session:
         socket, message = answer.socket, answer.message
         assert socket is not None, "the answer is good"
         assert message is not None
-        self._socket, self._state = socket, _RELAYING
+        self._socket, self._state, self._account = socket, _RELAYING, opened.account
         self._give_back()
         upstream = self._upstream = Hop(socket.write, masks=True)
         if self._gateway.hooks.edits_events:
@@ -541,7 +544,7 @@ class Session:
             document = _object(payload)
             if document is not None:
                 try:
-                    payload = msgspec.json.encode(await hooks.transform_request(document, request))
+                    payload = await hooks.edit_body(document, request)
                 except (HookFailed, GatewayError) as e:
                     self._opening = None
                     self._refuse(e)
@@ -555,6 +558,8 @@ class Session:
     def _edit_down(self, data: bytes) -> None:
         assert self._down is not None
         assert self._call is not None
+        assert self._account is not None
+        hooks, request, account = self._gateway.hooks, self._call.request, self._account
         collector = cast(Collector, self._down.observer)
         try:
             self._down.feed(data)
@@ -564,14 +569,19 @@ class Session:
         messages, collector.complete = collector.complete, []
         for opcode, payload in messages:
             document = _object(payload)
-            if document is not None:
-                try:
-                    edited = self._gateway.hooks.transform_event(document, self._call.request)
-                except (HookFailed, GatewayError) as e:
-                    self._refuse(e)
-                    return
-                payload = msgspec.json.encode(edited)
-            self._write_client(frame(opcode, payload))
+            if document is None:
+                self._write_client(frame(opcode, payload))
+                continue
+            try:
+                edited = hooks.edit_event(document, request, account, alone=False)
+            except (HookFailed, GatewayError) as e:
+                self._refuse(e)
+                return
+            for said in edited.documents:
+                self._write_client(frame(opcode, said))
+            if edited.ends:
+                self._end("ok", Closing(NORMAL, "A plugin ended the session."))
+                return
 
     # Signs of life
 

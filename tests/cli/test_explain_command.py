@@ -588,6 +588,21 @@ def test_an_explanation_reads_as_aligned_text() -> None:
     ]
 
 
+def test_a_refusal_names_the_plugin_that_refuses() -> None:
+    """Where agm itself refuses, nobody is named."""
+    error = {"code": 403, "status": "PERMISSION_DENIED", "message": "No visitors."}
+    said = {"error": 403, "message": "No visitors."}
+    call = {"hook": "agm_map_model", "plugin": "guard", "said": said}
+    found = {"request": EXPLAINED["request"], "client_key": "visitor", "error": error, "plugins": [call]}
+    lines = readable({**found, "refused_by": "guard"}).splitlines()
+    assert lines[2:] == [
+        "refused      by plugin guard: 403 PERMISSION_DENIED",
+        "             No visitors.",
+        "plugins      agm_map_model  guard  refused with 403: No visitors.",
+    ]
+    assert readable({**found, "refused_by": None}).splitlines()[2] == "refused      403 PERMISSION_DENIED"
+
+
 def test_a_long_body_is_cut_and_json_has_all() -> None:
     shown = readable({**EXPLAINED, "upstream": {**EXPLAINED["upstream"], "body": list(range(1000))}})
     assert "… (962 more lines; --json shows all)" in shown

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import pytest_twisted
 import redactor
 
 from agm.testing import GatewayFactory, RunningEmulator
+from tests.helpers.support import AnsweringUpstream, account
 
 ADDRESS = "ada@example.org"
 
@@ -73,3 +76,66 @@ async def test_an_explanation_shows_the_edited_body_and_logs_nothing(
     assert explained["edited_by"] == ["redactor"]
     assert explained["upstream"]["body"]["contents"] == [{"parts": [{"text": "[EMAIL]"}]}]
     assert not any("redacted" in line for line in lines)
+
+
+#: By what they are: method, path, the document with an address in it, and headers.
+ROUTES = {
+    "a call": ("POST", "/v1beta/models/m:generateContent", {"contents": [{"parts": [{"text": ADDRESS}]}]}),
+    "a text to embed": ("POST", "/v1beta/models/m:embedContent", {"content": {"parts": [{"text": ADDRESS}]}}),
+    "texts of predict": ("POST", "/v1beta/models/m:predict", {"instances": [{"content": ADDRESS}]}),
+    "a batch": (
+        "POST",
+        "/v1beta/models/m:batchGenerateContent",
+        {
+            "batch": {
+                "displayName": ADDRESS,
+                "inputConfig": {
+                    "requests": {"requests": [{"request": {"contents": [{"parts": [{"text": ADDRESS}]}]}}]}
+                },
+            }
+        },
+    ),
+    "a cached content": (
+        "POST",
+        "/v1beta/cachedContents",
+        {"model": "models/m", "systemInstruction": {"parts": [{"text": ADDRESS}]}},
+    ),
+    "an interaction": ("POST", "/v1beta/interactions", {"model": "m", "input": ADDRESS, "system_instruction": ADDRESS}),
+    "OpenAI's chat": (
+        "POST",
+        "/v1beta/openai/chat/completions",
+        {"model": "m", "messages": [{"role": "user", "content": ADDRESS}]},
+    ),
+    "Vertex AI's path": (
+        "POST",
+        "/v1/projects/p/locations/global/publishers/google/models/m:generateContent",
+        {"contents": [{"role": "user", "parts": [{"text": ADDRESS}]}]},
+    ),
+    "a store": ("POST", "/v1beta/fileSearchStores", {"displayName": f"of {ADDRESS}"}),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest_twisted.ensureDeferred
+async def test_it_holds_on_every_route(gateway: GatewayFactory, route: str) -> None:
+    upstream = AnsweringUpstream(lambda asked: (200, {}))
+    running = await gateway(account(upstream), plugins=[redactor])
+    method, path, document = ROUTES[route]
+    answer = await running.fetch(method, path, body=json.dumps(document).encode())
+    assert answer.status == 200, answer.body
+    (asked,) = upstream.asked
+    assert ADDRESS not in asked.body.decode()
+    assert "[EMAIL]" in asked.body.decode()
+    await upstream.stop()
+
+
+@pytest.mark.parametrize("query", ["?uploadType=media", "?uploadType=resumable"])
+@pytest_twisted.ensureDeferred
+async def test_what_it_cannot_look_through_does_not_leave_the_machine(gateway: GatewayFactory, query: str) -> None:
+    upstream = AnsweringUpstream(lambda asked: (200, {}))
+    running = await gateway(account(upstream), plugins=[redactor])
+    answer = await running.fetch("POST", f"/upload/v1beta/files{query}", body=ADDRESS.encode())
+    assert answer.status == 501
+    assert "plugin redactor" in answer.json["error"]["message"]
+    assert upstream.asked == []
+    await upstream.stop()

@@ -385,7 +385,7 @@ async def test_client_keys_come_from_a_fixed_set_and_from_an_awaited_lookup(gate
 @pytest.mark.expects_logged_failures
 @pytest.mark.parametrize("way", ["raises", "hangs"])
 @pytest_twisted.ensureDeferred
-async def test_a_key_lookup_that_fails_refuses_and_names_no_key(
+async def test_a_key_lookup_that_fails_is_no_fault_of_the_client_and_names_no_key(
     gateway: GatewayFactory, lines: list[str], way: str
 ) -> None:
     class Broken:
@@ -400,7 +400,7 @@ async def test_a_key_lookup_that_fails_refuses_and_names_no_key(
     running = await gateway(
         "[plugins]\ntimeout = 0.1\n", plugins=[plugin(agm_client_keys=lambda: [Broken()])], auth_mode="strict"
     )
-    assert (await ask(running, headers={"x-api-key": "canary-key"}))[0] == 401
+    assert (await ask(running, headers={"x-api-key": "canary-key"}))[0] == 503
     assert any("could not be looked up" in line for line in lines)
     assert not any("canary-key" in line for line in lines)
     assert sum(running.gateway.hooks.failures.values()) == 1
@@ -831,6 +831,7 @@ def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None
         "agm_select_account",
         "agm_wrap_request",
         "agm_classify_error",
+        "agm_answer_headers",
         "agm_transform_event",
         "agm_attempt_finished",
         "agm_request_finished",
@@ -1021,7 +1022,7 @@ async def test_what_a_lookup_returns_must_be_a_client_key(gateway: GatewayFactor
             return "yes"
 
     running = await gateway("", plugins=[plugin(agm_client_keys=lambda: [Wrong()])], auth_mode="strict")
-    assert (await ask(running, headers={"x-api-key": "any"}))[0] == 401
+    assert (await ask(running, headers={"x-api-key": "any"}))[0] == 503
     assert running.gateway.hooks.failures["mine", "agm_client_keys"] == 1
     assert any("of agm_client_keys of plugin mine" in line for line in lines)
 

@@ -273,6 +273,11 @@ class EveryHook:
         return Verdict(Fault.RATE, "BUSY", 1)
 
     @hookimpl
+    def agm_answer_headers(self, headers: Mapping[str, str], account: Account | None) -> Mapping[str, str]:
+        self.called.add("agm_answer_headers")
+        return {"X-Account": "none" if account is None else account.name}
+
+    @hookimpl
     def agm_transform_event(self, event: dict[str, Any], request: GatewayRequest) -> dict[str, Any]:
         self.called.add("agm_transform_event")
         return {**event, "modelVersion": "mine"}
@@ -520,7 +525,16 @@ REFUSED: Mapping[str, Callable[[], Any]] = {
     "agm_transform_request of plugin mine returned what JSON cannot hold": lambda: plugin(
         agm_transform_request=lambda body: {**body, "x": object()}
     ),
-    "agm_transform_event of plugin mine returned list": lambda: plugin(agm_transform_event=lambda event: [event]),
+    "agm_transform_request of plugin mine returned what JSON cannot hold .an infinite number": lambda: plugin(
+        agm_transform_request=lambda body: {**body, "x": [float("nan")]}
+    ),
+    "agm_transform_event of plugin mine returned str": lambda: plugin(agm_transform_event=lambda event: ["x"]),
+    "agm_transform_event of plugin mine made 2 documents of a unary answer": lambda: plugin(
+        agm_transform_event=lambda event: [event, event]
+    ),
+    "agm_answer_headers of plugin mine is wrong: it returned the header content-length": lambda: plugin(
+        agm_answer_headers=lambda status: {"Content-Length": "1"}
+    ),
     "agm_classify_error of plugin mine returned str 'rate'": lambda: plugin(agm_classify_error=lambda status: "rate"),
     "agm_classify_error of plugin mine gave no reason": lambda: plugin(
         agm_classify_error=lambda status: Verdict(Fault.RATE, "")

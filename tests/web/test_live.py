@@ -635,6 +635,35 @@ async def test_a_live_interaction_is_gone_on_with_by_its_client_at_its_account(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_plugin_drops_adds_and_ends(gateway: GatewayFactory, upstream: ScriptedUpstream) -> None:
+    """As in a stream; an end closes both sides as a good one."""
+    from agm.api import EndStream, hookimpl
+
+    class Editing:
+        @hookimpl
+        def agm_transform_event(self, event: dict[str, Any], account: Any) -> Any:
+            match event.get("n"):
+                case 1:
+                    return []
+                case 2:
+                    return [{"of": account.name}, event]
+                case 3:
+                    return EndStream([{"last": True}])
+            return None
+
+    running = await gateway(accounts(upstream), plugins=[Editing()])
+    client = await open_socket(running.port)
+    up = await accept(upstream)
+    up.say(COMPLETE)
+    for number in (1, 2, 3, 4):
+        up.say({"n": number})
+    said = [json.loads(await client.message(number)) for number in range(4)]
+    assert said == [{"setupComplete": {}}, {"of": "a0"}, {"n": 2}, {"last": True}]
+    assert (await client.close_frame())[0] == 1000
+    assert (await up.close_frame())[0] == 1000
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_interaction_that_a_request_made_is_gone_on_with_by_its_client_or_its_team(
     gateway: GatewayFactory, upstream: ScriptedUpstream
 ) -> None:

@@ -454,7 +454,7 @@ async def test_no_name_leads_elsewhere(gateway: GatewayFactory, emulator: Runnin
 async def test_a_file_is_downloaded_byte_for_byte_or_in_part(
     gateway: GatewayFactory, upstreams: Callable[..., AnsweringUpstream]
 ) -> None:
-    """A generated video, say: its type and range pass, and plugins that edit events leave it alone."""
+    """A generated video, say: its type and range pass, also a plugin that edits answers and says that it may."""
     content = bytes(range(256)) * 4096
 
     def answer(asked: Asked) -> tuple[Any, ...]:
@@ -463,6 +463,8 @@ async def test_a_file_is_downloaded_byte_for_byte_or_in_part(
         return 200, content, {"content-type": "video/mp4"}
 
     class Editor:
+        may_pass_unseen = True
+
         @hookimpl
         def agm_transform_event(self, event: Any, request: Any) -> Any:
             return {}

@@ -23,6 +23,7 @@ from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, GatewayError, status_body
 from agm.core.wire import envelope
 from agm.core.wire.sse import MAX_BARE, EventReader, EventTooLarge
+from agm.core.wire.usage import UsageWatch
 
 
 class Framing(Enum):
@@ -71,8 +72,25 @@ class StreamFailure:
 
 
 #: One event's JSON in, one event's JSON out.
-#: May raise UpstreamError, NotAnEnvelope, GatewayError, or what msgspec raises.
+#: May raise UpstreamError, NotAnEnvelope, GatewayError (EventsReplaced, too), or what msgspec raises.
 Transform = Callable[[bytes], bytes]
+
+
+class EventsReplaced(GatewayError):
+    """
+    What comes in the place of one event of a stream is not one event; an error where only one can.
+
+    :ivar documents: the events, each as JSON.
+    :ivar ends: whether the stream ends well behind them.
+    """
+
+    def __init__(self, documents: Sequence[bytes], *, ends: bool) -> None:
+        super().__init__(
+            "A plugin replaced an event of the answer by none, by several or by an end, which is not possible here.",
+            reason="PLUGIN_FAILED",
+        )
+        self.documents = documents
+        self.ends = ends
 
 
 class AnswerFilter(Protocol):
@@ -81,6 +99,10 @@ class AnswerFilter(Protocol):
     @property
     def failure(self) -> StreamFailure | None:
         """Set as soon as the answer is known to be broken."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole, whatever the upstream has yet to send, or however little has come out."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Filter a chunk; return the client's bytes, which may be none."""
@@ -106,6 +128,11 @@ class KeptAnswer:
     def failure(self) -> StreamFailure | None:
         """See :class:`AnswerFilter`."""
         return self.inner.failure
+
+    @property
+    def complete(self) -> bool:
+        """See :class:`AnswerFilter`."""
+        return self.inner.complete
 
     @property
     def whole(self) -> bytes | None:
@@ -142,6 +169,7 @@ class PlainBody:
     """A unary answer that passes as it is."""
 
     failure: StreamFailure | None = None
+    complete = False
 
     def feed(self, chunk: bytes) -> bytes:
         return chunk
@@ -168,6 +196,8 @@ class PlainDocument(PlainBody):
 
 class CollectedBody:
     """A unary answer that is changed as a whole: unwrapped, or edited by a plugin."""
+
+    complete = False
 
     def __init__(self, change: Transform, *, limit: int) -> None:
         self.failure: StreamFailure | None = None
@@ -271,6 +301,8 @@ class PlainEvents:
     :attr:`failure` and is not passed on; and a stream that ends without its last blank line gets one, because half of
     the clients lose the last event otherwise.
     """
+
+    complete = False
 
     def __init__(self) -> None:
         self.failure: StreamFailure | None = None
@@ -417,6 +449,8 @@ class PlainArray:
     :param redact: takes secrets out of an error element.
     """
 
+    complete = False
+
     def __init__(self, redact: Callable[[bytes], bytes] = bytes) -> None:
         self._redact = redact
         self.failure: StreamFailure | None = None
@@ -488,9 +522,12 @@ class EventPipe:
         self._forward_done = forward_done
         self._reader = EventReader()
         self._started = False
+        #: Events were taken out of the answer.
+        self._replaced = False
+        self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
-        if self.failure is not None:
+        if self.failure is not None or self.complete:
             return b""
         try:
             events = self._reader.feed(chunk)
@@ -501,6 +538,16 @@ class EventPipe:
     def close(self) -> bytes:
         if self.failure is not None:
             return b""
+        out = b"" if self.complete else self._rest()
+        if self.failure is None and self._replaced and not self._started:  # an answer of no events, and a whole one
+            self.complete = True
+            return out + b"[]" if self._array else out
+        if self._array and self._started and self.failure is None:
+            out += b"\n]"
+        return out
+
+    def _rest(self) -> bytes:
+        """Return what the reader holds at the upstream's end."""
         try:
             end = self._reader.close()
         except EventTooLarge as e:
@@ -509,8 +556,6 @@ class EventPipe:
         if end.bare is not None and self.failure is None:
             document = envelope.error_document(end.bare[: _Brackets().feed(end.bare)])
             self.failure = StreamFailure.upstream(document) if document is not None else self._not_events()
-        if self._array and self._started and self.failure is None:
-            out += b"\n]"
         return out
 
     def _not_events(self) -> StreamFailure:
@@ -534,7 +579,9 @@ class EventPipe:
                 if not bare:
                     continue
             try:
-                document = envelope.one_line(self._change(event))
+                documents: Sequence[bytes] = (envelope.one_line(self._change(event)),)
+            except EventsReplaced as e:
+                documents, self._replaced, self.complete = e.documents, True, e.ends
             except envelope.UpstreamError as e:
                 self.failure = StreamFailure.upstream(e.document)
                 break
@@ -544,12 +591,43 @@ class EventPipe:
             except (envelope.NotAnEnvelope, *NOT_JSON) as e:
                 self.failure = StreamFailure.of(502, f"An event of the upstream cannot be read: {_why(e)}.")
                 break
-            if self._array:
-                pieces += (b"\n,\r\n" if self._started else b"[", document)
-            else:
-                pieces += (b"data: ", document, b"\r\n\r\n")
-            self._started = True
+            for document in documents:
+                if self._array:
+                    pieces += (b"\n,\r\n" if self._started else b"[", document)
+                else:
+                    pieces += (b"data: ", document, b"\r\n\r\n")
+                self._started = True
+            if self.complete:
+                break
         return b"".join(pieces)
+
+
+class WatchedFilter:
+    """A filter whose output is watched for usage: what the client gets tells it, where plugins edit the answer."""
+
+    def __init__(self, inner: AnswerFilter, watch: UsageWatch) -> None:
+        self._inner = inner
+        self.watch = watch
+
+    @property
+    def failure(self) -> StreamFailure | None:
+        return self._inner.failure
+
+    @property
+    def complete(self) -> bool:
+        return self._inner.complete
+
+    def feed(self, chunk: bytes) -> bytes:
+        out = self._inner.feed(chunk)
+        if out:
+            self.watch.feed(out)
+        return out
+
+    def close(self) -> bytes:
+        out = self._inner.close()
+        if out:
+            self.watch.feed(out)
+        return out
 
 
 def plain_event(document: bytes) -> bytes:

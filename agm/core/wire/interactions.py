@@ -9,7 +9,7 @@ An error's code is a word, where google.rpc.Status has a number.  Nothing is sen
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from agm.core import ownership
 from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.wire import envelope
-from agm.core.wire.answer_filters import StreamFailure, Transform
+from agm.core.wire.answer_filters import EventsReplaced, StreamFailure, Transform
 from agm.core.wire.sse import MAX_BARE, EventReader, EventTooLarge
 
 #: The word that stands for an HTTP status in an error of this API.
@@ -122,6 +122,8 @@ class NamedEvents:
     :param note: is shown each event's data before it passes.
     :param redact: takes secrets out of an error.
     """
+
+    complete = False
 
     def __init__(self, note: Callable[[bytes], None], redact: Callable[[bytes], bytes] = bytes) -> None:
         self.failure: StreamFailure | None = None
@@ -250,9 +252,12 @@ class EditedEvents:
         self._note = note
         self._reader = EventReader()
         self._begun = False
+        self._replaced = False
+        self._ended = False
+        self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
-        if self.failure is not None:
+        if self.failure is not None or self.complete:
             return b""
         try:
             return self._frame(self._reader.feed(chunk))
@@ -264,8 +269,13 @@ class EditedEvents:
     def close(self) -> bytes:
         if self.failure is not None:
             return b""
+        if self.complete:  # a plugin has ended it, as an upstream does
+            return b"" if self._ended else _DONE
         end = self._reader.close()
         out = self._frame([] if end.data is None else [end.data])
+        if self.failure is None and self._replaced and end.bare is None:
+            self.complete = True
+            return out
         if self.failure is None and end.bare is not None:
             document = envelope.error_document(end.bare)
             why = "The upstream's answer cannot be read: it is not an event stream."
@@ -274,11 +284,20 @@ class EditedEvents:
             self.failure = StreamFailure.of(502, "The upstream's answer is empty.")
         return out
 
+    def _changed(self, data: bytes) -> Sequence[bytes]:
+        """What comes in an event's place; `complete` says whether it is the end."""
+        try:
+            return (envelope.one_line(self._change(data)),)
+        except EventsReplaced as e:
+            self._replaced, self.complete = True, e.ends
+            return e.documents
+
     def _frame(self, events: list[bytes]) -> bytes:
         out: list[bytes] = []
         for data in events:
             if data.strip() == b"[DONE]":
-                out.append(b"event: done\ndata: [DONE]\n\n")
+                self._ended = True
+                out.append(_DONE)
                 continue
             error = _error_in(data)
             if error is not None and not self._begun:
@@ -287,8 +306,8 @@ class EditedEvents:
             self._note(data)
             self.reported = self.reported or error is not None
             try:
-                document = envelope.one_line(self._change(data))
-                kind = msgspec.json.decode(document, type=_Kind).event_type
+                documents = self._changed(data)
+                kinds = [_kind(document) for document in documents]
             except GatewayError as e:
                 self.failure = StreamFailure.ours(e)
                 break
@@ -296,8 +315,20 @@ class EditedEvents:
                 self.failure = StreamFailure.of(502, "An event of the upstream cannot be read: not JSON.")
                 break
             self._begun = True
-            out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), document))
+            for kind, document in zip(kinds, documents, strict=True):
+                out.append(b"event: %b\ndata: %b\n\n" % (kind, document))
+            if self.complete:
+                break
         return b"".join(out)
+
+
+#: How a stream of these ends.
+_DONE = b"event: done\ndata: [DONE]\n\n"
+
+
+def _kind(document: bytes) -> bytes:
+    """The name of an event.  :raises msgspec.DecodeError: if it is none."""
+    return msgspec.json.decode(document, type=_Kind).event_type.encode()
 
 
 class _Kind(msgspec.Struct):
