@@ -16,6 +16,7 @@ from agm.api import (
     Account,
     AccountSource,
     ApiKey,
+    EndStream,
     Framing,
     Gateway,
     GatewayRequest,
@@ -192,6 +193,63 @@ async def test_no_answer_is_kept_that_is_an_error_or_too_large_or_broke_off(
         await running.ask("emu-cut", method="streamGenerateContent")
     await eventually(lambda: len(kept.records) == 3, "three records")
     assert [record.answer for record in kept.records] == [None, None, None]
+
+
+@pytest.mark.parametrize("framing", list(WAYS))
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_plugins_edit_is_kept_as_edited_and_its_tokens_count(
+    gateway: GatewayFactory, emulator: RunningEmulator, framing: Framing
+) -> None:
+    """A stream that a plugin ends early is whole."""
+
+    def edit(event: dict[str, Any], request: GatewayRequest) -> Any:
+        event = {"edited": True, "usageMetadata": {"promptTokenCount": 3, "totalTokenCount": 3}}
+        return event if framing is Framing.UNARY else EndStream([event])
+
+    kept = Kept()
+    keep = named("cache", agm_answer_request=lambda request: KeepAnswer())
+    running = await gateway(emulator.account("a"), plugins=[kept, keep, named("editor", agm_transform_event=edit)])
+    found = await running.fetch("POST", path(framing), body=BODY)
+    given = documents(framing, found.body)
+    assert (given if framing is Framing.UNARY else given[0])["edited"]
+    (record,) = kept.records
+    assert (record.outcome, record.answer) == ("ok", found.body)
+    assert record.usage is not None
+    assert record.usage.prompt == 3
+
+
+# Headers of answers without an upstream
+
+
+@pytest_twisted.ensureDeferred
+async def test_answers_of_plugins_get_the_headers_that_plugins_add(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """Those of a document are of no account, those of a call of the account that answered it."""
+    of: list[str | None] = []
+
+    class Answers:
+        gateway: Any = None
+
+        @hookimpl
+        def agm_started(self, gateway: Gateway) -> None:
+            self.gateway = gateway
+
+        @hookimpl
+        async def agm_answer_request(self, request: GatewayRequest) -> Any:
+            if request.model == "local":
+                return LocalAnswer(DOCUMENT, headers={"x-cache": "hit"})
+            return await self.gateway.call("n", request.body.raw, method=request.method, parent=request)
+
+    def add(headers: dict[str, str], request: GatewayRequest, account: Account | None) -> dict[str, str]:
+        of.append(None if account is None else account.name)
+        return {"x-served-model": request.model, "x-cache": headers.get("x-cache", "none") + ", seen"}
+
+    running = await gateway(emulator.account("a"), plugins=[Answers(), named("header", agm_answer_headers=add)])
+    for model, cache in (("local", "hit, seen"), ("called", "none, seen")):
+        found = await running.ask(model)
+        assert (found.status, found.headers["x-served-model"], found.headers["x-cache"]) == (200, model, cache)
+    assert of == [None, "a"]
 
 
 # Calls as answers
