@@ -422,7 +422,7 @@ async def test_paths_that_nobody_has_and_a_body_that_is_a_page(gateway: GatewayF
         assert (await running.fetch("GET", "/v1beta/decisions")).status == 405
         assert (await running.fetch("GET", "/v1beta/decisions/x")).status == 404
         assert (await running.fetch("DELETE", "/v1beta/interactions")).status == 405
-        assert (await running.fetch("GET", "/v1beta/interactions/live")).status == 404
+        assert (await running.fetch("GET", "/v1beta/interactions/live")).status == 426
         assert (await create(running)).status == 502
     finally:
         await page.stop()
