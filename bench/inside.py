@@ -43,7 +43,7 @@ class Inside(ApiResource):
             "leases": sum(gateway.pool.loads().values()),
             "waiting": gateway.pool.waiting(),
             "clients": len(site.channels),
-            "lent": site.lent,
+            "reserved": site.reserved,
             "used": sum(used for used, _ in connections),
             "idle": sum(idle for _, idle in connections),
             **held,

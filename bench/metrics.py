@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 
 from agm.config import parse
 from agm.core.classify import Fault, Verdict
-from agm.core.counters import Tally
+from agm.core.counters import Counters
 from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.wire.usage import Usage
 from agm.serving.assemble import make_gateway
@@ -47,13 +47,13 @@ def main() -> int:
         f'[[accounts]]\nname = "account-{n}"\nkind = "api-key"\napi_key = "k"\n' for n in range(ACCOUNTS)
     )
     gateway = make_gateway(Clock(), parse(config, environ={}), "off")
-    tally: Tally = gateway.tally
+    counters: Counters = gateway.counters
     calls = records()
     best = float("inf")
     for _ in range(ROUNDS):
         began = time.perf_counter()
         for number in range(CALLS):
-            tally.finished(calls[number & 3])
+            counters.finished(calls[number & 3])
         best = min(best, (time.perf_counter() - began) / CALLS)
     print(f"a call's count: {best * 1e6:.2f} µs (limit {LIMIT * 1e6:g})")
     for named in (False, True):

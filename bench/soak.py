@@ -100,7 +100,7 @@ OWN_SHARE = 12
 
 
 @attrs.define
-class Tally:
+class Counters:
     """What has become of the exchanges."""
 
     ends: Counter[str] = attrs.Factory(Counter)
@@ -164,10 +164,10 @@ def judge(seen: Seen | None, framing: str) -> str:
 class Worker:
     """One client after the other, and now and then one that stays for several exchanges."""
 
-    def __init__(self, url: str, seed: int, tally: Tally) -> None:
+    def __init__(self, url: str, seed: int, counters: Counters) -> None:
         self._url = url
         self._random = random.Random(seed)
-        self._tally = tally
+        self._counters = counters
         self._kept: Client | None = None
 
     def run(self, exchanges: int) -> None:
@@ -179,7 +179,7 @@ class Worker:
                 else:
                     self._exchange(self._random.choices(SORTS, [sort.weight for sort in SORTS])[0])
             except (OSError, AssertionError, ValueError) as e:
-                self._tally.wrong.append(f"{type(e).__name__}: {e}")
+                self._counters.wrong.append(f"{type(e).__name__}: {e}")
         self.close()
 
     def close(self) -> None:
@@ -226,19 +226,19 @@ class Worker:
             client.close()
         else:
             client.reset()
-        self._tally.ends[f"left {sort.leaves}"] += 1
+        self._counters.ends[f"left {sort.leaves}"] += 1
 
     def _count(self, end: str, expected: set[str] | frozenset[str], what: str) -> None:
-        self._tally.ends[end] += 1
+        self._counters.ends[end] += 1
         if end not in expected:
-            self._tally.wrong.append(f"{what}: {end}, expected {' or '.join(sorted(expected))}")
+            self._counters.wrong.append(f"{what}: {end}, expected {' or '.join(sorted(expected))}")
 
 
-def rush(url: str, exchanges: int, clients: int, seed: int, tally: Tally) -> None:
+def rush(url: str, exchanges: int, clients: int, seed: int, counters: Counters) -> None:
     """Make so many exchanges from so many clients at once."""
     shares = [exchanges // clients + (number < exchanges % clients) for number in range(clients)]
     threads = [
-        threading.Thread(target=Worker(url, seed * 1000 + number, tally).run, args=(share,))
+        threading.Thread(target=Worker(url, seed * 1000 + number, counters).run, args=(share,))
         for number, share in enumerate(shares)
     ]
     for thread in threads:
@@ -279,7 +279,7 @@ def descriptors(twistd: Twistd) -> int:
 
 def run(exchanges: int, *, clients: int = 8, seed: int = 1, show: bool = False) -> Report:
     """Soak a gateway."""
-    tally = Tally()
+    counters = Counters()
     began = time.monotonic()
     with ExitStack() as stack:
         upstream = stack.enter_context(emulator())
@@ -288,13 +288,13 @@ def run(exchanges: int, *, clients: int = 8, seed: int = 1, show: bool = False) 
         twistd = stack.enter_context(gateway(CONFIG + accounts, "--plugin", "inside", env=variables))
         url, pid = twistd.url(), twistd.process.pid
         warm = int(exchanges * WARM_UP)
-        rush(url, warm, clients, seed + 1, tally)
+        rush(url, warm, clients, seed + 1, counters)
         base = quiet(url)
         base_descriptors = descriptors(twistd)
         memory = rss_kib(pid)
         rest = exchanges - warm
         for part in range(10):
-            rush(url, rest // 10 + (part < rest % 10), clients, seed + 3 + part, tally)
+            rush(url, rest // 10 + (part < rest % 10), clients, seed + 3 + part, counters)
             if show:
                 held(url)
                 print(
@@ -309,7 +309,7 @@ def run(exchanges: int, *, clients: int = 8, seed: int = 1, show: bool = False) 
         status = twistd.stop()
         signs = ("Traceback", "Unhandled", "CRITICAL", "#critical")
         errors = [line for line in twistd.log.splitlines() + twistd.errors if any(sign in line for sign in signs)]
-    return Report(exchanges, time.monotonic() - began, grown, more, left, tally.ends, tally.wrong, status, errors)
+    return Report(exchanges, time.monotonic() - began, grown, more, left, counters.ends, counters.wrong, status, errors)
 
 
 def main() -> int:

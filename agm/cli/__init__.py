@@ -41,8 +41,8 @@ from agm.cli import (
     ui,
     usage,
 )
-from agm.cli.discreet import Discreet
 from agm.cli.files import Refused
+from agm.cli.redacting_stream import RedactingStream
 from agm.cli.streams import Output, OutputLost
 from agm.config import ConfigError
 
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """
     streams.prepare()
     out, errors = Output(sys.stdout), Output(sys.stderr)
-    shown: Any = Discreet(cast(Any, errors))
+    shown: Any = RedactingStream(cast(Any, errors))
     with contextlib.redirect_stdout(cast(Any, out)), contextlib.redirect_stderr(shown):
         try:
             status = _run(argv)

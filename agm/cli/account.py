@@ -20,9 +20,9 @@ from urllib.parse import quote
 import attrs
 
 from agm.cli import files
+from agm.cli.account_status import details, standing, summary
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text, printable
-from agm.cli.standing import details, standing, summary
 from agm.cli.trial import run_test
 from agm.config import find, load, parse
 from agm.config.secret import why_unusable

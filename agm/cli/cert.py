@@ -23,7 +23,7 @@ from agm.cli.account import warn
 from agm.cli.files import Refused
 from agm.cli.running import json_text
 from agm.config import default_path
-from agm.persist.atomic_write import write_whole
+from agm.persist.atomic_write import atomic_write
 
 __all__ = ["add_parser", "platform_roots", "run"]
 
@@ -96,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
         )
     try:
         # the key goes first: a gateway that looks in between finds two that do not belong together, and shows the old
-        write_whole(files["key"], made.key)
-        write_whole(files["cert"], made.certificate, mode=0o644)
-        write_whole(files["ca"], made.authority, mode=0o644)
-        write_whole(files["bundle"], b"".join([*roots, made.authority]), mode=0o644)
+        atomic_write(files["key"], made.key)
+        atomic_write(files["cert"], made.certificate, mode=0o644)
+        atomic_write(files["ca"], made.authority, mode=0o644)
+        atomic_write(files["bundle"], b"".join([*roots, made.authority]), mode=0o644)
     except OSError as e:
         raise Refused(f"{folder} cannot be written: {e.strerror}") from None
     listener = _listener(args.port, files["key"], files["cert"], args.names)

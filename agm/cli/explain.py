@@ -16,9 +16,9 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agm.cli.account_status import STATES
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text, printable
-from agm.cli.standing import STATES
 from agm.config import default, find, load
 
 __all__ = ["add_parser", "readable", "run"]

@@ -27,7 +27,7 @@ import attrs
 
 from agm.config import ConfigError, Problem, default_path, load, parse
 from agm.config.loading import held_openly
-from agm.persist.atomic_write import Replace, give, make_folders, write_whole
+from agm.persist.atomic_write import Replace, atomic_write, give, make_folders
 
 if TYPE_CHECKING:
     from tomlkit.items import Array
@@ -427,9 +427,9 @@ def edit(
                     if os.path.lexists(secret.path):
                         raise Refused(f"{secret.path} is there already; remove it if no other account uses it")
                     undo.callback(unlink, secret.path)
-                    write_whole(secret.path, secret.content, like=old)
+                    atomic_write(secret.path, secret.content, like=old)
                 warnings = check(new, path, environ)
-                write_whole(target, data, mode=None, like=old, replace=replace)
+                atomic_write(target, data, mode=None, like=old, replace=replace)
                 undo.pop_all()
             new_ones = [warning for warning in warnings if _anywhere(warning) not in known]
             return (*new_ones, *_access(path, old, environ))
@@ -465,7 +465,7 @@ def replace_secret(secret: SecretFile) -> None:
     Raises :class:`Refused` if it cannot be written; nothing was changed then.
     """
     try:
-        write_whole(secret.path, secret.content, like=secret.path.stat())
+        atomic_write(secret.path, secret.content, like=secret.path.stat())
     except OSError as failure:
         raise Refused(f"{secret.path}: cannot be written: {failure.strerror}; nothing was changed") from None
 

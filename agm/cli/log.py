@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
+from agm.cli.account_status import duration
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text, printable
-from agm.cli.standing import duration
 from agm.config import find, load
 
 if TYPE_CHECKING:

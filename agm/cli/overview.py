@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
+from agm.cli.account_status import STATES, details, duration, summary
 from agm.cli.running import printable
-from agm.cli.standing import STATES, details, duration, summary
 
 __all__ = ["Overview", "Section", "sparkline"]
 

@@ -45,7 +45,7 @@ _FRAMINGS = {framing: framing.value for framing in Framing}
 _CODES = {int(status): str(int(status)) for status in HTTPStatus}
 
 
-class Spread:
+class Histogram:
     """
     How many values fell into each of some buckets.
 
@@ -65,7 +65,7 @@ class Spread:
         self.sum += value
 
 
-class Capped(dict[str, str]):
+class BoundedLabels(dict[str, str]):
     """
     Names that may be told apart: each is itself, but beyond the `most` first ones all are ``other``.
 
@@ -84,7 +84,7 @@ class Capped(dict[str, str]):
         return name
 
 
-class Tally:
+class Counters:
     """
     The counts.
 
@@ -101,19 +101,19 @@ class Tally:
 
     def __init__(self, known_model: Callable[[str], bool], kind_of: Callable[[str], str]) -> None:
         self._kind_of = kind_of
-        self._models = Capped(MAX_MODELS, known_model)
-        self._reasons = Capped(MAX_REASONS)
-        self._accounts = Capped(MAX_ACCOUNTS)
+        self._models = BoundedLabels(MAX_MODELS, known_model)
+        self._reasons = BoundedLabels(MAX_REASONS)
+        self._accounts = BoundedLabels(MAX_ACCOUNTS)
         self.requests: dict[tuple[str, str, str, str], int] = {}
-        self.first_byte: dict[tuple[str, str], Spread] = {}
-        self.duration: dict[tuple[str, str], Spread] = {}
+        self.first_byte: dict[tuple[str, str], Histogram] = {}
+        self.duration: dict[tuple[str, str], Histogram] = {}
         self.attempts: dict[tuple[str, str], int] = {}
         self.tries: dict[tuple[str, str], int] = {}
         self.errors: dict[tuple[str, str], int] = {}
         self.tokens: dict[str, list[int]] = {}
         self.received = 0
         self.sent = 0
-        self.lag = Spread(LAG_BOUNDS)
+        self.lag = Histogram(LAG_BOUNDS)
 
     def finished(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -129,8 +129,8 @@ class Tally:
             place = (method, framing)
             spread = self.first_byte.get(place)
             if spread is None:
-                spread = self.first_byte[place] = Spread(FIRST_BYTE_BOUNDS)
-                self.duration[place] = Spread(DURATION_BOUNDS)
+                spread = self.first_byte[place] = Histogram(FIRST_BYTE_BOUNDS)
+                self.duration[place] = Histogram(DURATION_BOUNDS)
             spread.add(record.first_byte)
             if outcome == "ok":
                 self.duration[place].add(record.ended)

@@ -272,7 +272,7 @@ class Live:
         return second
 
     def _count_sent(self, count: int, since: float, now: float) -> None:
-        """Spread bytes evenly over the seconds in which they were sent."""
+        """Histogram bytes evenly over the seconds in which they were sent."""
         self._total_sent += count
         last = int(now - self._zero)
         if now - since < 1.0 and int(since - self._zero) == last:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from twisted.copyright import version as twisted_version
 
 from agm import __version__
-from agm.core.counters import TOKENS, Spread, Tally
+from agm.core.counters import TOKENS, Counters, Histogram
 from agm.core.pool.cooldown import Remembered
 from agm.core.pool.pool import Pool
 from agm.observe.observed import Observed
@@ -41,12 +41,12 @@ class Figures(Collector):
     """
     What a scrape of one gateway gives.
 
-    :param tally: what its requests were counted with.
+    :param counters: what its requests were counted with.
     """
 
-    def __init__(self, observed: Observed, tally: Tally) -> None:
+    def __init__(self, observed: Observed, counters: Counters) -> None:
         self._observed = observed
-        self._tally = tally
+        self._counters = counters
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -72,7 +72,7 @@ class Figures(Collector):
             yield from self._by_client_key()
 
     def _counted(self) -> Iterator[Metric]:
-        tally, observed = self._tally, self._observed
+        counters, observed = self._counters, self._observed
         build = GaugeMetricFamily("agm_build_info", "Versions; always 1.", labels=["version", "python", "twisted"])
         build.add_metric([__version__, platform.python_version(), twisted_version], 1)
         yield build
@@ -80,41 +80,41 @@ class Figures(Collector):
             "agm_requests",
             "Calls that have ended, by outcome.",
             ["method", "framing", "code", "outcome"],
-            tally.requests.items(),
+            counters.requests.items(),
         )
         yield _histogram(
             "agm_request_first_byte_seconds",
             "Time from a call to the first byte of its answer.",
             ["method", "framing"],
-            tally.first_byte.items(),
+            counters.first_byte.items(),
         )
         yield _histogram(
             "agm_request_duration_seconds",
             "Time from a call to the end of its answer, if it was complete.",
             ["method", "framing"],
-            tally.duration.items(),
+            counters.duration.items(),
         )
         yield _counter(
             "agm_attempts",
             "Attempts at upstreams of calls that have ended, by outcome.",
             ["kind", "reason"],
-            tally.attempts.items(),
+            counters.attempts.items(),
         )
         yield _counter(
             "agm_errors",
             "Errors that clients got, from the gateway or an upstream.",
             ["source", "reason"],
-            tally.errors.items(),
+            counters.errors.items(),
         )
         yield _counter(
             "agm_tokens",
             "Tokens that upstreams reported; cached tokens are prompt tokens, too.",
             ["model", "type"],
-            (((model, TOKENS[at]), n) for model, counts in tally.tokens.items() for at, n in enumerate(counts)),
+            (((model, TOKENS[at]), n) for model, counts in counters.tokens.items() for at, n in enumerate(counts)),
         )
         flowing = observed.live.relays()
-        sent = tally.sent + sum(relay.sent for relay in flowing)
-        yield _counter("agm_received_bytes", "Bytes of calls' bodies, without uploads.", [], [((), tally.received)])
+        sent = counters.sent + sum(relay.sent for relay in flowing)
+        yield _counter("agm_received_bytes", "Bytes of calls' bodies, without uploads.", [], [((), counters.received)])
         yield _counter("agm_sent_bytes", "Bytes of answers' bodies to calls.", [], [((), sent)])
         yield _counter(
             "agm_hook_failures",
@@ -132,7 +132,7 @@ class Figures(Collector):
             "agm_reactor_lag_seconds",
             "Event-loop lag, sampled twice a second.",
             [],
-            [((), tally.lag)],
+            [((), counters.lag)],
         )
 
     def _standing(self) -> Iterator[Metric]:
@@ -176,7 +176,7 @@ class Figures(Collector):
             "agm_account_attempts",
             "Attempts at upstreams of calls that have ended, by account.",
             ["account", "reason"],
-            self._tally.tries.items(),
+            self._counters.tries.items(),
         )
 
     def _by_client_key(self) -> Iterator[Metric]:
@@ -227,7 +227,7 @@ def _counter(name: str, what: str, labels: list[str], counts: Iterable[tuple[Any
     return family
 
 
-def _histogram(name: str, what: str, labels: list[str], spreads: Iterable[tuple[Any, Spread]]) -> Metric:
+def _histogram(name: str, what: str, labels: list[str], spreads: Iterable[tuple[Any, Histogram]]) -> Metric:
     family = HistogramMetricFamily(name, what, labels=labels)
     for values, spread in spreads:
         buckets, total = [], 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import LoopingCall
 
-from agm.core.counters import Tally
+from agm.core.counters import Counters
 from agm.observe.observed import Observed
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class Metrics:
     """
     The metrics of one gateway.
 
-    :param tally: what its requests were counted with.
+    :param counters: what its requests were counted with.
     """
 
-    def __init__(self, reactor: Any, observed: Observed, tally: Tally) -> None:
+    def __init__(self, reactor: Any, observed: Observed, counters: Counters) -> None:
         self._reactor = reactor
         self._observed = observed
-        self._tally = tally
+        self._counters = counters
         self._figures: Figures | None = None
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
@@ -49,7 +49,7 @@ class Metrics:
 
     def _look(self) -> None:
         now = self._reactor.seconds()
-        self._tally.lag.add(max(now - self._due, 0.0))
+        self._counters.lag.add(max(now - self._due, 0.0))
         # the next call is due at a multiple of the pace, also where one was left out
         self._due = now + LAG_EVERY - max(now - self._due, 0.0) % LAG_EVERY
 
@@ -59,5 +59,5 @@ class Metrics:
             # with the first scrape: a gateway that nobody scrapes does not need Prometheus' library
             from agm.observe.exposition import Figures
 
-            self._figures = Figures(self._observed, self._tally)
+            self._figures = Figures(self._observed, self._counters)
         return self._figures.expose(accept)

@@ -20,13 +20,13 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Replace", "give", "make_folders", "sync_folder", "write_whole"]
+__all__ = ["Replace", "atomic_write", "give", "make_folders", "sync_folder"]
 
 #: As :func:`os.replace`.
 Replace = Callable[[Path, Path], None]
 
 
-def write_whole(
+def atomic_write(
     path: Path,
     data: bytes,
     *,

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from agm.core.errors import NOT_JSON
-from agm.persist.atomic_write import Replace, write_whole
+from agm.persist.atomic_write import Replace, atomic_write
 
 FORMAT = 1
 #: Seconds from a change to the file that holds it.
@@ -34,7 +34,7 @@ log = Logger()
 T = TypeVar("T")
 
 
-class KeptFile(Generic[T]):
+class JsonFile(Generic[T]):
     """
     A file with a document: read at the start, and written from then on, a while after each change.
 
@@ -144,7 +144,7 @@ class KeptFile(Generic[T]):
         self._dirty = False
         text = msgspec.json.format(msgspec.json.encode(self._dump()), indent=1) + b"\n"
         assert self._threads is not None, "nothing is written before the start"
-        writing = deferToThreadPool(self._reactor, self._threads, write_whole, self._path, text, replace=self._replace)
+        writing = deferToThreadPool(self._reactor, self._threads, atomic_write, self._path, text, replace=self._replace)
         writing.addErrback(
             lambda failure: log.warn(
                 "{what} cannot be written to {path}: {why}",

@@ -14,7 +14,7 @@ import msgspec
 
 from agm.core.limits import Allowances
 from agm.persist.atomic_write import Replace
-from agm.persist.json_file import FORMAT, KeptFile
+from agm.persist.json_file import FORMAT, JsonFile
 
 #: Seconds from a change to the file that holds it: counts change with every request.
 DELAY = 5.0
@@ -46,7 +46,7 @@ class KeyCounts:
 
     def __init__(self, reactor: Any, allowances: Allowances, path: Path, *, replace: Replace = os.replace) -> None:
         self._allowances = allowances
-        self._file = KeptFile(
+        self._file = JsonFile(
             reactor,
             path,
             _Counts,

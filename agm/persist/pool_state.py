@@ -23,8 +23,8 @@ from agm.core.ownership import KnownOwners
 from agm.core.pool.cooldown import ALL_MODELS, KnownCooldown, Remembered
 from agm.core.pool.exclusions import Cause
 from agm.core.pool.pool import Pool
-from agm.persist.atomic_write import Replace, write_whole
-from agm.persist.json_file import FORMAT, KeptFile
+from agm.persist.atomic_write import Replace, atomic_write
+from agm.persist.json_file import FORMAT, JsonFile
 
 # Fields that a later release adds are passed over, and what has its default is not written: releases read each other's.
 
@@ -111,7 +111,7 @@ def reset(path: Path | None, name: str, model: str | None) -> bool:
         account.quotas = [quota for quota in account.quotas if quota.model != model]
         changed = (rests, quotas) != (len(account.rests), len(account.quotas))
     if changed:
-        write_whole(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+        atomic_write(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     return changed
 
 
@@ -167,7 +167,7 @@ class PoolState:
         self._owners = KnownOwners() if owners is None else owners
         self._pool = pool
         self._wall = wall
-        self._file = KeptFile(
+        self._file = JsonFile(
             reactor,
             path,
             _File,

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from agm.core.sealed import KEY_BYTES
-from agm.persist.atomic_write import write_whole
+from agm.persist.atomic_write import atomic_write
 
 __all__ = ["path_beside", "read_or_make"]
 
@@ -28,7 +28,7 @@ def read_or_make(path: Path) -> bytes:
         return _read(path)
     key = secrets.token_bytes(KEY_BYTES)
     new = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    write_whole(new, key)
+    atomic_write(new, key)
     try:
         os.link(new, path)  # whole, or not at all; and only if nobody was faster
     except FileExistsError:

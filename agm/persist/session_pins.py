@@ -17,7 +17,7 @@ import msgspec
 
 from agm.core.live import Pin, Pins
 from agm.persist.atomic_write import Replace
-from agm.persist.json_file import FORMAT, KeptFile
+from agm.persist.json_file import FORMAT, JsonFile
 
 __all__ = ["SessionPins", "path_beside"]
 
@@ -54,7 +54,7 @@ class SessionPins:
     ) -> None:
         self._pins = pins
         self._wall = wall
-        self._file = KeptFile(
+        self._file = JsonFile(
             reactor,
             path,
             _Kept,

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import attrs
 
 from agm.core.answer import Answer
-from agm.core.counters import Tally
+from agm.core.counters import Counters
 from agm.core.request import Account, AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.wire.answer_filters import WatchedFilter
 from agm.core.wire.usage import KeepingWatch, UsageWatch
@@ -59,7 +59,7 @@ class Calls:
     models: ModelDirectory
     clients: ClientAuthenticator
     live: Live
-    tally: Tally
+    counters: Counters
 
     def prepare(
         self, inbound: InboundCall, *, wrapping: MakeWrapping = CallWrapping, explaining: bool = False
@@ -176,7 +176,7 @@ class Call:
             answer=answer,
         )
         calls.live.end(underway, record, context.config.pool.max_attempts)
-        calls.tally.finished(record)
+        calls.counters.finished(record)
         calls.clients.charge(record)
         context.hooks.request_finished(record)
         return record

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from agm.config import Config
 from agm.core.answer import Answer
-from agm.core.counters import Tally
+from agm.core.counters import Counters
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
@@ -137,7 +137,7 @@ class Gateway:
             self._now,
             config,
         )
-        self.tally = Tally(self.models.names, self.pool.kind_of)
+        self.counters = Counters(self.models.names, self.pool.kind_of)
         self.metrics = Metrics(
             reactor,
             Observed(
@@ -150,7 +150,7 @@ class Gateway:
                 hook_failures=hooks.failures,
                 refreshes=refresher.outcomes,
             ),
-            self.tally,
+            self.counters,
         )
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
         self._asyncio = AsyncioThread(reactor)
@@ -192,7 +192,7 @@ class Gateway:
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.live, self.tally)
+        return Calls(context, self.models, self.clients, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""

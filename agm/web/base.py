@@ -217,7 +217,7 @@ class ApiResource(Resource):
             log.failure("{request_id}: the request failed", failure=failure, request_id=wire.id)
             error = GatewayError("The gateway failed to serve this request; its log says why.")
         assert isinstance(error, GatewayError)
-        self.gateway.tally.refused(error.error_reason)
+        self.gateway.counters.refused(error.error_reason)
         if wire.startedWriting:
             wire.channel.break_off(wire)
         else:

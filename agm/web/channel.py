@@ -112,10 +112,10 @@ class SharedLimits(typing.Protocol):
     def is_streamed(self, request: GatewayRequestOnWire) -> bool:
         """Return whether the resource of a request takes the body as it comes."""
 
-    def lend(self, length: int) -> None:
+    def reserve(self, length: int) -> None:
         """Hold so many more bytes of a body.  :raises GatewayError: if that is more than is held at once."""
 
-    def give_back(self, length: int) -> None:
+    def release(self, length: int) -> None:
         """Hold so many bytes of a body no longer."""
 
     def falls_silent(self, channel: GatewayChannel) -> None:
@@ -159,7 +159,7 @@ class GatewayChannel(Protocol):
         #: While what was written waits: whether it is taken, and for how many seconds that may not be so.
         self._taking: Reading | None = None
         self._patience = 0.0
-        #: Bytes of the body that count as lent, and those that have come since the deadline was set.
+        #: Bytes of the body that are reserved, and those that have come since the deadline was set.
         self._body_bytes = 0
         self._body_bytes_seen = 0
         self._deadline: float | None = None
@@ -197,7 +197,7 @@ class GatewayChannel(Protocol):
             if upgraded is not None:
                 upgraded.connection_lost()
             if request is not None:
-                self.site.give_back(self._take_body_bytes())
+                self.site.release(self._take_body_bytes())
                 request.connectionLost(reason)
         finally:
             self.site.forget(self)  # last: with the last connection the gateway stops, and this request has ended
@@ -417,7 +417,7 @@ class GatewayChannel(Protocol):
             request.process()
 
     def _lend(self, length: int) -> None:
-        self.site.lend(length)
+        self.site.reserve(length)
         self._body_bytes += length
 
     def _take_body_bytes(self) -> int:
@@ -467,7 +467,7 @@ class GatewayChannel(Protocol):
         """The answer is complete."""
         self.request = None
         self.site.falls_silent(self)
-        self.site.give_back(self._take_body_bytes())
+        self.site.release(self._take_body_bytes())
         if not self._complete:  # what has not come of its body is not waited for, and so nothing can follow it
             if request.streamed is not None:
                 request.streamed.stopProducing()
@@ -529,10 +529,10 @@ class GatewayChannel(Protocol):
             ]
             send(self.transport, b"\r\n".join(lines))
         log.info("{request_id}: refused with {status}", request_id=request_id, status=error.status)
-        self.site.gateway.tally.refused(error.error_reason)
+        self.site.gateway.counters.refused(error.error_reason)
         self._linger()
         if request is not None:
-            self.site.give_back(self._take_body_bytes())
+            self.site.release(self._take_body_bytes())
             request.connectionLost(Failure(error))
 
     def upgrade(self, upgraded: Upgraded) -> bytes:

@@ -163,12 +163,12 @@ class Owned(AnsweringResource):
             await self.answer(wire, prepare(described))
         elif wire.head.length is not None and wire.head.length <= MAX_HELD:
             site, length = wire.site, wire.head.length
-            site.lend(length)
+            site.reserve(length)
             try:
                 content = await self._collected(wire)
                 await self.answer(wire, prepare(b"", content=content))
             finally:
-                site.give_back(length)
+                site.release(length)
         else:
             await self.answer(wire, WholeUpload(self.gateway.calls, visit, asked))
 

@@ -101,7 +101,6 @@ class Session:
         "_held",
         "_key",
         "_leaving",
-        "_lent",
         "_marks",
         "_opening",
         "_pin",
@@ -109,6 +108,7 @@ class Session:
         "_queue",
         "_reader",
         "_release",
+        "_reserved",
         "_socket",
         "_stall",
         "_state",
@@ -146,7 +146,7 @@ class Session:
         self._early_size = 0
         #: Whether the client has been told to go on elsewhere.
         self._leaving = False
-        self._lent = 0
+        self._reserved = 0
         self._marks: tuple[bytes, ...] = ()
         self._held = 0
         self._opening: Deferred[None] | None = None
@@ -230,11 +230,11 @@ class Session:
     def _before_setup(self, data: bytes) -> None:
         if self._state == _SETUP:
             try:
-                self._wire.site.lend(len(data))
+                self._wire.site.reserve(len(data))
             except Unavailable as e:
                 self._refuse(e)
                 return
-            self._lent += len(data)
+            self._reserved += len(data)
             self._first.append(data)
             return
         if not self._edits:
@@ -359,7 +359,7 @@ class Session:
             message = _with_wait(message, str(max(1, round(error.retry_after))))
         if self._call is not None:
             self._call.failed(error)
-        self._gateway.tally.refused(error.error_reason)
+        self._gateway.counters.refused(error.error_reason)
         self._end("error", live.closing_of(error.status, message), status=error.status)
 
     def _opened(self, opened: OpenAnswer) -> None:
@@ -369,7 +369,7 @@ class Session:
         assert socket is not None, "the answer is good"
         assert message is not None
         self._socket, self._state, self._account = socket, _RELAYING, opened.account
-        self._give_back()
+        self._release_memory()
         upstream = self._upstream = Hop(socket.write, masks=True)
         if self._gateway.hooks.edits_events:
             self._down = FrameReader(
@@ -635,7 +635,7 @@ class Session:
         if self._stall is not None:
             self._stall.end()
             self._stall = None
-        self._give_back()
+        self._release_memory()
         self._first, self._early, self._queue = [], [], []
         self._close_upstream(upstream or closing)
         if tell_client:
@@ -699,10 +699,10 @@ class Session:
             socket.receiver = None
             socket.abort()
 
-    def _give_back(self) -> None:
-        lent, self._lent = self._lent, 0
-        if lent:
-            self._wire.site.give_back(lent)
+    def _release_memory(self) -> None:
+        held, self._reserved = self._reserved, 0
+        if held:
+            self._wire.site.release(held)
 
 
 def _with_wait(message: str, seconds: str) -> str:

@@ -111,7 +111,7 @@ class GatewaySite(Site):
         self.draining = False
         self.wrapped = False
         #: Bytes of requests' bodies that are held.
-        self.lent = 0
+        self.reserved = 0
         self._noticing: Deferred[None] | None = None
         self._drained: Deferred[None] | None = None
         self._abort: IDelayedCall | None = None
@@ -139,24 +139,24 @@ class GatewaySite(Site):
         """Return whether the resource of a request takes the body as it comes."""
         return _STREAMED.match(request.path) is not None
 
-    def lend(self, length: int) -> None:
+    def reserve(self, length: int) -> None:
         """
-        Hold so many more bytes of a body; :meth:`give_back` must follow.
+        Hold so many more bytes of a body; :meth:`release` must follow.
 
         :raises Unavailable: if that is more than is held at once.
         """
-        if self.lent + length > self.limits.bodies:
+        if self.reserved + length > self.limits.bodies:
             raise Unavailable(
                 f"The bodies of all requests in flight would together exceed [limits] bodies, {self.limits.bodies} "
                 "bytes.",
                 reason="TOO_MANY_BODIES",
                 retry_after=RETRY_SECONDS,
             )
-        self.lent += length
+        self.reserved += length
 
-    def give_back(self, length: int) -> None:
+    def release(self, length: int) -> None:
         """Bytes of a body are not held any more."""
-        self.lent -= length
+        self.reserved -= length
 
     def getResourceFor(self, request: Any) -> IResource:
         """The resource of a request; that of a plain call is known without a walk down the tree."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from agm.cli.standing import details, duration, summary
+from agm.cli.account_status import details, duration, summary
 from agm.core.client_keys import digest
 from agm.persist.pool_state import reset
 from agm.testing import GatewayFactory, RunningEmulator

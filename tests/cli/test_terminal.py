@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agm.cli import main
-from agm.cli.discreet import Discreet
+from agm.cli.redacting_stream import RedactingStream
 from agm.cli.running import json_text
 
 #: To clear the screen by ESC and by CSI, to set the title, to turn the order of what follows, to go back and to end it.
@@ -47,7 +47,7 @@ def test_words_of_every_language_stay_readable() -> None:
 
 def test_what_is_complained_about_is_text_too() -> None:
     out = io.StringIO()
-    stream = Discreet(out)
+    stream = RedactingStream(out)
     print(f"one\n\ttwo {NASTY}", file=stream)
     assert out.getvalue().startswith("one\n\ttwo a\N{REPLACEMENT CHARACTER}[2Jb")
     assert is_text(out.getvalue())

@@ -334,7 +334,7 @@ async def test_two_gateways_in_a_process_do_not_mix(gateway: GatewayFactory, emu
 async def test_the_lateness_of_the_reactor_is_measured(gateway: GatewayFactory) -> None:
     """By a clock that a test moves: twice on time, then two looks late."""
     running = await gateway("")
-    metrics, lag = running.gateway.metrics, running.gateway.tally.lag
+    metrics, lag = running.gateway.metrics, running.gateway.counters.lag
     metrics.stop()
     clock = Clock()
     metrics._reactor = metrics._looking.clock = clock

@@ -17,7 +17,7 @@ from typing import Any
 
 from agm.cli import files
 from agm.persist import atomic_write as wholefile
-from agm.persist.atomic_write import write_whole
+from agm.persist.atomic_write import atomic_write
 
 OLD_FILE, NEW_FILE = b"old" * 5000, b"new" * 5000
 OLD_CONFIG = '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "old-key-1"\n'
@@ -38,10 +38,10 @@ class Work:
         for name in os.listdir(self.path.parent):
             if name.startswith(".") and name.endswith(".lock"):
                 (self.path.parent / name).unlink()
-        write_whole(self.path, self.old)
+        atomic_write(self.path, self.old)
 
     def run(self) -> None:
-        write_whole(self.path, self.new)
+        atomic_write(self.path, self.new)
 
     def strange(self) -> str | None:
         """What is there beside the file, after a write that nothing disturbed."""
@@ -147,7 +147,7 @@ def killed_everywhere(work: Work) -> dict[str, object]:
         if found == work.old:
             work.run()  # what was left stands in nobody's way
         else:
-            write_whole(work.path, work.new)
+            atomic_write(work.path, work.new)
         beside = work.strange()
         if beside is not None:
             strange.append(f"line {line}: {beside}")
@@ -158,9 +158,9 @@ def killed_everywhere(work: Work) -> dict[str, object]:
 def full(folder: Path) -> dict[str, object]:
     """Write more than a small file system holds."""
     path = folder / "file"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
     try:
-        write_whole(path, b"x" * 200_000)
+        atomic_write(path, b"x" * 200_000)
     except OSError as e:
         error = e.strerror
     else:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agm.persist import atomic_write as wholefile
-from agm.persist.atomic_write import write_whole
+from agm.persist.atomic_write import atomic_write
 
 FOLDER = Path(__file__).parent
 
@@ -47,7 +47,7 @@ def test_a_file_and_the_folders_that_are_made_are_the_owners_alone(
         os.replace(new, old)
 
     umask(mask)
-    write_whole(path, b"secret", replace=replace)
+    atomic_write(path, b"secret", replace=replace)
     umask(0o022)
     assert seen == [0o600]
     assert [mode(path), mode(path.parent), mode(path.parent.parent)] == [0o600, 0o700, 0o700]
@@ -59,7 +59,7 @@ def test_what_others_could_read_is_for_the_owner_alone_once_it_is_written_again(
     path = tmp_path / "file"
     path.write_text("old")
     path.chmod(0o644)
-    write_whole(path, b"new")
+    atomic_write(path, b"new")
     assert mode(path) == 0o600
 
 
@@ -68,9 +68,9 @@ def test_who_could_use_a_file_keeps_it_where_that_is_meant(tmp_path: Path, was: 
     path = tmp_path / "file"
     path.write_text("old")
     path.chmod(was)
-    write_whole(path, b"new", mode=None)
+    atomic_write(path, b"new", mode=None)
     assert (path.read_bytes(), mode(path)) == (b"new", was)
-    write_whole(tmp_path / "another", b"new", mode=None)
+    atomic_write(tmp_path / "another", b"new", mode=None)
     assert mode(tmp_path / "another") == 0o600
 
 
@@ -95,10 +95,10 @@ def test_the_access_list_of_a_file_stays_where_its_users_are_to_keep_it(tmp_path
     except OSError:
         pytest.skip("this file system has no access lists")
     assert mode(path) == 0o640
-    write_whole(path, b"new", mode=None)
+    atomic_write(path, b"new", mode=None)
     assert os.getxattr(path, ACCESS_LIST) == access_list_of_one(12345)
     assert mode(path) == 0o640
-    write_whole(path, b"new")
+    atomic_write(path, b"new")
     assert mode(path) == 0o600
 
 
@@ -112,7 +112,7 @@ def test_a_link_is_followed_and_stays_a_link(tmp_path: Path, there: bool) -> Non
     link, second = tmp_path / "link", tmp_path / "second"
     link.symlink_to(target)
     second.symlink_to("link")
-    write_whole(second, b"new")
+    atomic_write(second, b"new")
     assert link.is_symlink()
     assert second.is_symlink()
     assert target.read_bytes() == b"new"
@@ -123,25 +123,25 @@ def test_a_link_is_followed_and_stays_a_link(tmp_path: Path, there: bool) -> Non
 def test_a_device_or_a_folder_is_not_replaced(tmp_path: Path) -> None:
     for path in (Path("/dev/null"), tmp_path):
         with pytest.raises(OSError, match="no regular file"):
-            write_whole(path, b"x")
+            atomic_write(path, b"x")
 
 
 def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 255)
-    write_whole(path, b"x")
+    atomic_write(path, b"x")
     assert path.read_bytes() == b"x"
 
 
 def test_whatever_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
 
     def full(new: Path, old: Path) -> None:
         assert new.read_bytes() == b"new"
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new", replace=full)
+        atomic_write(path, b"new", replace=full)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -155,11 +155,11 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     other.write_text("somebody's")
     written, descriptor = wholefile._new_beside(path)
     try:
-        write_whole(path, b"new")
+        atomic_write(path, b"new")
         assert sorted(os.listdir(tmp_path)) == sorted(["file", other.name, written.name])
     finally:
         os.close(descriptor)
-    write_whole(path, b"newer")
+    atomic_write(path, b"newer")
     assert sorted(os.listdir(tmp_path)) == sorted(["file", other.name])
 
 
@@ -171,7 +171,7 @@ def test_many_writers_at_once_leave_the_whole_work_of_one(tmp_path: Path) -> Non
     def write(content: bytes) -> None:
         try:
             for _ in range(5):
-                write_whole(path, content)
+                atomic_write(path, content)
         except BaseException as e:
             failed.append(e)
 
@@ -205,10 +205,10 @@ def limited(script: str, *arguments: str, size: int) -> subprocess.CompletedProc
 @pytest.mark.process
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
     script = (
-        "import pathlib, sys; from agm.persist.atomic_write import write_whole\n"
-        "try: write_whole(pathlib.Path(sys.argv[1]), b'x' * 100_000)\n"
+        "import pathlib, sys; from agm.persist.atomic_write import atomic_write\n"
+        "try: atomic_write(pathlib.Path(sys.argv[1]), b'x' * 100_000)\n"
         "except OSError as e: print(e.strerror)"
     )
     done = limited(script, str(path), size=4096)

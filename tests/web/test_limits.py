@@ -82,11 +82,11 @@ async def test_the_bodies_of_all_requests_are_bounded_together(
     await refusal(third, 503, "[limits] bodies")
     served.send(JSON_HEAD + b"Content-Length: 2\r\n\r\n{}")
     await first.until(b"{}")
-    assert running.site.lent == 0
+    assert running.site.reserved == 0
     first.send(post(UNARY, b"{}" + b" " * 90 * 1024))
     await served.asked(2)
     first.transport.abortConnection()
-    await eventually(lambda: running.site.lent == 0, "the bytes of a client that has left to be given back")
+    await eventually(lambda: running.site.reserved == 0, "the bytes of a client that has left to be given back")
 
 
 @pytest_twisted.ensureDeferred

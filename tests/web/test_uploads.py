@@ -286,7 +286,7 @@ async def test_an_upload_that_is_kept_to_be_sent_again_counts_among_the_bodies(
     ]
     assert [answer.status for answer in answers] == [200, 503, 200, 200, 200]
     assert answers[1].json["error"]["details"][0]["reason"] == "TOO_MANY_BODIES"
-    assert running.site.lent == 0
+    assert running.site.reserved == 0
 
 
 def three_accounts(upstream: AnsweringUpstream) -> str:

@@ -10,10 +10,10 @@ from typing import Any, TextIO
 from agm.cli.running import printable
 from agm.core.redact import shapes_redacted
 
-__all__ = ["Discreet"]
+__all__ = ["RedactingStream"]
 
 
-class Discreet:
+class RedactingStream:
     """A text stream that takes out of what is written to it whatever looks like a secret, or would move a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
