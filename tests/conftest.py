@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import settings
 from twisted.logger import formatEvent, globalLogPublisher
 
 from testbed.hermetic import isolate
@@ -16,6 +19,22 @@ from tests.helpers.support import ScriptedUpstream, failures_logged
 pytest_plugins = ["agm.testing", "tests.helpers.canary", "tests.helpers.patience", "tests.helpers.processes"]
 
 isolate()
+
+# No test is timed; and where not every test runs, a property is tried with fewer examples.
+settings.register_profile("all", deadline=None)
+settings.register_profile("short", deadline=None, max_examples=30)
+settings.load_profile("all" if os.environ.get("AGM_TEST_ALL") else "short")
+
+#: Folders whose tests take accounts of every kind; those of Vertex AI are relayed as those with an API key are.
+_OF_EVERY_KIND = ("faults", "clients")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave Vertex AI's row of the large tables to ``tests/run.sh --all``."""
+    for item in items:
+        if item.path.parent.name in _OF_EVERY_KIND and re.search(r"[[-]vertex[]-]", item.name):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -49,6 +49,7 @@ if [ -z "$all" ]; then
 fi
 
 rm -f .coverage .coverage.*
+export AGM_TEST_ALL=1 # as many examples of each property as it asks for
 "$bin/python" -m pytest "${workers[@]}" --cov --cov-report=term:skip-covered
 for script in tests/all/*.sh; do
     if [ -e "$script" ]; then

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from agm import __version__
@@ -42,6 +42,7 @@ from agm.cli import (
     usage,
 )
 from agm.cli.files import Refused
+from agm.cli.parsers import RecordingParser
 from agm.cli.redacting_stream import RedactingStream
 from agm.cli.streams import Output, OutputLost
 from agm.config import ConfigError
@@ -84,30 +85,8 @@ examples:
 As a service the gateway is started with: twistd -n agm"""
 
 
-class CommandParser(argparse.ArgumentParser):
-    """
-    A parser that knows the nearest command to one that does not exist.
-
-    :ivar arguments: what :meth:`add_argument` has added to it, not to one of its groups.
-    :ivar commands: the parsers of the commands below it, by their names.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.arguments: list[argparse.Action] = []
-        self.commands: Mapping[str, argparse.ArgumentParser] = {}
-        super().__init__(*args, **kwargs)
-
-    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
-        """Add an argument, and remember it."""
-        added = super().add_argument(*args, **kwargs)
-        self.arguments.append(added)
-        return added
-
-    def add_subparsers(self, **kwargs: Any) -> Any:
-        """Add commands, and remember them."""
-        added: Any = super().add_subparsers(**kwargs)
-        self.commands = added.choices
-        return added
+class CommandParser(RecordingParser):
+    """A parser that knows the nearest command to one that does not exist."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and action.choices is self.commands and value not in action.choices:

@@ -22,6 +22,7 @@ import attrs
 from agm.cli import files
 from agm.cli.account_status import details, standing, summary
 from agm.cli.files import Refused
+from agm.cli.parsers import RecordingParser
 from agm.cli.running import add_options, find_running, json_text, printable
 from agm.cli.trial import run_test
 from agm.config import find, load, parse
@@ -56,7 +57,7 @@ client of that tool.  agm brings no OAuth client and borrows none: the credentia
 you may use, for an account that is licensed.  For everything else, use a Gemini API key or Vertex AI."""
 
 
-class DiscreetParser(argparse.ArgumentParser):
+class DiscreetParser(RecordingParser):
     """A parser that does not print what it cannot place: people paste keys."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
