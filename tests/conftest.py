@@ -33,7 +33,7 @@ _OF_EVERY_KIND = ("faults", "clients")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave Vertex AI's row of the large tables to ``tests/run.sh --all``."""
     for item in items:
-        if item.path.parent.name in _OF_EVERY_KIND and re.search(r"[[-]vertex[]-]", item.name):
+        if item.path.parent.name in _OF_EVERY_KIND and re.search(r"[\[-]vertex[\]-]", item.name):
             item.add_marker("slow")
 
 
