@@ -25,15 +25,17 @@ settings.register_profile("all", deadline=None)
 settings.register_profile("short", deadline=None, max_examples=30)
 settings.load_profile("all" if os.environ.get("AGM_TEST_ALL") else "short")
 
-#: Folders whose tests take accounts of every kind; those of Vertex AI are relayed as those with an API key are.
-_OF_EVERY_KIND = ("faults", "clients")
+#: Rows of large tables that say again what others say: accounts of Vertex AI are relayed as those with an API key are,
+#: and an array with an API key as a stream of events is.
+_SAID_TWICE = re.compile(r"[\[-]vertex[\]-]|[\[-]api-key-(?:.+-)?array[\]-]|[\[-]array-(?:.+-)?api-key[\]-]")
+_TABLES = ("faults", "clients")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave Vertex AI's row of the large tables to ``tests/run.sh --all``."""
+    """Leave what large tables say twice to ``tests/run.sh --all``."""
     for item in items:
-        if item.path.parent.name in _OF_EVERY_KIND and re.search(r"[\[-]vertex[\]-]", item.name):
+        if item.path.parent.name in _TABLES and _SAID_TWICE.search(item.name):
             item.add_marker("slow")
 
 

@@ -211,7 +211,9 @@ def test_a_disk_that_is_full_is_a_line(home: Path) -> None:
         assert "Exception ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"]
+)
 @pytest.mark.process
 def test_a_stream_that_was_closed_is_no_fault(home: Path, closed: str) -> None:
     for argv in (["models", "--offline"], ["account", "list", "--json"], ["--help"]):

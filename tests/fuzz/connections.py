@@ -87,7 +87,7 @@ def check(data: bytes, rng: random.Random) -> None:
         globalLogPublisher.removeObserver(watch)
     assert not failures, failures
     assert channel not in made.channels
-    assert not made.lent, "bytes of a body that were not given back"
+    assert not made.reserved, "bytes of a body that were not given back"
     read_answers(written, data)
 
 
