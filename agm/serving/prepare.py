@@ -141,7 +141,10 @@ class PrepareCall:
         :raises GatewayError: if the request may not be made.
         :raises HookFailed: if a plugin that edits bodies failed.
         """
-        choice, hooks = await self._admit(), self._context.hooks
+        hooks = self._context.hooks
+        if hooks.looks_up:
+            self.request = await hooks.look_up(self.request)
+        choice = self._admit()
         request = self.request
         keep = 0
         if hooks.answers and request.parent is None:
@@ -165,12 +168,13 @@ class PrepareCall:
         :raises GatewayError: if the request may not be made.
         :raises HookFailed: if a plugin failed.
         """
-        return await self._attempts(await self._admit(), 0)
+        self.request = await self._context.hooks.look_up(self.request)
+        return await self._attempts(self._admit(), 0)
 
-    async def _admit(self) -> ModelChoice:
-        """Look up what decisions need, map the model, and hold the client key to its limits."""
-        request, hooks = await self._context.hooks.look_up(self.request), self._context.hooks
-        choice = hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
+    def _admit(self) -> ModelChoice:
+        """Map the model, and hold the client key to its limits."""
+        request = self.request
+        choice = self._context.hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
         if choice.model != request.model:
             request = attrs.evolve(request, model=choice.model)
         self.request = request
