@@ -16,29 +16,26 @@ from typing import Any
 
 import httptools
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionClosed, ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
 
 from agm.core.wire.bytechain import ByteChain
-from agm.net.epollset import watch
 from agm.net.interfaces import GatewayTransport
 from agm.net.sharedkeys import lay_out
-from agm.net.writes import close_both_ways, keep_alive, send, send_soon
+from agm.net.writes import close_both_ways, send, send_soon
 from agm.upstream.answer import DONE, Answer
 from agm.upstream.errors import (
     BrokenAnswer,
     EncodedAnswer,
     NoAnswer,
-    NoHandshake,
     NotHttp,
     StaleConnection,
     TruncatedAnswer,
 )
+from agm.upstream.opening import OpeningConnection
 from agm.upstream.origin import Origin
 from agm.upstream.upload import LargeBody, ProducedBody
 
@@ -50,8 +47,7 @@ MAX_HEADERS = 1000
 ONE_WRITE = 64 * 1024
 
 
-@implementer(IHandshakeListener)
-class Connection(Protocol):
+class Connection(OpeningConnection):
     """
     One connection to an origin, for one request at a time.
 
@@ -69,14 +65,13 @@ class Connection(Protocol):
         origin: Origin = (b"", b"", 0),
         open_: set[Connection] | None = None,
     ) -> None:
+        super().__init__()
         self._release = release
         self.origin = origin
         self._open = open_
         self._parser: Any = None
-        self.ready: Deferred[Connection] | None = Deferred()
         self.served = 0
         self.idle_since = 0.0
-        self.lost = False
         self._asked: Deferred[Answer] | None = None
         self._answer: Answer | None = None
         self._upload: Deferred[Any] | None = None
@@ -96,33 +91,18 @@ class Connection(Protocol):
 
     def connectionMade(self) -> None:
         """Connected; ready unless TLS is still to be agreed on."""
-        if hasattr(self.transport, "setTcpNoDelay"):
-            self.transport.setTcpNoDelay(True)
-        keep_alive(self.transport)
-        watch(self.transport)
         if self._open is not None:
             self._open.add(self)
-        if ISSLTransport(self.transport, None) is None:
-            self.handshakeCompleted()
-
-    def handshakeCompleted(self) -> None:
-        """TLS is agreed on, and the certificate verified; or there is none."""
-        ready = self.ready
-        if ready is not None and not ready.called:
-            self.ready = None
-            ready.callback(self)
+        super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Closed, by either side."""
-        self.lost = True
         if self._open is not None:
             self._open.discard(self)
-        if self.ready is None:
+        if not self.ended(reason):
             self._fail(reason)
             if not self._reading:
                 self._parser = None  # it holds this, with what both have read, until the next full collection
-        elif not self.ready.called:
-            self.ready.errback(Failure(NoHandshake()) if reason.check(ConnectionClosed) else reason)
 
     def abort(self) -> None:
         """Close at once."""

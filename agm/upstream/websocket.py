@@ -17,16 +17,13 @@ from typing import Protocol as Interface
 
 import httptools
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from agm.core.wire.websocket import Control, Event, FrameReader, PieceObserver, Violation, accept_of, frame
-from agm.net.epollset import watch
-from agm.net.writes import keep_alive, send, send_soon
-from agm.upstream.errors import BrokenAnswer, NoAnswer, NoHandshake, NotHttp, TruncatedAnswer
+from agm.net.writes import send, send_soon
+from agm.upstream.errors import BrokenAnswer, NoAnswer, NotHttp, TruncatedAnswer
+from agm.upstream.opening import OpeningConnection
 
 #: Bytes of the head of the answer to a handshake.
 MAX_HEAD = 64 * 1024
@@ -59,8 +56,7 @@ class SocketReceiver(Interface):
         """The connection is closed, by either side."""
 
 
-@implementer(IHandshakeListener)
-class UpstreamSocket(Protocol):
+class UpstreamSocket(OpeningConnection):
     """
     One WebSocket to an upstream; :meth:`handshake` opens it.
 
@@ -73,10 +69,9 @@ class UpstreamSocket(Protocol):
     transport: Any
 
     def __init__(self, max_message: int) -> None:
-        self.ready: Deferred[UpstreamSocket] | None = Deferred()
+        super().__init__()
         self.receiver: SocketReceiver | None = None
         self.reader = FrameReader(masked=False, max_message=max_message)
-        self.lost = False
         self._early: list[Event] = []
         self._early_size = 0
         self._violation: Violation | None = None
@@ -93,31 +88,12 @@ class UpstreamSocket(Protocol):
 
     # The connection's life
 
-    def connectionMade(self) -> None:
-        """Connected; ready unless TLS is still to be agreed on."""
-        if hasattr(self.transport, "setTcpNoDelay"):
-            self.transport.setTcpNoDelay(True)
-        keep_alive(self.transport)
-        watch(self.transport)
-        if ISSLTransport(self.transport, None) is None:
-            self.handshakeCompleted()
-
-    def handshakeCompleted(self) -> None:
-        """TLS is agreed on, and the certificate verified; or there is none."""
-        ready = self.ready
-        if ready is not None and not ready.called:
-            self.ready = None
-            ready.callback(self)
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Closed, by either side."""
-        self.lost = True
-        if self.ready is not None:
-            if not self.ready.called:
-                self.ready.errback(Failure(NoHandshake()) if reason.check(ConnectionClosed) else reason)
-        elif self._asked is not None:
+        opening = self.ended(reason)
+        if self._asked is not None:
             self._end_handshake(self._truncated())
-        elif self.receiver is not None:
+        elif self.receiver is not None and not opening:
             receiver, self.receiver = self.receiver, None
             receiver.upstream_lost()
         self._parser = None
