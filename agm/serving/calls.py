@@ -20,8 +20,10 @@ from agm.core.wire.answer_filters import WatchedFilter
 from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.observe.activity import Live, Relaying, Underway
 from agm.serving.answers import FinalAnswer, OpenAnswer
+from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
+from agm.serving.fallbacks import FallingBack
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.prepare import InboundCall, MakeWrapping, PrepareCall
 from agm.serving.wrapping import CallWrapping
@@ -161,6 +163,8 @@ class Call:
         if isinstance(watch, KeepingWatch):
             underway.answer, underway.answer_size = watch.kept, watch.size
         request = self._prepared.request
+        if outcome == "error" and isinstance(self._attempts, Attempts | FallingBack) and self._attempts.spent:
+            context.storms.refused(request.model)
         record = RequestRecord(
             request=request,
             started=request.received_at,
