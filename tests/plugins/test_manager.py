@@ -848,10 +848,13 @@ def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None
         "agm_configure",
         "agm_client_keys",
         "agm_accounts",
+        "agm_started",
         "agm_map_model",
         "agm_select_account",
         "agm_wrap_request",
         "agm_classify_error",
+        "agm_alert",
+        "agm_stopping",
     ]
 
 
