@@ -67,6 +67,13 @@ class InboundCall:
             return self.parent.key_metadata
         return NOTHING if self.key is None else self.key.metadata
 
+    @property
+    def team(self) -> str | None:
+        """The team of that key."""
+        if self.parent is not None:
+            return self.parent.team
+        return None if self.key is None else self.key.team
+
 
 @attrs.frozen(eq=False)
 class Answered:
@@ -131,6 +138,7 @@ class PrepareCall:
             explaining=explaining,
             place=inbound.place,
             key_metadata=inbound.key_metadata,
+            team=inbound.team,
             parent=None if inbound.parent is None else inbound.parent.id,
         )
 
@@ -146,11 +154,11 @@ class PrepareCall:
             self.request = await hooks.look_up(self.request)
         choice = self._admit()
         request = self.request
-        keep = 0
+        keep: KeepAnswer | None = None
         if hooks.answers and request.parent is None:
             answer = await hooks.answer_request(request)
             if isinstance(answer, KeepAnswer):
-                keep = answer.most
+                keep = answer
             elif answer is not None:
                 return Answered(request, choice, answer)
         attempts = await self._attempts(choice, keep)
@@ -169,7 +177,7 @@ class PrepareCall:
         :raises HookFailed: if a plugin failed.
         """
         self.request = await self._context.hooks.look_up(self.request)
-        return await self._attempts(self._admit(), 0)
+        return await self._attempts(self._admit(), None)
 
     def _admit(self) -> ModelChoice:
         """Map the model, and hold the client key to its limits."""
@@ -182,7 +190,7 @@ class PrepareCall:
             self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         return choice
 
-    async def _attempts(self, choice: ModelChoice, keep: int) -> Attempts:
+    async def _attempts(self, choice: ModelChoice, keep: KeepAnswer | None) -> Attempts:
         """Make the attempts with a model."""
         context, request = self._context, self.request
         if choice.model != request.model:

@@ -139,25 +139,30 @@ class KeptAnswer:
         """The whole answer; None for one that did not come to a good end, or is too large."""
         if self._kept is None or not self._closed or self.failure is not None:
             return None
-        return b"".join(self._kept)
+        return self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
 
     def feed(self, chunk: bytes) -> bytes:
         """See :class:`AnswerFilter`."""
-        return self._keep(self.inner.feed(chunk))
+        out = self.inner.feed(chunk)
+        if out:
+            self._keep(out)
+        return out
 
     def close(self) -> bytes:
         """See :class:`AnswerFilter`."""
         self._closed = True
-        return self._keep(self.inner.close())
+        out = self.inner.close()
+        if out:
+            self._keep(out)
+        return out
 
-    def _keep(self, out: bytes) -> bytes:
-        if self._kept is not None and out:
+    def _keep(self, out: bytes) -> None:
+        if self._kept is not None:
             self._room -= len(out)
             if self._room < 0:
                 self._kept = None
             else:
                 self._kept.append(out)
-        return out
 
 
 def error_event(failure: StreamFailure) -> bytes:
