@@ -25,19 +25,20 @@ class LocalAnswer:
     """
     An answer that needs no upstream.
 
-    `content` is one document, or the documents of a stream in their order, which are laid out as the client wants them;
-    or bytes, which go out as they are and must be laid out so.  `headers` are beside those that the form of the answer
-    needs.
+    `content` is one document, or the documents of a stream in their order, which are laid out as the client wants them:
+    events of an interaction have their ``event_type`` beside, and a stream of the OpenAI surface ends with ``[DONE]``.
+    Bytes go out as they are, and must be laid out so.  `headers` are beside those that the form of the answer needs.
     """
 
     content: Mapping[str, Any] | Sequence[Mapping[str, Any]] | bytes
     status: int = 200
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
-    def body(self, framing: Framing) -> bytes:
+    def body(self, framing: Framing, method: str = "") -> bytes:
         """
         Lay it out.
 
+        :param method: what is answered, as hooks see it.
         :raises TypeError: if it has not what the framing asks for, or JSON cannot hold it.
         """
         content = self.content
@@ -53,7 +54,15 @@ class LocalAnswer:
         encoded = [msgspec.json.encode(dict(document)) for document in several]
         if framing is Framing.ARRAY:
             return b"[" + b",\n".join(encoded) + b"]"
-        return b"".join(b"data: " + document + b"\r\n\r\n" for document in encoded)
+        if method.startswith("interactions."):
+            kinds = [document.get("event_type") for document in several]
+            if not all(isinstance(kind, str) and kind.isprintable() for kind in kinds):
+                raise TypeError("an event of an interaction has no event_type")
+            lines = [f"event: {kind}\ndata: ".encode() for kind in kinds]
+            events = [line + document + b"\n\n" for line, document in zip(lines, encoded, strict=True)]
+            return b"".join(events) + b"event: done\ndata: [DONE]\n\n"
+        done = b"data: [DONE]\n\n" if method.startswith("openai.") else b""
+        return b"".join(b"data: " + document + b"\r\n\r\n" for document in encoded) + done
 
 
 @attrs.frozen(slots=False)

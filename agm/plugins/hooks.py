@@ -295,14 +295,12 @@ class Hooks:
                 continue
             if isinstance(result, LocalAnswer):
                 try:
-                    result.body(request.framing)
+                    result.body(request.framing, request.method)
                 except (TypeError, ValueError, RecursionError) as e:
                     self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
-            elif isinstance(result, Answer) and result.status < 400 and result.framing is not request.framing:
+            elif isinstance(result, Answer) and (wrong := _unfit(result, request)):
                 result.close()
-                wanted, got = request.framing.value, result.framing.value
-                wrong = TypeError(f"the client wants {wanted}, and the Answer is {got}")
-                self._failed(wrong, plugin, "agm_answer_request", request.id)
+                self._failed(TypeError(wrong), plugin, "agm_answer_request", request.id)
             answer: LocalAnswer | Answer = result
             return answer
         return kept
@@ -682,6 +680,15 @@ class Hooks:
             why = last_line(error) if hook in AT_START else type(error).__name__
             raise HookFailed(f"hook {hook} of plugin {plugin} failed: {why}", plugin) from error
         return None
+
+
+def _unfit(answer: Answer, request: GatewayRequest) -> str:
+    """Explain why the answer of a call is none to a request; "" if it is one."""
+    if request.method.startswith(("openai.", "interactions.")):
+        return f"the answer of gateway.call is in another form than those of {request.method}; give a LocalAnswer"
+    if answer.status < 400 and answer.framing is not request.framing:
+        return f"the client wants {request.framing.value}, and the Answer is {answer.framing.value}"
+    return ""
 
 
 def _both(first: KeepAnswer, second: KeepAnswer) -> KeepAnswer:

@@ -262,6 +262,28 @@ async def test_an_answer_of_a_fallback_is_the_fallbacks(gateway: GatewayFactory,
     assert answer.headers["x-agm-cache"] == "hit"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_the_openai_surface_has_its_answers_from_memory(
+    gateway: GatewayFactory, upstream: Answers, stream: bool
+) -> None:
+    choice = {"index": 0, "message": {"content": "hello"}, "finish_reason": "stop"}
+
+    def say(asked: Asked) -> tuple[Any, ...]:
+        if not stream:
+            return 200, {"choices": [choice]}
+        data = b"data: " + json.dumps({"choices": [{**choice, "delta": {"content": "hello"}}]}).encode()
+        return 200, data + b"\n\ndata: [DONE]\n\n", {"content-type": "text/event-stream"}
+
+    upstream.said = say
+    running, _ = await start(gateway, upstream)
+    body = json.dumps({"model": "m", "messages": [], "stream": stream}).encode()
+    found = [await running.fetch("POST", "/v1beta/openai/chat/completions", body=body) for _ in range(2)]
+    assert [one.headers["x-agm-cache"] for one in found] == ["miss", "hit"]
+    assert found[0].body == found[1].body
+    assert b"[DONE]" in found[1].body or not stream
+
+
 @pytest_twisted.ensureDeferred
 async def test_an_explanation_tells_a_hit_and_counts_nothing(gateway: GatewayFactory, upstream: Answers) -> None:
     running, cache = await start(gateway, upstream)
