@@ -5,8 +5,8 @@ How many instructions of Python a request takes, and where: a figure that a busy
 usage: python bench/opcodes.py [unary|stream] [--kind api-key|code-assist] [--beside FOLDER] [--top 25]
 
 Counts what the reactor's thread executes in 300 requests of one connection, one after the other.  An instruction is not
-a unit of time, and what libraries do in C counts as one; but the same code gives the same count, so that a change of one
-percent shows.  With --beside, the agm in another folder is counted, too, and what differs is shown by function.
+a unit of time, and what libraries do in C counts as one; but the same code gives the same count, so that a change of
+one percent shows.  With --beside, the agm in another folder is counted, too, and what differs is shown by function.
 Needs Debian's golang-go for the upstream.
 """
 
