@@ -382,7 +382,7 @@ async def test_whoever_takes_nothing_holds_back_the_other(gateway: GatewayFactor
         held = len(source.wire.transport.dataBuffer) + source.wire.transport._tempDataLen
         assert held > 16 * 65536, "the source was held back"
         if to_client:
-            assert [relay.paused for relay in running.gateway.live.relays()] == [True]
+            await eventually(lambda: [relay.paused for relay in running.gateway.live.relays()] == [True], "the pause")
         sink.wire.transport.resumeProducing()
         await eventually(lambda s=sink: s.wire.count > 512 * 65536, "all of it")  # type: ignore[misc]
         client.wire.transport.abortConnection()
