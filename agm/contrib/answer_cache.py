@@ -10,8 +10,8 @@ An exact answer cache: the same question again, of the same asker, is answered f
     seconds = 3600
     share = "key"       # or "team", or "all"
 
-What is the same is said by :func:`_key_of`; what is kept by :func:`_worth_keeping`.  The header ``x-agm-cache`` of an
-answer says ``hit`` or ``miss``.  Nothing is written to disk.
+What is the same is said by :meth:`AnswerCache._key`, what is kept by :func:`_worth_keeping`.  The header
+``x-agm-cache`` of an answer says ``hit`` or ``miss``.  Nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class AnswerCache:
         self._methods = frozenset(settings.methods)
         self._models = None if settings.models == ["*"] else Patterns(tuple(settings.models))
         self._keep = KeepAnswer(settings.max_answer_bytes, {"x-agm-cache": "miss"})
-        self._shared = settings.share != "key"
+        #: Who shares beside a key's own requests; None for nobody.
+        self._share = None if settings.share == "key" else settings.share
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -135,45 +136,44 @@ class AnswerCache:
             self._put(key, record.request.received_at, record.answer)
 
     def _key(self, request: GatewayRequest) -> Key | None:
-        """Return what stands for all requests with the same answer; None for one that is not for the cache."""
-        if request.method not in self._methods or (self._models is not None and request.model not in self._models):
+        """Return who asks, as far as that counts, of what, how, and with which words; None for what is not kept."""
+        method, model, raw, share = request.method, request.model, request.body.raw, self._share
+        if method not in self._methods or (self._models is not None and model not in self._models):
             return None
-        if self._shared and _NAMES_SOMETHING.search(request.body.raw):
-            return None
-        return _key_of(request, self.settings.share)
+        asker: object = request.client_key
+        if share is not None:
+            if _NAMES_SOMETHING.search(raw):
+                return None
+            team = request.team
+            asker = None if share == "all" else ("team", team) if team is not None else ("key", asker)
+        query, place = request.query, request.place
+        return (
+            asker,
+            request.version,
+            method,
+            model,
+            request.framing.value,
+            tuple(sorted(query.items())) if query else (),
+            None if place is None else (place.project, place.location),
+            raw if len(raw) <= SHORT else blake2b(raw, digest_size=32).digest(),
+        )
 
     def _put(self, key: Key, now: float, answer: bytes) -> None:
-        before = self._answers.pop(key, None)
-        if before is not None:
-            self.bytes -= len(before[1]) + OVERHEAD
-        self._answers[key] = now + self.settings.seconds, answer
+        answers = self._answers
+        if key in answers:
+            self.bytes -= len(answers.pop(key)[1]) + OVERHEAD
+        answers[key] = now + self.settings.seconds, answer
         self.bytes += len(answer) + OVERHEAD
         while self.bytes > self.settings.max_bytes:
-            _, (_, oldest) = self._answers.popitem(last=False)
+            _, (_, oldest) = answers.popitem(last=False)
             self.bytes -= len(oldest) + OVERHEAD
 
 
-def _key_of(request: GatewayRequest, share: str) -> Key:
-    """Return who asks, as far as that counts, of what, how, and with which words."""
-    key, team, query, place = request.client_key, request.team, request.query, request.place
-    raw = request.body.raw
-    return (
-        None if share == "all" else ("team", team) if share == "team" and team is not None else ("key", key),
-        request.version,
-        request.method,
-        request.model,
-        request.framing.value,
-        tuple(sorted(query.items())) if query else (),
-        None if place is None else (place.project, place.location),
-        raw if len(raw) <= SHORT else blake2b(raw, digest_size=32).digest(),
-    )
-
-
 def _worth_keeping(record: RequestRecord) -> bool:
-    """Return whether an answer is good, whole, an upstream's, and one that the model would give again."""
-    if record.status != 200 or record.outcome != "ok" or record.account is None:
+    """Return whether an answer that came whole is one that the model would give again."""
+    if record.status != 200:
         return False
-    return record.request.method not in _GENERATING or record.finish_reason in _FINISHED
+    return record.finish_reason in _FINISHED or record.request.method not in _GENERATING
 
 
 _cache = AnswerCache()

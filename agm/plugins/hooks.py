@@ -493,7 +493,9 @@ class Hooks:
     def _is_ours(self, plugin: str) -> bool:
         """Return whether a plugin comes with agm."""
         origin = self.manager.origins.get(plugin)
-        return origin is not None and (origin.kind == "built-in" or plugin.startswith(CONTRIB))
+        if origin is None:
+            return False
+        return origin.kind == "built-in" or (origin.kind == "module" and origin.where.startswith(CONTRIB))
 
     def _trusted(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
         """As :meth:`_guarded` for what is agm's own: it is quick and returns what it says, and only may fail."""

@@ -137,32 +137,29 @@ class KeptAnswer:
     @property
     def whole(self) -> bytes | None:
         """The whole answer; None for one that did not come to a good end, or is too large."""
-        if self._kept is None or not self._closed or self.failure is not None:
+        kept = self._kept
+        if kept is None or not self._closed or self.inner.failure is not None:
             return None
-        return self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
+        return kept[0] if len(kept) == 1 else b"".join(kept)
 
     def feed(self, chunk: bytes) -> bytes:
         """See :class:`AnswerFilter`."""
-        out = self.inner.feed(chunk)
-        if out:
-            self._keep(out)
+        out, kept = self.inner.feed(chunk), self._kept
+        if kept is not None and out:
+            self._room -= len(out)
+            if self._room < 0:
+                self._kept = None
+            else:
+                kept.append(out)
         return out
 
     def close(self) -> bytes:
         """See :class:`AnswerFilter`."""
         self._closed = True
         out = self.inner.close()
-        if out:
-            self._keep(out)
+        if out and self._kept is not None:
+            self._kept = [*self._kept, out] if len(out) <= self._room else None
         return out
-
-    def _keep(self, out: bytes) -> None:
-        if self._kept is not None:
-            self._room -= len(out)
-            if self._room < 0:
-                self._kept = None
-            else:
-                self._kept.append(out)
 
 
 def error_event(failure: StreamFailure) -> bytes:
