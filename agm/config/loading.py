@@ -13,6 +13,7 @@ import attrs
 import platformdirs
 
 from agm.config.accounts import AccountConfig, AccountTable, read_account
+from agm.config.alerts import AlertConfig, AlertTable, read_alert
 from agm.config.client_keys import AuthConfig, read_auth
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
@@ -59,6 +60,7 @@ class Config:
     metrics: MetricsConfig = setting(read_metrics, MetricsConfig(), inside=MetricsTable)
     otel: OtelConfig = setting(table_of(OtelConfig), OtelConfig(), inside=OtelConfig)
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
+    alerts: tuple[AlertConfig, ...] = setting(array_of_tables(read_alert), (), inside=AlertTable, several=True)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()

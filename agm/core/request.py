@@ -126,6 +126,8 @@ class GatewayRequest:
     found: Mapping[str, Any] = NOTHING
     #: What the client's key says of whoever has it: a team, a user.
     key_metadata: Mapping[str, str] = NOTHING
+    #: The team of the client's key.
+    team: str | None = None
 
 
 @attrs.frozen(eq=False)
