@@ -23,6 +23,7 @@ from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.money import Money
 from agm.serving.prepare import InboundCall, MakeWrapping, PrepareCall
 from agm.serving.wrapping import CallWrapping
 
@@ -58,6 +59,7 @@ class Calls:
     context: ServingContext
     models: ModelDirectory
     clients: ClientAuthenticator
+    money: Money
     live: Live
     counters: Counters
 
@@ -174,9 +176,11 @@ class Call:
             usage=usage,
             finish_reason=finish_reason,
             answer=answer,
+            cost=calls.money.cost(request, usage) if isinstance(opened, OpenAnswer) else None,
         )
         calls.live.end(underway, record, context.config.pool.max_attempts)
         calls.counters.finished(record)
         calls.clients.charge(record)
+        calls.money.charge(record)
         context.hooks.request_finished(record)
         return record

@@ -212,6 +212,8 @@ class PrepareIdCall:
             query=inbound.parameters,
             headers=inbound.headers,
             client_key=None if inbound.key is None else inbound.key.name,
+            team=None if inbound.key is None else inbound.key.team,
+            weight=1 if inbound.key is None else inbound.key.weight,
             received_at=inbound.received_at,
             body=Body(b"" if inbound.row.secret else inbound.body),
             upstream_framing=framing,

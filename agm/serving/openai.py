@@ -80,6 +80,8 @@ class PrepareOpenAICall:
             query=inbound.parameters,
             headers=inbound.headers,
             client_key=None if inbound.key is None else inbound.key.name,
+            team=None if inbound.key is None else inbound.key.team,
+            weight=1 if inbound.key is None else inbound.key.weight,
             received_at=inbound.received_at,
             body=Body(b"" if inbound.asked.form else inbound.body),
             upstream_framing=framing,

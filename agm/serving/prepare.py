@@ -67,6 +67,20 @@ class InboundCall:
             return self.parent.key_metadata
         return NOTHING if self.key is None else self.key.metadata
 
+    @property
+    def team(self) -> str | None:
+        """The team of that key."""
+        if self.parent is not None:
+            return self.parent.team
+        return None if self.key is None else self.key.team
+
+    @property
+    def weight(self) -> int:
+        """The weight of that key while accounts are short."""
+        if self.parent is not None:
+            return self.parent.weight
+        return 1 if self.key is None else self.key.weight
+
 
 @attrs.frozen(eq=False)
 class Answered:
@@ -131,6 +145,8 @@ class PrepareCall:
             explaining=explaining,
             place=inbound.place,
             key_metadata=inbound.key_metadata,
+            team=inbound.team,
+            weight=inbound.weight,
             parent=None if inbound.parent is None else inbound.parent.id,
         )
 

@@ -167,6 +167,8 @@ async def test_the_limits_and_their_use_are_told_to_the_person(
             "tokens_per_day": None,
             "expires": 32503680000.0,
             "admin": False,
+            "team": None,
+            "weight": 1,
             "today": {"requests": 1, "tokens": used},
         }
     ]

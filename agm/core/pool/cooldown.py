@@ -184,6 +184,8 @@ class Member:
     quotas: dict[str, Quota] = attrs.field(factory=dict)
     lacks: dict[Lack, float] = attrs.field(factory=dict)
     doubts: dict[str, set[str]] = attrs.field(factory=dict)
+    #: Why it is over its budget, and until when, in seconds of the pool's clock; None while it is not.
+    over_budget: tuple[str, float] | None = None
 
     @classmethod
     def of(cls, account: Account) -> Member:
@@ -232,6 +234,8 @@ class Member:
         if quota is not None and quota.until > now and quota.left <= account.reserve:
             reason = f"{quota.left:.0%} of its quota for {model} is left; its reserve is {account.reserve:.0%}"
             holds.append(Exclusion(account, Cause.RESERVE, reason, quota.until - now))
+        if self.over_budget is not None and self.over_budget[1] > now:
+            holds.append(Exclusion(account, Cause.BUDGET, self.over_budget[0], self.over_budget[1] - now))
         open_until = None if endpoints.all_closed else endpoints.all_open_until(account.endpoints, now)
         if open_until:
             holds.append(Exclusion(account, Cause.ENDPOINT, "its endpoints fail", open_until - now))
@@ -263,6 +267,8 @@ class Member:
         quota = self.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= self.account.reserve:
             until = max(until, quota.until)
+        if self.over_budget is not None and self.over_budget[1] > now:
+            until = max(until, self.over_budget[1])
         open_until = None if endpoints.all_closed else endpoints.all_open_until(self.account.endpoints, now)
         until = max(until, open_until or 0.0)
         if until:

@@ -30,6 +30,7 @@ class Cause(Enum):
     ASIDE = "set aside"
     RESTING = "resting"  # the name that programs read; people read "cooling down"
     RESERVE = "keeping its reserve"
+    BUDGET = "over its budget"
     ENDPOINT = "its endpoints fail"
     PROBING = "being probed"
     BUSY = "at its max_concurrency"

@@ -430,6 +430,29 @@ class Pool:
         self.changed()
         self.wake(model, news=True)
 
+    # Budgets
+
+    @property
+    def over_budget(self) -> set[str]:
+        """The names of accounts that are over their budget, or were."""
+        return {name for name, member in self._members.items() if member.over_budget is not None}
+
+    def exceeded_budget(self, name: str, reason: str, seconds: float) -> None:
+        """Take an account out, for all models and so many seconds: its budget is spent."""
+        member = self._members.get(name)
+        if member is not None:
+            member.over_budget = (reason, self._now() + seconds)
+            self._refresh(member)
+            self.wake(news=True)
+
+    def within_budget(self, name: str) -> None:
+        """Let an account in again that was over its budget."""
+        member = self._members.get(name)
+        if member is not None and member.over_budget is not None:
+            member.over_budget = None
+            self._refresh(member)
+            self.wake()
+
     # Endpoints
 
     def endpoint_for(self, lease: Lease) -> int | None:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 
 import attrs
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import asdict
 
 
 @attrs.frozen(slots=False)
@@ -35,6 +35,12 @@ class Usage:
     thoughts: int = 0
     tool: int = 0
     total: int = 0
+    #: Tokens that are no text, as (``prompt``, ``cached`` or ``output``; modality; count), as far as that was told.
+    modalities: tuple[tuple[str, str, int], ...] = ()
+    #: Images that ``predict`` has made, for which no tokens are told.
+    images: int = 0
+    #: How Vertex AI says that it is paid for, where that is not the usual way.
+    tier: str = ""
 
 
 #: What follows a name: a reason's own name, or its number where the client asked for numbers.
@@ -44,6 +50,23 @@ _STATUS = re.compile(
     rb'\s*:\s*(?:"(completed|failed|cancelled|incomplete|requires_action|requires_continuation|budget_exceeded'
     rb'|in_progress|queued|idle)"|(?!))'
 )
+#: What Vertex AI's and the Developer API's ``predict`` give of each image.
+_IMAGE = re.compile(rb'"bytesBase64Encoded"\s*:\s*"')
+#: What the details of counts are of, by their names.
+_DETAILS = {
+    "promptTokensDetails": "prompt",
+    "cacheTokensDetails": "cached",
+    "candidatesTokensDetails": "output",
+    "responseTokensDetails": "output",
+    "input_tokens_by_modality": "prompt",
+    "cached_tokens_by_modality": "cached",
+    "output_tokens_by_modality": "output",
+}
+#: Modalities by their numbers, where a client asked for numbers.
+_MODALITIES = ("", "TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT")
+#: Its number for a way of being paid for that knows no tokens.
+_PROVISIONED = 2
+_USUAL_TRAFFIC = frozenset({"", "ON_DEMAND", "TRAFFIC_TYPE_UNSPECIFIED"})
 #: Numbers that mean the same in every API of Google's; the others do not.
 _NUMBERED = {"1": "STOP", "2": "MAX_TOKENS", "3": "SAFETY", "4": "RECITATION", "5": "OTHER"}
 _COLON = re.compile(r"\s*:\s*(?=\{)")
@@ -53,6 +76,14 @@ _COUNTED = re.compile(rb'\s*:\s*(\{(?:[^{}"]++|"[^"\\]*+"|\{(?:[^{}"]++|"[^"\\]*
 _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 #: What Vertex AI tells of a text that was embedded by ``predict``; the sum over all texts is the prompt.
 _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
+
+
+class _Modality(msgspec.Struct):
+    """How many tokens are of one modality; the Interactions API says `tokens`."""
+
+    modality: str | int = ""
+    tokenCount: int = 0
+    tokens: int = 0
 
 
 class _Counts(msgspec.Struct):
@@ -66,6 +97,11 @@ class _Counts(msgspec.Struct):
     totalTokenCount: int = 0
     #: What Live sessions of the Developer API call what was said.
     responseTokenCount: int = 0
+    promptTokensDetails: list[_Modality] = []
+    cacheTokensDetails: list[_Modality] = []
+    candidatesTokensDetails: list[_Modality] = []
+    responseTokensDetails: list[_Modality] = []
+    trafficType: str | int = ""
 
 
 class _InteractionCounts(msgspec.Struct):
@@ -77,6 +113,9 @@ class _InteractionCounts(msgspec.Struct):
     total_thought_tokens: int = 0
     total_tool_use_tokens: int = 0
     total_tokens: int = 0
+    input_tokens_by_modality: list[_Modality] = []
+    cached_tokens_by_modality: list[_Modality] = []
+    output_tokens_by_modality: list[_Modality] = []
 
 
 class _OpenAICounts(msgspec.Struct):
@@ -101,9 +140,16 @@ class Names:
     #: Where a prompt that was refused says why; b"" where there is no such thing.
     block: bytes = b""
     decoder: msgspec.json.Decoder[msgspec.Struct] = attrs.field(init=False)
+    #: The names of numbers, in the order of :class:`Usage`, and those of their details.
+    numbers: tuple[str, ...] = attrs.field(init=False)
+    details: tuple[str, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "decoder", msgspec.json.Decoder(self.counts))
+        fields = self.counts.__struct_fields__
+        object.__setattr__(self, "details", tuple(name for name in fields if name in _DETAILS))
+        no_numbers = (*self.details, "trafficType")
+        object.__setattr__(self, "numbers", tuple(name for name in fields if name not in no_numbers))
 
 
 GENERATE = Names(b'"usageMetadata"', _Counts, b'"finishReason"', _REASON, b'"blockReason"')
@@ -124,11 +170,11 @@ class UsageWatch:
     """
     Watches one answer.
 
-    :param embeds: whether the answer is one of ``predict``, which counts tokens per text.
+    :param embeds: whether the answer is one of ``predict``, which counts tokens per text, and images not at all.
     :param names: what the answer's API calls things.
     """
 
-    __slots__ = ("_chunks", "_embedded", "_embeds", "_finish", "_names", "_size", "_usage")
+    __slots__ = ("_chunks", "_embedded", "_embeds", "_finish", "_images", "_names", "_size", "_usage")
 
     def __init__(self, *, embeds: bool = False, names: Names = GENERATE) -> None:
         self._embeds = embeds
@@ -139,6 +185,7 @@ class UsageWatch:
         self._usage = b""
         self._finish: str | None = None
         self._embedded = 0
+        self._images = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes."""
@@ -154,7 +201,8 @@ class UsageWatch:
         usage = last_usage(held, names) or (last_usage(self._usage, names) if self._usage else None)
         if usage is None and self._embeds:
             prompt = self._embedded + _embedded(held, len(held))
-            usage = Usage(prompt=prompt, total=prompt) if prompt else None
+            images = self._images + len(_IMAGE.findall(held))
+            usage = Usage(prompt=prompt, total=prompt, images=images) if prompt or images else None
         finish = _last_reason(held, names, names.finish, len(held)) or self._finish
         if finish is None and names.block:
             finish = _last_reason(held, names, names.block, len(held))
@@ -180,6 +228,7 @@ class UsageWatch:
         self._finish = _last_reason(data, names, names.finish, settled, after=at - SPAN) or self._finish
         if self._embeds:
             self._embedded += _embedded(data, settled)
+            self._images += sum(1 for found in _IMAGE.finditer(data) if found.start() < settled)
 
 
 class KeepingWatch(UsageWatch):
@@ -224,7 +273,7 @@ def last_usage(data: bytes, names: Names = GENERATE) -> Usage | None:
             except msgspec.MsgspecError:  # it is read as far as it can be
                 pass
             else:
-                usage = _made(astuple(found))
+                usage = _made(asdict(found), names)
                 if usage is not None:
                     return usage
                 end = at
@@ -246,17 +295,37 @@ def _usage(text: str, names: Names) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    return _made(map(found.get, names.counts.__struct_fields__))
+    return _made(found, names)
 
 
-def _made(counts: Iterable[object]) -> Usage | None:
-    read = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
+def _made(found: Mapping[str, object], names: Names) -> Usage | None:
+    read = [n if type(n) is int and 0 < n < _MOST else 0 for n in map(found.get, names.numbers)]
     prompt, output, cached, thoughts, tool, total, said = read if len(read) == 7 else (*read, 0)
     output = output or said
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
         return None
-    return Usage(prompt, output, cached, thoughts, tool, total)
+    modalities = tuple(told for name in names.details if (of := found.get(name)) for told in _told(_DETAILS[name], of))
+    traffic = found.get("trafficType", "")
+    if type(traffic) is int:
+        traffic = "PROVISIONED_THROUGHPUT" if traffic == _PROVISIONED else ""
+    tier = traffic if type(traffic) is str and traffic not in _USUAL_TRAFFIC else ""
+    return Usage(prompt, output, cached, thoughts, tool, total, modalities, 0, tier)
+
+
+def _told(of: str, details: object) -> Iterator[tuple[str, str, int]]:
+    """Give the counts of what is no text."""
+    for each in details if isinstance(details, list) else ():
+        if isinstance(each, dict):
+            name, count = each.get("modality"), each.get("tokenCount") or each.get("tokens")
+        elif isinstance(each, _Modality):
+            name, count = each.modality, each.tokenCount or each.tokens
+        else:
+            continue
+        if type(name) is int:
+            name = _MODALITIES[name] if 0 <= name < len(_MODALITIES) else ""
+        if type(name) is str and type(count) is int and 0 < count < _MOST and name and name.upper() != "TEXT":
+            yield of, name.upper()[:20], count
 
 
 def _last_reason(data: bytes, names: Names, name: bytes, before: int, *, after: int = 0) -> str | None:

@@ -15,6 +15,7 @@ from agm.web.admin.explain import Explain
 from agm.web.admin.plugins import Plugins
 from agm.web.admin.request_log import Log
 from agm.web.admin.status import Status
+from agm.web.admin.usage import Usage
 from agm.web.base import Unknown
 
 
@@ -31,6 +32,7 @@ class AdminRoot(Resource):
         self.putChild(b"log", Log(gateway, access))
         self.putChild(b"plugins", Plugins(gateway, access))
         self.putChild(b"status", Status(gateway, access))
+        self.putChild(b"usage", Usage(gateway, access))
 
     def getChild(self, path: bytes, request: Any) -> IResource:
         """There is nothing else."""
