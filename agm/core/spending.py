@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -24,6 +24,9 @@ PERS: tuple[Per, ...] = ("day", "month")
 OF = ("key", "team", "account")
 #: Names whose spending is kept; the one that has not spent for the longest goes first.
 MAX_NAMES = 100_000
+#: Combinations of a key, a team, an account and a model whose sums wait to be added to those of each.
+MAX_NEW = 1000
+_WHO = ("key", "team", "account", "model")
 
 
 @attrs.frozen
@@ -82,6 +85,13 @@ class Sums:
     cost: float = 0.0
     unpriced: int = 0
 
+    def add(self, other: Sums) -> None:
+        """Add what was used elsewhere."""
+        self.requests += other.requests
+        self.tokens += other.tokens
+        self.cost += other.cost
+        self.unpriced += other.unpriced
+
 
 class Spending:
     """
@@ -95,47 +105,69 @@ class Spending:
         self._wall = wall
         #: By name, and then by period.
         self._spent: dict[str, dict[str, Sums]] = {}
+        #: What has not been added there yet, by who spent it, from :attr:`_since` until :attr:`_until`.
+        self._new: dict[tuple[str | None, str | None, str, str], Sums] = {}
+        self._since = self._until = 0.0
+        self._today = ("", "")
         self.changed: Callable[[], None] = lambda: None
-        self._now: tuple[float, tuple[str, str]] = (0.0, ("", ""))
 
     def _periods(self) -> tuple[str, str]:
         """Today and this month."""
         at = self._wall()
-        since, known = self._now
-        if not since <= at < since + 86_400 or not known[0]:
-            known = (period("day", at), period("month", at))
-            self._now = (begins("day", at), known)
-        return known
+        if not self._since <= at < self._until:
+            self._fold()
+            self._since, self._until = begins("day", at), ends("day", at)
+            self._today = (period("day", at), period("month", at))
+        return self._today
 
-    def add(self, names: Iterable[str], tokens: int, cost: float | None) -> None:
-        """Add a request that has ended; a `cost` of None is not known."""
-        periods = self._periods()
-        for name in names:
-            of = self._spent.pop(name, None) or {}
-            self._spent[name] = of  # at the end: it was used last
-            for each in periods:
-                sums = of.get(each)
-                if sums is None:
-                    for old in [known for known in of if known not in periods]:
+    def add(
+        self, key: str | None, team: str | None, account: str, model: str, tokens: int, cost: float | None
+    ) -> None:
+        """
+        Add a request that has ended: its client key and that one's team, the account and the model that served it.
+
+        :param cost: in US dollars; None is not known.
+        """
+        if not self._since <= self._wall() < self._until:
+            self._periods()
+        who = (key, team, account, model)
+        sums = self._new.get(who)
+        if sums is None:
+            if len(self._new) >= MAX_NEW:
+                self._fold()
+            sums = self._new[who] = Sums()
+        sums.requests += 1
+        sums.tokens += tokens
+        if cost is None:
+            sums.unpriced += 1
+        else:
+            sums.cost += cost
+        self.changed()
+
+    def _fold(self) -> None:
+        """Add what is new to the sums of each name: that is done when somebody looks, not with each request."""
+        new, self._new = self._new, {}
+        for who, sums in new.items():
+            for what, name in zip(_WHO, who, strict=True):
+                if name:
+                    of = self._spent.pop(f"{what}:{name}", None) or {}
+                    self._spent[f"{what}:{name}"] = of  # at the end: it was used last
+                    for old in [each for each in of if each not in self._today]:
                         del of[old]
-                    sums = of[each] = Sums()
-                sums.requests += 1
-                sums.tokens += tokens
-                if cost is None:
-                    sums.unpriced += 1
-                else:
-                    sums.cost += cost
+                    for each in self._today:
+                        of.setdefault(each, Sums()).add(sums)
         while len(self._spent) > MAX_NAMES:
             del self._spent[next(iter(self._spent))]
-        self.changed()
 
     def of(self, name: str, per: Per) -> Sums:
         """What was used today, or this month."""
         day, month = self._periods()
+        self._fold()
         return self._spent.get(name, {}).get(day if per == "day" else month) or Sums()
 
     def names(self, what: str) -> list[str]:
         """Return the names of keys, teams, accounts or models that have used something, without what they are."""
+        self._fold()
         return [name.partition(":")[2] for name in self._spent if name.startswith(what + ":")]
 
     # Restarts
@@ -152,11 +184,7 @@ class Spending:
             known = self._spent.setdefault(name, {})
             for each, sums in of.items():
                 if each in self._periods():
-                    now = known.setdefault(each, Sums())
-                    now.requests += sums.requests
-                    now.tokens += sums.tokens
-                    now.cost += sums.cost
-                    now.unpriced += sums.unpriced
+                    known.setdefault(each, Sums()).add(sums)
 
 
 @attrs.frozen

@@ -132,7 +132,7 @@ class Gateway:
         self.live = Live(self.pool, reactor.seconds, wall)
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
-        self.money = Money(config, self.pool, self._now)
+        self.money = Money(config, self.pool, self._now, hooks.alert)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,

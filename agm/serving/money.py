@@ -7,12 +7,13 @@ account whose budget is spent is out of the selection until the budget is whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.logger import Logger
 
 from agm.config import Config
 from agm.config.prices import shipped
+from agm.core.alerts import Alert
 from agm.core.client_keys import ClientKey
 from agm.core.money import Prices, tier_of
 from agm.core.pool.pool import Pool
@@ -28,15 +29,17 @@ class Money:
     What is spent, and what may be.
 
     :param wall: seconds since the epoch.
-    :ivar told: is called with each budget that has come to its ``warn_at`` or to its limit.
+    :param alert: takes the alert of each budget that has come to its ``warn_at`` or to its limit.
     """
 
-    def __init__(self, config: Config, pool: Pool, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, config: Config, pool: Pool, wall: Callable[[], float], alert: Callable[[Alert], object]
+    ) -> None:
         self._pool = pool
         self._wall = wall
         self.spending = Spending(wall)
         self.budgets = Budgets(self.spending, wall)
-        self.told: Callable[[Standing], object] = lambda standing: None
+        self._alert = alert
         self._accounts: list[Budget] = []
         self.configure(config)
 
@@ -77,25 +80,40 @@ class Money:
         """Charge whoever has made a request, and the account that has answered it; errors cost nothing."""
         if record.account is None or record.outcome == "error":
             return
-        request = record.request
-        names = [*names_of(request.client_key, request.team), f"account:{record.account}"]
-        tokens = 0 if record.usage is None else record.usage.total
-        self.spending.add([*names, f"model:{request.model}"] if request.model else names, tokens, record.cost)
+        request, tokens = record.request, 0 if record.usage is None else record.usage.total
+        self.spending.add(request.client_key, request.team, record.account, request.model, tokens, record.cost)
+        if len(self.budgets):
+            self._tell([*names_of(request.client_key, request.team), f"account:{record.account}"])
+
+    def _tell(self, names: Sequence[str]) -> None:
+        """Tell of budgets that have come to a higher level, and take accounts out."""
         for standing in self.budgets.news(*names):
             budget = standing.budget
-            what = "is spent" if standing.used_up else f"has reached {budget.warn_at:.0%}"
-            log.warn(
-                "the budget of {of} {what}: {sentence}{then}",
-                of=budget.of,
-                what=what,
-                sentence=standing.sentence(),
-                then="; requests are refused until it begins anew"
-                if standing.used_up and budget.then == "refuse"
-                else "",
+            text = describe(standing)
+            log.warn("{text}", text=text)
+            level = "spent" if standing.used_up else f"{budget.warn_at:.0%}"
+            self._alert(
+                Alert(
+                    "budget",
+                    f"{budget.of} per {budget.per}, {level}",
+                    text,
+                    {"of": budget.of, "per": budget.per, "spent": round(standing.spent, 6), "limit": budget.limit}
+                    | {"seconds_left": round(standing.seconds_left)},
+                )
             )
-            self.told(standing)
             if budget.what == "account":
                 self.hold_accounts()
+
+
+def describe(standing: Standing) -> str:
+    """Describe a budget that has come to its ``warn_at`` or to its limit, in a sentence or two."""
+    budget = standing.budget
+    what = "is spent" if standing.used_up else f"has reached {budget.warn_at:.0%}"
+    then = ""
+    if standing.used_up and budget.then == "refuse":
+        out = "the account is not used" if budget.what == "account" else "requests are refused"
+        then = f" Until it begins anew, {out}."
+    return f"The budget of {budget.of} {what}: {standing.sentence()}.{then}"
 
 
 def names_of(key: str | None, team: str | None) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from agm import hookimpl
+from agm.core.alerts import Alert
 from agm.core.spending import Budget, Budgets, Spending, Sums, begins, ends, period
 from agm.observe.requestlog import store as logfile
 from agm.persist.spending import SpendingFile, path_beside
@@ -30,6 +32,18 @@ def key(name: str, team: str | None = None, *lines: str) -> str:
 def budget(of: str, limit: float, *lines: str) -> str:
     """A ``[[budgets]]`` table."""
     return "\n".join(["[[budgets]]", f'of = "{of}"', f"limit = {limit}", *lines, ""])
+
+
+class Pager:
+    """A plugin that hears alerts."""
+
+    def __init__(self) -> None:
+        self.heard: list[Alert] = []
+
+    @hookimpl
+    def agm_alert(self, alert: Alert) -> None:
+        """Keep it."""
+        self.heard.append(alert)
 
 
 async def usage(running: RunningGateway) -> Any:
@@ -152,16 +166,22 @@ async def test_a_budget_that_only_warns_says_so_once_at_each_level(
     gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
     """At ``warn_at``, and when it is spent; requests go on."""
+    pager = Pager()
     running = await gateway(
-        emulator.account() + key("ada") + PRICES + budget("key:ada", 0.15, "warn_at = 0.5", 'then = "warn"')
+        emulator.account() + key("ada") + PRICES + budget("key:ada", 0.15, "warn_at = 0.5", 'then = "warn"'),
+        plugins=[pager],
     )
-    told: list[tuple[int, str]] = []
-    running.gateway.money.told = lambda it: told.append((it.level, it.budget.of))
     words = " ".join(["word"] * 50)
     for n in range(6):
         assert (await running.ask(text=words, key="ada-key")).status == 200
         await eventually(lambda n=n: running.gateway.live.ended == n + 1, "the request to end")
-    assert [level for level, _ in told] in ([1, 2], [2])
+    assert [alert.about for alert in pager.heard] in (
+        ["key:ada per month, 50%", "key:ada per month, spent"],
+        ["key:ada per month, spent"],
+    )
+    assert {alert.kind for alert in pager.heard} == {"budget"}
+    assert pager.heard[-1].text.startswith("The budget of key:ada is spent: $")
+    assert pager.heard[-1].details["limit"] == 0.15
     assert running.gateway.money.budgets.all()[0].used_up
 
 
@@ -171,8 +191,8 @@ async def test_what_was_spent_is_kept_over_a_restart(tmp_path: Path) -> None:
     spending = Spending(lambda: NOW)
     kept = SpendingFile(reactor, spending, path_beside(tmp_path / "state.json"))
     kept.start()
-    spending.add(["key:ada", "team:search"], 100, 1.5)
-    spending.add(["key:ada"], 10, None)
+    spending.add("ada", "search", "work", "m", 100, 1.5)
+    spending.add("ada", None, "work", "m", 10, None)
     await kept.stop()
     text = (tmp_path / "state-spending.json").read_text()
     assert json.loads(text)["spent"]["key:ada"]["2026-12"] == {
@@ -206,18 +226,18 @@ def test_a_budget_says_something_new_once_a_level_and_a_period() -> None:
     budgets = Budgets(spending, lambda: now[0])
     budgets.configure([Budget("key:a", "day", 10.0, 0.8)])
     assert budgets.news("key:a") == []
-    spending.add(["key:a"], 1, 8.0)
+    spending.add("a", None, "b", "m", 1, 8.0)
     assert [it.level for it in budgets.news("key:a", "key:b")] == [1]
     assert budgets.news("key:a") == []
-    spending.add(["key:a"], 1, 2.0)
+    spending.add("a", None, "b", "m", 1, 2.0)
     assert [it.level for it in budgets.news("key:a")] == [2]
     budgets.configure([Budget("key:a", "day", 11.0, 0.8)])
     assert budgets.news("key:a") == []
-    spending.add(["key:a"], 1, 2.0)
+    spending.add("a", None, "b", "m", 1, 2.0)
     assert [it.level for it in budgets.news("key:a")] == [2]
     now[0] += 86_400
     assert budgets.news("key:a") == []
-    spending.add(["key:a"], 1, 9.0)
+    spending.add("a", None, "b", "m", 1, 9.0)
     assert [it.level for it in budgets.news("key:a")] == [1]
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Annotated
 
 import attrs
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import astuple
 
 
 @attrs.frozen(slots=False)
@@ -78,25 +79,30 @@ _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
 
 
+#: No count is as large as this; JSON's numbers have no end.
+_MOST = 2**53
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=_MOST)]
+
+
 class _Modality(msgspec.Struct):
     """How many tokens are of one modality; the Interactions API says `tokens`."""
 
     modality: str | int = ""
-    tokenCount: int = 0
-    tokens: int = 0
+    tokenCount: _Count = 0
+    tokens: _Count = 0
 
 
 class _Counts(msgspec.Struct):
     """The fields of a :class:`Usage`, in their order, as Google calls them, and another name of one."""
 
-    promptTokenCount: int = 0
-    candidatesTokenCount: int = 0
-    cachedContentTokenCount: int = 0
-    thoughtsTokenCount: int = 0
-    toolUsePromptTokenCount: int = 0
-    totalTokenCount: int = 0
+    promptTokenCount: _Count = 0
+    candidatesTokenCount: _Count = 0
+    cachedContentTokenCount: _Count = 0
+    thoughtsTokenCount: _Count = 0
+    toolUsePromptTokenCount: _Count = 0
+    totalTokenCount: _Count = 0
     #: What Live sessions of the Developer API call what was said.
-    responseTokenCount: int = 0
+    responseTokenCount: _Count = 0
     promptTokensDetails: list[_Modality] = []
     cacheTokensDetails: list[_Modality] = []
     candidatesTokensDetails: list[_Modality] = []
@@ -107,12 +113,12 @@ class _Counts(msgspec.Struct):
 class _InteractionCounts(msgspec.Struct):
     """The same of the Interactions API."""
 
-    total_input_tokens: int = 0
-    total_output_tokens: int = 0
-    total_cached_tokens: int = 0
-    total_thought_tokens: int = 0
-    total_tool_use_tokens: int = 0
-    total_tokens: int = 0
+    total_input_tokens: _Count = 0
+    total_output_tokens: _Count = 0
+    total_cached_tokens: _Count = 0
+    total_thought_tokens: _Count = 0
+    total_tool_use_tokens: _Count = 0
+    total_tokens: _Count = 0
     input_tokens_by_modality: list[_Modality] = []
     cached_tokens_by_modality: list[_Modality] = []
     output_tokens_by_modality: list[_Modality] = []
@@ -121,12 +127,12 @@ class _InteractionCounts(msgspec.Struct):
 class _OpenAICounts(msgspec.Struct):
     """The same of Google's OpenAI surface, whose answers tell no more than three of them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    tool_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    cached_tokens: _Count = 0
+    reasoning_tokens: _Count = 0
+    tool_tokens: _Count = 0
+    total_tokens: _Count = 0
 
 
 @attrs.frozen(eq=False)
@@ -140,16 +146,15 @@ class Names:
     #: Where a prompt that was refused says why; b"" where there is no such thing.
     block: bytes = b""
     decoder: msgspec.json.Decoder[msgspec.Struct] = attrs.field(init=False)
-    #: The names of numbers, in the order of :class:`Usage`, and those of their details.
-    numbers: tuple[str, ...] = attrs.field(init=False)
+    #: How many fields are numbers, in the order of :class:`Usage`; the names of those after them.
+    numbers: int = attrs.field(init=False)
     details: tuple[str, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "decoder", msgspec.json.Decoder(self.counts))
         fields = self.counts.__struct_fields__
-        object.__setattr__(self, "details", tuple(name for name in fields if name in _DETAILS))
-        no_numbers = (*self.details, "trafficType")
-        object.__setattr__(self, "numbers", tuple(name for name in fields if name not in no_numbers))
+        object.__setattr__(self, "details", tuple(name for name in fields if name in _DETAILS or name == "trafficType"))
+        object.__setattr__(self, "numbers", len(fields) - len(self.details))
 
 
 GENERATE = Names(b'"usageMetadata"', _Counts, b'"finishReason"', _REASON, b'"blockReason"')
@@ -157,8 +162,6 @@ OPENAI = Names(b'"usage"', _OpenAICounts, b'"finish_reason"', re.compile(rb'\s*:
 #: An interaction's reason to end is its status.
 INTERACTIONS = Names(b'"usage"', _InteractionCounts, b'"status"', _STATUS)
 _JSON = json.JSONDecoder()
-#: No count is as large as this; JSON's numbers have no end.
-_MOST = 2**53
 
 #: Bytes that are held before they are looked through.
 HELD = 16 * 1024
@@ -273,9 +276,9 @@ def last_usage(data: bytes, names: Names = GENERATE) -> Usage | None:
             except msgspec.MsgspecError:  # it is read as far as it can be
                 pass
             else:
-                usage = _made(asdict(found), names)
+                usage = _made(*astuple(found)[: names.numbers])
                 if usage is not None:
-                    return usage
+                    return _with_details(usage, [(name, getattr(found, name)) for name in names.details])
                 end = at
                 continue
         text = data[at + len(name) : at + SPAN].decode("utf-8", "replace")
@@ -295,22 +298,31 @@ def _usage(text: str, names: Names) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    return _made(found, names)
+    counts = map(found.get, names.counts.__struct_fields__[: names.numbers])
+    usage = _made(*(n if type(n) is int and 0 < n < _MOST else 0 for n in counts))
+    return None if usage is None else _with_details(usage, [(name, found.get(name)) for name in names.details])
 
 
-def _made(found: Mapping[str, object], names: Names) -> Usage | None:
-    read = [n if type(n) is int and 0 < n < _MOST else 0 for n in map(found.get, names.numbers)]
-    prompt, output, cached, thoughts, tool, total, said = read if len(read) == 7 else (*read, 0)
+def _made(prompt: int, output: int, cached: int, thoughts: int, tool: int, total: int, said: int = 0) -> Usage | None:
     output = output or said
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
         return None
-    modalities = tuple(told for name in names.details if (of := found.get(name)) for told in _told(_DETAILS[name], of))
-    traffic = found.get("trafficType", "")
-    if type(traffic) is int:
-        traffic = "PROVISIONED_THROUGHPUT" if traffic == _PROVISIONED else ""
-    tier = traffic if type(traffic) is str and traffic not in _USUAL_TRAFFIC else ""
-    return Usage(prompt, output, cached, thoughts, tool, total, modalities, 0, tier)
+    return Usage(prompt, output, cached, thoughts, tool, total)
+
+
+def _with_details(usage: Usage, details: list[tuple[str, object]]) -> Usage:
+    """Add what is told of the kinds of tokens, if there is any but text, and how they are paid for."""
+    modalities: tuple[tuple[str, str, int], ...] = ()
+    tier = ""
+    for name, found in details:
+        if name == "trafficType":
+            if type(found) is int:
+                found = "PROVISIONED_THROUGHPUT" if found == _PROVISIONED else ""
+            tier = found if type(found) is str and found not in _USUAL_TRAFFIC else ""
+        elif found:
+            modalities += tuple(_told(_DETAILS[name], found))
+    return attrs.evolve(usage, modalities=modalities, tier=tier) if modalities or tier else usage
 
 
 def _told(of: str, details: object) -> Iterator[tuple[str, str, int]]:
