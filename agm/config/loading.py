@@ -14,6 +14,7 @@ import attrs
 import platformdirs
 
 from agm.config.accounts import AccountConfig, AccountTable, read_account
+from agm.config.alerts import AlertConfig, AlertTable, read_alert
 from agm.config.budgets import BudgetTable, check_budgets, read_budget
 from agm.config.client_keys import AuthConfig, read_auth
 from agm.config.files import why_unreadable
@@ -66,6 +67,7 @@ class Config:
     metrics: MetricsConfig = setting(read_metrics, MetricsConfig(), inside=MetricsTable)
     otel: OtelConfig = setting(table_of(OtelConfig), OtelConfig(), inside=OtelConfig)
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
+    alerts: tuple[AlertConfig, ...] = setting(array_of_tables(read_alert), (), inside=AlertTable, several=True)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()

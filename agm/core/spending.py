@@ -120,9 +120,7 @@ class Spending:
             self._today = (period("day", at), period("month", at))
         return self._today
 
-    def add(
-        self, key: str | None, team: str | None, account: str, model: str, tokens: int, cost: float | None
-    ) -> None:
+    def add(self, key: str | None, team: str | None, account: str, model: str, tokens: int, cost: float | None) -> None:
         """
         Add a request that has ended: its client key and that one's team, the account and the model that served it.
 
@@ -175,6 +173,7 @@ class Spending:
     def dump(self) -> dict[str, dict[str, Sums]]:
         """What was used today and this month."""
         periods = self._periods()
+        self._fold()
         found = {name: {each: sums for each, sums in of.items() if each in periods} for name, of in self._spent.items()}
         return {name: of for name, of in found.items() if of}
 

@@ -36,6 +36,7 @@ from twisted.python.failure import Failure
 
 from agm.config.plugin_settings import problems_of
 from agm.config.problems import Problem
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import GatewayError
@@ -443,6 +444,11 @@ class Hooks:
             self._request_id = record.request.id
             for waiting in self._request_finished(record):
                 _start(waiting)
+
+    def alert(self, alert: Alert) -> None:
+        """Tell of something that somebody may have to act on; nobody waits."""
+        for waiting in self.manager.hook.agm_alert(alert=alert):
+            _start(waiting)
 
     def resources(self, site: Site, reserved: Collection[str]) -> dict[str, IResource]:
         """

@@ -37,6 +37,7 @@ _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "agm_answer_headers": ((Mapping,), "headers by their names are expected"),
     "agm_attempt_finished": ((object,), "nothing is expected"),
     "agm_request_finished": ((object,), "nothing is expected"),
+    "agm_alert": ((object,), "nothing is expected"),
     "agm_resources": ((Mapping,), "resources by the first segment of their path are expected"),
     "agm_stopping": ((object,), "nothing is expected"),
 }

@@ -20,8 +20,10 @@ from agm.core.wire.answer_filters import WatchedFilter
 from agm.core.wire.usage import KeepingWatch, Usage
 from agm.observe.activity import Live, Relaying, Underway
 from agm.serving.answers import FinalAnswer, OpenAnswer
+from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
+from agm.serving.fallbacks import FallingBack
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.money import Money
 from agm.serving.prepare import InboundCall, MakeWrapping, PrepareCall
@@ -168,6 +170,8 @@ class Call:
             if context.kept_answers:
                 underway.answer, underway.answer_size = opened.body[: context.kept_answers], len(opened.body)
         request = self._prepared.request
+        if outcome == "error" and isinstance(self._attempts, Attempts | FallingBack) and self._attempts.spent:
+            context.storms.refused(request.model)
         record = RequestRecord(
             request=request,
             started=request.received_at,

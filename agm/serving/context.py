@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import attrs
 
 from agm.config import Config
+from agm.core.alerts import QuotaStorms
 from agm.core.ownership import Ownership
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
@@ -57,6 +58,8 @@ class ServingContext:
     #: Takes the secrets that are held here out of whatever is shown.
     redactor: Redactor
     checks: Doubts
+    #: Counts what was refused for want of quota.
+    storms: QuotaStorms
     #: Of each account, the last attempt that failed through no fault of its request.
     last_failures: dict[str, LastFailure]
     #: Where requests are recorded; None for nowhere.

@@ -17,14 +17,16 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from agm.config import Config
+from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
+from agm.core.pool.cooldown import Cooldown
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import GatewayRequest, LastFailure
+from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
@@ -122,6 +124,8 @@ class Gateway:
         if traces is not None:
             traces.redact = self.redactor.text
         self.pool = Pool((), reactor.seconds)
+        self.pool.went_off = self._went_off
+        self._storms = QuotaStorms(reactor.seconds, hooks.alert)
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
@@ -169,6 +173,7 @@ class Gateway:
         self._kept_pins: SessionPins | None = None
         self._credential_of = credential_of or self._own_credential
         self.calls = self._make_calls(config)
+        self._started = False
         self._sources: dict[str, AccountSource] = {}
         self._awaited: list[Awaitable[list[AccountSource]]] = self._adopt(config)
 
@@ -196,6 +201,7 @@ class Gateway:
             ownership=self.ownership,
             redactor=self.redactor,
             checks=self._checks,
+            storms=self._storms,
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
@@ -205,6 +211,8 @@ class Gateway:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
         self.hooks.started(self)
+        self._started = True
+        self._tell_unusable(self._sources)
         self.metrics.start()
         if self.traces is not None:
             self.traces.start()
@@ -325,6 +333,8 @@ class Gateway:
             if name not in kept:
                 self.credentials[name] = self._credential_of(source)
         self._sources = sources
+        if self._started:
+            self._tell_unusable(name for name in sources if name not in kept)
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
         self.money.hold_accounts()
@@ -332,6 +342,22 @@ class Gateway:
             self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)
         self.models.report_from(accounts)
+
+    def _went_off(self, account: Account, why: Cooldown) -> None:
+        """Tell whoever hears alerts that an account is off; in the same words as the log and the pages."""
+        self._tell_off(account, why.reason, why.message, why.link)
+
+    def _tell_off(self, account: Account, reason: str, *more: str | None) -> None:
+        reason = self.redactor.text(reason.rstrip("."))
+        said = " ".join(filter(None, [f"Account {account.name} is off until somebody acts: {reason}.", *more]))
+        text = self.redactor.text(said)
+        self.hooks.alert(Alert("account_off", account.name, text, {"account": account.name, "reason": reason}))
+
+    def _tell_unusable(self, names: Iterable[str]) -> None:
+        for name in names:
+            account = self._sources[name].account
+            if account.unusable is not None:
+                self._tell_off(account, account.unusable)
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}

@@ -32,9 +32,7 @@ class Money:
     :param alert: takes the alert of each budget that has come to its ``warn_at`` or to its limit.
     """
 
-    def __init__(
-        self, config: Config, pool: Pool, wall: Callable[[], float], alert: Callable[[Alert], object]
-    ) -> None:
+    def __init__(self, config: Config, pool: Pool, wall: Callable[[], float], alert: Callable[[Alert], object]) -> None:
         self._pool = pool
         self._wall = wall
         self.spending = Spending(wall)
@@ -97,8 +95,13 @@ class Money:
                     "budget",
                     f"{budget.of} per {budget.per}, {level}",
                     text,
-                    {"of": budget.of, "per": budget.per, "spent": round(standing.spent, 6), "limit": budget.limit}
-                    | {"seconds_left": round(standing.seconds_left)},
+                    {
+                        "of": budget.of,
+                        "per": budget.per,
+                        "spent": round(standing.spent, 6),
+                        "limit": budget.limit,
+                        "seconds_left": round(standing.seconds_left),
+                    },
                 )
             )
             if budget.what == "account":

@@ -36,6 +36,7 @@ from agm.config import (
 AN_ACCOUNT = '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\n'
 A_LOGIN = '{"type": "authorized_user", "client_id": "i", "client_secret": "canary-s", "refresh_token": "canary-r"}'
 A_BUDGET = '[[budgets]]\nof = "key:a"\nlimit = 1.0\n'
+A_WEBHOOK = '[[alerts]]\non = ["budget"]\nurl = "https://hooks.example.net/x"\n'
 A_CLIENT_KEY = '[[auth.keys]]\nname = "a"\nkey = "k"\n'
 
 
@@ -285,7 +286,7 @@ TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in know
         ("api_key = 1", "api_key: unknown key here; it belongs in [[accounts]]"),
         (
             "[gateway]\nname = 1",
-            "gateway.name: unknown key here; it belongs in [[accounts]] or [[auth.keys]]",
+            "gateway.name: unknown key here; it belongs in [[accounts]] or [[alerts]] or [[auth.keys]]",
         ),
         ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait, state'),
         (
@@ -1606,12 +1607,18 @@ def test_every_key_is_documented_and_every_documented_key_exists() -> None:
 
 def test_documented_defaults_are_the_defaults() -> None:
     """A default written out in a file gives the configuration of an empty one."""
-    base = {"accounts[]": AN_ACCOUNT, "auth.keys[]": A_CLIENT_KEY, "budgets[]": A_CLIENT_KEY + A_BUDGET}
+    base = {
+        "accounts[]": AN_ACCOUNT,
+        "auth.keys[]": A_CLIENT_KEY,
+        "budgets[]": A_CLIENT_KEY + A_BUDGET,
+        "alerts[]": A_WEBHOOK,
+    }
     for path, _, default in documented():
         table, _, name = path.rpartition(".")
         if default in ("none", "required", "by kind"):
             (actual,) = (value for known, value in known_keys() if known == path)
-            assert actual == ("api-key" if path.endswith(".kind") else "" if path.endswith((".name", ".of")) else None)
+            required = {"accounts[].kind": "api-key", "alerts[].on": (), "budgets[].limit": None}
+            assert actual == (required.get(path, "") if default == "required" else None)
             continue
         start = base.get(table, f"[{table}]\n")
         written = parse(f"{start}{name} = {default.strip('`')}", environ={})
@@ -1635,11 +1642,13 @@ def test_documented_choices_are_the_choices() -> None:
         "budgets[].then",
         "log.format",
         "log.level",
+        "alerts[].form",
     }
     for path, words in choices.items():
         table, _, name = path.rpartition(".")
-        base = A_BUDGET if table == "budgets[]" else f"[[{table[:-2]}]]\nname = 'a'\n"
-        start = base if table.endswith("[]") else f"[{table}]\n"
+        bases = {"alerts[]": A_WEBHOOK, "budgets[]": A_BUDGET}
+        start = f"[[{table[:-2]}]]\nname = 'a'\n" if table.endswith("[]") else f"[{table}]\n"
+        start = bases.get(table, start)
         assert problem(f"{start}{name} = 'zzzz'").endswith(f"'zzzz' is not one of {', '.join(words)}")
 
 
@@ -1647,6 +1656,7 @@ def test_the_examples_of_the_document_are_valid_alone_and_together(tmp_path: Pat
     """What a person copies from the page works."""
     examples = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     environ = {name: name for name in ("GEMINI_API_KEY", "WORK_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY")}
+    environ["ALERTS_URL"] = HOOK
     environ["HOME"] = str(tmp_path)
     assert len(examples) >= 9
     for example in [*examples, "".join(examples)]:
@@ -1671,6 +1681,102 @@ def test_the_messages_of_the_document_are_the_messages() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, path=Path("agm.toml"), environ={})
     assert f"{caught.value}\n" == shown
+
+
+# [[alerts]]
+
+HOOK = "https://hooks.example.net/canary-token/1"
+
+
+def test_a_webhook_has_its_url_from_the_file_the_environment_or_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(HOOK + "\n")
+    (tmp_path / "url").chmod(0o600)
+    text = (
+        f'[[alerts]]\non = ["budget"]\nurl = "{HOOK}"\n'
+        '[[alerts]]\nname = "ops"\non = ["account_off", "quota_storm", "account_off"]\n'
+        'url_env = "HOOK"\nform = "slack"\n'
+        '[[alerts]]\non = ["budget"]\nurl_file = "url"\n'
+    )
+    found = parse(text, path=tmp_path / "agm.toml", environ={"HOOK": HOOK})
+    assert [(a.name, a.on, a.form) for a in found.alerts] == [
+        ("alerts[0]", ("budget",), "json"),
+        ("ops", ("account_off", "quota_storm"), "slack"),
+        ("alerts[2]", ("budget",), "json"),
+    ]
+    assert {a.url.reveal() for a in found.alerts if a.url is not None} == {HOOK}
+    assert found.warnings == ()
+    assert "canary" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (
+            f'url = "{HOOK}"',
+            "alerts[0].on: is missing; name the alerts that are told: budget, account_off, quota_storm",
+        ),
+        (f'url = "{HOOK}"\non = []', "alerts[0].on: names no alert; there are budget, account_off, quota_storm"),
+        (
+            f'url = "{HOOK}"\non = ["budgets"]',
+            "alerts[0].on[0]: 'budgets' is not one of budget, account_off, quota_storm; did you mean 'budget'?",
+        ),
+        ('on = ["budget"]', "alerts[0]: a webhook needs exactly one of url, url_env, url_file; none is given"),
+        (
+            f'on = ["budget"]\nurl = "{HOOK}"\nform = "teams"',
+            "alerts[0].form: 'teams' is not one of json, slack",
+        ),
+        (
+            'on = ["budget"]\nurl = "hooks.example.net/canary-token"',
+            "alerts[0].url: is no URL of a webhook; write it whole, like https://hooks.example.net/agm",
+        ),
+        (
+            'on = ["budget"]\nurl = "https://canary-user:canary-pass@hooks.example.net/"',
+            "alerts[0].url: has a user or a fragment, which no webhook takes; write it whole, like "
+            "https://hooks.example.net/agm",
+        ),
+        (
+            'on = ["budget"]\nurl = "https://hooks.example.net/a b"',
+            "alerts[0].url: holds characters that no URL has; write it whole, like https://hooks.example.net/agm",
+        ),
+        (
+            'on = ["budget"]\nurl = "https://[canary/"',
+            "alerts[0].url: cannot be read as a URL; write it whole, like https://hooks.example.net/agm",
+        ),
+    ],
+)
+def test_a_webhook_that_cannot_be_told_is_refused_without_its_url(lines: str, line: str) -> None:
+    assert problem(f"[[alerts]]\n{lines}\n") == line
+
+
+def test_webhooks_have_names_of_their_own() -> None:
+    one = f'[[alerts]]\nname = "ops"\non = ["budget"]\nurl = "{HOOK}"\n'
+    assert problem(one + one) == "alerts[1].name: 'ops' is alerts[0].name already; give each webhook its own name"
+
+
+def test_a_webhook_whose_url_is_missing_is_told_nothing_and_says_what_helps(tmp_path: Path) -> None:
+    text = '[[alerts]]\non = ["budget"]\n'
+    assert lacking(text + 'url_env = "HOOK"\n') == [
+        "alerts[0].url_env: the environment variable HOOK is not set; write export HOOK=… before the start; until then "
+        "nothing is told there"
+    ]
+    assert lacking(text + 'url_env = "HOOK"\n', {"HOOK": "canary-no-url"}) == [
+        "alerts[0].url_env: what it names is no URL of a webhook; write it whole, like https://hooks.example.net/agm; "
+        "until then nothing is told there"
+    ]
+    (line,) = lacking(text + 'url_file = "url"\n', path=tmp_path / "agm.toml")
+    assert line.endswith(
+        "cannot be read: No such file or directory; put the URL there; until then nothing is told there"
+    )
+
+
+def test_a_webhook_that_is_told_in_the_clear_is_warned_of() -> None:
+    def warnings(url: str) -> tuple[str, ...]:
+        return parse(f'[[alerts]]\non = ["budget"]\nurl = "{url}"\n', environ={}).warnings
+
+    assert warnings("http://127.0.0.1:9000/x") == ()
+    assert warnings("http://alerts.internal/x") == (
+        "configuration: alerts[0].url: is told in the clear, whoever is on the way reads it; write https",
+    )
 
 
 # -- Prices and budgets ------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class Pool:
     :param accounts: in the order of the configuration.
     :param now: seconds of a clock that never goes back.
     :ivar changed: called whenever something changes that must survive a restart.
+    :ivar went_off: called with an account that has become disabled, and why.
     """
 
     def __init__(self, accounts: Iterable[Account], now: Callable[[], float]) -> None:
@@ -72,6 +73,7 @@ class Pool:
         self._leases = 0
         self._queue = WaitQueue(lambda model, method, version: bool(self._group(model, method, version).ready))
         self.changed: Callable[[], None] = lambda: None
+        self.went_off: Callable[[Account, Cooldown], object] = lambda account, why: None
         self.replace(accounts, ())
 
     def __len__(self) -> int:
@@ -348,6 +350,8 @@ class Pool:
             else:
                 member.cooldowns.pop(model, None)
                 member.cooldowns[model] = cooldown
+        if member.held is cooldown and cooldown.until is None and (known is None or known.until is not None):
+            self.went_off(account, cooldown)
         forgotten: list[str] = []
         if len(member.cooldowns) > MAX_COOLDOWNS:
             over = [name for name, it in member.cooldowns.items() if it.ends <= now and it.probe is None]
@@ -385,7 +389,10 @@ class Pool:
         """Take `account` out until manual action."""
         member = self._current(account, lease)
         if member is not None:
+            was_off = member.held is not None and member.held.until is None
             member.held = Cooldown(Cause.DISABLED, reason, None, self._leases, link=link)
+            if not was_off:
+                self.went_off(account, member.held)
             self._refresh(member)
             self.changed()
             self.wake(news=True)
