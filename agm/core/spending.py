@@ -84,6 +84,8 @@ class Sums:
     tokens: int = 0
     cost: float = 0.0
     unpriced: int = 0
+    #: When the first of it was, in seconds since the epoch; 0 is not known.
+    since: float = 0.0
 
     def add(self, other: Sums) -> None:
         """Add what was used elsewhere."""
@@ -91,6 +93,7 @@ class Sums:
         self.tokens += other.tokens
         self.cost += other.cost
         self.unpriced += other.unpriced
+        self.since = min(filter(None, (self.since, other.since)), default=0.0)
 
 
 class Spending:
@@ -133,7 +136,7 @@ class Spending:
         if sums is None:
             if len(self._new) >= MAX_NEW:
                 self._fold()
-            sums = self._new[who] = Sums()
+            sums = self._new[who] = Sums(since=self._wall())
         sums.requests += 1
         sums.tokens += tokens
         if cost is None:
@@ -198,6 +201,8 @@ class Standing:
     spent: float
     seconds_left: float
     unpriced: int = 0
+    #: When the first of it was spent, in seconds since the epoch; 0 is not known.
+    since: float = 0.0
 
     @property
     def used_up(self) -> bool:
@@ -274,7 +279,7 @@ class Budgets:
         """How one stands."""
         now = self._wall()
         sums = self._spending.of(budget.of, budget.per)
-        return Standing(budget, sums.cost, max(ends(budget.per, now) - now, 0.001), sums.unpriced)
+        return Standing(budget, sums.cost, max(ends(budget.per, now) - now, 0.001), sums.unpriced, sums.since)
 
     def all(self) -> list[Standing]:
         """How all of them stand, in the order of the configuration."""

@@ -33,7 +33,7 @@ from agm.core.errors import (
 )
 from agm.core.pool.breaker import Trouble
 from agm.core.pool.candidates import Candidates
-from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
+from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.pool.lease import Lease
 from agm.core.remedies import remedy
 from agm.core.request import (
@@ -199,7 +199,7 @@ class Attempts:
         if route is None:
             _, exclusions = self.candidates()
             self.spent = any(exclusion.cause in NONE_LEFT for exclusion in exclusions)
-            raise nothing_left(request.model, request.method, request.version, exclusions)
+            raise self.context.nothing_left(request, exclusions)
         return route
 
     async def _next(self, route: Route, failure: Failed) -> Route | None:
@@ -586,7 +586,9 @@ class Attempts:
         headers: list[tuple[bytes, bytes]] = []
         if status in (429, 503):
             wait = self.routing.recovery(last.verdict, self._given_up)
-            body = with_retry_info(body, wait)
+            request = self.request
+            away = self.context.pool.excluded(request.model, request.method, request.version)
+            body = with_retry_info(body, wait, self.context.returns(away).rstrip())
             headers.append((b"Retry-After", b"%d" % max(1, -int(-wait // 1))))
         return FinalAnswer(status, tuple(headers), body)
 

@@ -14,7 +14,6 @@ import msgspec
 
 from agm.core import documents, ownership
 from agm.core.errors import NOT_JSON, GatewayError
-from agm.core.pool.exclusions import nothing_left
 from agm.core.request import Account, UpstreamRequest
 from agm.core.wire import interactions
 from agm.plugins.hooks import Call, HookFailed
@@ -149,7 +148,7 @@ def _decide(
     if not accounts:
         wait = attempts.wait_in_line()
         if wait is None:
-            raise nothing_left(request.model, request.method, request.version, exclusions)
+            raise attempts.context.nothing_left(request, exclusions)
         found["waits"] = {"seconds": round(wait, 3), "at_most": gateway.config.pool.max_wait}
         return
     choice = attempts.select(accounts)

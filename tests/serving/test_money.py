@@ -12,6 +12,7 @@ import pytest_twisted
 
 from agm import hookimpl
 from agm.core.alerts import Alert
+from agm.core.forecast import DayQuotas
 from agm.core.spending import Budget, Budgets, Spending, Sums, begins, ends, period
 from agm.observe.requestlog import store as logfile
 from agm.persist.spending import SpendingFile, path_beside
@@ -189,7 +190,7 @@ async def test_a_budget_that_only_warns_says_so_once_at_each_level(
 async def test_what_was_spent_is_kept_over_a_restart(tmp_path: Path) -> None:
     """A budget that is spent stays spent; the file names no key."""
     spending = Spending(lambda: NOW)
-    kept = SpendingFile(reactor, spending, path_beside(tmp_path / "state.json"))
+    kept = SpendingFile(reactor, spending, DayQuotas(lambda: NOW), path_beside(tmp_path / "state.json"))
     kept.start()
     spending.add("ada", "search", "work", "m", 100, 1.5)
     spending.add("ada", None, "work", "m", 10, None)
@@ -200,12 +201,13 @@ async def test_what_was_spent_is_kept_over_a_restart(tmp_path: Path) -> None:
         "tokens": 110,
         "cost": 1.5,
         "unpriced": 1,
+        "since": NOW,
     }
     again = Spending(lambda: NOW + 86_400)
-    reading = SpendingFile(reactor, again, path_beside(tmp_path / "state.json"))
+    reading = SpendingFile(reactor, again, DayQuotas(lambda: NOW), path_beside(tmp_path / "state.json"))
     reading.start()
     await reading.stop()
-    assert again.of("key:ada", "month") == Sums(2, 110, 1.5, 1)
+    assert again.of("key:ada", "month") == Sums(2, 110, 1.5, 1, NOW)
     assert again.of("key:ada", "day") == Sums()
 
 

@@ -149,10 +149,26 @@ def cooldown_after(verdict: Verdict, now: float, known: Cooldown | None, *, prob
 
 @attrs.frozen
 class Quota:
-    """The fraction of a quota that is left, and until when that is worth knowing."""
+    """
+    The fraction of a quota that is left, and until when that is worth knowing.
+
+    `resets` is when it is whole again, `noted` when it was reported, and `began` when it was first reported since it
+    was whole, with what was left then, `was`: how fast it is used up.
+    """
 
     left: float
     until: float
+    resets: float = math.inf
+    noted: float = 0.0
+    began: float = 0.0
+    was: float = 0.0
+
+    def out_in(self, reserve: float, now: float) -> float | None:
+        """Seconds until it comes down to a reserve, at the pace since it was whole; None where it does not."""
+        if self.left <= reserve or self.was <= self.left or self.until <= now:
+            return None
+        seconds = (self.left - reserve) * (self.noted - self.began) / (self.was - self.left) - (now - self.noted)
+        return max(seconds, 0.0) if now + seconds < self.resets else None
 
 
 class State(Enum):

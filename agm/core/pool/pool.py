@@ -427,8 +427,11 @@ class Pool:
         member = self._members.get(account.name)
         if member is None:
             return
-        member.quotas.pop(model, None)
-        member.quotas[model] = Quota(remaining, min(resets_at, self._now() + MAX_NOTE_AGE))
+        now, before = self._now(), member.quotas.pop(model, None)
+        began, was = now, remaining
+        if before is not None and before.noted and remaining <= before.left and now < before.resets:
+            began, was = before.began, before.was
+        member.quotas[model] = Quota(remaining, min(resets_at, now + MAX_NOTE_AGE), resets_at, now, began, was)
         if len(member.quotas) > MAX_COOLDOWNS:
             oldest = next(iter(member.quotas))
             del member.quotas[oldest]
@@ -436,6 +439,12 @@ class Pool:
         self._refresh(member, model)
         self.changed()
         self.wake(model, news=True)
+
+    def quota_out_in(self, name: str, model: str) -> float | None:
+        """Seconds until what an upstream reports of a quota comes down to the account's reserve; None if not known."""
+        member = self._members.get(name)
+        quota = None if member is None else member.quotas.get(model)
+        return None if member is None or quota is None else quota.out_in(member.account.reserve, self._now())
 
     # Budgets
 
