@@ -36,7 +36,7 @@ from agm.core.pool.cooldown import (
 from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.pool.groups import Group, eligibility_key, method_class
 from agm.core.pool.lease import Lease
-from agm.core.pool.waiters import Waiter, WaitQueue
+from agm.core.pool.waiters import NOBODYS, Share, Waiter, WaitQueue
 from agm.core.request import Account
 
 __all__ = ["Pool"]
@@ -528,15 +528,23 @@ class Pool:
 
     # Waiting
 
-    def wait(self, model: str, method: str, try_acquire: Callable[[], bool], version: str = "") -> Waiter:
+    def wait(
+        self,
+        model: str,
+        method: str,
+        try_acquire: Callable[[], bool],
+        version: str = "",
+        share: Share = NOBODYS,
+    ) -> Waiter:
         """
         Join the queue for a model.
 
-        :param try_acquire: called when there may be an account, in the order of arrival; takes it and returns True, or
-            returns False to wait on.  It is also called when the outlook has changed for the worse, and may give up by
-            returning True.  It must not raise.
+        :param try_acquire: called when there may be an account, in turn; takes it and returns True, or returns False to
+            wait on.  It is also called when the outlook has changed for the worse, and may give up by returning True.
+            It must not raise.
+        :param share: whose turn it is: keys by their weight, batches last.
         """
-        return self._queue.join(model, method, try_acquire, version)
+        return self._queue.join(model, method, try_acquire, version, share)
 
     def waiting(self, model: str | None = None) -> int:
         """Return how many requests wait in the queue for a model, or in all of them."""
@@ -544,7 +552,7 @@ class Pool:
 
     def wake(self, model: str | None = None, *, news: bool = False) -> None:
         """
-        Offer what is ready to those who wait, for one model or for all, in the order in which they came.
+        Offer what is ready to those who wait, for one model or for all, in turn.
 
         :param news: ask everybody, not only while something is ready: the outlook is another one.
         """
