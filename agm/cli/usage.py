@@ -16,7 +16,7 @@ from agm.cli.account import columns
 from agm.cli.files import Refused
 from agm.cli.log import add_filters, add_place, filter_of, open_log, path_of
 from agm.cli.running import json_text, printable
-from agm.core.money import dollars
+from agm.core.money import dollars, known
 
 __all__ = ["add_parser", "run"]
 
@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
 def _table(by: str, found: Sequence[Mapping[str, Any]]) -> str:
     rows = list(found)
     if len(found) > 1:
-        sums = {name: sum(row[name] for row in found) for name in found[0] if name != by}
+        sums = {name: sum(row[name] or 0 for row in found) for name in found[0] if name != by}
+        if "cost" in sums:
+            sums["cost"] = known(sums["cost"], sums["unpriced"])
         rows.append({by: "total", **sums})
     shown = [
         {by: "-" if row[by] is None else printable(row[by])}

@@ -164,8 +164,15 @@ def is_free(method: str) -> bool:
     return method.rpartition(".")[2] in _FREE or method.startswith("files.")
 
 
-def dollars(amount: float) -> str:
+def known(cost: float, unpriced: int) -> float | None:
+    """Return a sum of costs; None where nothing of it is known, so that nobody takes that for 0."""
+    return None if unpriced and not cost else cost
+
+
+def dollars(amount: float | None) -> str:
     """An amount as people read it: in cents, or as fine as a small one needs."""
+    if amount is None:
+        return "unknown"
     if amount and abs(amount) < 0.1:
         return f"${amount:.6f}".rstrip("0")
     return f"${amount:,.2f}"

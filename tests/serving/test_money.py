@@ -95,7 +95,7 @@ async def test_a_model_without_a_price_is_unknown_and_never_zero(
     assert found["keys"]["ada"]["day"] == {
         "requests": 1,
         "tokens": found["keys"]["ada"]["day"]["tokens"],
-        "cost": 0.0,
+        "cost": None,
         "unpriced": 1,
     }
     assert found["budgets"][0]["unpriced"] == 1
@@ -280,7 +280,7 @@ def test_a_log_of_before_costs_is_read_and_then_goes_on(tmp_path: Path) -> None:
     reading = logfile.open_to_read(path)
     for by in ("team", "key", "model"):
         (sums,) = logfile.totals(reading, by, cost=True)
-        assert (sums["requests"], sums["cost"], sums["unpriced"]) == (1, 0.0, 1)
+        assert (sums["requests"], sums["cost"], sums["unpriced"]) == (1, None, 1)
     assert "cost" not in logfile.latest(reading, 1)[0]
     reading.close()
     writing = sqlite3.connect(path)

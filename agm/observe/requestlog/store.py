@@ -25,6 +25,7 @@ import attrs
 from platformdirs import user_state_path
 
 from agm.config import Config, default_path
+from agm.core.money import known
 
 #: What ``PRAGMA user_version`` is of a file that this agm writes.
 SCHEMA = 1
@@ -397,14 +398,15 @@ def totals(
     Sums over requests, a row per group: the busiest first, or days and hours in their order.
 
     :param by: one of :data:`GROUPS`.
-    :param cost: whether to sum up the costs as well, in US dollars, and how many requests are `unpriced`.
+    :param cost: whether to sum up the costs as well, in US dollars, and how many requests are `unpriced`; the cost is
+        None where none is known.
     """
-    known = _columns(connection)  # of an older file, whatever came later is null
-    group = "NULL" if by in _LATER and by not in known else GROUPS[by]
+    there = _columns(connection)  # of an older file, whatever came later is null
+    group = "NULL" if by in _LATER and by not in there else GROUPS[by]
     priced = ""
     if cost:
-        unpriced = _UNPRICED if "cost" in known else _UNPRICED.replace("cost IS NULL", "1")
-        priced = f", {'total(cost)' if 'cost' in known else '0.0'} AS cost, total({unpriced}) AS unpriced"
+        unpriced = _UNPRICED if "cost" in there else _UNPRICED.replace("cost IS NULL", "1")
+        priced = f", {'total(cost)' if 'cost' in there else '0.0'} AS cost, total({unpriced}) AS unpriced"
     where, values = (which or Filter()).where()
     order = by if by in ("day", "hour") else "requests DESC, 1"
     sums = ", ".join(f"total({name}) AS {name}" for name in (*TOKENS, "bytes_in", "bytes_out"))
@@ -414,10 +416,14 @@ def totals(
         f"FROM requests WHERE {where} GROUP BY 1 ORDER BY {order}",
         values,
     )
-    return [
+    found = [
         {
             name: int(value) if isinstance(value, float) and name != "cost" else value
             for name, value in dict(row).items()
         }
         for row in rows
     ]
+    if cost:
+        for each in found:
+            each["cost"] = known(each["cost"], each["unpriced"])
+    return found

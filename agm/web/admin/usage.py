@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agm.config.prices import dated
+from agm.core.money import known
 from agm.core.spending import PERS, Standing, Sums, period
 from agm.serving.gateway import Gateway
 from agm.web.admin.base import AdminResource
@@ -37,7 +38,7 @@ def _sums(sums: Sums) -> dict[str, Any]:
     return {
         "requests": sums.requests,
         "tokens": sums.tokens,
-        "cost": round(sums.cost, 9),
+        "cost": known(round(sums.cost, 9), sums.unpriced),
         "unpriced": sums.unpriced,
     }
 
