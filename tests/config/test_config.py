@@ -35,6 +35,7 @@ from agm.config import (
 
 AN_ACCOUNT = '[[accounts]]\nname = "a"\nkind = "api-key"\napi_key = "k"\n'
 A_LOGIN = '{"type": "authorized_user", "client_id": "i", "client_secret": "canary-s", "refresh_token": "canary-r"}'
+A_BUDGET = '[[budgets]]\nof = "key:a"\nlimit = 1.0\n'
 A_WEBHOOK = '[[alerts]]\non = ["budget"]\nurl = "https://hooks.example.net/x"\n'
 A_CLIENT_KEY = '[[auth.keys]]\nname = "a"\nkey = "k"\n'
 
@@ -277,7 +278,7 @@ TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in know
             A_CLIENT_KEY + "rpm = 1",
             "auth.keys[0].rpm: unknown key; the keys here are name, key, key_env, "
             "key_sha256, models, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, "
-            "max_sessions, expires, admin, team, metadata",
+            "max_sessions, expires, admin, team, weight, metadata",
         ),
         (AN_ACCOUNT + "aip_key_env = 1", "accounts[0].aip_key_env: unknown key; did you mean 'api_key_env'?"),
         ("[plugins]\npth = 1", "plugins.pth: unknown key; did you mean 'path'?"),
@@ -1419,7 +1420,7 @@ def likely_files(draw: st.DrawFn) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for path, default in known_keys():
         *above, name = path.split(".")
-        if not draw(st.booleans()):
+        if draw(st.integers(0, 2)):  # a third of them: with more, inputs get too large
             continue
         table = tables
         for part in above:
@@ -1606,13 +1607,18 @@ def test_every_key_is_documented_and_every_documented_key_exists() -> None:
 
 def test_documented_defaults_are_the_defaults() -> None:
     """A default written out in a file gives the configuration of an empty one."""
-    base = {"accounts[]": AN_ACCOUNT, "auth.keys[]": A_CLIENT_KEY, "alerts[]": A_WEBHOOK}
+    base = {
+        "accounts[]": AN_ACCOUNT,
+        "auth.keys[]": A_CLIENT_KEY,
+        "budgets[]": A_CLIENT_KEY + A_BUDGET,
+        "alerts[]": A_WEBHOOK,
+    }
     for path, _, default in documented():
         table, _, name = path.rpartition(".")
         if default in ("none", "required", "by kind"):
             (actual,) = (value for known, value in known_keys() if known == path)
-            required = {"accounts[].kind": "api-key", "alerts[].on": (), "accounts[].name": "", "auth.keys[].name": ""}
-            assert actual == (required[path] if default == "required" else None)
+            required = {"accounts[].kind": "api-key", "alerts[].on": (), "budgets[].limit": None}
+            assert actual == (required.get(path, "") if default == "required" else None)
             continue
         start = base.get(table, f"[{table}]\n")
         written = parse(f"{start}{name} = {default.strip('`')}", environ={})
@@ -1632,14 +1638,17 @@ def test_documented_choices_are_the_choices() -> None:
         "models.display_name",
         "pool.strategy",
         "accounts[].kind",
+        "budgets[].per",
+        "budgets[].then",
         "log.format",
         "log.level",
         "alerts[].form",
     }
     for path, words in choices.items():
         table, _, name = path.rpartition(".")
+        bases = {"alerts[]": A_WEBHOOK, "budgets[]": A_BUDGET}
         start = f"[[{table[:-2]}]]\nname = 'a'\n" if table.endswith("[]") else f"[{table}]\n"
-        start = A_WEBHOOK if table == "alerts[]" else start
+        start = bases.get(table, start)
         assert problem(f"{start}{name} = 'zzzz'").endswith(f"'zzzz' is not one of {', '.join(words)}")
 
 
@@ -1767,4 +1776,48 @@ def test_a_webhook_that_is_told_in_the_clear_is_warned_of() -> None:
     assert warnings("http://127.0.0.1:9000/x") == ()
     assert warnings("http://alerts.internal/x") == (
         "configuration: alerts[0].url: is told in the clear, whoever is on the way reads it; write https",
+    )
+
+
+# -- Prices and budgets ------------------------------------------------------------------------------
+
+
+def test_a_price_is_by_model_and_what_is_left_out_costs_what_text_does() -> None:
+    """Names have dots, and so need quotes: without them the cure is named."""
+    it = parse('[prices."gemini-2.5-flash"]\ninput = 1\noutput = 2.5\n[prices."tuned/*"]\nimage = 0.5\n', environ={})
+    price = it.prices["gemini-2.5-flash"]
+    assert (price.input, price.cached, price.audio_input, price.image_output) == (1.0, 1.0, 1.0, 2.5)
+    assert it.prices["tuned/*"].image == 0.5
+    assert problems("[prices.gemini-2.5-flash]\ninput = 1") == [
+        'configuration: prices.gemini-2: is no model; quote a name with a dot: [prices."gemini-2.5-flash"]'
+    ]
+    assert problems('[prices."m"]\ninput = -1\noutptu = 2') == [
+        "configuration: prices.m.input: -1 is not a price: US dollars, 0 or more",
+        "configuration: prices.m.outptu: unknown key; did you mean 'output'?",
+    ]
+    assert problems('[prices."m"]') == [
+        "configuration: prices.m: has no price; write input and output, in US dollars per million tokens"
+    ]
+
+
+def test_a_budget_is_of_a_key_a_team_or_an_account() -> None:
+    """One for each of them and period; what is not in the file is warned of, for a plugin may add it."""
+    it = parse(A_CLIENT_KEY + A_BUDGET + A_BUDGET.replace("limit", 'per = "day"\nthen = "warn"\nlimit'), environ={})
+    assert [(b.what, b.name, b.per, b.limit, b.warn_at, b.then) for b in it.budgets] == [
+        ("key", "a", "month", 1.0, 0.8, "refuse"),
+        ("key", "a", "day", 1.0, 0.8, "warn"),
+    ]
+    assert it.warnings == parse(A_CLIENT_KEY, environ={}).warnings
+    assert problems(A_BUDGET + A_BUDGET) == [
+        "configuration: budgets[1]: is for the same as budgets[0], per month; write one of them"
+    ]
+    assert problems('[[budgets]]\nof = "ada"\nlimit = 0') == [
+        "configuration: budgets[0].of: 'ada' is not what a budget is for: "
+        'write "key:NAME", "team:NAME" or "account:NAME"',
+        "configuration: budgets[0].limit: expected a number of US dollars, more than 0, not 0",
+    ]
+    warned = parse(A_BUDGET.replace("key:a", "team:serach"), environ={}).warnings
+    assert warned == (
+        "configuration: budgets[0].of: 'team:serach': there is no client key with this team 'serach' in this file; it "
+        "holds if a plugin adds one",
     )
