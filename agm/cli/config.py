@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 
 from agm.config import Config, ConfigError, Problem, default, default_path, find, load
+from agm.core.words import counted
 
 __all__ = ["add_parser", "cannot_start", "run"]
 
@@ -99,13 +100,9 @@ def _summary(config: Config) -> str:
     )
     which = ", ".join(f"{number} {what}" for number, what in out if number)
     counts = (
-        _count(len(config.accounts), "account", "accounts") + (f" ({which})" if which else ""),
-        _count(len(config.auth.keys), "client key", "client keys"),
-        _count(len(config.models.aliases), "alias", "aliases"),
-        _count(len(config.warnings), "warning", "warnings"),
+        counted(len(config.accounts), "account") + (f" ({which})" if which else ""),
+        counted(len(config.auth.keys), "client key"),
+        counted(len(config.models.aliases), "alias", "aliases"),
+        counted(len(config.warnings), "warning"),
     )
     return f"ok: {', '.join(counts)}"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

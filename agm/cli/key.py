@@ -20,6 +20,7 @@ from agm.cli.account import DiscreetParser, columns, warn
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text
 from agm.config import find
+from agm.core.words import counted
 
 __all__ = ["add_parser", "run"]
 
@@ -193,7 +194,11 @@ def _row(key: Mapping[str, object], used: Mapping[str, Mapping[str, int]] | None
     if used is None:
         return row
     today = used.get(str(key["name"]))
-    told = "not in the running gateway" if today is None else f"{today['requests']} requests, {today['tokens']} tokens"
+    told = (
+        "not in the running gateway"
+        if today is None
+        else f"{counted(today['requests'], 'request')}, {counted(today['tokens'], 'token')}"
+    )
     return {**row, "today": told}
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from agm.cli.files import Refused
 from agm.config import GatewayConfig, find, parse
 from agm.core.listening import Description
 
-__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "json_text", "printable"]
+__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "is_meant", "json_text", "printable"]
 
 #: Seconds to connect, and to wait for an answer: plugins may take their time with an explanation.
 CONNECT, ANSWER = 5.0, 60.0
@@ -83,6 +83,20 @@ def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | 
         _say(f"no gateway runs at {address}: {otherwise}", otherwise)
         return None
     return running
+
+
+def is_meant(document: Mapping[str, Any], args: argparse.Namespace) -> bool:
+    """
+    Return whether the gateway that answered is the one that the arguments mean.
+
+    At an address that the configuration names, or that nobody named, another may run.
+
+    :param document: its answer, with the path of its configuration as ``config``.
+    """
+    path = find(args.config, os.environ)
+    if args.url is not None or path is None or document.get("config") == str(path):
+        return True
+    return args.config is None and "AGM_CONFIG" not in os.environ and document.get("config") is None
 
 
 def client_key(variable: str | None) -> str | None:

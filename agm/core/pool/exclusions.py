@@ -72,7 +72,7 @@ def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exc
     """The error for a request that no account can serve, from the reasons of all of them.  It names no account."""
     if not exclusions:
         return Unavailable(
-            "agm has no account to serve this. Add one with the command: agm account add",
+            "agm has no account to serve this. Add one with the command: agm account add NAME",
             reason="NO_ACCOUNTS",
             retry_after=PERSON_WAIT,
         )

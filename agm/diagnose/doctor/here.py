@@ -31,6 +31,7 @@ from agm.cli.running import Running, address_of
 from agm.config import Config, ConfigError, default, default_path, find, load
 from agm.core.client_keys import digest
 from agm.core.network import EnvironmentProxies
+from agm.core.words import counted
 from agm.diagnose.doctor import Finding
 
 __all__ = ["Setup", "environment", "live", "modes", "packages", "port", "public", "setup"]
@@ -124,7 +125,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
     if not config.accounts and not config.plugins.load:
         findings.append(Finding(check, "warning", f"{path}: there is no account", "`agm account add NAME` adds one"))
     if not findings:
-        found = f"{path}: {len(config.accounts)} accounts, {len(config.auth.keys)} client keys"
+        found = f"{path}: {counted(len(config.accounts), 'account')}, {counted(len(config.auth.keys), 'client key')}"
         findings.append(Finding(check, "ok", found))
     return Setup(path, config), findings
 
