@@ -25,7 +25,7 @@ import pytest
 from testbed.processes import BIN, PATIENCE, Twistd, environment, run, until
 from tests.helpers.pages import DOCS, Block, blocks, write_possessions
 
-GATEWAY, EMULATOR = "8045", "8046"
+GATEWAY, EMULATOR, TLS = "8045", "8046", "8443"
 #: Pages whose Python is run by another test, with plugins in place and an event loop around it.
 ELSEWHERE = {"plugins.md", "plugin-tutorial.md", "testing-plugins.md"}
 #: Languages that are run; of all others nothing is claimed that a command could show.
@@ -84,7 +84,7 @@ class Reader:
         self.home = folder / "home"
         self.here = folder / "here"
         self.here.mkdir(parents=True)
-        self._ports = {GATEWAY: demo or free_port(), EMULATOR: free_port()}
+        self._ports = {GATEWAY: demo or free_port(), EMULATOR: free_port(), TLS: free_port()}
         self._running: dict[str, Twistd] = {}
         self.config = self.home / ".config" / "agm" / "agm.toml"
         self.config.parent.mkdir(parents=True)
@@ -96,13 +96,12 @@ class Reader:
         write_possessions(self.here)
         write_possessions(self.home)
         for block in (block for page in PAGES for block in blocks(page)):
-            if block.language in ("python", "js") and block.file is not None and "/" not in block.file:
-                (self.here / block.file).write_text(block.text)
+            if block.language in ("python", "js", "toml") and block.file is not None and "/" not in block.file:
+                (self.here / block.file).write_text(self._mine(block.text) if block.language == "toml" else block.text)
 
     def _env(self) -> dict[str, str]:
-        return environment(
-            self.home, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", NO_COLOR="1", PYTHONPATH=str(self.here)
-        )
+        path = os.pathsep.join([str(self.here), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return environment(self.home, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", NO_COLOR="1", PYTHONPATH=path)
 
     def _mine(self, text: str) -> str:
         """A text of a page with the ports that are free here."""
@@ -129,9 +128,9 @@ class Reader:
         if place in self._running:
             self._running.pop(place).end()
         folder = self.here.parent / f"{place}-{len(list(self.here.parent.iterdir()))}"
-        twistd = self._running[place] = Twistd.start(
-            folder, *(word for word in words[1:] if word != "--pidfile="), env=self._env()
-        )
+        words = [word for word in words[1:] if word != "--pidfile="]
+        words = [str(self.here / word) if (self.here / word).is_file() else word for word in words]
+        twistd = self._running[place] = Twistd.start(folder, *words, env=self._env())
         port = self._ports[place]
         twistd.until(lambda: f":{port}" in twistd.log or f" {port}" in twistd.log, f"something at port {port}")
         until(lambda: self._answers(port), "an answer")
@@ -230,11 +229,7 @@ def test_who_follows_the_page_sees_what_it_says(page: Path, tmp_path: Path, demo
     todo = [block for block in blocks(page) if block.not_run is None]
     if page.name in ELSEWHERE:
         todo = [block for block in todo if block.language != "python"]
-    own = any(
-        re.search(r"^(\$ )?(twistd -n (--pidfile= )?agm|agm serve)\b(?!-)", block.text, re.M)
-        for block in todo
-        if block.language in ("sh", "console")
-    )
+    own = any(_GATEWAY.search(block.text) for block in todo if block.language in ("sh", "console"))
     reader = Reader(tmp_path, None if own else demo)
     try:
         for block in todo:

@@ -110,7 +110,8 @@ class Reader:
             after = words[words.index("serve") + 1 :] if "serve" in words else words[3:]
             assert after[:2] == ["--port", "8045"], words
             folder = self.folder.parent / f"gateway-{len(self._gateways)}"
-            env = environment(folder, PYTHONPATH=str(self.folder))
+            path = os.pathsep.join([str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+            env = environment(folder, PYTHONPATH=path)
             self._gateways[block.gateway] = Twistd.start(folder, "agm", "--port", "0", *after[2:], env=env)
         return self._gateways[block.gateway].url()
 
