@@ -184,7 +184,7 @@ async def test_the_list_tells_what_was_used_today_where_the_gateway_runs(
     await listed.ended()
     assert listed.out.decode().splitlines() == [
         "NAME  SOURCE  MODELS  LIMITS  EXPIRES  TODAY",
-        f"a     key     -       -       -        1 requests, {tokens} tokens",
+        f"a     key     -       -       -        1 request, {tokens} tokens",
         "new   key     -       -       -        not in the running gateway",
     ]
     listed = Command.start("key", "list", "--json", "--url", running.url, env=env, folder=tmp_path)
