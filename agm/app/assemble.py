@@ -102,7 +102,9 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         config = adapt(config)
     traces = traces_of(reactor, config, os.environ)
     plugins = options["plugin"] if traces is None else [*options["plugin"], traces]
-    log_path = None if options["demo"] and config.request_log.path is None else logfile.path_of(config)
+    log_path = logfile.path_of(config)
+    if demo is not None and config.request_log.path is None and config.request_log.enabled:
+        log_path = demo.make_folder() / "requests.sqlite3"
     state_path = None if options["demo"] else state.path_of(config)
     gateway = make_gateway(
         reactor,
