@@ -61,7 +61,7 @@ def make_service(options: Options) -> MultiService:
     if twistd is not None and not twistd.get("logger"):  # who names an observer of their own wants that one
         form = options["log-format"] or config.log.format
         service.observer = lambda: observer(reactor, redactor, form, config.log.level, twistd)
-    reactor.callWhenRunning(stop_on_signals, reactor, service.site)
+    reactor.callWhenRunning(stop_on_signals, reactor, service)
     reactor.callWhenRunning(settle_memory)
     switch_sooner()
     return service

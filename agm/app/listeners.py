@@ -118,6 +118,14 @@ class ListenerService(Service):
         self._site.gateway.live.listening.append(shown)
         self.bound.callback(None)
 
+    def accept_waiting(self) -> None:
+        """Take the connections that wait: a closed socket would reset what their clients believe to be open."""
+        port: Any = self._port
+        known = -1
+        while hasattr(port, "doRead") and len(self._site.channels) > known:
+            known = len(self._site.channels)
+            port.doRead()
+
     def stopService(self) -> Deferred[None] | None:
         """Take no further connection."""
         super().stopService()

@@ -18,6 +18,9 @@ from agm.config.problems import fail
 from agm.serving.gateway import Gateway
 from agm.web.site import GatewaySite
 
+#: Seconds for which connections are served that clients have kept, after no further ones are taken.
+KEPT_SECONDS = 1.5
+
 log = Logger()
 
 
@@ -33,6 +36,8 @@ class GatewayService(MultiService):
         self._watchdog.clock = gateway.reactor
         #: Makes what twistd is to log with.
         self.observer: Callable[[], ILogObserver] | None = None
+        #: Seconds for which requests are served after the stop has begun, before the drain; None for none at all.
+        self.lame_duck: float | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Become a part; twistd's application, of which this is one, logs as the configuration says."""
@@ -69,13 +74,28 @@ class GatewayService(MultiService):
         return [service for service in self if isinstance(service, ListenerService)]
 
     def stopService(self) -> Deferred[Any]:
-        """Take no further request, let those under way finish for ``[timeouts] drain`` seconds, then stop."""
+        """Serve on for as long as :attr:`lame_duck` says, let what is in flight finish within the drain, then stop."""
         return Deferred.fromCoroutine(self._stop())
+
+    async def _leave(self, seconds: float) -> None:
+        """Have clients go elsewhere before any of them is refused."""
+        if seconds > 0:
+            log.info("requests are served for {seconds:g} more seconds; a second signal ends that", seconds=seconds)
+            await self.site.leave(seconds)
+        listeners = self._listeners()
+        if not self.site.draining:
+            for listener in listeners:
+                listener.accept_waiting()
+        await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in listeners])
+        if not self.site.draining:
+            await self.site.leave(KEPT_SECONDS, until_alone=True)
 
     async def _stop(self) -> None:
         patience = self.gateway.config.timeouts.drain
         # beyond the drain a moment for the last writes
-        self._manager.stopping(f"stopping after {self.site.busy} requests", patience + 10)
+        self._manager.stopping(f"stopping after {self.site.busy} requests", (self.lame_duck or 0) + patience + 12)
+        if self.lame_duck is not None:
+            await self._leave(self.lame_duck)
         self.gateway.live.close()
         until = self.gateway.reactor.seconds() + patience
         await self.site.notice(patience)
@@ -95,23 +115,30 @@ class GatewayService(MultiService):
             self._watchdog.stop()
 
 
-def stop_on_signals(reactor: Any, site: GatewaySite) -> None:
+def stop_on_signals(reactor: Any, service: GatewayService) -> None:
     """
     Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.  SIGHUP ends nothing.
+
+    With ``[timeouts] lame_duck`` requests are served on after a SIGTERM; a second signal ends that, and a third cuts.
 
     To be called once the reactor runs, in place of Twisted's own reactions: those end the process by the signal rather
     than with status 0, and take a second signal for an error.
     """
     stopping = False
+    site = service.site
 
     def stop(name: str) -> None:
         nonlocal stopping
-        if stopping:
+        if stopping and site.hurry():
+            log.info("{name} again: no further request is served", name=name)
+        elif stopping:
             log.info("{name} again: aborting {count} requests", name=name, count=site.busy)
             site.cut()
         else:
             log.info("{name}: stopping", name=name)
             stopping = True
+            if name == "SIGTERM" and (lame_duck := service.gateway.config.timeouts.lame_duck) > 0:
+                service.lame_duck = lame_duck
             reactor.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -85,6 +85,7 @@ class TimeoutsConfig:
     request_read: float = setting(seconds(), 60.0)
     client_stall: float = setting(seconds(), 300.0)
     drain: float = setting(seconds(zero=True), 30.0)
+    lame_duck: float = setting(seconds(zero=True), 0.0)
 
 
 @attrs.frozen(kw_only=True)
