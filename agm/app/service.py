@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -13,8 +13,9 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from agm.app.listeners import ListenerService
-from agm.app.systemd import ServiceManager
+from agm.app.systemd import Manager
 from agm.config.problems import fail
+from agm.net.sharing import AcceptGate
 from agm.serving.gateway import Gateway
 from agm.web.site import GatewaySite
 
@@ -24,20 +25,14 @@ KEPT_SECONDS = 1.5
 log = Logger()
 
 
-class GatewayService(MultiService):
-    """The gateway with its listeners: it starts the credential threads, and drains when it stops."""
+class LoggedService(MultiService):
+    """
+    What twistd runs.
 
-    def __init__(self, gateway: Gateway, site: GatewaySite, manager: ServiceManager) -> None:
-        super().__init__()
-        self.gateway = gateway
-        self.site = site
-        self._manager = manager
-        self._watchdog = LoopingCall(manager.alive)
-        self._watchdog.clock = gateway.reactor
-        #: Makes what twistd is to log with.
-        self.observer: Callable[[], ILogObserver] | None = None
-        #: Seconds for which requests are served after the stop has begun, before the drain; None for none at all.
-        self.lame_duck: float | None = None
+    :ivar observer: makes what twistd is to log with.
+    """
+
+    observer: Callable[[], ILogObserver] | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Become a part; twistd's application, of which this is one, logs as the configuration says."""
@@ -48,10 +43,36 @@ class GatewayService(MultiService):
                 fail(f"cannot log to {e.filename}: {e.strerror}")
         super().setServiceParent(parent)
 
+
+class GatewayService(LoggedService):
+    """
+    The gateway with its listeners: it starts the credential threads, and drains when it stops.
+
+    :param shared: others listen on the same sockets.
+    """
+
+    def __init__(
+        self, gateway: Gateway, site: GatewaySite, manager: Manager, *, shared: AcceptGate | None = None
+    ) -> None:
+        super().__init__()
+        self._gate = shared
+        self.gateway = gateway
+        self.site = site
+        self._manager = manager
+        self._watchdog = LoopingCall(manager.alive)
+        self._watchdog.clock = gateway.reactor
+        #: Seconds for which requests are served after the stop has begun, before the drain; None for none at all.
+        self.lame_duck: float | None = None
+        #: Whether others go on taking connections from the same sockets.
+        self.replaced = False
+        self._stopping = False
+
     def startService(self) -> None:
         """The reactor runs."""
         Deferred.fromCoroutine(self.gateway.start())
         super().startService()
+        if self._gate is not None:
+            self._gate.start()
         count = len(self.gateway.pool)
         log.info(
             "agm serves {models} models from {accounts} accounts; client keys: {mode}",
@@ -83,7 +104,9 @@ class GatewayService(MultiService):
             log.info("requests are served for {seconds:g} more seconds; a second signal ends that", seconds=seconds)
             await self.site.leave(seconds)
         listeners = self._listeners()
-        if not self.site.draining:
+        if self._gate is not None and self.replaced:
+            self._gate.shut()
+        elif not self.site.draining:
             for listener in listeners:
                 listener.accept_waiting()
         await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in listeners])
@@ -93,7 +116,8 @@ class GatewayService(MultiService):
     async def _stop(self) -> None:
         patience = self.gateway.config.timeouts.drain
         # beyond the drain a moment for the last writes
-        self._manager.stopping(f"stopping after {self.site.busy} requests", (self.lame_duck or 0) + patience + 12)
+        serving_on = 0.0 if self.lame_duck is None else self.lame_duck + KEPT_SECONDS
+        self._manager.stopping(f"stopping after {self.site.busy} requests", serving_on + patience + 10)
         if self.lame_duck is not None:
             await self._leave(self.lame_duck)
         self.gateway.live.close()
@@ -113,36 +137,54 @@ class GatewayService(MultiService):
         await self.gateway.stop()
         if self._watchdog.running:
             self._watchdog.stop()
+        if self._gate is not None:
+            self._gate.stop()
+
+    def stop(self, name: str) -> None:
+        """
+        Stop the process, because of a signal: the first ends it, another one what the stop waits for.
+
+        SIGTERM has requests served on for ``[timeouts] lame_duck``.
+        """
+        if self._stopping and self.site.hurry():
+            log.info("{name} again: no further request is served", name=name)
+        elif self._stopping:
+            log.info("{name} again: aborting {count} requests", name=name, count=self.site.busy)
+            self.site.cut()
+        else:
+            log.info("{name}: stopping", name=name)
+            lame_duck = self.gateway.config.timeouts.lame_duck
+            self.leave(lame_duck if name == "SIGTERM" and lame_duck > 0 else None)
+
+    def leave(self, lame_duck: float | None, *, replaced: bool = False) -> None:
+        """
+        Stop the process, once.
+
+        :param lame_duck: seconds for which requests are served before the drain; None to refuse them at once.
+        :param replaced: others go on taking connections from the same sockets.
+        """
+        if not self._stopping:
+            self._stopping, self.lame_duck, self.replaced = True, lame_duck, replaced
+            self.gateway.reactor.stop()
 
 
-def stop_on_signals(reactor: Any, service: GatewayService) -> None:
+class Stoppable(Protocol):
+    """What a signal stops."""
+
+    def stop(self, name: str) -> None:
+        """Stop because of the signal of this name."""
+
+
+def stop_on_signals(reactor: Any, service: Stoppable) -> None:
     """
     Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.  SIGHUP ends nothing.
 
     With ``[timeouts] lame_duck`` requests are served on after a SIGTERM; a second signal ends that, and a third cuts.
-
     To be called once the reactor runs, in place of Twisted's own reactions: those end the process by the signal rather
     than with status 0, and take a second signal for an error.
     """
-    stopping = False
-    site = service.site
-
-    def stop(name: str) -> None:
-        nonlocal stopping
-        if stopping and site.hurry():
-            log.info("{name} again: no further request is served", name=name)
-        elif stopping:
-            log.info("{name} again: aborting {count} requests", name=name, count=site.busy)
-            site.cut()
-        else:
-            log.info("{name}: stopping", name=name)
-            stopping = True
-            if name == "SIGTERM" and (lame_duck := service.gateway.config.timeouts.lame_duck) > 0:
-                service.lame_duck = lame_duck
-            reactor.stop()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: reactor.callFromThread(stop, signal.Signals(number).name))
+        signal.signal(number, lambda number, frame: reactor.callFromThread(service.stop, signal.Signals(number).name))
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nobody watches a configuration
         signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(_nothing_to_reload))
 
