@@ -49,6 +49,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("model", metavar="MODEL", help="the model, as a client names it")
     parser.add_argument("--method", choices=_METHODS, help="Google's method; default: generateContent")
+    parser.add_argument(
+        "--api-version",
+        choices=("v1", "v1beta", "v1alpha", "v1beta1"),
+        help="the version in its path; v1beta1 is a client's of Vertex AI; default: v1beta",
+    )
     parser.add_argument("--stream", action="store_true", help="short for --method streamGenerateContent")
     parser.add_argument("--alt", choices=("sse", "json"), help="how a stream is to be framed; default: as configured")
     body = parser.add_mutually_exclusive_group()
@@ -92,6 +97,8 @@ def _question(args: argparse.Namespace) -> bytes:
     """The JSON that ``POST /_agm/explain`` takes.  The body in it is what was given, byte for byte."""
     method = args.method or "generateContent"
     head: dict[str, object] = {"model": args.model, "method": method, "headers": dict(map(_header, args.header))}
+    if args.api_version is not None:
+        head["version"] = args.api_version
     if args.alt is not None:
         head["query"] = {"alt": args.alt}
     if args.key is not None:

@@ -237,6 +237,20 @@ class ClientAuthenticator:
             reason="CLIENT_KEY_EXPIRED",
         )
 
+    def lists(self, key: ClientKey) -> bool:
+        """Return whether a key is one of a list, and not looked up elsewhere."""
+        return any(key.digest == known.digest for known in self.client_keys)
+
+    def revoked(self, key: ClientKey, *, listed: bool) -> Unauthenticated | None:
+        """
+        Make the error for the bearer of a key that is not taken any more; None while it is.
+
+        :param listed: whether it was in a list, which says by leaving it out that it is revoked.
+        """
+        if listed and not self.lists(key):
+            return Unauthenticated("This client key has been revoked.", reason="CLIENT_KEY_REVOKED")
+        return self._expired(key)
+
     # What it may do
 
     def admit(self, key: ClientKey, model: str, method: str = "", *, counting: bool = True) -> None:

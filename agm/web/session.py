@@ -100,6 +100,7 @@ class Session:
         "_gateway",
         "_held",
         "_key",
+        "_key_is_listed",
         "_leaving",
         "_marks",
         "_opening",
@@ -134,6 +135,7 @@ class Session:
         self._wire = visit.wire
         self._target = target
         self._key, self._token, self._pin = key, token, pin
+        self._key_is_listed = key is not None and gateway.clients.lists(key)
         self._release = release
         self._reader = FrameReader(masked=True, max_message=self._gateway.config.limits.message, observer=Collector())
         self._reader.split = True
@@ -590,7 +592,16 @@ class Session:
         self._timer = self._gateway.deadlines.after(seconds, self._tick)
 
     def _tick(self) -> None:
-        """Ask a side that has been silent whether it is there; one that has not answered since is gone."""
+        """
+        Ask a side that has been silent whether it is there; one that has not answered since is gone.
+
+        A session ends with the client key that it was opened with.
+        """
+        if self._key is not None:
+            error = self._gateway.clients.revoked(self._key, listed=self._key_is_listed)
+            if error is not None:
+                self._end("aborted", live.closing_of(error.status, error.message))
+                return
         for hop, held in ((self._client, self._held), (self._upstream, self._client.full)):
             if hop is None:
                 continue
