@@ -122,7 +122,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "forward",
         False,
     )
-    assert attrs.astuple(it.timeouts) == (10.0, 300.0, 300.0, 3600.0, 60.0, 300.0, 30.0)
+    assert attrs.astuple(it.timeouts) == (10.0, 300.0, 300.0, 3600.0, 60.0, 300.0, 30.0, 0.0)
     assert (it.auth.mode, it.auth.mode_written, it.auth.keys) == ("auto", False, ())
     assert (it.gateway.public_url, it.gateway.trusted_proxies) == (None, ())
     assert ("gemini-2.5-flash" in it.models.list, it.models.display_name) == (True, "id")
