@@ -20,6 +20,7 @@ from agm.cli.account_status import STATES
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text, printable
 from agm.config import default, find, load
+from agm.core.money import dollars
 
 __all__ = ["add_parser", "readable", "run"]
 
@@ -212,6 +213,8 @@ def readable(found: Mapping[str, Any]) -> str:
         ),
         ("client key", [_key(found)]),
     ]
+    if found.get("budgets"):
+        sections.append(("budgets", [_budget(it) for it in found["budgets"]]))
     if model := found.get("model"):
         change = model["served"] if model["served"] == model["asked"] else f"{model['asked']} → {model['served']}"
         sections.append(("model", [f"{change}: {model['reason']}{_by(model)}"]))
@@ -253,6 +256,12 @@ def _key(found: Mapping[str, Any]) -> str:
     if found.get("client_key_required"):
         return "none given, but the gateway requires one, and its limits apply: name one with --key"
     return "none, and none is required"
+
+
+def _budget(it: Mapping[str, Any]) -> str:
+    amounts = f"{dollars(it['spent'])} of {dollars(it['limit'])} a {it['per']} spent"
+    then = " (a warning only)" if it["then"] == "warn" else ""
+    return f"{it['of']}: {amounts}{then}, anew in {_duration(it['seconds_left'])}"
 
 
 def _by(part: Mapping[str, Any]) -> str:

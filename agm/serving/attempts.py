@@ -34,8 +34,9 @@ from agm.core.errors import (
 )
 from agm.core.pool.breaker import Trouble
 from agm.core.pool.candidates import Candidates
-from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
+from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.pool.lease import Lease
+from agm.core.pool.waiters import Share, is_batch
 from agm.core.remedies import remedy
 from agm.core.request import (
     Account,
@@ -197,12 +198,12 @@ class Attempts:
     async def _first(self) -> Route:
         """The first route, after a wait if it must be; raises if there is none."""
         request, pool = self.request, self.context.pool
-        pool.wake(request.model)  # those who have waited longer go first
+        pool.wake(request.model)  # those who wait go first
         route = self._take() or await self._line_up()
         if route is None:
             _, exclusions = self.candidates()
             self.spent = any(exclusion.cause in NONE_LEFT for exclusion in exclusions)
-            raise nothing_left(request.model, request.method, request.version, exclusions)
+            raise self.context.nothing_left(request, exclusions)
         return route
 
     async def _next(self, route: Route, failure: Failed) -> Route | None:
@@ -281,7 +282,7 @@ class Attempts:
 
     async def _line_up(self) -> Route | None:
         """
-        Wait for an account behind those who came earlier; None as soon as it is clear that none comes in time.
+        Wait for an account until it is this request's turn; None as soon as it is clear that none comes in time.
 
         In all a request waits for no longer than ``[pool] max_wait``.
         """
@@ -312,7 +313,8 @@ class Attempts:
             if not done.called:
                 timer = reactor.callLater(self._next_look(until), look)
 
-        waiter = pool.wait(request.model, request.method, try_acquire, request.version)
+        share = Share(request.client_key, request.weight, is_batch(request.method))
+        waiter = pool.wait(request.model, request.method, try_acquire, request.version, share)
         timer = reactor.callLater(self._next_look(until), look)
         try:
             return await done
@@ -589,7 +591,9 @@ class Attempts:
         headers: list[tuple[bytes, bytes]] = []
         if status in (429, 503):
             wait = self.routing.recovery(last.verdict, self._given_up)
-            body = with_retry_info(body, wait)
+            request = self.request
+            away = self.context.pool.excluded(request.model, request.method, request.version)
+            body = with_retry_info(body, wait, self.context.returns(away).rstrip())
             headers.append((b"Retry-After", b"%d" % max(1, -int(-wait // 1))))
         return FinalAnswer(status, tuple(headers), body)
 

@@ -55,6 +55,7 @@ class Inbound:
             client_key=None if key is None else key.name,
             key_metadata=metadata,
             team=None if key is None else key.team,
+            weight=1 if key is None else key.weight,
             received_at=self.received_at,
             body=Body(shown),
             upstream_framing=framing,

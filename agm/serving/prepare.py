@@ -75,6 +75,13 @@ class InboundCall:
             return self.parent.team
         return None if self.key is None else self.key.team
 
+    @property
+    def weight(self) -> int:
+        """The weight of that key while accounts are short."""
+        if self.parent is not None:
+            return self.parent.weight
+        return 1 if self.key is None else self.key.weight
+
 
 @attrs.frozen(eq=False)
 class Answered:
@@ -168,6 +175,7 @@ class PrepareCall:
             place=inbound.place,
             key_metadata=inbound.key_metadata,
             team=inbound.team,
+            weight=inbound.weight,
             parent=None if inbound.parent is None else inbound.parent.id,
         )
 
