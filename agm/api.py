@@ -9,17 +9,23 @@ from agm import hookimpl
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
+from agm.core.dialect import TranslatedCall
 from agm.core.errors import (
+    NOT_JSON,
+    BadUpstreamAnswer,
     BodyTooLarge,
     Forbidden,
     GatewayError,
     InvalidRequest,
+    MethodNotAllowed,
     NotFound,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    UpstreamTimeout,
 )
-from agm.core.models import Patterns
+from agm.core.google_error import GoogleError, read_error
+from agm.core.models import Patterns, unknown_model
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -31,7 +37,7 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
-from agm.core.wire.answer_filters import Framing
+from agm.core.wire.answer_filters import Framing, StreamFailure
 from agm.core.wire.target import quote_model
 from agm.core.wire.usage import Usage
 from agm.hookspecs import Site
@@ -40,8 +46,10 @@ from agm.serving.gateway import Gateway
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, StaticToken
 from agm.web.base import ApiResource, Visit, send_json
+from agm.web.translating import Translation, relay_translated, send_translated
 
 __all__ = [
+    "NOT_JSON",
     "Account",
     "AccountChoice",
     "AccountSource",
@@ -49,6 +57,7 @@ __all__ = [
     "ApiKey",
     "ApiResource",
     "AttemptRecord",
+    "BadUpstreamAnswer",
     "Body",
     "BodyTooLarge",
     "CachedKeys",
@@ -60,25 +69,35 @@ __all__ = [
     "Gateway",
     "GatewayError",
     "GatewayRequest",
+    "GoogleError",
     "InvalidRequest",
     "KeepAnswer",
     "KeyRing",
     "LocalAnswer",
+    "MethodNotAllowed",
     "ModelChoice",
     "NotFound",
     "Patterns",
     "RequestRecord",
     "Site",
     "StaticToken",
+    "StreamFailure",
     "TooManyRequests",
+    "TranslatedCall",
+    "Translation",
     "Unauthenticated",
     "Unavailable",
     "UpstreamRequest",
+    "UpstreamTimeout",
     "Usage",
     "Verdict",
     "Visit",
     "digest",
     "hookimpl",
     "quote_model",
+    "read_error",
+    "relay_translated",
     "send_json",
+    "send_translated",
+    "unknown_model",
 ]

@@ -20,6 +20,7 @@ from agm.config.network import UpstreamConfig, check_environment
 from agm.config.problems import ConfigError, Problem
 from agm.config.reading import Place, Reading, array_of_tables, keys_below, setting, table_of, values_of
 from agm.config.tables import (
+    DialectsConfig,
     GatewayConfig,
     LimitsConfig,
     LogConfig,
@@ -59,6 +60,7 @@ class Config:
     metrics: MetricsConfig = setting(read_metrics, MetricsConfig(), inside=MetricsTable)
     otel: OtelConfig = setting(table_of(OtelConfig), OtelConfig(), inside=OtelConfig)
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
+    dialects: DialectsConfig = setting(table_of(DialectsConfig), DialectsConfig(), inside=DialectsConfig)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()

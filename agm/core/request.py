@@ -126,6 +126,8 @@ class GatewayRequest:
     found: Mapping[str, Any] = NOTHING
     #: What the client's key says of whoever has it: a team, a user.
     key_metadata: Mapping[str, str] = NOTHING
+    #: The dialect that the client speaks, ``openai`` for one, where a plugin translates it; None for Google's own API.
+    dialect: str | None = None
 
 
 @attrs.frozen(eq=False)

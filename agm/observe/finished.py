@@ -61,6 +61,8 @@ class Finished(msgspec.Struct, frozen=True):
     most: int
     #: The id of the request for which a plugin made this one.
     parent: str | None = None
+    #: The dialect that its client speaks; None for Google's own API.
+    dialect: str | None = None
 
 
 def tokens_of(usage: Usage) -> tuple[int, int]:
@@ -75,6 +77,7 @@ def describe_finished(one: Finished) -> dict[str, Any]:
     return {
         "id": one.id,
         "parent": one.parent,
+        "dialect": one.dialect,
         "at": round(one.at, 3),
         "client_key": one.client_key,
         "client": one.client,

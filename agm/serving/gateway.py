@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -340,6 +340,7 @@ class Gateway:
         parent: GatewayRequest | None = None,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        dialect: str | None = None,
     ) -> Answer:
         """
         Make a call of a model within the process: the whole way of a client's request, but for its authentication.
@@ -356,6 +357,8 @@ class Gateway:
             Without `visit` and `parent` the call is the gateway's own, and no key's.
         :param query: parameters, as Google names them.
         :param headers: with lower-case names, as hooks see them.
+        :param dialect: which API the client speaks, where the call is translated from it: records name it, and a model
+            that is not known is ``[dialects] default_model``'s to serve, or 404 says which alias to write.
         :returns: its answer: an error of the upstream's too.
         :raises agm.api.GatewayError: if no account can serve it, or it may not be made.
         """
@@ -370,7 +373,12 @@ class Gateway:
             parent=parent,
             query=query,
             headers=headers,
+            dialect=dialect,
         )
+
+    async def list_models(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models that can be asked for, in Gemini's shape, after asking the accounts if it is time to."""
+        return (await self.models.fresh_catalog()).resources
 
     @property
     def http(self) -> HTTPClient:

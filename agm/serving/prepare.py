@@ -12,6 +12,7 @@ import attrs
 
 from agm.core.answer import NOTHING, Answer, KeepAnswer, LocalAnswer
 from agm.core.client_keys import ClientKey
+from agm.core.models import unknown_model
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
@@ -52,6 +53,8 @@ class InboundCall:
     parent: GatewayRequest | None = None
     #: Where its path in Vertex AI's shape says that it is; None for any other path.
     place: Place | None = None
+    #: The dialect that it was translated from; its client may ask for models that Google does not have.
+    dialect: str | None = None
 
     @property
     def client_key(self) -> str | None:
@@ -132,6 +135,7 @@ class PrepareCall:
             place=inbound.place,
             key_metadata=inbound.key_metadata,
             parent=None if inbound.parent is None else inbound.parent.id,
+            dialect=inbound.dialect,
         )
 
     async def run(self) -> Attempts | Answered | FallingBack:
@@ -175,12 +179,28 @@ class PrepareCall:
         """Map the model, and hold the client key to its limits."""
         request = self.request
         choice = self._context.hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
+        if request.dialect is not None and choice.model == request.asked_model:
+            choice = self._known(choice)
         if choice.model != request.model:
             request = attrs.evolve(request, model=choice.model)
         self.request = request
         if self._key is not None:
             self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         return choice
+
+    def _known(self, choice: ModelChoice) -> ModelChoice:
+        """
+        Return the choice for a dialect's client, if the model is known, or ``[dialects] default_model``'s.
+
+        :raises NotFound: if there is no such default.
+        """
+        if self._models.serves(choice.model, self._context.pool.accounts):
+            return choice
+        default = self._context.config.dialects.default_model
+        if default is None:
+            raise unknown_model(choice.model)
+        chosen = self._context.hooks.map_model(self._models.catalog.id_of(default), self.request)
+        return attrs.evolve(chosen, reason=f"[dialects] default_model, {default}: no alias is called {choice.model}")
 
     async def _attempts(self, choice: ModelChoice, keep: int) -> Attempts:
         """Make the attempts with a model."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -19,6 +20,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from agm.config import LimitsConfig, TimeoutsConfig
+from agm.core.dialect import TranslatedCall
 from agm.core.errors import Unavailable
 from agm.core.wire.target import plain_call
 from agm.net.interfaces import GatewayReactor, GatewayTransport
@@ -85,6 +87,7 @@ class GatewaySite(Site):
     #: For plugins that add resources.
     gateway: Gateway
     access: Access
+    dialects: dict[str, Callable[[str, bytes], TranslatedCall]]
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class GatewaySite(Site):
     ) -> None:
         super().__init__(resource, reactor=reactor)
         self.calls = calls
+        self.dialects = {}
         self.max_body = max_body
         self.limits = limits
         self.connections = connections

@@ -88,6 +88,7 @@ def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, .
         one.finish_reason,
         _encode(timeline).decode(),
         one.parent,
+        one.dialect,
     )
 
 

@@ -66,7 +66,8 @@ _CREATE = (
         duration REAL NOT NULL,
         finish_reason TEXT,
         timeline TEXT NOT NULL,
-        parent TEXT
+        parent TEXT,
+        dialect TEXT
     )
     """,
     "CREATE INDEX requests_by_start ON requests (started)",
@@ -83,6 +84,8 @@ _CREATE = (
     """,
 )
 
+#: Columns that files of earlier releases do not have.
+_LATER = frozenset({"parent", "dialect"})
 #: The columns of a row, in the order of the values that :func:`insert` takes; ``id`` is given by SQLite.
 COLUMNS = tuple(re.findall(r"^        (\w+) (?:TEXT|REAL|INTEGER)(?! PRIMARY)", _CREATE[0], re.MULTILINE))
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
@@ -162,10 +165,10 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
-    elif "parent" not in _columns(connection):  # the file is of a release that did not have it
+    elif not _columns(connection) >= _LATER:  # the file is of a release that did not have them
         with transaction(connection):
-            if "parent" not in _columns(connection):
-                connection.execute("ALTER TABLE requests ADD COLUMN parent TEXT")
+            for name in sorted(_LATER - _columns(connection), reverse=True):
+                connection.execute(f"ALTER TABLE requests ADD COLUMN {name} TEXT")
 
 
 def _columns(connection: sqlite3.Connection) -> set[str]:
