@@ -10,7 +10,7 @@ Gemini lacks is refused by its name (:class:`BadParameter`), and never dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from agm.api import (
@@ -30,6 +30,11 @@ from agm.api import (
 )
 
 __all__ = ["BadParameter", "Dialect", "UpstreamRefused", "read_object", "unreadable"]
+
+
+#: The header of an answer that tells what of a request its call does not say.
+LEFT_OUT = b"X-Agm-Left-Out"
+MAX_LINE = 1000
 
 
 class BadParameter(InvalidRequest):
@@ -94,14 +99,7 @@ class Dialect(ApiResource):
 
     # What they use
 
-    async def call(
-        self,
-        visit: Visit,
-        model: str,
-        body: Mapping[str, Any] | bytes,
-        *,
-        method: str = "generateContent",
-    ) -> Answer:
+    async def call(self, visit: Visit, asked: TranslatedCall) -> Answer:
         """
         Make the call of a model that answers a request: with its client's key and limits, and recorded as its.
 
@@ -111,7 +109,16 @@ class Dialect(ApiResource):
         :raises UpstreamRefused: if it is answered with an error.
         :raises GatewayError: if no account can serve it, or it may not be made.
         """
-        answer = await self.gateway.call(model, body, method=method, visit=visit, dialect=self.name)
+        if asked.left_out:
+            visit.wire.responseHeaders.setRawHeaders(LEFT_OUT, [_line(asked.left_out)])
+        answer = await self.gateway.call(
+            asked.model,
+            asked.body,
+            method=asked.method,
+            visit=visit,
+            dialect=self.name,
+            for_model=asked.for_model,
+        )
         if answer.status >= 400:
             raise UpstreamRefused(answer, await answer.read())
         return answer
@@ -156,6 +163,12 @@ class Dialect(ApiResource):
             retry = e.answer.headers.get("retry-after")
             headers = [] if retry is None else [("Retry-After", retry)]
             send_translated(self.gateway, visit, e.answer, self.error_body(e), headers=headers)
+
+
+def _line(left_out: Sequence[str]) -> str:
+    """Return as much as a header's line may hold."""
+    text = "; ".join(left_out).encode("ascii", "backslashreplace").decode("ascii")
+    return text if len(text) <= MAX_LINE else text[: MAX_LINE - 3] + "..."
 
 
 def read_object(body: bytes) -> dict[str, Any]:

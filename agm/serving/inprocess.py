@@ -13,11 +13,13 @@ from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 
-from agm.core.answer import Answer
+from agm.core.answer import NOTHING, Answer
 from agm.core.client_keys import ClientKey
+from agm.core.dialect import ForModel
 from agm.core.errors import BadUpstreamAnswer, GatewayError, InvalidRequest
 from agm.core.request import GatewayRequest
 from agm.core.wire.answer_filters import Framing, StreamFailure
@@ -65,6 +67,7 @@ async def call(
     query: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     dialect: str | None = None,
+    for_model: ForModel | None = None,
 ) -> Answer:
     """
     Make a call as a plugin asks for it; see :meth:`agm.serving.gateway.Gateway.call`.
@@ -88,21 +91,48 @@ async def call(
             "gateway.call was given a parent that is itself a call of a plugin; look at request.parent, and make calls"
             " for clients' requests only"
         )
-    path = f"/{version}/models/{model}:{method}" if visit is None else visit.path
-    inbound = InboundCall(
-        id=new_request_id() if visit is None else visit.id,
-        path=path,
-        call=ModelCall(version, model, method),
-        framing=_framing(method, parent),
+    inbound = attrs.evolve(
+        _inbound(received_at, ModelCall(version, model, method), body, visit, _framing(method, parent)),
         query=MappingProxyType(dict(query or {})),
         headers=MappingProxyType({**(visit.headers if visit is not None else {}), **(headers or {})}),
+        parent=parent,
+        dialect=dialect,
+        for_model=for_model,
+    )
+    return await serve(calls, inbound)
+
+
+async def model_for(
+    calls: Calls,
+    received_at: float,
+    model: str,
+    body: Mapping[str, Any] | bytes,
+    *,
+    visit: Caller | None,
+    dialect: str,
+) -> str:
+    """Say which model would serve a call; see :meth:`agm.serving.gateway.Gateway.model_for`."""
+    call = ModelCall("v1beta", model.removeprefix("models/"), "generateContent")
+    inbound = attrs.evolve(_inbound(received_at, call, body, visit, Framing.UNARY), dialect=dialect)
+    return (await calls.prepare(inbound, explaining=True).model()).model
+
+
+def _inbound(
+    received_at: float, call: ModelCall, body: Mapping[str, Any] | bytes, visit: Caller | None, framing: Framing
+) -> InboundCall:
+    """Make a call as its visit's, or as the gateway's own."""
+    path = f"/{call.version}/models/{call.model}:{call.method}" if visit is None else visit.path
+    return InboundCall(
+        id=new_request_id() if visit is None else visit.id,
+        path=path,
+        call=call,
+        framing=framing,
+        query=NOTHING,
+        headers=NOTHING if visit is None else visit.headers,
         key=None if visit is None else visit.key,
         body=bytes(body) if isinstance(body, bytes | bytearray) else msgspec.json.encode(body),
         received_at=received_at,
-        parent=parent,
-        dialect=dialect,
     )
-    return await serve(calls, inbound)
 
 
 def _framing(method: str, parent: GatewayRequest | None) -> Framing:

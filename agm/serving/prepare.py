@@ -12,6 +12,7 @@ import attrs
 
 from agm.core.answer import NOTHING, Answer, KeepAnswer, LocalAnswer
 from agm.core.client_keys import ClientKey
+from agm.core.dialect import ForModel
 from agm.core.models import unknown_model
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
@@ -55,6 +56,8 @@ class InboundCall:
     place: Place | None = None
     #: The dialect that it was translated from; its client may ask for models that Google does not have.
     dialect: str | None = None
+    #: Settles what of the body depends on the model that serves it.
+    for_model: ForModel | None = None
 
     @property
     def client_key(self) -> str | None:
@@ -116,6 +119,7 @@ class PrepareCall:
         self._models = models
         self._clients = clients
         self._key = inbound.key
+        self._for_model = inbound.for_model
         self._wrapping = wrapping
         self.request = GatewayRequest(
             id=inbound.id,
@@ -165,6 +169,17 @@ class PrepareCall:
             return attempts
         return FallingBack(attempts, fallbacks, lambda other: self._attempts(other, keep))
 
+    async def model(self) -> ModelChoice:
+        """
+        Say which model serves, and take no further step.
+
+        :raises GatewayError: if none does.
+        :raises HookFailed: if a plugin failed.
+        """
+        if self._context.hooks.looks_up:
+            self.request = await self._context.hooks.look_up(self.request)
+        return self._map()
+
     async def attempts(self) -> Attempts:
         """
         Take the steps for what no plugin answers and no other model stands in for: a session, a token.
@@ -177,15 +192,19 @@ class PrepareCall:
 
     def _admit(self) -> ModelChoice:
         """Map the model, and hold the client key to its limits."""
-        request = self.request
-        choice = self._context.hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
-        if request.dialect is not None and choice.model == request.asked_model:
-            choice = self._known(choice)
+        choice, request = self._map(), self.request
         if choice.model != request.model:
             request = attrs.evolve(request, model=choice.model)
         self.request = request
         if self._key is not None:
             self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
+        return choice
+
+    def _map(self) -> ModelChoice:
+        request = self.request
+        choice = self._context.hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
+        if request.dialect is not None and choice.model == request.asked_model:
+            choice = self._known(choice)
         return choice
 
     def _known(self, choice: ModelChoice) -> ModelChoice:
@@ -208,6 +227,8 @@ class PrepareCall:
         if choice.model != request.model:
             request = self.request = attrs.evolve(request, model=choice.model)
         body = request.body.raw
+        if self._for_model is not None:
+            body = self._for_model(body, choice.model)
         if context.hooks.edits_requests:
             body = await context.hooks.edit_body(Body(body).json(), request)  # a document of their own
         routing = await route_call(context, request, body, maker_of(self._key))
