@@ -21,6 +21,7 @@ from agm.api import (
     GatewayError,
     GoogleError,
     InvalidRequest,
+    StreamFailure,
     TranslatedCall,
     Translation,
     Visit,
@@ -29,7 +30,7 @@ from agm.api import (
     send_translated,
 )
 
-__all__ = ["BadParameter", "Dialect", "UpstreamRefused", "read_object", "unreadable"]
+__all__ = ["BadParameter", "Dialect", "StreamBroken", "UpstreamRefused", "read_object", "stream_error", "unreadable"]
 
 
 #: The header of an answer that tells what of a request its call does not say.
@@ -66,6 +67,23 @@ class UpstreamRefused(GatewayError):
         super().__init__(message or f"The upstream answered {answer.status}.")
         self.status = answer.status
         self.answer = answer
+
+
+class StreamBroken(GatewayError):
+    """A stream cannot be completed; `status` and the message are the upstream's, where it has told."""
+
+    reason = "UPSTREAM_BROKE_OFF"
+
+    def __init__(self, failure: StreamFailure) -> None:
+        self.google: GoogleError | None = read_error(failure.document)
+        message = self.google.message if self.google is not None else ""
+        super().__init__(message or "The upstream's answer broke off.")
+        self.status = failure.code
+
+
+def stream_error(failure: StreamFailure) -> StreamBroken:
+    """Make the error that ends a stream, for a :class:`agm.api.Translation`."""
+    return StreamBroken(failure)
 
 
 class Dialect(ApiResource):

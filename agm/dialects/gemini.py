@@ -10,7 +10,23 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-__all__ = ["Blob", "Candidate", "Content", "FunctionCall", "Part", "Response", "Usage", "compact", "read_response"]
+from agm.api import BadUpstreamAnswer
+
+__all__ = [
+    "SPOILT",
+    "WITHHELD",
+    "Blob",
+    "Candidate",
+    "Content",
+    "FunctionCall",
+    "Part",
+    "Response",
+    "Usage",
+    "compact",
+    "read_response",
+    "spoilt",
+    "why_withheld",
+]
 
 
 class _Camel(msgspec.Struct, rename="camel"):
@@ -149,3 +165,32 @@ def read_response(document: bytes) -> Response:
 def compact(raw: Raw) -> str:
     """Return JSON on one line, its numbers and the order of its names as they were: Google lays its own out."""
     return msgspec.json.format(bytes(raw), indent=-1).decode("utf-8")
+
+
+#: Reasons to end that keep back what was said, or would have been.
+WITHHELD = frozenset(
+    {
+        *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "MODEL_ARMOR"),
+        *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_OTHER"),
+    }
+)
+#: Reasons to end after which what came is of no use: a call that cannot be read.
+SPOILT = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MALFORMED_RESPONSE"})
+
+
+def spoilt(candidate: Candidate) -> BadUpstreamAnswer:
+    """Make the error for an answer that ends for one of the reasons of :data:`SPOILT`."""
+    said = f": {candidate.finish_message}" if candidate.finish_message else ""
+    return BadUpstreamAnswer(f"The model's answer cannot be used ({candidate.finish_reason}){said}. Ask again.")
+
+
+def why_withheld(response: Response, candidate: Candidate | None) -> str | None:
+    """Say why something was kept back: the prompt's answer as a whole, or the rest of a candidate; None for nothing."""
+    feedback = response.prompt_feedback
+    if candidate is None:
+        if feedback is None or feedback.block_reason is None:
+            return None
+        return feedback.block_reason_message or f"The prompt was blocked: {feedback.block_reason}."
+    if candidate.finish_reason not in WITHHELD:
+        return None
+    return candidate.finish_message or f"The answer was withheld: {candidate.finish_reason}."

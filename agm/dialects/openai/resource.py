@@ -11,10 +11,11 @@ from urllib.parse import unquote
 import msgspec
 
 from agm.api import GatewayError, NotFound, TranslatedCall, Visit
-from agm.dialects.base import BadParameter, Dialect, UpstreamRefused
+from agm.dialects.base import BadParameter, Dialect, StreamBroken, UpstreamRefused
 
 #: The endpoints, each with the module that answers it; ``models`` has what is below it, too.
 ENDPOINTS: Mapping[str, str] = {
+    "chat/completions": "chat",
     "models": "models",
 }
 _PREFIX = "agm.dialects.openai."
@@ -88,7 +89,7 @@ def error_document(error: GatewayError) -> bytes:
     status = error.status
     kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
     code: str | None = error.error_reason.lower()
-    if isinstance(error, UpstreamRefused):
+    if isinstance(error, UpstreamRefused | StreamBroken):
         google = error.google
         code = (google.status.lower() or None) if google is not None else None
         if status == 400 and _TOO_LONG.search(error.message):
