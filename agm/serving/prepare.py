@@ -32,6 +32,14 @@ from agm.serving.wrapping import CallWrapping, Wrapping
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
 
 
+@attrs.frozen
+class Translated:
+    """A request's body before its dialect translated it, and what the translation has left out."""
+
+    body: bytes
+    left_out: tuple[str, ...] = ()
+
+
 @attrs.frozen(eq=False, slots=False)
 class InboundCall:
     """
@@ -56,6 +64,8 @@ class InboundCall:
     place: Place | None = None
     #: The dialect that it was translated from; its client may ask for models that Google does not have.
     dialect: str | None = None
+    #: What it was translated from, where that is to be explained.
+    translated: Translated | None = None
     #: Settles what of the body depends on the model that serves it.
     for_model: ForModel | None = None
 

@@ -27,7 +27,7 @@ from agm.dialects.openai.grounding import citations
 from agm.dialects.openai.resource import error_document
 from agm.dialects.openai.tools import CallId, extra_content
 
-__all__ = ["Completion", "CompletionStream", "document_of", "usage_of"]
+__all__ = ["Completion", "CompletionStream", "document_of", "logprobs_of", "text_of", "usage_of"]
 
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
@@ -67,7 +67,7 @@ def finish_of(candidate: Candidate, calls: int) -> str:
     return "tool_calls" if calls else "stop"
 
 
-def _logprobs(candidate: Candidate) -> dict[str, Any] | None:
+def logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
     """Return the likelihoods of what was said, with those of what might have been said in its place."""
     if candidate.logprobs_result is None:
         return None
@@ -127,7 +127,7 @@ class Completion:
                 url = f"data:{part.inline_data.mime_type};base64,{part.inline_data.data}"
                 yield {"images": [{"type": "image_url", "image_url": {"url": url}}]}
             else:
-                said = _text(part)
+                said = text_of(part)
                 signed = {} if not part.thought_signature else {"extra_content": extra_content(part.thought_signature)}
                 if said or signed:
                     yield {"reasoning_content" if part.thought else "content": said, **signed}
@@ -145,7 +145,7 @@ class Completion:
         return made
 
 
-def _text(part: Part) -> str:
+def text_of(part: Part) -> str:
     """Return what a part says; code that the model has run, and what came of it, in fences."""
     if part.executable_code is not None:
         code = part.executable_code
@@ -209,7 +209,7 @@ def _whole(completion: Completion, response: Response, candidate: Candidate) -> 
     return {
         "index": candidate.index,
         "message": message,
-        "logprobs": _logprobs(candidate),
+        "logprobs": logprobs_of(candidate),
         "finish_reason": finish,
     }
 
@@ -288,7 +288,7 @@ class CompletionStream:
     def _chunks(self, response: Response, candidate: Candidate) -> bytes:
         made, choice = self._completion, self._completion.choice(candidate.index)
         chunks = []
-        logprobs = _logprobs(candidate)
+        logprobs = logprobs_of(candidate)
         for piece in made.pieces(candidate, choice):
             if said := piece.get("content"):
                 choice.spoke = True

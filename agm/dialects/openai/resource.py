@@ -16,7 +16,9 @@ from agm.dialects.base import BadParameter, Dialect, StreamBroken, UpstreamRefus
 #: The endpoints, each with the module that answers it; ``models`` has what is below it, too.
 ENDPOINTS: Mapping[str, str] = {
     "chat/completions": "chat",
+    "embeddings": "embeddings",
     "models": "models",
+    "responses": "responses",
 }
 _PREFIX = "agm.dialects.openai."
 #: What ``type`` says of an error, by its status.
