@@ -96,6 +96,8 @@ class Dialect(ApiResource):
 
     name: ClassVar[str]
     base: ClassVar[re.Pattern[bytes]]
+    #: The header in which its clients look for a request's id.
+    id_header: ClassVar[bytes] = b"X-Request-Id"
 
     # For subclasses
 
@@ -177,6 +179,7 @@ class Dialect(ApiResource):
     async def respond(self, visit: Visit) -> None:
         endpoint = self.endpoint_of(visit.wire.path)
         assert endpoint is not None, "it has methods"
+        visit.wire.responseHeaders.setRawHeaders(self.id_header, [visit.id.encode("ascii")])
         try:
             await self.answer(visit, endpoint)
         except UpstreamRefused as e:

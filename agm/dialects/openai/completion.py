@@ -17,6 +17,7 @@ from agm.dialects.gemini import (
     FunctionCall,
     Part,
     Response,
+    Token,
     Usage,
     compact,
     read_response,
@@ -71,18 +72,16 @@ def logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
     """Return the likelihoods of what was said, with those of what might have been said in its place."""
     if candidate.logprobs_result is None:
         return None
-    found = msgspec.json.decode(candidate.logprobs_result)
-    tops = found.get("topCandidates") or []
+    tops = candidate.logprobs_result.top_candidates or []
     content = []
-    for at, chosen in enumerate(found.get("chosenCandidates") or []):
-        others = tops[at].get("candidates") or [] if at < len(tops) else []
+    for at, chosen in enumerate(candidate.logprobs_result.chosen_candidates or ()):
+        others = tops[at].candidates or [] if at < len(tops) else []
         content.append({**_token(chosen), "top_logprobs": [_token(other) for other in others]})
     return {"content": content, "refusal": None}
 
 
-def _token(one: Mapping[str, Any]) -> dict[str, Any]:
-    token = str(one.get("token", ""))
-    return {"token": token, "logprob": one.get("logProbability", 0.0), "bytes": list(token.encode("utf-8"))}
+def _token(one: Token) -> dict[str, Any]:
+    return {"token": one.token, "logprob": one.log_probability, "bytes": list(one.token.encode("utf-8"))}
 
 
 @attrs.define
