@@ -18,7 +18,7 @@ from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
 from agm.core.wire.vertex import Place
-from agm.serving.affinity import route_call
+from agm.serving.affinity import route_call, to_any
 from agm.serving.answers import FinalAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
@@ -241,5 +241,9 @@ class PrepareCall:
             body = self._for_model(body, choice.model)
         if context.hooks.edits_requests:
             body = await context.hooks.edit_body(Body(body).json(), request)  # a document of their own
-        routing = await route_call(context, request, body, maker_of(self._key))
+        routing = (
+            await route_call(context, request, body, maker_of(self._key))
+            if context.ownership
+            else to_any(context, request)
+        )
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice, keep)
