@@ -11,18 +11,15 @@ from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
 from agm.core.dialect import TranslatedCall
 from agm.core.errors import (
-    NOT_JSON,
     BadUpstreamAnswer,
     BodyTooLarge,
     Forbidden,
     GatewayError,
     InvalidRequest,
-    MethodNotAllowed,
     NotFound,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
-    UpstreamTimeout,
 )
 from agm.core.google_error import GoogleError, read_error
 from agm.core.models import Patterns, unknown_model
@@ -49,7 +46,6 @@ from agm.web.base import ApiResource, Visit, send_json
 from agm.web.translating import Translation, relay_translated, send_translated
 
 __all__ = [
-    "NOT_JSON",
     "Account",
     "AccountChoice",
     "AccountSource",
@@ -74,7 +70,6 @@ __all__ = [
     "KeepAnswer",
     "KeyRing",
     "LocalAnswer",
-    "MethodNotAllowed",
     "ModelChoice",
     "NotFound",
     "Patterns",
@@ -88,7 +83,6 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UpstreamRequest",
-    "UpstreamTimeout",
     "Usage",
     "Verdict",
     "Visit",

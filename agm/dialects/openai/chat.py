@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import msgspec
 
 from agm.api import TranslatedCall, Visit
@@ -25,7 +26,7 @@ class Chat:
 
     :ivar call: the call of a model that it comes to.
     :ivar streams: whether the answer streams, and `usage` whether the stream tells the tokens at its end.
-    :ivar one_call: whether at most one function may be called at a time; `searches` whether the model may search.
+    :ivar tools: what the answer has to know of the tools.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -57,8 +58,7 @@ class Chat:
         _refused(fields, config)
         if config:
             document["generationConfig"] = config
-        self.one_call = tools.one
-        self.searches = search is not None
+        self.tools = attrs.evolve(tools, searches=search is not None)
         self.call = TranslatedCall(
             self.model,
             "streamGenerateContent" if self.streams else "generateContent",
@@ -140,7 +140,7 @@ async def answer(dialect: Dialect, visit: Visit, rest: str) -> None:
     """Answer a request."""
     chat = Chat(visit.body)
     answered = await dialect.call(visit, chat.call)
-    made = Completion(chat.model, int(dialect.gateway.wall()), one_call=chat.one_call, searches=chat.searches)
+    made = Completion(chat.model, int(dialect.gateway.wall()), chat.tools)
     if chat.streams:
         await dialect.stream(visit, answered, CompletionStream(made, usage=chat.usage))
         return

@@ -32,7 +32,7 @@ from agm.dialects.gemini import (
 from agm.dialects.openai.completion import logprobs_of, text_of
 from agm.dialects.openai.grounding import citations
 from agm.dialects.openai.resource import error_document
-from agm.dialects.openai.tools import CUSTOM_INPUT, SIGNED, CallId, Tools
+from agm.dialects.openai.tools import SIGNED, CallId, Tools, custom_input
 
 __all__ = ["Output", "ResponseStream"]
 
@@ -233,9 +233,7 @@ class Output:
         return events
 
     def _custom(self, call: FunctionCall, identifier: str) -> list[Event]:
-        given = msgspec.json.decode(call.args)
-        text = given.get(CUSTOM_INPUT) if isinstance(given, dict) else None
-        text = text if isinstance(text, str) else compact(call.args)
+        text = custom_input(call.args)
         item = {"id": _identifier("ctc"), "type": "custom_tool_call", "status": "in_progress", "call_id": identifier}
         item |= {"name": call.name, "input": ""}
         events = [self._begin({**item})]

@@ -19,14 +19,18 @@ import attrs
 import msgspec
 
 from agm.dialects.base import BadParameter
+from agm.dialects.gemini import compact
 from agm.dialects.openai.reading import Fields, array, object_, text
 from agm.dialects.schema import translate
 
 __all__ = [
     "CUSTOM_INPUT",
+    "NO_TOOLS",
     "SIGNED",
     "CallId",
     "Tools",
+    "answer_of",
+    "custom_input",
     "extra_content",
     "read_call",
     "read_tools",
@@ -155,6 +159,9 @@ class Tools:
     searches: bool = False
 
 
+NO_TOOLS = Tools({}, False, ())
+
+
 def _function(tool: Any, place: str, *, flat: bool) -> tuple[dict[str, Any], bool, tuple[str, ...]]:
     """Return a function's declaration, whether it is strict, and what is left out of it."""
     tool = object_(tool, place)
@@ -197,6 +204,13 @@ def _custom(tool: dict[str, Any], place: str, *, flat: bool) -> tuple[dict[str, 
         False,
         left_out,
     )
+
+
+def custom_input(args: msgspec.Raw) -> str:
+    """Return the text that a custom tool gets; all of the arguments where the model has written something else."""
+    given = msgspec.json.decode(args)
+    found = given.get(CUSTOM_INPUT) if isinstance(given, dict) else None
+    return found if isinstance(found, str) else compact(args)
 
 
 def read_tools(fields: Fields, *, flat: bool = False) -> Tools:
