@@ -8,7 +8,7 @@ loses a digit on its way.
 from __future__ import annotations
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from agm.api import BadUpstreamAnswer
 
@@ -89,9 +89,18 @@ class Candidate(_Camel):
     finish_reason: str | None = None
     finish_message: str | None = None
     index: int = 0
-    #: As Google writes it: ``topCandidates`` and ``chosenCandidates``.
-    logprobs_result: Raw | None = None
-    grounding_metadata: Raw | None = None
+    logprobs: Raw | UnsetType = msgspec.field(name="logprobsResult", default=UNSET)
+    grounding: Raw | UnsetType = msgspec.field(name="groundingMetadata", default=UNSET)
+
+    @property
+    def logprobs_result(self) -> Raw | None:
+        """As Google writes it: ``topCandidates`` and ``chosenCandidates``."""
+        return None if isinstance(self.logprobs, UnsetType) else self.logprobs
+
+    @property
+    def grounding_metadata(self) -> Raw | None:
+        """As Google writes it: what was searched and found, and what it supports."""
+        return None if isinstance(self.grounding, UnsetType) else self.grounding
 
     @property
     def parts(self) -> list[Part]:
