@@ -70,6 +70,8 @@ class Writer:
         #: The type of the block that is open.
         self._open: str | None = None
         self._seal = Seal("none")
+        #: A signature that waits for a block behind it.
+        self._kept: Seal | None = None
         self._calls = 0
         self._ran: str | None = None
         self._grounding: msgspec.Raw | None = None
@@ -173,9 +175,14 @@ class Writer:
         self._sealed("last", signature)
 
     def _sealed(self, of: Any, signature: str | None) -> None:
-        """Keep a signature that has no block of its own, where the client keeps such."""
+        """
+        Keep a signature that has no block of its own, where the client keeps such, and something follows.
+
+        At the end of a message it is given up: clients take the last block for what was said, and Google asks for
+        signatures of calls alone.
+        """
         if signature and self._thinks:
-            self._block({"type": "redacted_thinking", "data": Seal(of, signature).written()}, None)
+            self._kept = Seal(of, signature)
 
     def _result(self, outcome: str, output: str) -> None:
         good = outcome in ("OUTCOME_OK", "")
@@ -192,6 +199,10 @@ class Writer:
     def _block(self, block: dict[str, Any], kind: str | None) -> None:
         """Begin a block, after the end of the one before; it is whole where it has no `kind`."""
         self._close()
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._sink.start({"type": "redacted_thinking", "data": kept.written()})
+            self._sink.stop()
         self._sink.start(block)
         self._open = kind
         if kind is None:
