@@ -55,6 +55,8 @@ class Conversation:
     def _turn(self, role: str, content: Any, place: str) -> None:
         blocks: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else array(content, place)
         speaker = "model" if role == "assistant" else "user"
+        if speaker == "user":
+            self._next = None
         parts: list[Part] = []
         readers = _READERS[role]
         for number, value in enumerate(blocks):
@@ -67,7 +69,6 @@ class Conversation:
             block.skip("cache_control")
             reader(self, block, parts)
             block.end()
-        self._next = None
         self._add(speaker, _in_order_of_calls(parts))
 
     def _add(self, speaker: str, parts: list[Part]) -> None:
@@ -184,8 +185,10 @@ class Conversation:
         seal = read_seal(block.needed("data"))
         if seal is None or seal.signature is None:
             return
-        if seal.of == "last" and parts:
-            parts[-1] = {**parts[-1], **_signed(seal.signature)}
+        if seal.of == "last":  # some clients send every block as a message of its own
+            said = parts or (self.contents[-1]["parts"] if self.contents else [])
+            if said:
+                said[-1].update(_signed(seal.signature))
         else:
             parts.append({"text": "", **_signed(seal.signature)})
 
