@@ -344,16 +344,23 @@ PARTS = st.lists(THOUGHTS | TEXTS | CALLS | CODES | RESULTS | SIGNED, min_size=1
 
 
 def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same parts with texts that follow each other as one; of two signatures of one text the later counts."""
+    """
+    The same parts with texts that follow each other as one; of two signatures of one text the later counts.
+
+    Of the text at the end only the first part's has a place, in the thinking before it.
+    """
+    spoken = len(parts)
+    while spoken and "text" in parts[spoken - 1] and not parts[spoken - 1].get("thought"):
+        spoken -= 1
     found: list[dict[str, Any]] = []
-    for part in parts:
+    for number, part in enumerate(parts):
+        if number > spoken or (number == spoken and not (spoken and parts[spoken - 1].get("thought"))):
+            part.pop("thoughtSignature", None)
         last = found[-1] if found else {}
         if "text" in part and "text" in last and part.get("thought") == last.get("thought"):
             found[-1] = {**last, **part, "text": last["text"] + part["text"]}
         else:
             found.append(part)
-    if "text" in found[-1] and not (len(found) > 1 and found[-2].get("thought")):
-        found[-1].pop("thoughtSignature", None)  # behind the last block there is no place
     return found
 
 
