@@ -96,6 +96,8 @@ class Dialect(ApiResource):
 
     name: ClassVar[str]
     base: ClassVar[re.Pattern[bytes]]
+    #: The header in which its clients look for a request's id.
+    id_header: ClassVar[bytes] = b"X-Request-Id"
 
     # For subclasses
 
@@ -117,12 +119,14 @@ class Dialect(ApiResource):
 
     # What they use
 
-    async def call(self, visit: Visit, asked: TranslatedCall) -> Answer:
+    async def call(self, visit: Visit, asked: TranslatedCall, *, after: Answer | None = None) -> Answer:
         """
         Make the call of a model that answers a request: with its client's key and limits, and recorded as its.
 
         Cancelled when the client leaves, and so is the upstream's request.
 
+        :param after: the answer of the first call for the same request, where that takes several: it has met the
+            client's limits, and its row is the others' parent.
         :returns: a good answer, to be given to :meth:`stream`, or read and closed.
         :raises UpstreamRefused: if it is answered with an error.
         :raises GatewayError: if no account can serve it, or it may not be made.
@@ -133,7 +137,8 @@ class Dialect(ApiResource):
             asked.model,
             asked.body,
             method=asked.method,
-            visit=visit,
+            visit=visit if after is None else None,
+            parent=None if after is None else after.request,
             dialect=self.name,
             for_model=asked.for_model,
         )
@@ -174,6 +179,7 @@ class Dialect(ApiResource):
     async def respond(self, visit: Visit) -> None:
         endpoint = self.endpoint_of(visit.wire.path)
         assert endpoint is not None, "it has methods"
+        visit.wire.responseHeaders.setRawHeaders(self.id_header, [visit.id.encode("ascii")])
         try:
             await self.answer(visit, endpoint)
         except UpstreamRefused as e:

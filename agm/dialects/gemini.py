@@ -8,7 +8,7 @@ loses a digit on its way.
 from __future__ import annotations
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
 from agm.api import BadUpstreamAnswer
 
@@ -19,8 +19,11 @@ __all__ = [
     "Candidate",
     "Content",
     "FunctionCall",
+    "Grounding",
+    "Logprobs",
     "Part",
     "Response",
+    "Token",
     "Usage",
     "compact",
     "read_response",
@@ -82,6 +85,62 @@ class Content(_Camel):
     role: str | None = None
 
 
+class Token(_Camel):
+    """A token, and the logarithm of its probability."""
+
+    token: str = ""
+    log_probability: float = 0.0
+
+
+class TopCandidates(_Camel):
+    """What might have stood in one place, the likeliest first."""
+
+    candidates: list[Token] | None = None
+
+
+class Logprobs(_Camel):
+    """How likely what was said is, token by token, and what might have been said."""
+
+    chosen_candidates: list[Token] | None = None
+    top_candidates: list[TopCandidates] | None = None
+
+
+class Web(_Camel):
+    """A page."""
+
+    uri: str = ""
+    title: str = ""
+
+
+class GroundingChunk(_Camel):
+    """Something that an answer is grounded on."""
+
+    web: Web | None = None
+
+
+class Segment(_Camel):
+    """A piece of an answer's text, in bytes of its UTF-8."""
+
+    start_index: int = 0
+    end_index: int = 0
+    text: str = ""
+
+
+class GroundingSupport(_Camel):
+    """Which piece of an answer is grounded on what, by its number."""
+
+    segment: Segment | None = None
+    grounding_chunk_indices: list[int] | None = None
+
+
+class Grounding(_Camel):
+    """What an answer is grounded on, and what was searched for."""
+
+    web_search_queries: list[str] | None = None
+    grounding_chunks: list[GroundingChunk] | None = None
+    grounding_supports: list[GroundingSupport] | None = None
+
+
 class Candidate(_Camel):
     """One of the alternatives of an answer; `finish_reason` is Google's name, in its last event."""
 
@@ -89,18 +148,8 @@ class Candidate(_Camel):
     finish_reason: str | None = None
     finish_message: str | None = None
     index: int = 0
-    logprobs: Raw | UnsetType = msgspec.field(name="logprobsResult", default=UNSET)
-    grounding: Raw | UnsetType = msgspec.field(name="groundingMetadata", default=UNSET)
-
-    @property
-    def logprobs_result(self) -> Raw | None:
-        """As Google writes it: ``topCandidates`` and ``chosenCandidates``."""
-        return None if isinstance(self.logprobs, UnsetType) else self.logprobs
-
-    @property
-    def grounding_metadata(self) -> Raw | None:
-        """As Google writes it: what was searched and found, and what it supports."""
-        return None if isinstance(self.grounding, UnsetType) else self.grounding
+    logprobs_result: Logprobs | None = None
+    grounding_metadata: Grounding | None = None
 
     @property
     def parts(self) -> list[Part]:

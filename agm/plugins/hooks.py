@@ -496,7 +496,7 @@ class Hooks:
 
     def _trusted(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
         """As :meth:`_guarded` for what is agm's own: it is quick and returns what it says, and only may fail."""
-        function, plugin = impl.function, impl.plugin_name
+        function, plugin, classifies = impl.function, impl.plugin_name, hook == "agm_classify_error"
 
         def call(*args: object) -> object:
             try:
@@ -506,7 +506,7 @@ class Hooks:
                 raise
             except Exception as e:
                 return self._failed(e, plugin, hook, self._request_id)
-            if hook == "agm_classify_error":
+            if classifies:
                 self._own_verdict = result
             if result is not None and _record.get() is not None:
                 _note(hook, plugin, result)

@@ -52,6 +52,13 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
         "client_key": None if inbound.key is None else inbound.key.name,
         "client_key_required": gateway.clients.mode != "off",
     }
+    if inbound.translated is not None:
+        found["dialect"] = {
+            "name": inbound.dialect,
+            "body": _shown(inbound.translated.body),
+            "translated": _shown(inbound.body),
+            "left_out": list(inbound.translated.left_out),
+        }
     await pause(gateway.calls.context, inbound.body)
     with gateway.hooks.recorded() as calls:
         try:

@@ -18,7 +18,7 @@ from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
 from agm.core.wire.vertex import Place
-from agm.serving.affinity import route_call
+from agm.serving.affinity import route_call, to_any
 from agm.serving.answers import FinalAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
@@ -30,6 +30,14 @@ from agm.serving.sharing import maker_of
 from agm.serving.wrapping import CallWrapping, Wrapping
 
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
+
+
+@attrs.frozen
+class Translated:
+    """A request's body before its dialect translated it, and what the translation has left out."""
+
+    body: bytes
+    left_out: tuple[str, ...] = ()
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -56,6 +64,8 @@ class InboundCall:
     place: Place | None = None
     #: The dialect that it was translated from; its client may ask for models that Google does not have.
     dialect: str | None = None
+    #: What it was translated from, where that is to be explained.
+    translated: Translated | None = None
     #: Settles what of the body depends on the model that serves it.
     for_model: ForModel | None = None
 
@@ -231,5 +241,9 @@ class PrepareCall:
             body = self._for_model(body, choice.model)
         if context.hooks.edits_requests:
             body = await context.hooks.edit_body(Body(body).json(), request)  # a document of their own
-        routing = await route_call(context, request, body, maker_of(self._key))
+        routing = (
+            await route_call(context, request, body, maker_of(self._key))
+            if context.ownership
+            else to_any(context, request)
+        )
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice, keep)

@@ -34,6 +34,7 @@ _PASSED_HEADERS = tuple(
         b"ETag",
     )
 )
+_PASSED_NAMES = frozenset(lower for _, lower in _PASSED_HEADERS)
 _EVENTS = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-cache"),
@@ -164,7 +165,9 @@ class AnsweringResource(ApiResource):
     def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
         """Make the headers of an answer."""
         given = opened.answer.first
-        headers = [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
+        headers: list[tuple[bytes, bytes]] = []
+        if not _PASSED_NAMES.isdisjoint(given):
+            headers += [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
         content_type = given.get(b"content-type")
         if opened.framing is Framing.SSE:
             headers += SSE_HEADERS

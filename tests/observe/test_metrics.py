@@ -183,6 +183,7 @@ async def test_what_is_under_way_shows_while_it_is(gateway: GatewayFactory, upst
     assert found.value("agm_requests_total", **where, outcome="cancelled") == 1
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_clients_make_up_makes_no_new_series(gateway: GatewayFactory, upstream: ScriptedUpstream) -> None:
     """Ten thousand models, paths and keys, a third of each, leave as many series as one of each."""

@@ -213,6 +213,7 @@ async def test_a_first_message_that_is_no_setup_is_refused(
     assert upstream.connections == []
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_setup_that_does_not_come_is_not_waited_for(
     gateway: GatewayFactory, upstream: ScriptedUpstream

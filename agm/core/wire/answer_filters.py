@@ -579,9 +579,14 @@ class EventPipe:
                 if not bare:
                     continue
             try:
-                documents: Sequence[bytes] = (envelope.one_line(self._change(event)),)
+                document = envelope.one_line(self._change(event))
             except EventsReplaced as e:
-                documents, self._replaced, self.complete = e.documents, True, e.ends
+                self._replaced, self.complete = True, e.ends
+                for document in e.documents:
+                    self._put(pieces, document)
+                if e.ends:
+                    break
+                continue
             except envelope.UpstreamError as e:
                 self.failure = StreamFailure.upstream(e.document)
                 break
@@ -591,15 +596,20 @@ class EventPipe:
             except (envelope.NotAnEnvelope, *NOT_JSON) as e:
                 self.failure = StreamFailure.of(502, f"An event of the upstream cannot be read: {_why(e)}.")
                 break
-            for document in documents:
-                if self._array:
-                    pieces += (b"\n,\r\n" if self._started else b"[", document)
-                else:
-                    pieces += (b"data: ", document, b"\r\n\r\n")
+            if self._array:
+                self._put(pieces, document)
+            else:  # a call an event is a percent of it
+                pieces += (b"data: ", document, b"\r\n\r\n")
                 self._started = True
-            if self.complete:
-                break
         return b"".join(pieces)
+
+    def _put(self, pieces: list[bytes], document: bytes) -> None:
+        """Frame a document."""
+        if self._array:
+            pieces += (b"\n,\r\n" if self._started else b"[", document)
+        else:
+            pieces += (b"data: ", document, b"\r\n\r\n")
+        self._started = True
 
 
 class WatchedFilter:

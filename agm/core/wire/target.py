@@ -64,7 +64,9 @@ _ELSEWHERE = (
             rb"|audio/(?:speech|transcriptions))/*"
         ),
         "This is a path of the OpenAI API. Clients of it have the base URL /v1 here, or /openai/v1, unless [dialects] "
-        "openai = false turns it off; Google's own form of it is served below /v1beta/openai/.",
+        "openai = false turns it off; there are chat/completions, responses, embeddings, images/generations, "
+        "images/edits, audio/speech, audio/transcriptions and models. Google's own form of it is served below "
+        "/v1beta/openai/.",
     ),
     (
         re.compile(rb"/+(?:[a-z0-9]+/+){0,2}messages(?:/count_tokens)?/*"),

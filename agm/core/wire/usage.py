@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from typing import Annotated
 
 import attrs
 import msgspec
@@ -55,39 +55,44 @@ _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
 
 
+#: No count is as large as this; JSON's numbers have no end.
+_MOST = 2**53
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=_MOST)]
+
+
 class _Counts(msgspec.Struct):
     """The fields of a :class:`Usage`, in their order, as Google calls them, and another name of one."""
 
-    promptTokenCount: int = 0
-    candidatesTokenCount: int = 0
-    cachedContentTokenCount: int = 0
-    thoughtsTokenCount: int = 0
-    toolUsePromptTokenCount: int = 0
-    totalTokenCount: int = 0
+    promptTokenCount: _Count = 0
+    candidatesTokenCount: _Count = 0
+    cachedContentTokenCount: _Count = 0
+    thoughtsTokenCount: _Count = 0
+    toolUsePromptTokenCount: _Count = 0
+    totalTokenCount: _Count = 0
     #: What Live sessions of the Developer API call what was said.
-    responseTokenCount: int = 0
+    responseTokenCount: _Count = 0
 
 
 class _InteractionCounts(msgspec.Struct):
     """The same of the Interactions API."""
 
-    total_input_tokens: int = 0
-    total_output_tokens: int = 0
-    total_cached_tokens: int = 0
-    total_thought_tokens: int = 0
-    total_tool_use_tokens: int = 0
-    total_tokens: int = 0
+    total_input_tokens: _Count = 0
+    total_output_tokens: _Count = 0
+    total_cached_tokens: _Count = 0
+    total_thought_tokens: _Count = 0
+    total_tool_use_tokens: _Count = 0
+    total_tokens: _Count = 0
 
 
 class _OpenAICounts(msgspec.Struct):
     """The same of Google's OpenAI surface, whose answers tell no more than three of them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    tool_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    cached_tokens: _Count = 0
+    reasoning_tokens: _Count = 0
+    tool_tokens: _Count = 0
+    total_tokens: _Count = 0
 
 
 @attrs.frozen(eq=False)
@@ -111,8 +116,6 @@ OPENAI = Names(b'"usage"', _OpenAICounts, b'"finish_reason"', re.compile(rb'\s*:
 #: An interaction's reason to end is its status.
 INTERACTIONS = Names(b'"usage"', _InteractionCounts, b'"status"', _STATUS)
 _JSON = json.JSONDecoder()
-#: No count is as large as this; JSON's numbers have no end.
-_MOST = 2**53
 
 #: Bytes that are held before they are looked through.
 HELD = 16 * 1024
@@ -224,7 +227,7 @@ def last_usage(data: bytes, names: Names = GENERATE) -> Usage | None:
             except msgspec.MsgspecError:  # it is read as far as it can be
                 pass
             else:
-                usage = _made(astuple(found))
+                usage = _made(*astuple(found))
                 if usage is not None:
                     return usage
                 end = at
@@ -246,12 +249,11 @@ def _usage(text: str, names: Names) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    return _made(map(found.get, names.counts.__struct_fields__))
+    counts = map(found.get, names.counts.__struct_fields__)
+    return _made(*(n if type(n) is int and 0 < n < _MOST else 0 for n in counts))
 
 
-def _made(counts: Iterable[object]) -> Usage | None:
-    read = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
-    prompt, output, cached, thoughts, tool, total, said = read if len(read) == 7 else (*read, 0)
+def _made(prompt: int, output: int, cached: int, thoughts: int, tool: int, total: int, said: int = 0) -> Usage | None:
     output = output or said
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only

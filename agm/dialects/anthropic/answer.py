@@ -17,7 +17,7 @@ import msgspec
 from agm.api import BadUpstreamAnswer, StreamFailure, read_error
 from agm.dialects.anthropic.errors import error_document
 from agm.dialects.anthropic.signatures import CallId, Seal
-from agm.dialects.gemini import Candidate, Part, Response, Usage, compact, read_response
+from agm.dialects.gemini import Candidate, Grounding, Part, Response, Usage, compact, read_response
 
 __all__ = ["Stream", "message"]
 
@@ -74,7 +74,7 @@ class Writer:
         self._kept: Seal | None = None
         self._calls = 0
         self._ran: str | None = None
-        self._grounding: msgspec.Raw | None = None
+        self._grounding: Grounding | None = None
         self._finish: str | None = None
         self._finish_message: str | None = None
         self._blocked: str | None = None
@@ -220,9 +220,9 @@ class Writer:
 
     def _ground(self) -> None:
         """Write what Google has searched and found: citations, and then the searches with their results."""
-        if self._grounding is None:
+        grounding = self._grounding
+        if grounding is None:
             return
-        grounding = _read_grounding(self._grounding)
         pages = [chunk.web for chunk in grounding.grounding_chunks or ()]
         if self._open == "text":
             for support in grounding.grounding_supports or ():
@@ -249,39 +249,6 @@ class Writer:
         query = msgspec.json.encode({"query": "; ".join(queries)}).decode()
         self._sink.delta("input_json_delta", "partial_json", query)
         self._block({"type": "web_search_tool_result", "tool_use_id": used, "content": results}, None)
-
-
-class _Web(msgspec.Struct):
-    uri: str = ""
-    title: str = ""
-
-
-class _Chunk(msgspec.Struct):
-    web: _Web | None = None
-
-
-class _Segment(msgspec.Struct):
-    text: str = ""
-
-
-class _Support(msgspec.Struct, rename="camel"):
-    segment: _Segment | None = None
-    grounding_chunk_indices: list[int] | None = None
-
-
-class _Grounding(msgspec.Struct, rename="camel"):
-    """``groundingMetadata``, as far as it is read."""
-
-    web_search_queries: list[str] | None = None
-    grounding_chunks: list[_Chunk] | None = None
-    grounding_supports: list[_Support] | None = None
-
-
-_GROUNDING = msgspec.json.Decoder(_Grounding)
-
-
-def _read_grounding(raw: msgspec.Raw) -> _Grounding:
-    return _GROUNDING.decode(raw)
 
 
 def _counted(usage: Usage | None, searches: int = 0) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from agm.dialects.gemini import (
     FunctionCall,
     Part,
     Response,
+    Token,
     Usage,
     compact,
     read_response,
@@ -27,7 +28,7 @@ from agm.dialects.openai.grounding import citations
 from agm.dialects.openai.resource import error_document
 from agm.dialects.openai.tools import CallId, extra_content
 
-__all__ = ["Completion", "CompletionStream", "document_of", "usage_of"]
+__all__ = ["Completion", "CompletionStream", "document_of", "logprobs_of", "text_of", "usage_of"]
 
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
@@ -67,22 +68,20 @@ def finish_of(candidate: Candidate, calls: int) -> str:
     return "tool_calls" if calls else "stop"
 
 
-def _logprobs(candidate: Candidate) -> dict[str, Any] | None:
+def logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
     """Return the likelihoods of what was said, with those of what might have been said in its place."""
     if candidate.logprobs_result is None:
         return None
-    found = msgspec.json.decode(candidate.logprobs_result)
-    tops = found.get("topCandidates") or []
+    tops = candidate.logprobs_result.top_candidates or []
     content = []
-    for at, chosen in enumerate(found.get("chosenCandidates") or []):
-        others = tops[at].get("candidates") or [] if at < len(tops) else []
+    for at, chosen in enumerate(candidate.logprobs_result.chosen_candidates or ()):
+        others = tops[at].candidates or [] if at < len(tops) else []
         content.append({**_token(chosen), "top_logprobs": [_token(other) for other in others]})
     return {"content": content, "refusal": None}
 
 
-def _token(one: Mapping[str, Any]) -> dict[str, Any]:
-    token = str(one.get("token", ""))
-    return {"token": token, "logprob": one.get("logProbability", 0.0), "bytes": list(token.encode("utf-8"))}
+def _token(one: Token) -> dict[str, Any]:
+    return {"token": one.token, "logprob": one.log_probability, "bytes": list(one.token.encode("utf-8"))}
 
 
 @attrs.define
@@ -127,7 +126,7 @@ class Completion:
                 url = f"data:{part.inline_data.mime_type};base64,{part.inline_data.data}"
                 yield {"images": [{"type": "image_url", "image_url": {"url": url}}]}
             else:
-                said = _text(part)
+                said = text_of(part)
                 signed = {} if not part.thought_signature else {"extra_content": extra_content(part.thought_signature)}
                 if said or signed:
                     yield {"reasoning_content" if part.thought else "content": said, **signed}
@@ -145,7 +144,7 @@ class Completion:
         return made
 
 
-def _text(part: Part) -> str:
+def text_of(part: Part) -> str:
     """Return what a part says; code that the model has run, and what came of it, in fences."""
     if part.executable_code is not None:
         code = part.executable_code
@@ -209,7 +208,7 @@ def _whole(completion: Completion, response: Response, candidate: Candidate) -> 
     return {
         "index": candidate.index,
         "message": message,
-        "logprobs": _logprobs(candidate),
+        "logprobs": logprobs_of(candidate),
         "finish_reason": finish,
     }
 
@@ -288,7 +287,7 @@ class CompletionStream:
     def _chunks(self, response: Response, candidate: Candidate) -> bytes:
         made, choice = self._completion, self._completion.choice(candidate.index)
         chunks = []
-        logprobs = _logprobs(candidate)
+        logprobs = logprobs_of(candidate)
         for piece in made.pieces(candidate, choice):
             if said := piece.get("content"):
                 choice.spoke = True

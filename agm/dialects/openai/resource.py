@@ -15,8 +15,14 @@ from agm.dialects.base import BadParameter, Dialect, StreamBroken, UpstreamRefus
 
 #: The endpoints, each with the module that answers it; ``models`` has what is below it, too.
 ENDPOINTS: Mapping[str, str] = {
+    "audio/speech": "speech",
+    "audio/transcriptions": "transcriptions",
     "chat/completions": "chat",
+    "embeddings": "embeddings",
+    "images/edits": "images",
+    "images/generations": "images",
     "models": "models",
+    "responses": "responses",
 }
 _PREFIX = "agm.dialects.openai."
 #: What ``type`` says of an error, by its status.

@@ -21,8 +21,22 @@ from agm.dialects.base import BadParameter
 from agm.dialects.reading import Fields, array, object_, text
 from agm.dialects.schema import translate_encoded
 
-__all__ = ["CallId", "Tools", "extra_content", "read_call", "read_tools", "signature_in", "translated"]
+__all__ = [
+    "CUSTOM_INPUT",
+    "SIGNED",
+    "CallId",
+    "Tools",
+    "extra_content",
+    "read_call",
+    "read_tools",
+    "signature_in",
+    "translated",
+]
 
+#: How reasoning begins that carries the signature of the text before it.
+SIGNED = "agm-signature:"
+#: The one argument of what is a custom tool to the client, whose input is any text.
+CUSTOM_INPUT = "input"
 _ID = re.compile(r"call_(?:n[0-9a-f]{12}|g(?P<google>[A-Za-z0-9_-]{1,64}?))(?:_sig_(?P<signature>[A-Za-z0-9_-]+))?")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TO_URL = str.maketrans("+/", "-_", "=")
@@ -121,12 +135,18 @@ class Tools:
     fields: Mapping[str, Any]
     one: bool
     left_out: tuple[str, ...]
+    #: The names of custom tools, which get a text in place of arguments.
+    custom: frozenset[str] = frozenset()
+    #: Whether the model may search.
+    searches: bool = False
 
 
 def _function(tool: Any, place: str, *, flat: bool) -> tuple[dict[str, Any], bool, tuple[str, ...]]:
     """Return a function's declaration, whether it is strict, and what is left out of it."""
     tool = object_(tool, place)
     kind = tool.get("type")
+    if kind == "custom":
+        return _custom(tool, place, flat=flat)
     if kind != "function":
         raise BadParameter(f"{place}.type", f"a tool of type {str(kind)[:40]!r} cannot be expressed; use function.")
     at = place if flat else f"{place}.function"
@@ -143,6 +163,28 @@ def _function(tool: Any, place: str, *, flat: bool) -> tuple[dict[str, Any], boo
     return declared, strict, left_out
 
 
+def _custom(tool: dict[str, Any], place: str, *, flat: bool) -> tuple[dict[str, Any], bool, tuple[str, ...]]:
+    """Return a custom tool as a function with one text; the grammar of that text, which nobody enforces, is told."""
+    at = place if flat else f"{place}.custom"
+    fields = Fields(tool if flat else object_(tool.get("custom"), at), f"{at}.")
+    fields.skip("type")
+    name, said = fields.needed("name"), [fields.text("description") or ""]
+    form = fields.object_("format") or {}
+    fields.end()
+    left_out: tuple[str, ...] = ()
+    if form.get("type") == "grammar":
+        grammar = form if flat else object_(form.get("grammar"), f"{at}.format.grammar")
+        said.append(f"The input follows this grammar ({grammar.get('syntax')}):\n{grammar.get('definition')}")
+        left_out = (f"{at}.format: the grammar is told to the model, and not enforced",)
+    properties = {CUSTOM_INPUT: {"type": "string", "description": "The tool's whole input, as it is."}}
+    schema = {"type": "object", "properties": properties, "required": [CUSTOM_INPUT]}
+    return (
+        {"name": name, "description": "\n\n".join(filter(None, said)), "parametersJsonSchema": schema},
+        False,
+        left_out,
+    )
+
+
 def read_tools(fields: Fields, *, flat: bool = False) -> Tools:
     """
     Read ``tools``, ``tool_choice`` and ``parallel_tool_calls``.
@@ -154,9 +196,16 @@ def read_tools(fields: Fields, *, flat: bool = False) -> Tools:
     one = fields.flag("parallel_tool_calls") is False
     declared, strict = [], bool(given)
     left_out: list[str] = []
+    custom, searches = set(), False
     for number, tool in enumerate(given):
+        if flat and isinstance(tool, dict) and str(tool.get("type")).startswith("web_search"):
+            _search(tool, f"{fields.at('tools')}[{number}].")
+            searches = True
+            continue
         function, is_strict, lost = _function(tool, f"{fields.at('tools')}[{number}]", flat=flat)
         declared.append(function)
+        if tool.get("type") == "custom":
+            custom.add(function["name"])
         strict = strict and is_strict
         left_out += lost
     choice = _choice(fields.take("tool_choice"), fields.at("tool_choice"), strict=strict, flat=flat)
@@ -167,7 +216,18 @@ def read_tools(fields: Fields, *, flat: bool = False) -> Tools:
             made["toolConfig"] = {"functionCallingConfig": choice}
     elif choice is not None and choice["mode"] == "ANY":
         raise BadParameter(fields.at("tool_choice"), "asks for a call, but tools has no function.")
-    return Tools(made, one, tuple(left_out))
+    if searches:
+        made.setdefault("tools", []).append({"googleSearch": {}})
+    return Tools(made, one, tuple(left_out), frozenset(custom), searches)
+
+
+def _search(tool: dict[str, Any], place: str) -> None:
+    """Check that a search asks for no more than Google's has."""
+    fields = Fields(tool, place)
+    fields.skip("type")
+    fields.refuse("search_context_size", "Gemini searches as much as it needs.", unless=("medium",))
+    fields.refuse("external_web_access", "Google's search is what there is.", unless=(True,))
+    fields.end()
 
 
 def _choice(choice: Any, place: str, *, strict: bool, flat: bool) -> dict[str, Any] | None:
