@@ -11,6 +11,7 @@ from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
 from agm.core.dialect import TranslatedCall
 from agm.core.errors import (
+    NOT_JSON,
     BadUpstreamAnswer,
     BodyTooLarge,
     Forbidden,
@@ -46,6 +47,7 @@ from agm.web.base import ApiResource, Visit, send_json
 from agm.web.translating import Translation, relay_translated, send_translated
 
 __all__ = [
+    "NOT_JSON",
     "Account",
     "AccountChoice",
     "AccountSource",

@@ -123,6 +123,7 @@ class Segment(_Camel):
 
     start_index: int = 0
     end_index: int = 0
+    text: str = ""
 
 
 class GroundingSupport(_Camel):
@@ -133,8 +134,9 @@ class GroundingSupport(_Camel):
 
 
 class Grounding(_Camel):
-    """What an answer is grounded on."""
+    """What an answer is grounded on, and what was searched for."""
 
+    web_search_queries: list[str] | None = None
     grounding_chunks: list[GroundingChunk] | None = None
     grounding_supports: list[GroundingSupport] | None = None
 

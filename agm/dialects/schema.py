@@ -19,9 +19,12 @@ It is pure, never changes what it is given, and never looks anything up.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
+
+import msgspec
 
 from agm.api import InvalidRequest
 
@@ -35,6 +38,8 @@ MAX_NODES = 2000
 MAX_ALTERNATIVES = 24
 #: Pairs of schemas that are merged before one is taken for both.
 MAX_MERGES = 4000
+#: Schemas whose translation is remembered, and bytes that one of them may have: agents send the same in every turn.
+MAX_REMEMBERED, MAX_REMEMBERED_SIZE = 512, 64 * 1024
 
 Schema = dict[str, Any]
 #: What a keyword is written by.
@@ -129,6 +134,27 @@ def translate(schema: Any, *, root: Literal["object", "any"] = "any") -> Transla
     if definitions:
         written = {**written, "$defs": definitions}
     return Translated(written, tuple(dict.fromkeys(writer.left_out)))
+
+
+_remembered: OrderedDict[tuple[str, bytes], tuple[msgspec.Raw, tuple[LeftOut, ...]]] = OrderedDict()
+
+
+def translate_encoded(
+    schema: Any, *, root: Literal["object", "any"] = "any"
+) -> tuple[msgspec.Raw, tuple[LeftOut, ...]]:
+    """Translate as :func:`translate` does, into JSON; what was translated lately is not translated again."""
+    key = (root, msgspec.json.encode(schema))
+    found = _remembered.get(key)
+    if found is not None:
+        _remembered.move_to_end(key)
+        return found
+    translated = translate(schema, root=root)
+    found = (msgspec.Raw(msgspec.json.encode(translated.schema)), translated.left_out)
+    if len(key[1]) <= MAX_REMEMBERED_SIZE:
+        _remembered[key] = found
+        if len(_remembered) > MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    return found
 
 
 class _Writer:

@@ -48,7 +48,7 @@ UNWRAPPED = CHAINS | {"agm_look_up", "agm_answer_request"}
 
 
 #: Plugins that come with agm and are written as anybody's: by name, because nothing here imports what is above it.
-DIALECTS = ("agm.dialects.openai",)
+DIALECTS = ("agm.dialects.openai", "agm.dialects.anthropic")
 
 
 class PluginError(Exception):

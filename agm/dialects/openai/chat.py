@@ -12,8 +12,8 @@ from agm.dialects.base import BadParameter, Dialect, read_object, unreadable
 from agm.dialects.openai import settings
 from agm.dialects.openai.completion import Completion, CompletionStream, document_of
 from agm.dialects.openai.messages import read_messages
-from agm.dialects.openai.reading import Fields, array, text
 from agm.dialects.openai.tools import read_tools
+from agm.dialects.reading import Fields, array, text
 
 #: Words that say who asks and how OpenAI keeps its own caches and accounts: nothing of an answer depends on them.
 _BOOKKEEPING = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")

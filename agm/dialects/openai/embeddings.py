@@ -11,7 +11,7 @@ import msgspec
 
 from agm.api import Answer, BadUpstreamAnswer, GatewayError, TranslatedCall, Visit
 from agm.dialects.base import BadParameter, Dialect, read_object, unreadable
-from agm.dialects.openai.reading import Fields, text
+from agm.dialects.reading import Fields, text
 
 
 class _Embedding(msgspec.Struct):

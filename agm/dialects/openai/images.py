@@ -19,7 +19,7 @@ from agm.dialects.base import BadParameter, Dialect, read_object, unreadable
 from agm.dialects.gemini import Usage, read_response, why_withheld
 from agm.dialects.openai.form import Form
 from agm.dialects.openai.pictures import abilities, aspect_ratio, resolution
-from agm.dialects.openai.reading import Fields
+from agm.dialects.reading import Fields
 
 MOST = 10
 _FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}

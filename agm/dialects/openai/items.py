@@ -8,8 +8,8 @@ from typing import Any
 from agm.dialects.base import BadParameter
 from agm.dialects.openai import media
 from agm.dialects.openai.messages import Conversation
-from agm.dialects.openai.reading import array, object_, text
 from agm.dialects.openai.tools import CUSTOM_INPUT, SIGNED, answer_of, read_call
+from agm.dialects.reading import array, object_, text
 
 __all__ = ["read_input"]
 

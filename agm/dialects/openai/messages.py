@@ -9,8 +9,8 @@ import attrs
 
 from agm.dialects.base import BadParameter
 from agm.dialects.openai import media
-from agm.dialects.openai.reading import array, object_, text
 from agm.dialects.openai.tools import CUSTOM_INPUT, answer_of, read_call, signature_in
+from agm.dialects.reading import array, object_, text
 
 __all__ = ["Conversation", "read_messages"]
 

@@ -12,8 +12,8 @@ from agm.dialects.gemini import read_response
 from agm.dialects.openai import settings
 from agm.dialects.openai.items import read_input
 from agm.dialects.openai.output import Output, ResponseStream
-from agm.dialects.openai.reading import Fields
 from agm.dialects.openai.tools import read_tools
+from agm.dialects.reading import Fields
 
 _BOOKKEEPING = (
     *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from agm.dialects.base import BadParameter
-from agm.dialects.openai.reading import Fields, object_
 from agm.dialects.openai.tools import translated
+from agm.dialects.reading import Fields, object_
 
 __all__ = ["EFFORTS", "for_model", "google_extras", "response_format", "sampling", "thinking"]
 

@@ -13,7 +13,7 @@ import msgspec
 from agm.api import BadUpstreamAnswer, TranslatedCall, Visit
 from agm.dialects.base import BadParameter, Dialect, read_object, unreadable
 from agm.dialects.gemini import read_response
-from agm.dialects.openai.reading import Fields
+from agm.dialects.reading import Fields
 
 #: Which of Gemini's voices speaks where OpenAI's is asked for; any other name is Gemini's own.
 VOICES: Mapping[str, str] = {

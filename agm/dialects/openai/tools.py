@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +19,8 @@ import msgspec
 
 from agm.dialects.base import BadParameter
 from agm.dialects.gemini import compact
-from agm.dialects.openai.reading import Fields, array, object_, text
-from agm.dialects.schema import translate
+from agm.dialects.reading import Fields, array, object_, text
+from agm.dialects.schema import translate_encoded
 
 __all__ = [
     "CUSTOM_INPUT",
@@ -46,9 +45,6 @@ _ID = re.compile(r"call_(?:n[0-9a-f]{12}|g(?P<google>[A-Za-z0-9_-]{1,64}?))(?:_s
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TO_URL = str.maketrans("+/", "-_", "=")
 _FROM_URL = str.maketrans("-_", "+/")
-#: Schemas whose translation is remembered, and bytes that one of them may have: agents send the same in every turn.
-MAX_SCHEMAS, MAX_SCHEMA = 256, 64 * 1024
-_schemas: OrderedDict[tuple[bytes, str], tuple[msgspec.Raw, tuple[str, ...]]] = OrderedDict()
 
 
 @attrs.frozen
@@ -132,18 +128,8 @@ def translated(schema: Any, place: str, root: Any = "object") -> tuple[msgspec.R
 
     :raises InvalidRequest: if it is none.
     """
-    key = (msgspec.json.encode(schema), root)
-    found = _schemas.get(key)
-    if found is None:
-        made = translate(schema, root=root)
-        found = (msgspec.Raw(msgspec.json.encode(made.schema)), tuple(map(str, made.left_out)))
-        if len(key[0]) <= MAX_SCHEMA:
-            _schemas[key] = found
-            if len(_schemas) > MAX_SCHEMAS:
-                _schemas.popitem(last=False)
-    else:
-        _schemas.move_to_end(key)
-    return found[0], tuple(f"{place}{left}" for left in found[1])
+    encoded, left_out = translate_encoded(schema, root=root)
+    return encoded, tuple(f"{place}{left}" for left in left_out)
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from agm.dialects.base import BadParameter, Dialect, unreadable
 from agm.dialects.gemini import Usage, read_response
 from agm.dialects.openai.completion import usage_of
 from agm.dialects.openai.form import Form
-from agm.dialects.openai.reading import Fields
+from agm.dialects.reading import Fields
 
 _TASK = (
     "Transcribe the speech of this recording word for word, in the language that is spoken. Write the transcript and "

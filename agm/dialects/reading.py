@@ -1,7 +1,7 @@
 """
-Read a request of OpenAI's: values with their places, so that what cannot be expressed is refused by its name.
+Read a request: values with their places, so that what cannot be expressed is refused by its name.
 
-:class:`Fields` knows what has been looked at.  What nobody has asked for is refused at the end, as OpenAI does it.
+:class:`Fields` knows what has been looked at.  What nobody has asked for is refused at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def whole(value: Any, place: str, least: int | None = None, most: int | None = N
 
 class Fields:
     """
-    The fields of an object; null is the same as nothing, as in OpenAI's API.
+    The fields of an object; null is the same as nothing.
 
     :param place: where the object is, with a dot at its end; "" for the request itself.
     """
@@ -115,7 +115,7 @@ class Fields:
         return value
 
     def skip(self, *names: str) -> None:
-        """Pass over what says nothing about the answer: who asks, and how OpenAI keeps its own accounts and caches."""
+        """Pass over what says nothing about the answer: who asks, and how their API keeps its accounts and caches."""
         for name in names:
             self._left.pop(name, None)
 
