@@ -26,6 +26,7 @@ __all__ = [
     "CUSTOM_INPUT",
     "NO_TOOLS",
     "SIGNED",
+    "TOOLS",
     "CallId",
     "Tools",
     "answer_of",
@@ -146,6 +147,8 @@ class Tools:
 
 
 NO_TOOLS = Tools({}, False, ())
+#: What :func:`read_tools` reads.
+TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 
 
 def _function(tool: Any, place: str, *, flat: bool) -> tuple[dict[str, Any], bool, tuple[str, ...]]:
