@@ -86,6 +86,7 @@ def test_a_row_tells_everything_of_a_request() -> None:
         "parent": None,
         "cost": 0.25,
         "team": "search",
+        "dialect": None,
     }
     assert timeline == [
         {
