@@ -25,9 +25,10 @@ from agm.core.forecast import DayQuotas
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
-from agm.core.pool.cooldown import Cooldown
+from agm.core.pool.cooldown import ALL_MODELS, Cooldown
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
+from agm.core.remedies import fix_for
 from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
@@ -350,12 +351,15 @@ class Gateway:
         self.models.report_from(accounts)
 
     def _went_off(self, account: Account, why: Cooldown) -> None:
-        """Tell whoever hears alerts that an account is off; in the same words as the log and the pages."""
-        self._tell_off(account, why.reason, why.message, why.link)
+        """Tell whoever hears alerts that an account is off, and the fix, as the log and the pages do."""
+        known = why.known(ALL_MODELS, self.reactor.seconds())
+        fix = fix_for(account, known)
+        said = [why.message, f"Fix: {fix}." if fix else "", why.link or ""]
+        self._tell_off(account, why.reason, *said)
 
-    def _tell_off(self, account: Account, reason: str, *more: str | None) -> None:
+    def _tell_off(self, account: Account, reason: str, *more: str) -> None:
         reason = self.redactor.text(reason.rstrip("."))
-        said = " ".join(filter(None, [f"Account {account.name} is off until somebody acts: {reason}.", *more]))
+        said = " ".join(filter(None, [f"Account {account.name} is disabled and needs manual action: {reason}.", *more]))
         text = self.redactor.text(said)
         self.hooks.alert(Alert("account_off", account.name, text, {"account": account.name, "reason": reason}))
 
