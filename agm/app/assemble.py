@@ -238,6 +238,9 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         demo = DemoUpstream(reactor)
         adapt = keeping(accounts=demo_accounts(demo.url))
         config = adapt(config)
+    log_path = None if options["demo"] and config.request_log.path is None else logfile.path_of(config)
+    if demo is not None and config.request_log.path is None and config.request_log.enabled:
+        log_path = demo.make_folder() / "requests.sqlite3"
     state_path = None if options["demo"] else state.path_of(config)
     service = _assemble(
         reactor,
@@ -246,7 +249,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         ServiceManager.from_environment(os.environ, os.getpid()),
         plugins=options["plugin"],
         adapt=adapt,
-        log_path=None if options["demo"] and config.request_log.path is None else logfile.path_of(config),
+        log_path=log_path,
         upload_key=upload_key_beside(state_path),
         state_path=state_path,
     )

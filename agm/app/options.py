@@ -42,7 +42,10 @@ class Options(usage.Options):
         self["plugin"] = []
 
     def opt_listen(self, endpoint: str) -> None:
-        """Listen on this Twisted server endpoint, e.g. unix:/run/agm.sock. May be given several times."""
+        r"""
+        Listen on this Twisted server endpoint, e.g. unix:/run/agm.sock or 'tcp6:8045:interface=\:\:1'. May be given
+        several times.
+        """
         self["listen"].append(endpoint)
 
     def opt_plugin(self, module: str) -> None:

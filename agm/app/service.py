@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -15,6 +17,8 @@ from twisted.python.components import Componentized
 from agm.app.listeners import ListenerService
 from agm.app.systemd import Manager
 from agm.config.problems import fail
+from agm.core.listening import is_loopback
+from agm.core.words import counted
 from agm.net.sharing import AcceptGate
 from agm.serving.gateway import Gateway
 from agm.web.site import GatewaySite
@@ -75,23 +79,31 @@ class GatewayService(LoggedService):
         super().startService()
         if self._gate is not None:
             self._gate.start()
-        count = len(self.gateway.pool)
+        count, models = len(self.gateway.pool), len(self.gateway.config.models.list)
         log.info(
-            "agm serves {models} models from {accounts} accounts; client keys: {mode}",
-            models=len(self.gateway.config.models.list),
+            "agm serves {what} from {pool}; client keys: {mode}",
+            what=counted(models, "model"),
+            pool=counted(count, "account"),
+            models=models,
             accounts=count,
             mode=self.gateway.clients.mode,
         )
         if not count:
-            log.warn("no account is configured: add one with the command: agm account add")
+            log.warn("no account is configured: add one with the command: agm account add NAME")
         self.gateway.reactor.callWhenRunning(self._announce)
 
     def _announce(self) -> None:
         """Tell the service manager as soon as everything listens, and then again and again if it wants to hear it."""
         all_bound = DeferredList([listener.bound for listener in self._listeners()])
-        all_bound.addCallback(lambda _: self._manager.ready(f"serving from {len(self.gateway.pool)} accounts"))
+        all_bound.addCallback(lambda _: self._all_bound())
         if self._manager.watchdog is not None:
             self._watchdog.start(self._manager.watchdog / 2)
+
+    def _all_bound(self) -> None:
+        """Say that it serves, last of all where a browser finds it."""
+        self._manager.ready(f"serving from {counted(len(self.gateway.pool), 'account')}")
+        if (address := for_browsers(self.gateway.live.listening)) is not None:
+            log.info("dashboard: {address}/ui/", address=address)
 
     def _listeners(self) -> list[ListenerService]:
         return [service for service in self if isinstance(service, ListenerService)]
@@ -119,7 +131,7 @@ class GatewayService(LoggedService):
         patience = self.gateway.config.timeouts.drain
         # beyond the drain a moment for the last writes
         serving_on = 0.0 if self.lame_duck is None else self.lame_duck + KEPT_SECONDS
-        self._manager.stopping(f"stopping after {self.site.busy} requests", serving_on + patience + 10)
+        self._manager.stopping(f"stopping after {counted(self.site.busy, 'request')}", serving_on + patience + 10)
         if self.lame_duck is not None:
             await self._leave(self.lame_duck)
         self.gateway.live.close()
@@ -128,8 +140,9 @@ class GatewayService(LoggedService):
         await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in self._listeners()])
         if self.site.busy:
             log.info(
-                "waiting up to {patience:g} seconds for {count} requests; a second signal aborts them",
+                "waiting up to {patience:g} seconds for {requests}; a second signal aborts what is in flight",
                 patience=patience,
+                requests=counted(self.site.busy, "request"),
                 count=self.site.busy,
             )
         await self.site.drain(max(until - self.gateway.reactor.seconds(), 0.0))
@@ -151,7 +164,8 @@ class GatewayService(LoggedService):
         if self._stopping and self.site.hurry():
             log.info("{name} again: no further request is served", name=name)
         elif self._stopping:
-            log.info("{name} again: aborting {count} requests", name=name, count=self.site.busy)
+            requests = counted(self.site.busy, "request")
+            log.info("{name} again: aborting {requests}", name=name, requests=requests, count=self.site.busy)
             self.site.cut()
         else:
             log.info("{name}: stopping", name=name)
@@ -168,6 +182,20 @@ class GatewayService(LoggedService):
         if not self._stopping:
             self._stopping, self.lame_duck, self.replaced = True, lame_duck, replaced
             self.gateway.reactor.stop()
+
+
+def for_browsers(listening: Sequence[str]) -> str | None:
+    """
+    Return the address at which a browser on this machine reaches one of the listeners, or None.
+
+    :param listening: addresses as they are logged, ``http://0.0.0.0:8045`` or ``unix:/run/agm.sock``; a listener of all
+        interfaces is named by its loopback, and loopback goes first.
+    """
+    found = [each for each in listening if not each.startswith("unix:")]
+    found.sort(key=lambda each: not is_loopback((urlsplit(each).hostname or "").removesuffix(".")))
+    if not found:
+        return None
+    return re.sub(r"//(0\.0\.0\.0|\[::\])(?=:)", lambda at: "//[::1]" if "[" in at[0] else "//127.0.0.1", found[0])
 
 
 class Stoppable(Protocol):

@@ -34,7 +34,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="ENDPOINT",
         action="append",
         default=[],
-        help="listen on this Twisted server endpoint, e.g. unix:/run/agm.sock; may be given several times",
+        help=r"listen on this Twisted server endpoint, e.g. unix:/run/agm.sock or 'tcp6:8045:interface=\:\:1'; may be"
+        " given several times",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"

@@ -107,8 +107,8 @@ class Peers:
         """
         question = msgspec.json.encode([name, argument]) + b"\n"
         others = [path for path in sorted(self.folder.glob("*.sock")) if path != self._own]
-        asked = [self._asked(path, question) for path in others]
         found, running = [Answer(self.number, self.answer(name, argument))], 1
+        asked = [self._asked(path, question) for path in others]
         for succeeded, answer in await DeferredList(asked, consumeErrors=True):
             if succeeded and isinstance(answer, Answer):
                 found.append(answer)

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from agm.core.errors import NOT_JSON, InvalidRequest, NotFound
 from agm.web.admin.base import AdminResource
+from agm.web.admin.describe import config_of
 from agm.web.admin.whole import accounts_of_all
 from agm.web.base import Visit
 from agm.web.request import GatewayRequestOnWire
@@ -39,7 +40,8 @@ class Accounts(AdminResource):
     async def respond_to_admin(self, visit: Visit) -> None:
         match visit.wire.postpath:
             case [] | [b""]:
-                self.tell(visit, {"accounts": await accounts_of_all(self.gateway)})
+                accounts = await accounts_of_all(self.gateway)
+                self.tell(visit, {"accounts": accounts, "config": config_of(self.gateway)})
             case [name, *_]:
                 await self._reset(visit, name.decode("utf-8", "replace"))
 
