@@ -35,6 +35,7 @@ from agm.net.stalls import Stalls
 from agm.observe.activity import Live
 from agm.observe.metrics import Metrics
 from agm.observe.observed import Observed
+from agm.observe.peers import Peers
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
@@ -83,6 +84,7 @@ class Gateway:
     :param upload_key: 32 bytes that uploads are sealed with; others with each start if None.
     :param state_path: where what is known of the accounts survives a restart; None for nowhere.
     :param request_log_path: where requests are recorded; None for nowhere.
+    :param peers: the workers of this machine, this one among them; None where the gateway is one process.
     :param traces: what sends traces; None where none are asked for.
     :param redactor: knows the secrets that are held here, and takes them out of whatever is shown.
     :param credential_of: makes an account's credential, where it is not its own that is used.
@@ -112,6 +114,7 @@ class Gateway:
         state_path: Path | None = None,
         upload_key: bytes | None = None,
         request_log_path: Path | None = None,
+        peers: Peers | None = None,
         traces: Traces | None = None,
         wall: Callable[[], float] = time.time,
         redactor: Redactor | None = None,
@@ -125,6 +128,7 @@ class Gateway:
         self.wall = wall
         self.redactor = Redactor() if redactor is None else redactor
         self.traces = traces
+        self.peers = peers
         if traces is not None:
             traces.redact = self.redactor.text
         self.pool = Pool((), reactor.seconds)
@@ -166,6 +170,7 @@ class Gateway:
                 refreshes=refresher.outcomes,
             ),
             self.counters,
+            peers,
         )
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
         self._asyncio = AsyncioThread(reactor)
@@ -187,7 +192,14 @@ class Gateway:
         return self.wall()
 
     def _make_request_log(self, path: Path) -> RequestLog:
-        return RequestLog(self.reactor, path, lambda: self.config.request_log, self._now, redact=self.redactor.text)
+        return RequestLog(
+            self.reactor,
+            path,
+            lambda: self.config.request_log,
+            self._now,
+            redact=self.redactor.text,
+            prunes=self.peers is None or self.peers.number == 1,
+        )
 
     def _own_credential(self, source: AccountSource) -> Credential:
         return reporting_secrets(source.credential(self.refresher), self.redactor.add_transient)
