@@ -17,12 +17,10 @@ from agm.core.errors import (
     Forbidden,
     GatewayError,
     InvalidRequest,
-    MethodNotAllowed,
     NotFound,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
-    UpstreamTimeout,
 )
 from agm.core.google_error import GoogleError, read_error
 from agm.core.models import Patterns, unknown_model
@@ -74,7 +72,6 @@ __all__ = [
     "KeepAnswer",
     "KeyRing",
     "LocalAnswer",
-    "MethodNotAllowed",
     "ModelChoice",
     "NotFound",
     "Patterns",
@@ -88,7 +85,6 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UpstreamRequest",
-    "UpstreamTimeout",
     "Usage",
     "Verdict",
     "Visit",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from agm.api import (
@@ -97,7 +98,7 @@ class Dialect(ApiResource):
     name: ClassVar[str]
     base: ClassVar[re.Pattern[bytes]]
     #: The header in which its clients look for a request's id.
-    id_header: ClassVar[bytes] = b"X-Request-Id"
+    id_header: ClassVar[str] = "X-Request-Id"
 
     # For subclasses
 
@@ -148,11 +149,12 @@ class Dialect(ApiResource):
 
     async def stream(self, visit: Visit, answer: Answer, translation: Translation) -> None:
         """Relay an answer, each event as it comes, no faster than the client takes it; see :class:`Translation`."""
-        await relay_translated(self.gateway, visit, answer, translation)
+        told = ((self.id_header, visit.id),)
+        await relay_translated(self.gateway, visit, answer, translation, told)
 
     def send(self, visit: Visit, answer: Answer, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> None:
         """Send what has been made of an answer that was read to its end."""
-        send_translated(self.gateway, visit, answer, body, headers=headers)
+        send_translated(self.gateway, visit, answer, body, headers=[*headers, (self.id_header, visit.id)])
 
     # The resource
 
@@ -163,8 +165,7 @@ class Dialect(ApiResource):
 
     def endpoint_of(self, path: bytes) -> str | None:
         """Return what a raw path has after the base; None for the path of something else."""
-        match = self.base.match(path)
-        return None if match is None else path[match.end() :].decode("ascii", "replace").strip("/")
+        return _endpoint(self.base, path)
 
     def claims(self, wire: Any) -> bool:
         return self.on and bool(self._methods(wire.path))
@@ -179,14 +180,22 @@ class Dialect(ApiResource):
     async def respond(self, visit: Visit) -> None:
         endpoint = self.endpoint_of(visit.wire.path)
         assert endpoint is not None, "it has methods"
-        visit.wire.responseHeaders.setRawHeaders(self.id_header, [visit.id.encode("ascii")])
         try:
             await self.answer(visit, endpoint)
         except UpstreamRefused as e:
             # not raised: it is the upstream's error, and has been counted as such
             retry = e.answer.headers.get("retry-after")
-            headers = [] if retry is None else [("Retry-After", retry)]
-            send_translated(self.gateway, visit, e.answer, self.error_body(e), headers=headers)
+            self.send(visit, e.answer, self.error_body(e), [] if retry is None else [("Retry-After", retry)])
+        except GatewayError:
+            if not visit.wire.startedWriting:
+                visit.wire.responseHeaders.setRawHeaders(self.id_header, [visit.id])
+            raise
+
+
+@lru_cache(maxsize=256)
+def _endpoint(base: re.Pattern[bytes], path: bytes) -> str | None:
+    match = base.match(path)
+    return None if match is None else path[match.end() :].decode("ascii", "replace").strip("/")
 
 
 def _line(left_out: Sequence[str]) -> str:

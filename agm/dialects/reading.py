@@ -67,6 +67,10 @@ class Fields:
         """Return where a field is."""
         return self._place + name
 
+    def any(self, names: frozenset[str]) -> bool:
+        """Return whether one of these is there: what is rare need not be looked for one by one."""
+        return not names.isdisjoint(self._left)
+
     def take(self, name: str, default: Any = None) -> Any:
         """Take a field, whatever it is."""
         return self._left.pop(name, default)

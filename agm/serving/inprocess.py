@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -91,10 +90,17 @@ async def call(
             "gateway.call was given a parent that is itself a call of a plugin; look at request.parent, and make calls"
             " for clients' requests only"
         )
-    inbound = attrs.evolve(
-        _inbound(received_at, ModelCall(version, model, method), body, visit, _framing(method, parent)),
-        query=MappingProxyType(dict(query or {})),
-        headers=MappingProxyType({**(visit.headers if visit is not None else {}), **(headers or {})}),
+    given = NOTHING if visit is None else visit.headers
+    inbound = InboundCall(
+        id=new_request_id() if visit is None else visit.id,
+        path=f"/{version}/models/{model}:{method}" if visit is None else visit.path,
+        call=ModelCall(version, model, method),
+        framing=_framing(method, parent),
+        query=NOTHING if query is None else MappingProxyType(dict(query)),
+        headers=given if headers is None else MappingProxyType({**given, **headers}),
+        key=None if visit is None else visit.key,
+        body=_encoded(body),
+        received_at=received_at,
         parent=parent,
         dialect=dialect,
         for_model=for_model,
@@ -112,27 +118,26 @@ async def model_for(
     dialect: str,
 ) -> str:
     """Say which model would serve a call; see :meth:`agm.serving.gateway.Gateway.model_for`."""
-    call = ModelCall("v1beta", model.removeprefix("models/"), "generateContent")
-    inbound = attrs.evolve(_inbound(received_at, call, body, visit, Framing.UNARY), dialect=dialect)
-    return (await calls.prepare(inbound, explaining=True).model()).model
-
-
-def _inbound(
-    received_at: float, call: ModelCall, body: Mapping[str, Any] | bytes, visit: Caller | None, framing: Framing
-) -> InboundCall:
-    """Make a call as its visit's, or as the gateway's own."""
-    path = f"/{call.version}/models/{call.model}:{call.method}" if visit is None else visit.path
-    return InboundCall(
+    model = model.removeprefix("models/")
+    inbound = InboundCall(
         id=new_request_id() if visit is None else visit.id,
-        path=path,
-        call=call,
-        framing=framing,
+        path=f"/v1beta/models/{model}:generateContent" if visit is None else visit.path,
+        call=ModelCall("v1beta", model, "generateContent"),
+        framing=Framing.UNARY,
         query=NOTHING,
         headers=NOTHING if visit is None else visit.headers,
         key=None if visit is None else visit.key,
-        body=bytes(body) if isinstance(body, bytes | bytearray) else msgspec.json.encode(body),
+        body=_encoded(body),
         received_at=received_at,
+        dialect=dialect,
     )
+    return (await calls.prepare(inbound, explaining=True).model()).model
+
+
+def _encoded(body: Mapping[str, Any] | bytes) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return bytes(body) if isinstance(body, bytearray) else msgspec.json.encode(body)
 
 
 def _framing(method: str, parent: GatewayRequest | None) -> Framing:
@@ -310,6 +315,15 @@ class _Streamed(Answer):
         self._opened.body.abort(why)
 
     # Pulled
+
+    async def read(self) -> bytes:
+        body = self._opened.body
+        if self._flows or not body.ended or body.failed:
+            return await super().read()
+        whole = body.take()  # it is here as a whole
+        self.sent = len(whole)
+        self._finish("ok")
+        return whole
 
     async def __anext__(self) -> bytes:
         if not self._flows:

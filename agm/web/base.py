@@ -62,7 +62,12 @@ class Visit:
     @property
     def headers(self) -> Mapping[str, str]:
         """The first value of each header, by its name in lower case; none that may carry a credential."""
-        return plain_headers(self.wire)
+        head = self.wire.head  # of another length it is the same one
+        length = head.first.get(b"content-length")
+        known: tuple[bytes | None, Mapping[str, str]] | None = head.found.get(Visit)
+        if known is None or known[0] != length:
+            known = head.found[Visit] = (length, MappingProxyType(plain_headers(self.wire)))
+        return known[1]
 
     @property
     def body(self) -> bytes:

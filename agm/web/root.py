@@ -135,7 +135,9 @@ def make_site(gateway: Gateway, access: Access, *, connections: int = CONNECTION
         added = gateway.hooks.resources(site, root.segments)
     except (PluginError, HookFailed) as e:
         fail(str(e))
-    root.added = [(f"/{path}/".encode("ascii"), resource) for path, resource in gateway.hooks.paths]
+    for path, resource in gateway.hooks.paths:
+        root.added.append((f"/{path}/".encode("ascii"), resource))
+        site.added.setdefault(f"/{path}".encode("ascii"), []).append(resource)
     for segment, resource in added.items():
         root.putChild(segment.encode("utf-8"), resource)
     return site

@@ -102,6 +102,8 @@ class GatewaySite(Site):
     ) -> None:
         super().__init__(resource, reactor=reactor)
         self.calls = calls
+        #: What plugins have added at whole paths.
+        self.added: dict[bytes, list[Any]] = {}
         self.dialects = {}
         self.max_body = max_body
         self.limits = limits
@@ -169,9 +171,14 @@ class GatewaySite(Site):
         return body
 
     def getResourceFor(self, request: Any) -> IResource:
-        """The resource of a request; that of a plain call is known without a walk down the tree."""
-        if request.method == b"POST" and plain_call(request.path) is not None:
-            return self.calls
+        """The resource of a request; that of a plain call, or of a path as it was added, is known without a walk."""
+        if request.method == b"POST":
+            if plain_call(request.path) is not None:
+                return self.calls
+            for resource in self.added.get(request.path, ()):
+                if resource.claims(request):
+                    claimed: IResource = resource
+                    return claimed
         found: IResource = super().getResourceFor(request)
         return found
 

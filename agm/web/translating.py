@@ -16,7 +16,6 @@ from twisted.logger import Logger
 
 from agm.core.answer import Answer
 from agm.core.errors import NOT_JSON, GatewayError
-from agm.core.request import Account
 from agm.core.wire.answer_filters import Framing, StreamFailure
 from agm.core.wire.sse import EventReader, EventTooLarge
 from agm.serving.gateway import Gateway
@@ -111,20 +110,16 @@ def send_translated(
 def _headers(
     gateway: Gateway, answer: Answer, headers: list[tuple[bytes, bytes]], status: int | None = None
 ) -> list[tuple[bytes, bytes]]:
-    account = _account(gateway, answer)
-    if account is not None and gateway.config.gateway.show_account:
-        headers.append((b"X-Agm-Account", account.name.encode("ascii", "replace")))
-    if answer.request is None:
+    if answer.account is not None and gateway.config.gateway.show_account:
+        headers.append((b"X-Agm-Account", answer.account.encode("ascii", "replace")))
+    if answer.request is None or not gateway.hooks.edits_headers:
         return headers
+    account = next((one for one in gateway.pool.accounts if one.name == answer.account), None)
     return with_plugins(gateway.hooks, answer.request, status or answer.status, headers, account)
 
 
 def _encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
-
-
-def _account(gateway: Gateway, answer: Answer) -> Account | None:
-    return next((one for one in gateway.pool.accounts if one.name == answer.account), None)
 
 
 class _Translating:

@@ -84,6 +84,7 @@ def test_a_row_tells_everything_of_a_request() -> None:
         "duration": 0.9,
         "finish_reason": "STOP",
         "parent": None,
+        "dialect": None,
     }
     assert timeline == [
         {

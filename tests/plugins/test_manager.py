@@ -848,6 +848,7 @@ def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None
         "agm_select_account",
         "agm_wrap_request",
         "agm_classify_error",
+        "agm_resources",
     ]
 
 

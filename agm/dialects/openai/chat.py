@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import msgspec
 
 from agm.api import TranslatedCall, Visit
@@ -11,12 +12,22 @@ from agm.dialects.base import BadParameter, Dialect, read_object, unreadable
 from agm.dialects.openai import settings
 from agm.dialects.openai.completion import Completion, CompletionStream, document_of
 from agm.dialects.openai.messages import read_messages
-from agm.dialects.openai.tools import read_tools
+from agm.dialects.openai.tools import NO_TOOLS, TOOLS, read_tools
 from agm.dialects.reading import Fields, array, text
 
 #: Words that say who asks and how OpenAI keeps its own caches and accounts: nothing of an answer depends on them.
 _BOOKKEEPING = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
 MAX_STOPS = 5
+# Parameters that are looked for together: most requests have few of them.
+_LENGTHS = frozenset({"max_completion_tokens", "max_tokens", "stop"})
+_ALTERNATIVES = frozenset({"n", "presence_penalty", "frequency_penalty", "seed", "logprobs", "top_logprobs"})
+_REFUSED = frozenset(
+    {
+        *_BOOKKEEPING,
+        *("store", "service_tier", "logit_bias", "verbosity", "prediction", "audio", "functions", "function_call"),
+        "modalities",
+    }
+)
 
 
 class Chat:
@@ -25,40 +36,44 @@ class Chat:
 
     :ivar call: the call of a model that it comes to.
     :ivar streams: whether the answer streams, and `usage` whether the stream tells the tokens at its end.
-    :ivar one_call: whether at most one function may be called at a time; `searches` whether the model may search.
+    :ivar tools: what the answer has to know of the tools.
     """
 
     def __init__(self, body: bytes) -> None:
         fields = Fields(read_object(body))
         self.model = fields.needed("model")
         self.streams = bool(fields.flag("stream"))
-        options = Fields(fields.object_("stream_options") or {}, "stream_options.")
-        self.usage = bool(options.flag("include_usage"))
-        options.skip("include_obfuscation")
-        options.end()
+        self.usage = _tells_usage(fields.object_("stream_options"))
         config: dict[str, Any] = {}
         said = read_messages(fields.array("messages") or [])
         document = said.fields()
-        tools = read_tools(fields)
-        document.update(tools.fields)
-        left_out = [*tools.left_out]
+        tools, left_out = NO_TOOLS, list[str]()
+        if fields.any(TOOLS):
+            tools = read_tools(fields)
+            document.update(tools.fields)
+            left_out += tools.left_out
         if (search := fields.object_("web_search_options")) is not None:
             _search(search, document)
+            tools = attrs.evolve(tools, searches=True)
         if (form := fields.take("response_format")) is not None:
             left_out += settings.response_format(form, "response_format", config)
         settings.sampling(fields, config)
-        _lengths(fields, config)
-        _alternatives(fields, config)
+        if fields.any(_LENGTHS):
+            _lengths(fields, config)
+        if fields.any(_ALTERNATIVES):
+            _alternatives(fields, config)
         effort = fields.text("reasoning_effort")
         settings.thinking(effort, "reasoning_effort", config)
-        settings.google_extras(fields, document, config)
+        if fields.any(settings.EXTRAS):
+            settings.google_extras(fields, document, config)
         if said.resolution is not None:
             config["mediaResolution"] = said.resolution
-        _refused(fields, config)
+        if fields.any(_REFUSED):
+            _refused(fields, config)
+        fields.end()
         if config:
             document["generationConfig"] = config
-        self.one_call = tools.one
-        self.searches = search is not None
+        self.tools = tools
         self.call = TranslatedCall(
             self.model,
             "streamGenerateContent" if self.streams else "generateContent",
@@ -66,6 +81,16 @@ class Chat:
             settings.for_model(effort, "reasoning_effort", unsigned=said.unsigned),
             tuple(left_out),
         )
+
+
+def _tells_usage(options: dict[str, Any] | None) -> bool:
+    if options is None:
+        return False
+    fields = Fields(options, "stream_options.")
+    usage = fields.flag("include_usage")
+    fields.skip("include_obfuscation")
+    fields.end()
+    return bool(usage)
 
 
 def _lengths(fields: Fields, config: dict[str, Any]) -> None:
@@ -128,7 +153,6 @@ def _refused(fields: Fields, config: dict[str, Any]) -> None:
         if not set(map(str, modalities)) <= {"text", "image"}:
             raise BadParameter("modalities", "text and image are what a chat's answer can have.")
         config["responseModalities"] = [str(one).upper() for one in modalities]
-    fields.end()
 
 
 def translate(body: bytes) -> TranslatedCall:
@@ -140,7 +164,7 @@ async def answer(dialect: Dialect, visit: Visit, rest: str) -> None:
     """Answer a request."""
     chat = Chat(visit.body)
     answered = await dialect.call(visit, chat.call)
-    made = Completion(chat.model, int(dialect.gateway.wall()), one_call=chat.one_call, searches=chat.searches)
+    made = Completion(chat.model, int(dialect.gateway.wall()), chat.tools)
     if chat.streams:
         await dialect.stream(visit, answered, CompletionStream(made, usage=chat.usage))
         return

@@ -26,7 +26,7 @@ from agm.dialects.gemini import (
 )
 from agm.dialects.openai.grounding import citations
 from agm.dialects.openai.resource import error_document
-from agm.dialects.openai.tools import CallId, extra_content
+from agm.dialects.openai.tools import NO_TOOLS, CallId, Tools, custom_input, extra_content
 
 __all__ = ["Completion", "CompletionStream", "document_of", "logprobs_of", "text_of", "usage_of"]
 
@@ -102,10 +102,8 @@ class Completion:
 
     model: str
     created: int
-    #: Whether at most one function may be called at a time: further calls are the next turn's.
-    one_call: bool = False
-    #: Whether the model may search, so that it may cite what it has found.
-    searches: bool = False
+    #: What the request says of its tools: whether one alone may be called, which are custom, whether it may search.
+    tools: Tools = NO_TOOLS
     id: str = ""
     choices: dict[int, _Choice] = attrs.field(factory=dict)
 
@@ -120,7 +118,7 @@ class Completion:
         """Give what a candidate's parts add to a message, each in the form of a delta."""
         for part in candidate.parts:
             if part.function_call is not None:
-                if not (self.one_call and choice.calls):
+                if not (self.tools.one and choice.calls):
                     yield {"tool_calls": [self._call(part, part.function_call, choice)]}
             elif part.inline_data is not None:
                 url = f"data:{part.inline_data.mime_type};base64,{part.inline_data.data}"
@@ -132,12 +130,11 @@ class Completion:
                     yield {"reasoning_content" if part.thought else "content": said, **signed}
 
     def _call(self, part: Part, call: FunctionCall, choice: _Choice) -> dict[str, Any]:
-        made: dict[str, Any] = {
-            "index": choice.calls,
-            "id": CallId(call.id, part.thought_signature).encode(),
-            "type": "function",
-            "function": {"name": call.name, "arguments": compact(call.args)},
-        }
+        made: dict[str, Any] = {"index": choice.calls, "id": CallId(call.id, part.thought_signature).encode()}
+        if call.name in self.tools.custom:
+            made |= {"type": "custom", "custom": {"name": call.name, "input": custom_input(call.args)}}
+        else:
+            made |= {"type": "function", "function": {"name": call.name, "arguments": compact(call.args)}}
         if part.thought_signature:
             made["extra_content"] = extra_content(part.thought_signature)
         choice.calls += 1
@@ -280,7 +277,7 @@ class CompletionStream:
         choice = self._completion.choices.get(0)
         if choice is None or not choice.begun:
             return None
-        if self._completion.searches:
+        if self._completion.tools.searches:
             choice.said.append(part.text)
         return self._before + _encode(part.text) + b"}" + self._after
 
@@ -291,7 +288,7 @@ class CompletionStream:
         for piece in made.pieces(candidate, choice):
             if said := piece.get("content"):
                 choice.spoke = True
-                if made.searches:
+                if made.tools.searches:
                     choice.said.append(said)
             chunks.append(self._chunk(candidate.index, choice, piece, logprobs))
             logprobs = None

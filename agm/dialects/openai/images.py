@@ -1,5 +1,5 @@
 """
-``POST /v1/images/generations`` and ``/v1/images/edits``: pictures by Imagen, which draws, or by Gemini, which edits, too.
+``POST /v1/images/generations`` and ``/v1/images/edits``: pictures by Imagen, which draws, or Gemini, which edits, too.
 
 Which of the two is known once the model is mapped.
 """

@@ -9,7 +9,7 @@ import attrs
 
 from agm.dialects.base import BadParameter
 from agm.dialects.openai import media
-from agm.dialects.openai.tools import answer_of, read_call, signature_in
+from agm.dialects.openai.tools import CUSTOM_INPUT, answer_of, read_call, signature_in
 from agm.dialects.reading import array, object_, text
 
 __all__ = ["Conversation", "read_messages"]
@@ -179,8 +179,16 @@ def _assistant(message: Mapping[str, Any], place: str, said: Conversation) -> No
 
 
 def _call(call: Mapping[str, Any], place: str, said: Conversation) -> None:
-    if call.get("type", "function") != "function":
-        raise BadParameter(f"{place}.type", "only calls of functions can be expressed.")
+    kind = call.get("type", "function")
+    if kind == "custom":
+        custom = object_(call.get("custom"), f"{place}.custom")
+        identifier = text(call.get("id"), f"{place}.id")
+        part = read_call(text(custom.get("name"), f"{place}.custom.name"), "{}", identifier, signature_in(call), place)
+        part["functionCall"]["args"] = {CUSTOM_INPUT: text(custom.get("input"), f"{place}.custom.input")}
+        said.add_call(part, identifier)
+        return
+    if kind != "function":
+        raise BadParameter(f"{place}.type", "calls of functions and of custom tools can be expressed.")
     function = object_(call.get("function"), f"{place}.function")
     identifier = text(call.get("id"), f"{place}.id")
     name = text(function.get("name"), f"{place}.function.name")

@@ -32,11 +32,12 @@ from agm.dialects.gemini import (
 from agm.dialects.openai.completion import logprobs_of, text_of
 from agm.dialects.openai.grounding import citations
 from agm.dialects.openai.resource import error_document
-from agm.dialects.openai.tools import CUSTOM_INPUT, SIGNED, CallId, Tools
+from agm.dialects.openai.tools import SIGNED, CallId, Tools, custom_input
 
 __all__ = ["Output", "ResponseStream"]
 
 Event = tuple[str, dict[str, Any]]
+_DELTA = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":'
 _encode = msgspec.json.Encoder().encode
 
 
@@ -72,6 +73,8 @@ class Output:
     incomplete: str | None = None
     error: dict[str, Any] | None = None
     _open: _Open | None = None
+    #: The start of a piece of the text of the message that is open; None while none is.
+    _head: bytes | None = None
     _calls: int = 0
     _refusal: str | None = None
 
@@ -124,6 +127,28 @@ class Output:
         if candidate.finish_reason is not None:
             self._ends(response, candidate)
         return events
+
+    def takes_text(self, response: Response) -> tuple[str, bytes] | None:
+        """
+        Add what nearly every event says: one more piece of the text of the message that is open.
+
+        :returns: the piece, and what stands between the event's number and the piece in it; None for all other events.
+        """
+        candidates = response.candidates
+        if candidates is None or len(candidates) != 1 or self._head is None or self._open is None:
+            return None
+        candidate = candidates[0]
+        parts = candidate.content.parts if candidate.content is not None else None
+        if candidate.finish_reason is not None or candidate.logprobs_result is not None:
+            return None
+        if parts is None or len(parts) != 1 or not parts[0].text:
+            return None
+        if parts[0].thought or parts[0].thought_signature is not None:
+            return None
+        if response.usage_metadata is not None:
+            self.usage = response.usage_metadata
+        self._open.texts.append(parts[0].text)
+        return parts[0].text, self._head
 
     def finish(self) -> list[Event]:
         """End the answer: what is open is closed, and the response has its last state."""
@@ -185,6 +210,8 @@ class Output:
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
             events.append(("response.content_part.added", {**self._at(open_.item), "content_index": 0, "part": part}))
             open_.item["content"] = [{**part}]
+            at = {**self._at(open_.item), "content_index": 0}
+            self._head = b"," + _encode(at)[1:-1] + b',"delta":'
         open_.texts.append(said)
         open_.logprobs += logprobs
         delta = {**self._at(open_.item), "content_index": 0, "delta": said, "logprobs": logprobs}
@@ -220,24 +247,22 @@ class Output:
             return self._custom(call, identifier)
         arguments = compact(call.args)
         item = {"id": _identifier("fc"), "type": "function_call", "status": "in_progress", "call_id": identifier}
-        item |= {"name": call.name, "arguments": ""}
+        item |= {**self.tools.called(call.name), "arguments": ""}
         events = [self._begin({**item})]
         at = self._at(item)
         done = {**item, "status": "completed", "arguments": arguments}
         self.items[-1] = done
         events += [
             ("response.function_call_arguments.delta", {**at, "delta": arguments}),
-            ("response.function_call_arguments.done", {**at, "name": call.name, "arguments": arguments}),
+            ("response.function_call_arguments.done", {**at, "name": item["name"], "arguments": arguments}),
             ("response.output_item.done", {"output_index": len(self.items) - 1, "item": done}),
         ]
         return events
 
     def _custom(self, call: FunctionCall, identifier: str) -> list[Event]:
-        given = msgspec.json.decode(call.args)
-        text = given.get(CUSTOM_INPUT) if isinstance(given, dict) else None
-        text = text if isinstance(text, str) else compact(call.args)
+        text = custom_input(call.args)
         item = {"id": _identifier("ctc"), "type": "custom_tool_call", "status": "in_progress", "call_id": identifier}
-        item |= {"name": call.name, "input": ""}
+        item |= {**self.tools.called(call.name), "input": ""}
         events = [self._begin({**item})]
         at = self._at(item)
         done = {**item, "status": "completed", "input": text}
@@ -281,7 +306,7 @@ class Output:
 
     def _close(self) -> list[Event]:
         """End the item that is open."""
-        open_, self._open = self._open, None
+        open_, self._open, self._head = self._open, None, None
         if open_ is None:
             return []
         item, text = open_.item, open_.text
@@ -312,10 +337,17 @@ class ResponseStream:
 
     def event(self, document: bytes) -> bytes:
         begun = b"" if self._number else self._begin()
-        return begun + self._written(self._output.take(read_response(document)))
+        response = read_response(document)
+        plain = self._output.takes_text(response)
+        if plain is None:
+            return begun + self._written(self._output.take(response))
+        piece, head = plain
+        number = b"%d" % self._number
+        self._number += 1
+        return _DELTA + number + head + _encode(piece) + b',"logprobs":[]}\n\n'
 
     def _begin(self) -> bytes:
-        response = self._output.response()
+        response = msgspec.Raw(_encode(self._output.response()))
         return self._written(
             [("response.created", {"response": response}), ("response.in_progress", {"response": response})]
         )

@@ -12,12 +12,19 @@ from agm.dialects.gemini import read_response
 from agm.dialects.openai import settings
 from agm.dialects.openai.items import read_input
 from agm.dialects.openai.output import Output, ResponseStream
-from agm.dialects.openai.tools import read_tools
+from agm.dialects.openai.tools import NO_TOOLS, TOOLS, read_tools
 from agm.dialects.reading import Fields
 
 _BOOKKEEPING = (
     *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
     *("client_metadata", "access_programs"),
+)
+_REFUSED = frozenset(
+    {
+        *_BOOKKEEPING,
+        *("previous_response_id", "conversation", "store", "background", "prompt", "truncation", "service_tier"),
+        *("max_tool_calls", "metadata", "stream_options"),
+    }
 )
 #: What may be asked for beside the answer; what there is of it is told in any case.
 _INCLUDE = ("reasoning.encrypted_content", "message.output_text.logprobs", "web_search_call.action.sources")
@@ -37,12 +44,13 @@ class Request:
         fields = Fields(given)
         self.model = fields.needed("model")
         self.streams = bool(fields.flag("stream"))
-        _refused(fields)
+        if fields.any(_REFUSED):
+            _refused(fields)
         config: dict[str, Any] = {}
         instructions = fields.text("instructions")
         said = read_input(fields.take("input", []), instructions)
         document = said.fields()
-        self.tools = read_tools(fields, flat=True)
+        self.tools = read_tools(fields, flat=True) if fields.any(TOOLS) else NO_TOOLS
         document.update(self.tools.fields)
         left_out = [*self.tools.left_out]
         settings.sampling(fields, config)
@@ -59,7 +67,8 @@ class Request:
         _verbosity(written)
         written.end()
         effort = _reasoning(fields, config)
-        settings.google_extras(fields, document, config)
+        if fields.any(settings.EXTRAS):
+            settings.google_extras(fields, document, config)
         if said.resolution is not None:
             config["mediaResolution"] = said.resolution
         fields.end()

@@ -12,7 +12,7 @@ from agm.dialects.base import BadParameter
 from agm.dialects.openai.tools import translated
 from agm.dialects.reading import Fields, object_
 
-__all__ = ["EFFORTS", "for_model", "google_extras", "response_format", "sampling", "thinking"]
+__all__ = ["EFFORTS", "EXTRAS", "for_model", "google_extras", "response_format", "sampling", "thinking"]
 
 #: How much is thought, by OpenAI's word: tokens of the models that count them, and the level of the others.  As Google
 #: does it on its own OpenAI surface; what OpenAI has beyond ``high`` is Gemini's highest.
@@ -31,13 +31,15 @@ _TWO_LEVELS = re.compile(r"(?:.*/)?gemini-3-pro")
 #: What Google lets stand in the place of a signature for a call that none of its models has made.
 NO_SIGNATURE = "skip_thought_signature_validator"
 _MOST_SEED = 2**31 - 1
+_SAMPLING = (("temperature", "temperature"), ("top_p", "topP"), ("top_k", "topK"))
+_SAMPLED = frozenset(name for name, _ in _SAMPLING)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TURNS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
 def sampling(fields: Fields, config: dict[str, Any]) -> None:
     """Read what is the same in all of OpenAI's endpoints that generate text."""
-    for name, own in (("temperature", "temperature"), ("top_p", "topP"), ("top_k", "topK")):
+    for name, own in _SAMPLING if fields.any(_SAMPLED) else ():
         if (value := fields.number(name)) is not None:
             config[own] = value
 
@@ -78,6 +80,10 @@ def thinking(effort: str | None, place: str, config: dict[str, Any]) -> None:
     if effort not in EFFORTS:
         raise BadParameter(place, f"one of {', '.join(EFFORTS)} is expected, not {effort[:40]!r}.")
     config.setdefault("thinkingConfig", {})
+
+
+#: Where what is Google's own may stand.
+EXTRAS = frozenset({"extra_body", "google"})
 
 
 def google_extras(fields: Fields, body: dict[str, Any], config: dict[str, Any]) -> None:
