@@ -229,9 +229,9 @@ def returns(exclusions: Iterable[Exclusion], now: float, *, names: bool) -> str:
         told = [f"{name} {at_or_in(wait, now)}" for wait, name in waits[:MAX_TOLD]]
         more = f" and {len(waits) - MAX_TOLD} later" if len(waits) > MAX_TOLD else ""
         return f"Back: {', '.join(told)}{more}. "
+    first, last = at_or_in(waits[0][0], now), at_or_in(waits[-1][0], now)
     if len(waits) == 1:
-        return f"One account is expected back {at_or_in(waits[0][0], now)}. "
-    return (
-        f"{len(waits)} accounts are expected back, the first {at_or_in(waits[0][0], now)}, "
-        f"the last {at_or_in(waits[-1][0], now)}. "
-    )
+        return f"One account is expected back {first}. "
+    if first == last:
+        return f"{len(waits)} accounts are expected back {first}. "
+    return f"{len(waits)} accounts are expected back, the first {first}, the last {last}. "

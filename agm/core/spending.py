@@ -214,10 +214,9 @@ class Standing:
         """2 if nothing is left, 1 if it is time to warn, else 0."""
         return 2 if self.used_up else int(self.spent >= self.budget.limit * self.budget.warn_at)
 
-    def sentence(self) -> str:
-        """Describe it as people read it."""
-        budget = self.budget
-        return f"{dollars(self.spent)} of {dollars(budget.limit)} a {budget.per} is spent"
+    def amounts(self) -> str:
+        """Tell what was spent of it, as people read it."""
+        return f"{dollars(self.spent)} of {dollars(self.budget.limit)} a {self.budget.per}"
 
     def error(self, now: float) -> TooManyRequests:
         """Make the client's error, in Google's form; it says when the budget is whole again."""

@@ -63,6 +63,8 @@ def _outlooks(gateway: Gateway, model: str, now: float) -> list[Outlook]:
 
 def _budget_out(gateway: Gateway, it: Standing, now: float) -> float | None:
     """Seconds until a budget is spent at the pace that it is being spent; None if it lasts."""
+    if it.used_up:
+        return 0.0
     seconds = out_in(it.spent, it.budget.limit, now - it.since) if it.since else None
     return seconds if seconds is not None and seconds < it.seconds_left else None
 

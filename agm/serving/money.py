@@ -55,7 +55,7 @@ class Money:
             if spent is None:
                 self._pool.within_budget(name)
             else:
-                self._pool.exceeded_budget(name, spent.sentence(), spent.seconds_left)
+                self._pool.exceeded_budget(name, f"{spent.amounts()} is spent", spent.seconds_left)
 
     def admit(self, key: ClientKey | None) -> None:
         """
@@ -116,7 +116,7 @@ def describe(standing: Standing) -> str:
     if standing.used_up and budget.then == "refuse":
         out = "the account is not used" if budget.what == "account" else "requests are refused"
         then = f" Until it begins anew, {out}."
-    return f"The budget of {budget.of} {what}: {standing.sentence()}.{then}"
+    return f"The budget of {budget.of} {what}: {standing.amounts()}.{then}"
 
 
 def names_of(key: str | None, team: str | None) -> list[str]:

@@ -136,6 +136,7 @@ def test_a_client_is_told_when_and_whom_only_where_it_may_know() -> None:
     told = returns(away, NOON, names=False)
     assert told == "2 accounts are expected back, the first in 41 s, the last at 2026-12-01 15:00 UTC. "
     assert returns(away, NOON, names=True) == "Back: secret-1 in 41 s, secret-0 at 2026-12-01 15:00 UTC. "
+    assert returns(exclusions(41.0, 41.2), NOON, names=False) == "2 accounts are expected back in 41 s. "
     assert returns(away[1:], NOON, names=False) == "One account is expected back in 41 s. "
     assert returns(away[2:], NOON, names=True) == ""
     message = nothing_left("m", "generateContent", "v1beta", away, told).message
