@@ -3,10 +3,12 @@
 How many instructions of Python a request takes, and where: a figure that a busy machine does not change.
 
 usage: python bench/opcodes.py [unary|stream] [--kind api-key|code-assist] [--beside FOLDER] [--top 25]
+       python bench/opcodes.py --plugin agm.contrib.answer_cache --settings plugins.answer_cache.max_bytes=0
 
 Counts what the reactor's thread executes in 300 requests of one connection, one after the other.  An instruction is not
 a unit of time, and what libraries do in C counts as one; but the same code gives the same count, so that a change of
-one percent shows.  With --beside, the agm in another folder is counted, too, and what differs is shown by function.
+one percent shows.  With --beside, the agm in another folder is counted, too, and what differs is shown by function;
+with --plugin, this one without the plugin.
 Needs Debian's golang-go for the upstream.
 """
 
@@ -18,6 +20,7 @@ import re
 import sys
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from contest import KINDS, configuration, fast_upstream
@@ -35,10 +38,14 @@ def take(url: str) -> list[tuple[int, str, str]]:
     return rows
 
 
-def counted(folder: Path, upstream: str, kind: str, target: str) -> Counter[str]:
+def counted(
+    folder: Path, upstream: str, kind: str, target: str, plugins: Sequence[str] = (), settings: str = ""
+) -> Counter[str]:
     """The instructions of a request, by function."""
     paths = f"{HERE}:{folder}"
-    with gateway(configuration(upstream, kind), "--plugin", "counting", env={"PYTHONPATH": paths}) as twistd:
+    options = [option for plugin in ("counting", *plugins) for option in ("--plugin", plugin)]
+    text = f"{settings}\n{configuration(upstream, kind)}"
+    with gateway(text, *options, env={"PYTHONPATH": paths}) as twistd:
         load(twistd.url(), target, WARMING, 1)
         take(twistd.url())
         load(twistd.url(), target, REQUESTS, 1)
@@ -55,18 +62,22 @@ def main() -> None:
     parser.add_argument("work", nargs="?", choices=("unary", "stream"), default="unary")
     parser.add_argument("--kind", choices=KINDS, default="api-key", help="of the account")
     parser.add_argument("--beside", type=Path, metavar="FOLDER", help="a checkout of another agm")
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="count with this plugin")
+    parser.add_argument("--settings", default="", metavar="TOML", help="more of the configuration, for the plugin")
     parser.add_argument("--top", type=int, default=25, metavar="N", help="functions that are shown")
     args = parser.parse_args()
     target = STREAM if args.work == "stream" else UNARY
     with fast_upstream() as upstream:
-        here = counted(HERE.parent, upstream, args.kind, target)
-        there = counted(args.beside.resolve(), upstream, args.kind, target) if args.beside else None
+        here = counted(HERE.parent, upstream, args.kind, target, args.plugin, args.settings)
+        other = args.beside.resolve() if args.beside else HERE.parent if args.plugin else None
+        there = None if other is None else counted(other, upstream, args.kind, target)
     print(f"{args.work}, {args.kind}: {here.total()} instructions of Python a request")
     if there is None:
         for name, count in here.most_common(args.top):
             print(f"{count:7}  {name}")
         return
-    print(f"in {args.beside}: {there.total()}; ratio {here.total() / there.total():.3f}")
+    where = f"in {args.beside}" if args.beside else "without"
+    print(f"{where}: {there.total()}; ratio {here.total() / there.total():.3f}")
     differing = sorted({*here, *there}, key=lambda name: abs(here[name] - there[name]), reverse=True)
     for name in differing[: args.top]:
         print(f"{there[name]:7} -> {here[name]:7}  {name}")

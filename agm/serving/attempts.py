@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agm.config import TimeoutsConfig
+from agm.core.answer import KeepAnswer
 from agm.core.classify import ABOUT_THE_REQUEST, SHORT_DELAY, Fault, Verdict
 from agm.core.errors import (
     BadUpstreamAnswer,
@@ -101,8 +102,8 @@ class Attempts:
     routing: Routing
     wrapping: Wrapping
     mapped: ModelChoice
-    #: An answer of up to so many bytes is kept for the observers; 0 for none.
-    keep: int = 0
+    #: Whether the answer is kept for the observers, and what goes out with it.
+    keep: KeepAnswer | None = None
     #: What has been recorded of the request before, with another model.
     before: Sequence[AttemptRecord] = ()
     #: What is told of each attempt beside the reason for its account.
@@ -140,6 +141,8 @@ class Attempts:
                 outcome = await self._attempt(number, route)
                 if isinstance(outcome, OpenAnswer):
                     route = None  # its lease is the answer's now
+                    if self.keep is not None:
+                        outcome.added = self.keep.lines
                     return outcome
                 last = outcome
                 if last.final or last.verdict.fault in ABOUT_THE_REQUEST or number >= most:
@@ -454,8 +457,8 @@ class Attempts:
         """Wait until an answer shows what it is."""
         limits, deadlines = self.context.config.timeouts, self.context.deadlines
         passing = self.wrapping.filter(wrapped)
-        if self.keep:
-            passing = KeptAnswer(passing, self.keep)
+        if self.keep is not None:
+            passing = KeptAnswer(passing, self.keep.most)
         within = first_byte_within(self.request.headers, limits)
         silent = limits.idle + timeout if within > limits.first_byte else limits.idle  # who asked for it may wait
         flow = UpstreamBody(passing, deadlines, limits.idle, self.wrapping.watch(), first=silent)

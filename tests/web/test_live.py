@@ -719,6 +719,8 @@ async def test_plugins_edit_what_both_sides_say(gateway: GatewayFactory, upstrea
     from agm import hookimpl
 
     class Editing:
+        may_pass_unseen = True
+
         @hookimpl
         def agm_transform_request(self, body: dict[str, Any]) -> dict[str, Any]:
             return {**body, "seen": True}
@@ -743,3 +745,24 @@ async def test_plugins_edit_what_both_sides_say(gateway: GatewayFactory, upstrea
     assert json.loads(await client.message(1)) == {"a": 1, "heard": True}
     client.close()
     assert (await up.close_frame())[0] == 1000
+
+
+@pytest.mark.parametrize(("hook", "side"), [("agm_transform_request", "client"), ("agm_transform_event", "upstream")])
+@pytest_twisted.ensureDeferred
+async def test_what_no_plugin_can_be_shown_ends_the_session(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, hook: str, side: str
+) -> None:
+    from agm import hookimpl
+
+    editing: Any = type("Editing", (), {hook: hookimpl(lambda self: None)})()
+    running = await gateway(accounts(upstream), plugins=[editing])
+    client = await open_socket(running.port)
+    up = await accept(upstream)
+    up.say(COMPLETE)
+    await client.message()
+    (client if side == "client" else up).say(b"no json")
+    code, reason = await client.close_frame()
+    assert code == 1008
+    assert reason.startswith("Messages of a Live session that are no JSON objects cannot be shown to plugin")
+    assert len(up.look().messages) == 1
+    assert len(client.look().messages) == 1
