@@ -73,6 +73,8 @@ class Price:
         input_ = self.long_input if long and self.long_input is not None else self.input
         output = self.long_output if long and self.long_output is not None else self.output
         cached = self.long_cached if long and self.long_cached is not None else self.cached
+        if not usage.modalities and input_ is not None and output is not None and not usage.cached + usage.images:
+            return ((usage.prompt + usage.tool) * input_ + (usage.output + usage.thoughts) * output) / MILLION
         told = dict.fromkeys((("prompt", _AUDIO), ("cached", _AUDIO), ("output", _AUDIO), ("output", _IMAGE)), 0)
         for of, modality, count in usage.modalities:
             if (of, modality) in told:
@@ -153,7 +155,7 @@ def tier_of(body: bytes) -> str:
     """Tell which service tier a request's body asks for; empty where it names none."""
     if len(body) > 4 * _EDGE:
         body = body[:_EDGE] + body[-_EDGE:]
-    if body.find(b'"service') < 0:
+    if b'"service' not in body:
         return ""
     found = _TIER.search(body)
     return "" if found is None else found[1].decode("ascii")

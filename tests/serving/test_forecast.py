@@ -78,7 +78,7 @@ async def test_the_forecast_tells_who_is_back_and_who_is_out_at_this_pace(
     day, month = found["budgets"]
     assert day["out_in"] == pytest.approx(left, abs=1)
     assert month["begins_in"] == pytest.approx(ends("month", NOON) - NOON - 3600)
-    running.gateway.money.spending.add("ada", None, "a", "m", 1, 10.0)
+    running.gateway.money.spending.add(NOON + 3600, "ada", None, "a", "m", 1, 10.0)
     assert [it["out_in"] for it in (await forecast(running))["budgets"]] == [0.0, 0.0]
     shown = text(found)
     assert "at this pace a is out" in shown

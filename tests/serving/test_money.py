@@ -192,8 +192,8 @@ async def test_what_was_spent_is_kept_over_a_restart(tmp_path: Path) -> None:
     spending = Spending(lambda: NOW)
     kept = SpendingFile(reactor, spending, DayQuotas(lambda: NOW), path_beside(tmp_path / "state.json"))
     kept.start()
-    spending.add("ada", "search", "work", "m", 100, 1.5)
-    spending.add("ada", None, "work", "m", 10, None)
+    spending.add(NOW, "ada", "search", "work", "m", 100, 1.5)
+    spending.add(NOW, "ada", None, "work", "m", 10, None)
     await kept.stop()
     text = (tmp_path / "state-spending.json").read_text()
     assert json.loads(text)["spent"]["key:ada"]["2026-12"] == {
@@ -228,18 +228,18 @@ def test_a_budget_says_something_new_once_a_level_and_a_period() -> None:
     budgets = Budgets(spending, lambda: now[0])
     budgets.configure([Budget("key:a", "day", 10.0, 0.8)])
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 8.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 8.0)
     assert [it.level for it in budgets.news("key:a", "key:b")] == [1]
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 2.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 2.0)
     assert [it.level for it in budgets.news("key:a")] == [2]
     budgets.configure([Budget("key:a", "day", 11.0, 0.8)])
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 2.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 2.0)
     assert [it.level for it in budgets.news("key:a")] == [2]
     now[0] += 86_400
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 9.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 9.0)
     assert [it.level for it in budgets.news("key:a")] == [1]
 
 
