@@ -289,3 +289,36 @@ def test_a_log_of_before_costs_is_read_and_then_goes_on(tmp_path: Path) -> None:
     writing.row_factory = sqlite3.Row
     assert [it["cost"] for it in logfile.latest(writing, 2)] == [None, None]
     writing.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1beta/interactions", {"model": "gemini-2.5-flash", "input": "hello"}),
+        ("/v1beta/interactions", {"model": "gemini-2.5-flash", "input": "hello", "stream": True}),
+        (
+            "/v1beta/openai/chat/completions",
+            {"model": "gemini-2.5-flash", "messages": [{"role": "user", "content": "x"}]},
+        ),
+        ("/v1beta/models/gemini-2.5-flash:predict", {"instances": [{"prompt": "x"}], "parameters": {"sampleCount": 2}}),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_every_surface_has_its_cost_and_is_held_to_budgets(
+    gateway: GatewayFactory, emulator: RunningEmulator, path: str, body: dict[str, Any]
+) -> None:
+    """Interactions, Google's OpenAI surface, images."""
+    prices = PRICES + "image = 0.5\n"
+    running = await gateway(emulator.account() + key("ada", "search") + prices + budget("team:search", 0.000001))
+    sent = json.dumps(body).encode()
+    answer = await running.fetch("POST", path, body=sent, key="ada-key")
+    assert answer.status == 200, answer.body
+    await eventually(lambda: running.gateway.live.ended == 1, "the request to end")
+    (row,) = (await running.fetch("GET", "/_agm/status")).json["requests"]
+    assert row["cost"] > 0
+    assert row["team"] == "search"
+    if path.endswith("predict"):
+        assert row["cost"] == pytest.approx(1.0)
+    refused = await running.fetch("POST", path, body=sent, key="ada-key")
+    assert refused.status == 429
+    assert b"budget of $0.000001 a month is spent" in refused.body
