@@ -1,8 +1,8 @@
 """
 ``agm log``: the requests that the gateway remembers, and what was tried for each.
 
-The file is read, not the gateway asked: it makes no difference whether one runs.  Only ``agm log bodies`` asks the
-running gateway, to keep bodies for a time or to end that.
+The file is read, so it makes no difference whether a gateway runs.  One that runs is asked where its file is, and by
+``agm log bodies`` to keep bodies for a time or to end that; without one, the configuration says where.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import attrs
 
 from agm.cli.account_status import duration
 from agm.cli.files import Refused
-from agm.cli.running import add_options, find_running, json_text, printable
+from agm.cli.running import add_options, find_running, is_meant, json_text, printable
 from agm.config import find, load
 from agm.core.money import dollars
 
@@ -157,6 +157,8 @@ def path_of(args: argparse.Namespace) -> Path:
 
     if args.file is not None:
         return Path(args.file)
+    if (told := _told(args)) is not None:
+        return told
     path = find(args.config, os.environ)
     if path is None:
         raise Refused("without a configuration file no request is recorded; --file names a request log")
@@ -166,6 +168,29 @@ def path_of(args: argparse.Namespace) -> Path:
     if not config.request_log.enabled and not found.exists():
         raise Refused(f"{path}: request_log.enabled is false: no request is recorded")
     return found
+
+
+def _told(args: argparse.Namespace) -> Path | None:
+    """Ask the running gateway where its log is; None where none runs, or it does not tell, or has none."""
+    running = find_running(args, None)
+    if running is None:
+        return None
+    try:
+        found = running.ask("/_agm/log")
+    except Refused:
+        if args.url is not None:
+            raise
+        return None  # it asks for a key: the configuration says as much, unless it was started by another user
+    if not is_meant(found, args) or not found["enabled"]:
+        return None
+    path = Path(found["path"])
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return path  # nothing is written yet, or it is on another machine: who opens it says so
+    except OSError as e:
+        raise Refused(f"{path}: the gateway's request log cannot be read: {e.strerror}") from None
+    return path
 
 
 def open_log(path: Path) -> sqlite3.Connection:

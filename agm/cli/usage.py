@@ -15,7 +15,7 @@ from typing import Any
 from agm.cli.account import columns
 from agm.cli.files import Refused
 from agm.cli.log import add_filters, add_place, filter_of, open_log, path_of
-from agm.cli.running import json_text, printable
+from agm.cli.running import add_options, json_text, printable
 from agm.core.money import dollars, known
 
 __all__ = ["add_parser", "run"]
@@ -43,10 +43,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--by", choices=_GROUPS, default="key", help="the grouping; default: key")
     parser.add_argument("--cost", action="store_true", help="with what they cost in US dollars, by list prices")
     add_filters(parser)
-    parser.add_argument(
-        "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
-    )
     add_place(parser)
+    add_options(parser, offline=False, as_json=False)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--csv", action="store_true", help="as CSV")

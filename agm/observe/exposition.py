@@ -82,6 +82,12 @@ class Figures(Collector):
             ["method", "framing", "code", "outcome"],
             counters.requests.items(),
         )
+        yield _counter(
+            "agm_dialect_requests",
+            "Those of them that clients of another API made, by its dialect.",
+            ["dialect", "code", "outcome"],
+            counters.dialects.items(),
+        )
         yield _histogram(
             "agm_request_first_byte_seconds",
             "Time from a call to the first byte of its answer.",

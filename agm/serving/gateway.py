@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from agm.config import Config
 from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
+from agm.core.dialect import ForModel
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
@@ -384,6 +385,8 @@ class Gateway:
         parent: GatewayRequest | None = None,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        dialect: str | None = None,
+        for_model: ForModel | None = None,
     ) -> Answer:
         """
         Make a call of a model within the process: the whole way of a client's request, but for its authentication.
@@ -400,6 +403,10 @@ class Gateway:
             Without `visit` and `parent` the call is the gateway's own, and no key's.
         :param query: parameters, as Google names them.
         :param headers: with lower-case names, as hooks see them.
+        :param dialect: which API the client speaks, where the call is translated from it: records name it, and a model
+            that is not known is ``[dialects] default_model``'s to serve, or 404 says which alias to write.
+        :param for_model: gets the body and the model that serves, and returns the body for that one: a fallback may
+            take something in another form.
         :returns: its answer: an error of the upstream's too.
         :raises agm.api.GatewayError: if no account can serve it, or it may not be made.
         """
@@ -414,7 +421,25 @@ class Gateway:
             parent=parent,
             query=query,
             headers=headers,
+            dialect=dialect,
+            for_model=for_model,
         )
+
+    async def model_for(
+        self, model: str, body: Mapping[str, Any] | bytes = b"{}", *, visit: Caller | None = None, dialect: str
+    ) -> str:
+        """
+        Say which model would serve a call of a dialect's client; what is called may depend on it.
+
+        Nothing is sent, and nothing is counted.
+
+        :raises agm.api.GatewayError: if none would.
+        """
+        return await inprocess.model_for(self.calls, self.wall(), model, body, visit=visit, dialect=dialect)
+
+    async def list_models(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models that can be asked for, in Gemini's shape, after asking the accounts if it is time to."""
+        return (await self.models.fresh_catalog()).resources
 
     @property
     def http(self) -> HTTPClient:

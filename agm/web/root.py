@@ -7,6 +7,7 @@ versions of the Gemini API, where it says itself which are its own, and else in 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.web.resource import IResource, Resource
@@ -32,6 +33,7 @@ from agm.web.openai import OpenAI
 from agm.web.site import GatewaySite
 from agm.web.vertex import Vertex
 
+_REPEATED = re.compile(rb"//+")
 #: Connections served at once where nobody has asked how many descriptors the process has.
 CONNECTIONS = 1000
 
@@ -42,11 +44,13 @@ class Root(Resource):
 
     :ivar calls: answers the calls of models, which :class:`agm.web.site.GatewaySite` leads there without a walk.
     :ivar segments: the first segments of paths that are the gateway's own.
+    :ivar added: what plugins have added below the versions of the Gemini API, each with how its paths begin.
     :ivar surfaces: those that claim whole paths, in the order in which they are asked, before any segment is looked at.
     """
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__()
+        self.added: list[tuple[bytes, Any]] = []
         self._home = Home(gateway, access)
         self._unknown = Unknown(gateway, access)
         self.calls = Gemini(gateway, access)
@@ -75,6 +79,11 @@ class Root(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Find the resource of a path."""
+        if self.added:
+            asked = _REPEATED.sub(b"/", request.path) + b"/"
+            for start, resource in self.added:
+                if asked.startswith(start) and resource.claims(request):
+                    return resource
         for surface in self.surfaces:
             if surface.claims(request):
                 return surface
@@ -110,6 +119,9 @@ def make_site(gateway: Gateway, access: Access, *, connections: int = CONNECTION
         added = gateway.hooks.resources(site, root.segments)
     except (PluginError, HookFailed) as e:
         fail(str(e))
+    for path, resource in gateway.hooks.paths:
+        root.added.append((f"/{path}/".encode("ascii"), resource))
+        site.added.setdefault(f"/{path}".encode("ascii"), []).append(resource)
     for segment, resource in added.items():
         root.putChild(segment.encode("utf-8"), resource)
     return site

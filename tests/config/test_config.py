@@ -122,7 +122,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "forward",
         False,
     )
-    assert attrs.astuple(it.timeouts) == (10.0, 300.0, 300.0, 3600.0, 60.0, 300.0, 30.0)
+    assert attrs.astuple(it.timeouts) == (10.0, 300.0, 300.0, 3600.0, 60.0, 300.0, 30.0, 0.0)
     assert (it.auth.mode, it.auth.mode_written, it.auth.keys) == ("auto", False, ())
     assert (it.gateway.public_url, it.gateway.trusted_proxies) == (None, ())
     assert ("gemini-2.5-flash" in it.models.list, it.models.display_name) == (True, "id")
@@ -1836,3 +1836,44 @@ def test_a_model_that_no_budget_counts_is_warned_of() -> None:
     )
     priced = A_BUDGET + mystery + '[prices."mystery-*"]\ninput = 1\noutput = 1\n'
     assert not any("price" in it for it in parse(A_CLIENT_KEY + priced, environ={}).warnings)
+
+
+_SECRETS = {
+    "api-key": ("api_key", "api_key_env", "api_key_file"),
+    "vertex": ("api_key", "api_key_env", "api_key_file", "access_token", "access_token_env", "credentials"),
+    "code-assist": ("access_token", "access_token_env", "credentials"),
+}
+#: What can be wrong with each: the value that is written, by the way in which it is given.
+_FAULTS = {
+    "": ("", " ", "a b", "'quoted'", "KEY=v", "$KEY"),
+    "env": ("NOT_SET", "EMPTY", "QUOTED", "NOT_A_KEY"),
+    "file": ("missing", "folder", "empty", "binary", "two words", "closed"),
+}
+
+
+@pytest.mark.parametrize("kind", _SECRETS)
+def test_no_fault_of_a_secret_keeps_the_other_accounts_from_serving(tmp_path: Path, kind: str) -> None:
+    """Each source, missing, unreadable and invalid: the account is off and says why, without the value."""
+    for name, content in (("empty", b""), ("binary", b"\xff\x00"), ("two words", b"canary-a b"), ("closed", b"{}")):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "folder").mkdir()
+    environ = {"EMPTY": "", "QUOTED": "'canary-q'", "NOT_A_KEY": "canary x"}
+    faults = [
+        (source, fault)
+        for source in _SECRETS[kind]
+        for fault in _FAULTS["file" if source in ("api_key_file", "credentials") else source.rpartition("_")[2]
+                         if source.endswith("env") else ""]
+    ]  # fmt: skip
+    tables = []
+    for number, (source, fault) in enumerate(faults):
+        project = 'project = "p"\n' if kind != "api-key" and "api_key" not in source else ""
+        tables.append(f'[[accounts]]\nname = "bad-{number}"\nkind = "{kind}"\n{project}{source} = "{fault}"\n')
+    tables.append('[[accounts]]\nname = "untrusting"\nkind = "api-key"\napi_key = "k2"\nca_file = "missing"\n')
+    tables.append('[[accounts]]\nname = "good"\nkind = "api-key"\napi_key = "k"\n')
+    it = parse("".join(tables), path=tmp_path / "agm.toml", environ=environ)
+    assert [each.name for each in it.accounts if each.unusable is None] == ["good"]
+    assert len(it.lacking) == len(faults) + 1
+    said = " ".join([*it.warnings, *(each.unusable or "" for each in it.accounts)])
+    assert "canary" not in said
+    assert str(tmp_path) not in " ".join(each.unusable or "" for each in it.accounts)

@@ -86,6 +86,7 @@ def test_a_row_tells_everything_of_a_request() -> None:
         "parent": None,
         "cost": 0.25,
         "team": "search",
+        "dialect": None,
     }
     assert timeline == [
         {
@@ -321,7 +322,7 @@ async def test_the_queue_has_a_bound_and_what_was_dropped_is_said(
     setting.clock.advance(requestlog.RETRY)
     await setting.written(5)
     assert await setting.rows() == ["r9", "r8", "r7", "r6", "r5"]
-    assert lines.texts[-1] == "4 requests are missing in the request log: more came than could be written"
+    assert lines.texts[-1] == "4 requests missing in the request log: more came than could be written"
 
 
 @pytest.mark.expects_logged_failures
@@ -586,6 +587,7 @@ async def test_the_gateway_tells_how_the_log_stands(
     told = (await found.running.fetch("GET", "/_agm/log")).json
     assert told == {
         "enabled": True,
+        "config": None,
         "path": str(found.log.path),
         "written": 1,
         "waiting": 0,

@@ -506,7 +506,7 @@ async def test_a_hook_that_raises_is_named_counted_and_does_what_its_spec_says(
         assert hook in sibling.called, "a sibling is asked all the same"
     named = [line for line in lines if f"hook {hook} of plugin mine failed" in line]
     assert named
-    assert len(named[0].split(":")[0].split()[-1]) == 16, "the line starts with the request's id"
+    assert len(named[0].split(":")[0].split()[-1]) == 24, "the line starts with the request's id"
     assert running.gateway.hooks.failures["mine", hook] >= 1
 
 
@@ -855,6 +855,7 @@ def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None
         "agm_classify_error",
         "agm_alert",
         "agm_stopping",
+        "agm_resources",
     ]
 
 

@@ -79,7 +79,7 @@ def nothing_left(
     """
     if not exclusions:
         return Unavailable(
-            "agm has no account to serve this. Add one with the command: agm account add",
+            "agm has no account to serve this. Add one with the command: agm account add NAME",
             reason="NO_ACCOUNTS",
             retry_after=PERSON_WAIT,
         )

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from agm.config import RequestLogConfig
 from agm.core.request import RequestRecord
+from agm.core.words import counted
 from agm.observe.activity import Underway
 from agm.observe.finished import Finished
 from agm.observe.requestlog import store as logfile
@@ -172,7 +173,11 @@ class RequestLog:
         elif self._queue:  # once more: a person may have made room
             await self._write(pool)
         if self._queue:
-            log.error("{count} requests could not be written to the request log", count=len(self._queue))
+            log.error(
+                "{requests} could not be written to the request log",
+                requests=counted(len(self._queue), "request"),
+                count=len(self._queue),
+            )
         pool.close()
 
     # What the gateway says
@@ -336,7 +341,8 @@ class RequestLog:
             log.info("the request log in {path} can be written again", path=str(self.path))
         if self.dropped > self._said_dropped:
             log.warn(
-                "{count} requests are missing in the request log: more came than could be written",
+                "{requests} missing in the request log: more came than could be written",
+                requests=counted(self.dropped - self._said_dropped, "request"),
                 count=self.dropped - self._said_dropped,
             )
             self._said_dropped = self.dropped

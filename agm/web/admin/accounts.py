@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from agm.core.errors import NOT_JSON, InvalidRequest, NotFound
 from agm.web.admin.base import AdminResource
-from agm.web.admin.describe import describe_accounts
+from agm.web.admin.describe import config_of, describe_accounts
 from agm.web.base import Visit
 from agm.web.request import GatewayRequestOnWire
 
@@ -39,7 +39,7 @@ class Accounts(AdminResource):
     async def respond_to_admin(self, visit: Visit) -> None:
         match visit.wire.postpath:
             case [] | [b""]:
-                self.tell(visit, {"accounts": describe_accounts(self.gateway)})
+                self.tell(visit, {"accounts": describe_accounts(self.gateway), "config": config_of(self.gateway)})
             case [name, *_]:
                 self._reset(visit, name.decode("utf-8", "replace"))
 

@@ -15,20 +15,20 @@ from agm.observe.requestlog.writer import MOST_BODIES
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.base import AdminResource
+from agm.web.admin.describe import config_of
 from agm.web.base import Unknown, Visit
 
-OFF = (
-    "The request log is off: [request_log] enabled is false, or the gateway has no configuration file, or runs --demo."
-)
+OFF = "The request log is off: [request_log] enabled is false, or the gateway has no configuration file."
 
 
 def describe_log(gateway: Gateway) -> dict[str, Any]:
     """Describe the state of the request log as a JSON document; see docs/request-log.md."""
     found = gateway.request_log
     if found is None:
-        return {"enabled": False}
+        return {"enabled": False, "config": config_of(gateway)}
     return {
         "enabled": True,
+        "config": config_of(gateway),
         "path": str(found.path),
         "written": found.written,
         "waiting": found.waiting,
