@@ -144,7 +144,8 @@ async def test_an_account_over_its_budget_is_out_with_a_reason(
     gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
     """Others serve; when none is left the client is told when, and a larger budget lets it in at once."""
-    config = emulator.account("a") + emulator.account("b", extra="priority = 1") + PRICES + "[pool]\nmax_wait = 0\n"
+    config = emulator.account("a") + emulator.account("b", extra="priority = 1") + PRICES
+    config += '[pool]\nmax_wait = 0\nstrategy = "priority"\n'
     small = budget("account:a", 0.000001, 'per = "day"') + budget("account:b", 0.000001, 'per = "day"')
     running = await gateway(config + small)
     running.gateway.wall = lambda: NOW
