@@ -10,6 +10,7 @@ from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
 from agm.core.errors import (
+    BadUpstreamAnswer,
     BodyTooLarge,
     Forbidden,
     GatewayError,
@@ -18,18 +19,24 @@ from agm.core.errors import (
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    Unimplemented,
 )
 from agm.core.models import Patterns
 from agm.core.request import (
     Account,
     AccountChoice,
+    AnswerReader,
     AttemptRecord,
     Body,
     EndStream,
+    ErrorInAnswer,
     GatewayRequest,
     ModelChoice,
+    ModelList,
     RequestRecord,
+    UpstreamKind,
     UpstreamRequest,
+    bearer,
 )
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import quote_model
@@ -46,14 +53,17 @@ __all__ = [
     "AccountChoice",
     "AccountSource",
     "Answer",
+    "AnswerReader",
     "ApiKey",
     "ApiResource",
     "AttemptRecord",
+    "BadUpstreamAnswer",
     "Body",
     "BodyTooLarge",
     "CachedKeys",
     "ClientKey",
     "EndStream",
+    "ErrorInAnswer",
     "Fault",
     "Forbidden",
     "Framing",
@@ -65,6 +75,7 @@ __all__ = [
     "KeyRing",
     "LocalAnswer",
     "ModelChoice",
+    "ModelList",
     "NotFound",
     "Patterns",
     "RequestRecord",
@@ -73,10 +84,13 @@ __all__ = [
     "TooManyRequests",
     "Unauthenticated",
     "Unavailable",
+    "Unimplemented",
+    "UpstreamKind",
     "UpstreamRequest",
     "Usage",
     "Verdict",
     "Visit",
+    "bearer",
     "digest",
     "hookimpl",
     "quote_model",

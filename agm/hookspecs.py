@@ -32,6 +32,7 @@ from agm.core.request import (
     GatewayRequest,
     ModelChoice,
     RequestRecord,
+    UpstreamKind,
     UpstreamRequest,
 )
 
@@ -66,6 +67,25 @@ class ClientKeySource(Protocol):
 
     def __len__(self) -> int:
         """Return how many keys there are; 0 if there is certainly none.  A source that cannot tell returns 1."""
+
+
+@hookspec
+def agm_upstream_kinds() -> Iterable[UpstreamKind]:  # type: ignore[empty-body]
+    """
+    Add kinds of upstreams, for ``[[accounts]] kind = "NAME"``: other services than Google's, and other ways to them.
+
+    Asked once, when the plugin is loaded, before any setting is read.
+
+    :returns: what each kind can do, and how it is spoken to.
+
+    Synchronous.  Takes no wrapper.  Fails closed: the start ends.  What its functions raise later ends the request.
+
+    Example::
+
+        @hookimpl
+        def agm_upstream_kinds():
+            return [UpstreamKind("mirror", {"generateContent", "countTokens"}, endpoints=("https://gemini.example.net",))]
+    """
 
 
 @hookspec

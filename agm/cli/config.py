@@ -9,6 +9,7 @@ import argparse
 import os
 from collections.abc import Iterator
 
+from agm.cli.plugin_checks import has_foreign_kinds, plugin_problems
 from agm.config import Config, ConfigError, Problem, default, default_path, find, load
 
 __all__ = ["add_parser", "cannot_start", "run"]
@@ -73,23 +74,8 @@ def cannot_start(config: Config) -> Iterator[Problem]:
         except PluginError as e:
             yield Problem(config.path, "plugins.path", str(e))
             return
-    if config.plugins.tables:
-        yield from _plugin_settings(config)
-
-
-def _plugin_settings(config: Config) -> Iterator[Problem]:
-    """Ask the plugins what their tables may hold."""
-    from twisted.internet.task import Clock
-
-    from agm.plugins.hooks import HookFailed, Hooks
-    from agm.plugins.manager import PluginError, make_plugin_manager
-
-    plugins = config.plugins
-    try:
-        manager = make_plugin_manager(plugins.load, folder=plugins.path, disable=plugins.disable)
-        yield from Hooks(manager, Clock()).settings_problems(config)
-    except (PluginError, HookFailed) as e:
-        yield Problem(config.path, "plugins", str(e))
+    if config.plugins.tables or has_foreign_kinds(config):
+        yield from plugin_problems(config)
 
 
 def _summary(config: Config) -> str:

@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +23,11 @@ from typing import Any
 import attrs
 import pluggy
 
-from agm import __version__, hookspecs
+from agm import __version__, hookimpl, hookspecs
+from agm.core.classify import Verdict
+from agm.core.request import BUILT_IN_KINDS, Account, GatewayRequest, UpstreamKind, UpstreamRequest
 from agm.plugins import builtin
+from agm.plugins.kinds import check_kind
 
 #: The hooks, in the order in which a request meets them.
 HOOKS: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.startswith("agm_"))
@@ -43,8 +46,9 @@ MAY_AWAIT = frozenset(
 )
 #: Hooks whose implementations each get what the one before returned; a wrapper has no place in them.
 CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
-#: Hooks without wrappers: those, and the ones whose implementations are awaited one after the other.
-UNWRAPPED = CHAINS | {"agm_look_up", "agm_answer_request"}
+#: Hooks without wrappers: those, the ones whose implementations are awaited one after the other, and the kinds, which
+#: are asked for as soon as a plugin is loaded.
+UNWRAPPED = CHAINS | {"agm_upstream_kinds", "agm_look_up", "agm_answer_request"}
 
 
 class PluginError(Exception):
@@ -64,12 +68,42 @@ class Origin:
 Load = Callable[[], tuple[object, Origin]]
 
 
+class KindHooks:
+    """
+    The hooks that a kind answers for its own accounts: it is asked behind all other plugins.
+
+    :ivar of: the plugin whose kind it is.
+    """
+
+    def __init__(self, kind: UpstreamKind, of: object) -> None:
+        self.kind, self.of = kind, of
+
+    @hookimpl(trylast=True)
+    def agm_wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest | None:
+        """The request as the kind makes it."""
+        wrap = self.kind.wrap
+        return None if wrap is None or account.kind != self.kind.name else wrap(request, account, body)
+
+    @hookimpl(trylast=True)
+    def agm_classify_error(
+        self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
+    ) -> Verdict | None:
+        """What the kind says."""
+        read = self.kind.read_error
+        if read is None or account.kind != self.kind.name:
+            return None
+        return read(status, body, headers, account, request)
+
+
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, which also remembers where each plugin comes from, by name."""
+    """pluggy's manager, which also remembers where each plugin comes from, by name, and which kinds there are."""
 
     def __init__(self) -> None:
         super().__init__("agm")
         self.origins: dict[str, Origin] = {}
+        #: All kinds of upstreams by name, and the plugins that those are of which are not built in.
+        self.kinds: dict[str, UpstreamKind] = dict(BUILT_IN_KINDS)
+        self.kind_plugins: dict[str, str] = {}
         self._in_use = False
         self.add_hookspecs(hookspecs)
 
@@ -118,6 +152,25 @@ class PluginManager(pluggy.PluginManager):
                     _check_impl(impl, name, caller.name)
                 elif not impl.optionalhook:  # of another name than its function: specname=…
                     raise PluginError(f"plugin {name}: there is no hook {caller.name}{_nearest(caller.name)}")
+                if caller.name == "agm_upstream_kinds":
+                    self._add_kinds(impl, name)
+
+    def _add_kinds(self, impl: pluggy.HookImpl, plugin: str) -> None:
+        """:raises PluginError: if it gives what is no kind, or one that there is already."""
+        give: Callable[[], Any] = impl.function
+        try:
+            found = list(give())
+            for kind in found:
+                check_kind(kind)
+        except Exception as e:
+            raise PluginError(f"plugin {plugin}: agm_upstream_kinds failed: {last_line(e)}") from e
+        for kind in found:
+            if kind.name in self.kinds:
+                whose = self.kind_plugins.get(kind.name)
+                whose = "is built in" if whose is None else f"is one of plugin {whose}'s"
+                raise PluginError(f"plugin {plugin}: the kind {kind.name} {whose}; give yours another name")
+            self.kinds[kind.name], self.kind_plugins[kind.name] = kind, plugin
+            self.register(KindHooks(kind, impl.plugin), f"{plugin}:{kind.name}")
 
 
 def make_plugin_manager(
@@ -138,7 +191,7 @@ def make_plugin_manager(
     """
     manager = PluginManager()
     known = []
-    for name, load in _candidates(modules, folder, entry_points):
+    for name, load in _candidates(modules, folder, entry_points, manager.kinds):
         known.append(name)
         if name not in disable:
             plugin, origin = load()
@@ -151,9 +204,11 @@ def make_plugin_manager(
     return manager
 
 
-def _candidates(modules: Iterable[str | object], folder: Path | None, entry_points: bool) -> Iterator[tuple[str, Load]]:
+def _candidates(
+    modules: Iterable[str | object], folder: Path | None, entry_points: bool, kinds: Mapping[str, UpstreamKind]
+) -> Iterator[tuple[str, Load]]:
     """Each plugin by name, with the function that loads it."""
-    for name, plugin in builtin.make_plugins():
+    for name, plugin in builtin.make_plugins(kinds):
         yield name, partial(_loaded, plugin, Origin("built-in", name, __version__))
     if entry_points:
         for point in sorted(importlib.metadata.entry_points(group="agm"), key=lambda p: (p.name, p.value)):

@@ -1629,7 +1629,6 @@ def test_documented_choices_are_the_choices() -> None:
         "auth.resources",
         "models.display_name",
         "pool.strategy",
-        "accounts[].kind",
         "log.format",
         "log.level",
     }

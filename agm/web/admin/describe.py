@@ -230,7 +230,8 @@ def describe_plugins(manager: PluginManager, failures: Mapping[tuple[str, str], 
                 "where": found.where,
                 "version": found.version,
                 "hooks": sorted(hooks, key=HOOKS.index),
-                "failures": sum(count for (plugin_name, _), count in failures.items() if plugin_name == name),
+                "kinds": [kind for kind, whose in manager.kind_plugins.items() if whose == name],
+                "failures": sum(count for (who, _), count in failures.items() if who.partition(":")[0] == name),
             }
         )
     hooks_in_order: list[Mapping[str, Any]] = [
