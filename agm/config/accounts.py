@@ -243,7 +243,7 @@ def read_account(value: object, place: Place) -> AccountConfig:
 
 
 def _is_foreign(kind: object) -> bool:
-    return isinstance(kind, str) and kind not in BUILT_IN_KINDS
+    return isinstance(kind, str) and kind not in BUILT_IN_KINDS and mistaken_for(kind) is None
 
 
 def kind_problems(

@@ -293,7 +293,8 @@ def _schema(given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given
     found: dict[str, Any] = {}
-    for name, value in given.items():
+    for written, value in given.items():
+        name = re.sub("_([a-z])", lambda letter: letter[1].upper(), str(written))
         match name:
             case "type":
                 found[name] = str(value).lower()
@@ -301,11 +302,11 @@ def _schema(given: Any) -> Any:
                 found[name] = {key: _schema(one) for key, one in _object(value, name).items()}
             case "items" | "additionalProperties":
                 found[name] = _schema(value)
-            case "anyOf" | "any_of":
+            case "anyOf":
                 found["anyOf"] = [_schema(one) for one in _array(value, name)]
             case "minItems" | "maxItems" | "minLength" | "maxLength" | "minProperties" | "maxProperties":
                 found[name] = int(value) if isinstance(value, str) and value.isdecimal() else value
-            case "nullable" | "propertyOrdering" | "property_ordering" | "example":
+            case "nullable" | "propertyOrdering" | "example":
                 pass
             case _:
                 found[name] = value
@@ -443,7 +444,8 @@ class _StreamReader(_Reader):
     def __init__(self) -> None:
         self._about: dict[str, Any] = {}
         self._calls: dict[tuple[int, int], _Call] = {}
-        self._finished: dict[int, Document] = {}
+        #: Of each choice that has been heard of, the chunk with its reason to end, or None.
+        self._choices: dict[int, Document | None] = {}
 
     def read(self, document: Document) -> Iterable[dict[str, Any]]:
         """What a chunk says."""
@@ -456,8 +458,9 @@ class _StreamReader(_Reader):
                 at = piece.get("index")
                 key = (index, at if isinstance(at, int) else number)
                 self._calls.setdefault(key, _Call()).add(piece)
+            self._choices.setdefault(index, None)
             if choice.get("finish_reason"):
-                self._finished[index] = choice
+                self._choices[index] = choice
             if parts := _said(delta):
                 candidates.append({"content": {"role": "model", "parts": parts}, "index": index})
         named = {key: value for key, value in self._about.items() if key != "usageMetadata"}
@@ -469,12 +472,12 @@ class _StreamReader(_Reader):
 
         :raises BadUpstreamAnswer: if the answer does not say that it is whole.
         """
-        if not self._finished and not (done and self._about):
+        if not self._choices or not (done or any(self._choices.values())):
             raise BadUpstreamAnswer("The upstream ended its answer without a finish_reason, and without [DONE].")
         candidates = []
-        for index in sorted({*self._finished, *(index for index, _ in self._calls)}):
-            made = [call for (of, _), call in sorted(self._calls.items()) if of == index]
-            choice = self._finished.get(index, {"index": index, "finish_reason": "unknown"})
+        for index, finished in sorted(self._choices.items()):
+            made = [call for (of, _), call in sorted(self._calls.items(), key=lambda item: item[0]) if of == index]
+            choice = finished or {"index": index}
             candidates.append(_candidate(choice, [call.part() for call in made if call.good], made))
         return [{"candidates": candidates, **self._about}]
 
@@ -596,7 +599,7 @@ def _whole(value: Any) -> int:
 
 # -- Errors, and the list of models ------------------------------------------------------------------
 
-_LATER = re.compile(r"try again in (?:(\d+)m)?(?:(\d+(?:\.\d+)?)(ms|s))?")
+_LATER = re.compile(r"try again in (?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s))?")
 #: Codes, and what they mean whatever the status is.
 _BY_CODE = {
     "insufficient_quota": Fault.QUOTA,

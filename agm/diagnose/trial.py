@@ -27,7 +27,7 @@ from agm.serving.gateway import Gateway
 from agm.serving.prepare import Answered, InboundCall
 from agm.upstream.client import UpstreamFailed
 from agm.upstream.credentials.credential import CredentialError
-from agm.upstream.reports import listed
+from agm.upstream.reports import ask_for_models, models_in
 
 _QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
 #: Seconds to wait for an upstream's answer: a count takes a moment.
@@ -165,9 +165,10 @@ async def _list_models(gateway: Gateway, account: Account) -> Trial:
     status: int | None = None
     reason, message, fault = "", "", None
     try:
-        answer, models = await listed(gateway.client, account, gateway.credentials[account.name], PATIENCE)
+        answer = await ask_for_models(gateway.client, account, gateway.credentials[account.name], PATIENCE)
         status = answer.status
         if status == 200:
+            models = models_in(answer, account)
             return Trial(
                 account.name, account.kind, None, None, gateway.reactor.seconds() - began, status, models=len(models)
             )
@@ -177,7 +178,7 @@ async def _list_models(gateway: Gateway, account: Account) -> Trial:
         reason, message = e.reason, str(e)
     except CredentialError as e:
         reason, message = "CREDENTIAL_UNAVAILABLE", e.reason
-    except (*NOT_JSON, TypeError, KeyError, AttributeError):
+    except Exception:  # whatever the kind's reader raises for what is no list
         reason, message = "NOT_AN_ANSWER", "what it answered is no list of models"
     return Trial(
         account.name,

@@ -105,15 +105,15 @@ class ModelReports:
             log.failure("account {account} could not be asked for its models", account=account.name)
 
     async def _listed(self, account: Account) -> list[Any]:
-        _, models = await listed(self._client, account, self._credentials[account.name], PATIENCE * 2)
-        return models
+        answer = await ask_for_models(self._client, account, self._credentials[account.name], PATIENCE * 2)
+        return models_in(answer, account)
 
 
-async def listed(
+async def ask_for_models(
     client: UpstreamClient, account: Account, credential: Credential, timeout: float
-) -> tuple[WholeAnswer, list[Any]]:
+) -> WholeAnswer:
     """
-    The answer to the question which models an account has, whose kind has such a list, and the models in it.
+    Ask an account for its models; its kind has a list.
 
     :param timeout: seconds.
     :raises CredentialError: if there is no credential.
@@ -121,7 +121,7 @@ async def listed(
     """
     where = account.upstream.models
     assert where is not None, "nobody else is asked"
-    answer = await client.fetch(
+    return await client.fetch(
         "GET",
         account.endpoints[0] + where.path,
         await credential.headers(),
@@ -130,4 +130,14 @@ async def listed(
         limit=MAX_REPORT,
         network=account.network,
     )
-    return answer, list(where.read(documents.decode(answer.body))) if answer.status == 200 else []
+
+
+def models_in(answer: WholeAnswer, account: Account) -> list[Any]:
+    """
+    The models that such an answer lists; none where it is an error.
+
+    :raises msgspec.DecodeError: if it is no JSON; whatever the kind raises if it is another document.
+    """
+    where = account.upstream.models
+    assert where is not None, "nobody else is asked"
+    return list(where.read(documents.decode(answer.body))) if answer.status == 200 else []
