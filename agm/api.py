@@ -6,6 +6,7 @@ These names, and the attributes that their docstrings name, are the public inter
 """
 
 from agm import hookimpl
+from agm.config import Config
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
@@ -22,6 +23,7 @@ from agm.core.errors import (
     Unimplemented,
 )
 from agm.core.models import Patterns
+from agm.core.network import Network
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -41,14 +43,16 @@ from agm.core.request import (
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import quote_model
 from agm.core.wire.usage import Usage
-from agm.hookspecs import Site
+from agm.core.wire.vertex import Place
+from agm.hookspecs import API_VERSION, ClientKeySource, Site
 from agm.plugins.key_lookups import CachedKeys
 from agm.serving.gateway import Gateway
 from agm.upstream.accounts import AccountSource
-from agm.upstream.credentials.credential import ApiKey, StaticToken
+from agm.upstream.credentials.credential import ApiKey, Credential, CredentialError, StaticToken
 from agm.web.base import ApiResource, Visit, send_json
 
 __all__ = [
+    "API_VERSION",
     "Account",
     "AccountChoice",
     "AccountSource",
@@ -62,6 +66,10 @@ __all__ = [
     "BodyTooLarge",
     "CachedKeys",
     "ClientKey",
+    "ClientKeySource",
+    "Config",
+    "Credential",
+    "CredentialError",
     "EndStream",
     "ErrorInAnswer",
     "Fault",
@@ -76,8 +84,10 @@ __all__ = [
     "LocalAnswer",
     "ModelChoice",
     "ModelList",
+    "Network",
     "NotFound",
     "Patterns",
+    "Place",
     "RequestRecord",
     "Site",
     "StaticToken",

@@ -12,8 +12,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,8 @@ from agm.core.request import BUILT_IN_KINDS, Account, GatewayRequest, UpstreamKi
 from agm.plugins import builtin
 from agm.plugins.kinds import check_kind
 
+#: The attribute of a plugin by which it says which version of the hooks it was written for.
+API_ATTRIBUTE = "agm_api_version"
 #: The hooks, in the order in which a request meets them.
 HOOKS: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.startswith("agm_"))
 #: Hooks that may return an awaitable or a Deferred; all others decide at once.
@@ -138,7 +142,9 @@ class PluginManager(pluggy.PluginManager):
             return
         if self.has_plugin(name):
             raise PluginError(f"plugin {name}: there is another plugin of this name; load one of them only")
+        _check_version(plugin, name)
         _check_names(plugin, name)
+        self._warn_of_old_names(plugin, name)
         try:
             self.register(plugin, name)
         except pluggy.PluginValidationError as e:
@@ -154,6 +160,27 @@ class PluginManager(pluggy.PluginManager):
                     raise PluginError(f"plugin {name}: there is no hook {caller.name}{_nearest(caller.name)}")
                 if caller.name == "agm_upstream_kinds":
                     self._add_kinds(impl, name)
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        """As pluggy's; a hook that has another name now is taken for that."""
+        opts = super().parse_hookimpl_opts(plugin, name)
+        if opts is not None and (renamed := hookspecs.RENAMED.get(opts["specname"] or name)) is not None:
+            opts["specname"] = renamed[0]
+        return opts
+
+    def _warn_of_old_names(self, plugin: object, name: str) -> None:
+        for attribute in dir(plugin):
+            opts = super().parse_hookimpl_opts(plugin, attribute)
+            old = attribute if opts is None else opts["specname"] or attribute
+            if opts is not None and old in hookspecs.RENAMED:
+                new, since = hookspecs.RENAMED[old]
+                major = int(since.partition(".")[0]) + 1
+                warnings.warn(
+                    f"plugin {name}: {old} is called {new} since version {since} of the hooks; its old name ends with "
+                    f"version {major}.0",
+                    FutureWarning,
+                    stacklevel=2,
+                )
 
     def _add_kinds(self, impl: pluggy.HookImpl, plugin: str) -> None:
         """:raises PluginError: if it gives what is no kind, or one that there is already."""
@@ -332,6 +359,25 @@ def last_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def _check_version(plugin: object, name: str) -> None:
+    """Refuse a plugin that says that it was written for hooks which are not these."""
+    wanted = getattr(plugin, API_ATTRIBUTE, None)
+    if wanted is None:
+        return
+    found = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", str(wanted))
+    if found is None:
+        raise PluginError(f"plugin {name}: {API_ATTRIBUTE} = {wanted!r}; write it as {hookspecs.API_VERSION!r}")
+    major, minor = (int(number) for number in hookspecs.API_VERSION.split("."))
+    if (int(found[1]), int(found[2])) > (major, minor):
+        cure = "upgrade agm"
+    elif int(found[1]) < major:
+        cure = "upgrade the plugin; docs/upgrading.md says what differs"
+    else:
+        return
+    has = f"this agm has {hookspecs.API_VERSION}"
+    raise PluginError(f"plugin {name}: it was written for version {wanted} of the hooks, and {has}; {cure}")
+
+
 def _check_names(plugin: object, name: str) -> None:
     """Refuse what pluggy would pass over: a misspelt hook, or one without its mark."""
     for attribute in dir(plugin):
@@ -342,6 +388,8 @@ def _check_names(plugin: object, name: str) -> None:
             continue
         marked = getattr(value, "agm_impl", None)
         if marked is not None and (marked["optionalhook"] or marked["specname"]):
+            continue
+        if attribute in hookspecs.RENAMED and marked is not None:
             continue
         if attribute not in HOOKS:
             raise PluginError(f"plugin {name}: there is no hook {attribute}{_nearest(attribute)}")

@@ -111,7 +111,8 @@ def test_the_table_of_hooks_agrees_with_the_program() -> None:
     }
     assert list(rows) == list(HOOKS)
     for hook, row in rows.items():
-        answers, awaits, failure = (cell.strip() for cell in row.split("|"))
+        since, answers, awaits, failure = (cell.strip() for cell in row.split("|"))
+        assert since == hookspecs.SINCE[hook], hook
         assert awaits.startswith("yes") is (hook in MAY_AWAIT), hook
         assert (failure == "passed over") is (hook not in FAIL_CLOSED), hook
         first = bool((getattr(hookspecs, hook).agm_spec or {}).get("firstresult"))

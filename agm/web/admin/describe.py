@@ -19,6 +19,7 @@ from agm.core.pool.cooldown import KnownCooldown, Remembered
 from agm.core.pool.exclusions import Cause
 from agm.core.remedies import fix_for
 from agm.core.request import Account
+from agm.hookspecs import API_VERSION
 from agm.plugins.manager import HOOKS, PluginManager
 from agm.serving.gateway import Gateway
 
@@ -238,7 +239,7 @@ def describe_plugins(manager: PluginManager, failures: Mapping[tuple[str, str], 
         {"hook": hook, "plugins": [_named(impl) for impl in reversed(getattr(manager.hook, hook).get_hookimpls())]}
         for hook in HOOKS
     ]
-    return {"plugins": plugins, "hooks": hooks_in_order}
+    return {"api_version": API_VERSION, "plugins": plugins, "hooks": hooks_in_order}
 
 
 def _named(impl: Any) -> str:
