@@ -7,10 +7,13 @@ These names, and the attributes that their docstrings name, are the public inter
 
 from agm import hookimpl
 from agm.config import Config
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
+from agm.core.dialect import TranslatedCall
 from agm.core.errors import (
+    NOT_JSON,
     BadUpstreamAnswer,
     BodyTooLarge,
     Forbidden,
@@ -22,7 +25,8 @@ from agm.core.errors import (
     Unavailable,
     Unimplemented,
 )
-from agm.core.models import Patterns
+from agm.core.google_error import GoogleError, read_error
+from agm.core.models import Patterns, unknown_model
 from agm.core.network import Network
 from agm.core.request import (
     Account,
@@ -40,7 +44,7 @@ from agm.core.request import (
     UpstreamRequest,
     bearer,
 )
-from agm.core.wire.answer_filters import Framing
+from agm.core.wire.answer_filters import Framing, StreamFailure
 from agm.core.wire.target import quote_model
 from agm.core.wire.usage import Usage
 from agm.core.wire.vertex import Place
@@ -50,12 +54,15 @@ from agm.serving.gateway import Gateway
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, Credential, CredentialError, StaticToken
 from agm.web.base import ApiResource, Visit, send_json
+from agm.web.translating import Translation, relay_translated, send_translated
 
 __all__ = [
     "API_VERSION",
+    "NOT_JSON",
     "Account",
     "AccountChoice",
     "AccountSource",
+    "Alert",
     "Answer",
     "AnswerReader",
     "ApiKey",
@@ -78,6 +85,7 @@ __all__ = [
     "Gateway",
     "GatewayError",
     "GatewayRequest",
+    "GoogleError",
     "InvalidRequest",
     "KeepAnswer",
     "KeyRing",
@@ -91,7 +99,10 @@ __all__ = [
     "RequestRecord",
     "Site",
     "StaticToken",
+    "StreamFailure",
     "TooManyRequests",
+    "TranslatedCall",
+    "Translation",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
@@ -104,5 +115,9 @@ __all__ = [
     "digest",
     "hookimpl",
     "quote_model",
+    "read_error",
+    "relay_translated",
     "send_json",
+    "send_translated",
+    "unknown_model",
 ]

@@ -20,15 +20,17 @@ new one, which the gateway passes both, with ``@hookspec(warn_on_impl_args={"old
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pluggy
 
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Verdict
 from agm.core.client_keys import ClientKey
+from agm.core.dialect import TranslatedCall
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -73,6 +75,7 @@ SINCE: Mapping[str, str] = {
     "agm_transform_event.account": "1.1",
     "agm_attempt_finished": "1.0",
     "agm_request_finished": "1.0",
+    "agm_alert": "1.1",
     "agm_resources": "1.0",
     "agm_stopping": "1.1",
 }
@@ -87,6 +90,9 @@ class Site(Protocol):
     gateway: Any
     #: Who may talk to it.
     access: Any
+    #: Put a function here under the name of a dialect, and ``agm explain --dialect NAME`` explains its requests:
+    #: ``translate(path, body) -> agm.api.TranslatedCall``, or a :class:`agm.api.GatewayError` that it raises.
+    dialects: dict[str, Callable[[str, bytes], TranslatedCall]]
 
 
 class ClientKeySource(Protocol):
@@ -506,6 +512,25 @@ def agm_request_finished(record: RequestRecord) -> Awaitable[None] | None:
 
 
 @hookspec
+def agm_alert(alert: Alert) -> Awaitable[None] | None:
+    """
+    Hear of something that somebody may have to act on.
+
+    :param alert: what it is; the same may be said again.
+    :returns: nothing.
+
+    May be asynchronous; nobody waits for it.  Fails open.
+
+    Example::
+
+        @hookimpl
+        async def agm_alert(alert):
+            if alert.kind == "account_off":
+                await pager.call(alert.text)
+    """
+
+
+@hookspec
 def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-body]
     """
     Add HTTP resources beside the API: another dialect, a page.
@@ -513,7 +538,9 @@ def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-
     :param site: the site; ``site.gateway`` is the gateway, whose ``call`` serves a call within the process, and whose
         ``http`` is a treq client over its connections; ``site.access`` says who may talk to it.
     :returns: twisted.web resources by the first segment of their path.  A subclass of :class:`agm.api.ApiResource`
-        checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.
+        checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.  Below the
+        versions of the Gemini API a path has several segments, ``v1/chat/completions``, and an ApiResource that says
+        by ``claims(wire)`` which requests for it, or below it, are its own; all others stay the gateway's.
 
     Synchronous; called once.  Fails closed: the start ends.
 

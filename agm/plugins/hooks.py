@@ -11,7 +11,6 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -37,6 +36,7 @@ from twisted.python.failure import Failure
 from agm.config.accounts import kind_problems
 from agm.config.plugin_settings import problems_of
 from agm.config.problems import Problem
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import GatewayError
@@ -51,6 +51,7 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
+from agm.core.wire.target import VERSIONS
 from agm.hookspecs import ClientKeySource, Site
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, PluginManager, last_line
 from agm.plugins.results import checked, checked_wrapper
@@ -88,10 +89,14 @@ AT_START = frozenset(
 )
 #: The attribute of a plugin by which it says that what no chain can be shown may pass its own.
 ALLOWS_UNSEEN = "may_pass_unseen"
+#: How the names of agm's own plugins begin that are loaded by name.
+CONTRIB = "agm.contrib."
 #: The first segment of a path as an address has it.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 #: What hooks return as a rule, and nobody can await.
-_DECISIONS = frozenset({ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, dict, str})
+_DECISIONS = frozenset(
+    {ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, KeepAnswer, LocalAnswer, dict, str}
+)
 
 
 class HookFailed(Exception):
@@ -148,6 +153,8 @@ class Hooks:
     reactor: Any
     limit: float = 10.0
     failures: Counter[tuple[str, str]] = attrs.Factory(Counter)
+    #: Resources that plugins have added at paths of several segments, in the order in which they are asked.
+    paths: list[tuple[str, Any]] = attrs.field(init=False, factory=list)
     #: The request that is being decided, for the log; "-" at the start.  Hooks are called one at a time.
     _request_id: str = attrs.field(init=False, default="-")
     _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins.hooks"))
@@ -159,7 +166,10 @@ class Hooks:
     #: Whether any plugin looks something up, and whether any answers requests.
     looks_up: bool = attrs.field(init=False)
     answers: bool = attrs.field(init=False)
-    #: The implementations of both chains, in the order of their calls.
+    #: The plugins that answer, each with its implementation.
+    _answer_request: Sequence[tuple[str, Callable[..., object]]] = attrs.field(init=False)
+    #: The implementations of what is awaited one by one, in the order of their calls.
+    _look_up: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     _transform_request: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     _transform_event: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     #: The verdict that agm itself came to last.
@@ -189,8 +199,11 @@ class Hooks:
         self.edits_requests = bool(self._transform_request)
         self.edits_events = bool(self._transform_event)
         self.edits_headers = bool(calls.agm_answer_headers.get_hookimpls())
-        self.looks_up = bool(calls.agm_look_up.get_hookimpls())
-        self.answers = bool(calls.agm_answer_request.get_hookimpls())
+        self._look_up = calls.agm_look_up.get_hookimpls()[::-1]
+        self.looks_up = bool(self._look_up)
+        answering = calls.agm_answer_request.get_hookimpls()[::-1]
+        self._answer_request = [(i.plugin_name, _taking_all(i.function, [0] * len(i.argnames), 1)) for i in answering]
+        self.answers = bool(answering)
         self._map_model = _first(calls.agm_map_model)
         self._filter_accounts = _all(calls.agm_filter_accounts)
         self._select_account = _first(calls.agm_select_account)
@@ -271,40 +284,39 @@ class Hooks:
         if not self.looks_up:
             return request
         found: dict[str, Any] = {}
-        async for _, result in self._in_turn("agm_look_up", request):
-            found.update(result)
-        return attrs.evolve(request, found=MappingProxyType(found))
-
-    async def answer_request(self, request: GatewayRequest) -> LocalAnswer | Answer | KeepAnswer | None:
-        """The answer of the first plugin that has one, or the wish to keep the upstream's.  :raises HookFailed:"""
-        kept: KeepAnswer | None = None
-        async for plugin, result in self._in_turn("agm_answer_request", request):
-            if isinstance(result, KeepAnswer):
-                kept = result if kept is None or result.most > kept.most else kept
-                continue
-            if isinstance(result, LocalAnswer):
-                try:
-                    result.body(request.framing)
-                except (TypeError, ValueError, RecursionError) as e:
-                    self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
-            elif isinstance(result, Answer) and result.status < 400 and result.framing is not request.framing:
-                result.close()
-                wanted, got = request.framing.value, result.framing.value
-                wrong = TypeError(f"the client wants {wanted}, and the Answer is {got}")
-                self._failed(wrong, plugin, "agm_answer_request", request.id)
-            answer: LocalAnswer | Answer = result
-            return answer
-        return kept
-
-    async def _in_turn(self, hook: str, request: GatewayRequest) -> AsyncIterator[tuple[str, Any]]:
-        """What each plugin returns, awaited before the next is asked, with its name; without what is None."""
-        for impl in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        for impl in self._look_up:
             self._request_id = request.id  # each time: others were served while a plugin was waited for
             result: Any = _called(impl, {"request": request})
             if inspect.isawaitable(result):
                 result = await result
             if result is not None:
-                yield impl.plugin_name, result
+                found.update(result)
+        return attrs.evolve(request, found=MappingProxyType(found))
+
+    async def answer_request(self, request: GatewayRequest) -> LocalAnswer | Answer | KeepAnswer | None:
+        """The answer of the first plugin that has one, or the wish to keep the upstream's.  :raises HookFailed:"""
+        kept: KeepAnswer | None = None
+        for plugin, function in self._answer_request:
+            self._request_id = request.id  # each time: others were served while a plugin was waited for
+            result: Any = function(request)
+            if type(result) not in _DECISIONS and inspect.isawaitable(result):
+                result = await result
+            if result is None:
+                continue
+            if isinstance(result, KeepAnswer):
+                kept = result if kept is None else _both(kept, result)
+                continue
+            if isinstance(result, LocalAnswer):
+                try:
+                    result.body(request.framing, request.method)
+                except (TypeError, ValueError, RecursionError) as e:
+                    self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
+            elif isinstance(result, Answer) and (wrong := _unfit(result, request)):
+                result.close()
+                self._failed(TypeError(wrong), plugin, "agm_answer_request", request.id)
+            answer: LocalAnswer | Answer = result
+            return answer
+        return kept
 
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
         """The model that serves `model`; itself where no plugin says another."""
@@ -488,24 +500,40 @@ class Hooks:
             for waiting in self._request_finished(record):
                 _start(waiting)
 
+    def alert(self, alert: Alert) -> None:
+        """Tell of something that somebody may have to act on; nobody waits."""
+        for waiting in self.manager.hook.agm_alert(alert=alert):
+            _start(waiting)
+
     def resources(self, site: Site, reserved: Collection[str]) -> dict[str, IResource]:
         """
-        HTTP resources by the first segment of their path.
+        HTTP resources by the first segment of their path; :attr:`paths` has those of longer paths.
 
         :param reserved: the segments that are the gateway's own.
-        :raises PluginError: if a plugin takes one of them, or one that another plugin has, or what is no segment.
+        :raises PluginError: if a plugin takes one of them, or one that another plugin has, or what is no path.
         """
         found: dict[str, tuple[str, IResource]] = {}
+        self.paths = []
         with self.recorded() as calls:
             results = self.manager.hook.agm_resources(site=site)
         of = {id(call.result): call.plugin for call in calls}
         for resources in results:
             plugin = of.get(id(resources), "a wrapper")
             for segment, resource in resources.items():
-                if not isinstance(segment, str) or _SEGMENT.fullmatch(segment) is None:
+                parts = segment.split("/") if isinstance(segment, str) else ()
+                if not parts or any(_SEGMENT.fullmatch(part) is None for part in parts):
                     raise PluginError(
-                        f"agm_resources of plugin {plugin}: {segment!r} is no segment of a path; give one word, like"
-                        " 'hello', and let its resource have children"
+                        f"agm_resources of plugin {plugin}: {segment!r} is no path; give one word, like"
+                        " 'hello', and let its resource have children, or a path below a version, like 'v1/hello'"
+                    )
+                if len(parts) > 1 and parts[0] in VERSIONS and hasattr(resource, "claims"):
+                    self.paths.append((segment, resource))
+                    continue
+                if len(parts) > 1:
+                    raise PluginError(
+                        f"agm_resources of plugin {plugin}: {segment} has several segments, and those are for what an"
+                        f" ApiResource claims below {', '.join(VERSIONS)}; give the first one, and let its resource"
+                        " have children"
                     )
                 if segment in reserved:
                     raise PluginError(
@@ -521,12 +549,15 @@ class Hooks:
         return {segment: resource for segment, (plugin, resource) in found.items()}
 
     def _is_ours(self, plugin: str) -> bool:
+        """Return whether a plugin comes with agm."""
         origin = self.manager.origins.get(plugin)
-        return origin is not None and origin.kind == "built-in"
+        if origin is None:
+            return False
+        return origin.kind == "built-in" or (origin.kind == "module" and origin.where.startswith(CONTRIB))
 
     def _trusted(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
         """As :meth:`_guarded` for what is agm's own: it is quick and returns what it says, and only may fail."""
-        function, plugin = impl.function, impl.plugin_name
+        function, plugin, classifies = impl.function, impl.plugin_name, hook == "agm_classify_error"
 
         def call(*args: object) -> object:
             try:
@@ -536,7 +567,7 @@ class Hooks:
                 raise
             except Exception as e:
                 return self._failed(e, plugin, hook, self._request_id)
-            if hook == "agm_classify_error":
+            if classifies:
                 self._own_verdict = result
             if result is not None and _record.get() is not None:
                 _note(hook, plugin, result)
@@ -715,6 +746,20 @@ class Hooks:
         return None
 
 
+def _unfit(answer: Answer, request: GatewayRequest) -> str:
+    """Explain why the answer of a call is none to a request; "" if it is one."""
+    if request.method.startswith(("openai.", "interactions.")):
+        return f"the answer of gateway.call is in another form than those of {request.method}; give a LocalAnswer"
+    if answer.status < 400 and answer.framing is not request.framing:
+        return f"the client wants {request.framing.value}, and the Answer is {answer.framing.value}"
+    return ""
+
+
+def _both(first: KeepAnswer, second: KeepAnswer) -> KeepAnswer:
+    """Make the wish of two plugins; of two headers of one name that of the first one that was asked counts."""
+    return KeepAnswer(max(first.most, second.most), {**second.headers, **first.headers})
+
+
 def _first(caller: pluggy.HookCaller) -> Callable[..., object]:
     """
     Make a call of a hook's implementations until one decides; arguments come in the order of the hookspec.
@@ -745,6 +790,14 @@ def _all(caller: pluggy.HookCaller) -> Callable[..., list[Any]] | None:
 
     if not plain:
         return None
+    if len(plain) == 1:
+        only = plain[0]
+
+        def call_it(*args: object) -> list[Any]:
+            result = only(*args)
+            return [] if result is None else [result]
+
+        return call_it
 
     def call(*args: object) -> list[Any]:
         results = [function(*args) for function in plain]

@@ -31,7 +31,7 @@ from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.chains import edited
 from agm.serving.context import ServingContext
-from agm.serving.translation import Translation
+from agm.serving.foreign import ForeignAnswer
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: A unary answer that has to be read whole is refused beyond this many bytes.
@@ -118,7 +118,7 @@ class CallWrapping:
         account = self._account
         assert account is not None, "it has been wrapped for an account"
         if account.upstream.read_answer is not None:
-            return self._translating(account, wrapped)
+            return self._foreign(account, wrapped)
         change: Transform = envelope.unwrap if wrapped.wrapped else plain_event
         if context.hooks.edits_events:
             alone = framing is Framing.UNARY
@@ -142,15 +142,15 @@ class CallWrapping:
             return CollectedBody(change, limit=MAX_COLLECTED)
         return EventPipe(change, framing, forward_done=forward_done)
 
-    def _translating(self, account: Account, wrapped: UpstreamRequest) -> AnswerFilter:
+    def _foreign(self, account: Account, wrapped: UpstreamRequest) -> AnswerFilter:
         """Make what the answer of an upstream goes through that does not answer as Gemini does."""
         framing = self._request.framing
         alone = wrapped.framing is Framing.UNARY
-        translation = Translation(self._context, self._request, account, alone)
+        foreign = ForeignAnswer(self._context, self._request, account, alone)
         reading: AnswerFilter = (
-            CollectedBody(translation.change, limit=MAX_COLLECTED)
+            CollectedBody(foreign.change, limit=MAX_COLLECTED)
             if alone
-            else EventPipe(translation.change, framing, forward_done=False, end=translation.end)
+            else EventPipe(foreign.change, framing, forward_done=False, end=foreign.end)
         )
         watch = self.watch()
         return reading if watch is None else WatchedFilter(reading, watch)

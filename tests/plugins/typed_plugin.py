@@ -13,6 +13,7 @@ from agm.api import (
     Account,
     AccountChoice,
     AccountSource,
+    Alert,
     Answer,
     AnswerReader,
     ApiResource,
@@ -62,6 +63,7 @@ class State:
     settings: Settings = attrs.Factory(Settings)
     gateway: Gateway | None = None
     tokens: int = 0
+    off: list[str] = attrs.Factory(list)
 
 
 state = State()
@@ -244,6 +246,12 @@ def agm_request_finished(record: RequestRecord) -> None:
 class Tokens(ApiResource):
     async def respond(self, visit: Visit) -> None:
         send_json(visit.wire, {"tokens": state.tokens, "key": None if visit.key is None else visit.key.name})
+
+
+@hookimpl
+async def agm_alert(alert: Alert) -> None:
+    if alert.kind == "account_off":
+        state.off.append(alert.about)
 
 
 @hookimpl

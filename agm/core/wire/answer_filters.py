@@ -139,26 +139,28 @@ class KeptAnswer:
     @property
     def whole(self) -> bytes | None:
         """The whole answer; None for one that did not come to a good end, or is too large."""
-        if self._kept is None or not self._closed or self.failure is not None:
+        kept = self._kept
+        if kept is None or not self._closed or self.inner.failure is not None:
             return None
-        return b"".join(self._kept)
+        return kept[0] if len(kept) == 1 else b"".join(kept)
 
     def feed(self, chunk: bytes) -> bytes:
         """See :class:`AnswerFilter`."""
-        return self._keep(self.inner.feed(chunk))
-
-    def close(self) -> bytes:
-        """See :class:`AnswerFilter`."""
-        self._closed = True
-        return self._keep(self.inner.close())
-
-    def _keep(self, out: bytes) -> bytes:
-        if self._kept is not None and out:
+        out, kept = self.inner.feed(chunk), self._kept
+        if kept is not None and out:
             self._room -= len(out)
             if self._room < 0:
                 self._kept = None
             else:
-                self._kept.append(out)
+                kept.append(out)
+        return out
+
+    def close(self) -> bytes:
+        """See :class:`AnswerFilter`."""
+        self._closed = True
+        out = self.inner.close()
+        if out and self._kept is not None:
+            self._kept = [*self._kept, out] if len(out) <= self._room else None
         return out
 
 
@@ -598,24 +600,31 @@ class EventPipe:
                 if not bare:
                     continue
             try:
-                documents: Sequence[bytes] = (envelope.one_line(self._change(event)),)
+                document = envelope.one_line(self._change(event))
             except EventsReplaced as e:
-                documents, self._replaced, self.complete = e.documents, True, e.ends
+                self._replaced, self.complete = True, e.ends
+                for document in e.documents:
+                    self._put(pieces, document)
+                if e.ends:
+                    break
+                continue
             except (envelope.UpstreamError, envelope.NotAnEnvelope, GatewayError, *NOT_JSON) as e:
                 self.failure = _failure_of(e)
                 break
-            self._lay_out(documents, pieces)
-            if self.complete:
-                break
+            if self._array:
+                self._put(pieces, document)
+            else:  # a call an event is a percent of it
+                pieces += (b"data: ", document, b"\r\n\r\n")
+                self._started = True
         return b"".join(pieces)
 
-    def _lay_out(self, documents: Sequence[bytes], pieces: list[bytes]) -> None:
-        for document in documents:
-            if self._array:
-                pieces += (b"\n,\r\n" if self._started else b"[", document)
-            else:
-                pieces += (b"data: ", document, b"\r\n\r\n")
-            self._started = True
+    def _put(self, pieces: list[bytes], document: bytes) -> None:
+        """Frame a document."""
+        if self._array:
+            pieces += (b"\n,\r\n" if self._started else b"[", document)
+        else:
+            pieces += (b"data: ", document, b"\r\n\r\n")
+        self._started = True
 
     def _ending(self, *, done: bool) -> bytes:
         """Return the client's last events."""
@@ -623,7 +632,8 @@ class EventPipe:
         self._over = self._replaced = True
         pieces: list[bytes] = []
         try:
-            self._lay_out(self._end(done), pieces)
+            for document in self._end(done):
+                self._put(pieces, document)
         except (envelope.UpstreamError, envelope.NotAnEnvelope, GatewayError, *NOT_JSON) as e:
             self.failure = _failure_of(e)
         return b"".join(pieces)

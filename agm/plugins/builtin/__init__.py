@@ -15,7 +15,7 @@ def make_plugins(kinds: Mapping[str, UpstreamKind] = BUILT_IN_KINDS) -> Sequence
 
     :param kinds: all that there will be when the plugins are used, by name.
     """
-    from agm.plugins.builtin import accounts, aliases, classification, client_keys, strategies, wrapping
+    from agm.plugins.builtin import accounts, alerts, aliases, classification, client_keys, strategies, wrapping
 
     return (
         ("agm.defaults.client_keys", client_keys),
@@ -24,4 +24,5 @@ def make_plugins(kinds: Mapping[str, UpstreamKind] = BUILT_IN_KINDS) -> Sequence
         ("agm.defaults.strategies", strategies.Strategies()),
         ("agm.defaults.wrapping", wrapping),
         ("agm.defaults.classification", classification),
+        ("agm.defaults.alerts", alerts.Webhooks()),
     )

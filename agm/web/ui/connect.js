@@ -97,6 +97,46 @@ console.log(answer.text);
       text: `GOOGLE_GEMINI_BASE_URL=${quoted(base)} GEMINI_API_KEY=${quoted(key)} \\\n  gemini -m ${quoted(model)} -p "Say hello"\n`,
     },
     {
+      id: "openai",
+      name: "Python, openai",
+      install: "pip install openai",
+      note: "For OpenAI's own API. Every model name that it asks for must be one of Gemini's, an alias, or [dialects] default_model's to serve.",
+      text: `from openai import OpenAI
+
+client = OpenAI(
+    api_key=${string(key)},
+    base_url=${string(`${base}/v1`)},
+)
+asked = {"model": ${string(model)}, "messages": [{"role": "user", "content": "Say hello"}]}
+print(client.chat.completions.create(**asked).choices[0].message.content)
+for chunk in client.chat.completions.create(**asked, stream=True):
+    print(chunk.choices[0].delta.content or "", end="")
+`,
+    },
+    {
+      id: "openai-environment",
+      name: "Environment variables for OpenAI's clients",
+      note: "For OpenAI's SDKs, and what is built on them: LangChain, LlamaIndex, aider (OPENAI_API_BASE), open-webui (OPENAI_API_BASE_URL). Cline, Continue, Zed and n8n have a field for the base URL.",
+      text: `export OPENAI_BASE_URL=${quoted(`${base}/v1`)}\nexport OPENAI_API_BASE=${quoted(`${base}/v1`)}\nexport OPENAI_API_KEY=${quoted(key)}\n`,
+    },
+    {
+      id: "codex",
+      name: "Codex",
+      install: "npm install -g @openai/codex",
+      note: "In ~/.codex/config.toml; it reads the key from a variable.",
+      text: `# export AGM_KEY=${quoted(key)}
+model = ${string(model)}
+model_provider = "agm"
+web_search = "disabled"
+
+[model_providers.agm]
+name = "agm"
+base_url = ${string(`${base}/v1`)}
+env_key = "AGM_KEY"
+wire_api = "responses"
+`,
+    },
+    {
       id: "environment",
       name: "Environment variables",
       note: "For google-genai, @google/genai and gemini-cli. Clients whose base URL includes the version need /v1beta at the end.",
@@ -132,7 +172,7 @@ export function connect() {
     const base = address(window.location);
     where.textContent = base;
     hint.textContent = asked
-      ? "This gateway asks for a client key: replace YOUR_KEY with yours. The command agm key create makes one."
+      ? "This gateway asks for a client key: replace YOUR_KEY with yours. The command agm key create NAME makes one."
       : "This gateway asks for no key. SDKs need one all the same: any non-empty string.";
     cards.replaceChildren(...snippets({ base, model: model.value, key: asked ? "YOUR_KEY" : "any" }).map(card));
   }

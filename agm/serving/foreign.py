@@ -19,7 +19,7 @@ from agm.serving.context import ServingContext
 
 
 @attrs.define(eq=False)
-class Translation:
+class ForeignAnswer:
     """
     Translates one answer; :meth:`change` and :meth:`end` are for :class:`~agm.core.wire.answer_filters.EventPipe`.
 
