@@ -26,10 +26,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from agm import config as configuration
-from agm.app.systemd import ServiceManager
+from agm.app.systemd import Manager, ServiceManager
 from agm.config import Config, ConfigError
 from agm.config.identity import Identity
 from agm.core.listening import ListenerRefused
+from agm.core.words import counted
 from agm.plugins.hooks import HookFailed
 from agm.serving.gateway import Gateway
 
@@ -97,7 +98,7 @@ class ConfigWatch(Service):
         gateway: Gateway,
         path: Path | None,
         adapt: Callable[[Config], Config] = lambda c: c,
-        manager: ServiceManager = ServiceManager(),  # noqa: B008  # a frozen value
+        manager: Manager = ServiceManager(),  # noqa: B008  # a frozen value
         certificates: Sequence[ServerCertificate] = (),
     ) -> None:
         self._manager = manager
@@ -206,7 +207,7 @@ class ConfigWatch(Service):
                     return
         finally:
             self._reloading = False
-            self._manager.ready(f"serving from {len(self._gateway.pool)} accounts")
+            self._manager.ready(f"serving from {counted(len(self._gateway.pool), 'account')}")
 
     async def _put_in_force(self, path: Path, config: Config | ConfigError) -> None:
         before = self._gateway.config
@@ -226,7 +227,8 @@ class ConfigWatch(Service):
             log.warn("{warning}", warning=warning)
         for name in sorted(_serving(config) & _off(before)):
             log.info("{account}: its secret is available again", account=name)
-        log.info("{path} is loaded: {accounts} accounts", path=str(path), accounts=len(self._gateway.pool))
+        count = len(self._gateway.pool)
+        log.info("{path} is loaded: {pool}", path=str(path), pool=counted(count, "account"), accounts=count)
         for key in needs_restart(before, config):
             log.warn("{key} has changed; the change takes effect after a restart", key=key)
 
@@ -301,6 +303,7 @@ def needs_restart(before: Config, after: Config) -> list[str]:
             "public_url",
             "trusted_proxies",
             "fast_sockets",
+            "workers",
         )
         if getattr(before.gateway, name) != getattr(after.gateway, name)
     ]

@@ -427,14 +427,16 @@ def _list(args: argparse.Namespace) -> int:
     text = "" if path is None else files.read(path)
     entries = () if path is None else parse(text, path=path, environ=os.environ).accounts
     accounts = [_described(table) for table in files.tables(text, _AT)]
-    live = standing(args) if accounts else None
+    live = standing(args)
+    known = {each["name"] for each in accounts}
+    others = [_described_live(each) for name, each in (live or {}).items() if name not in known]
     if args.json:
         if live is None:  # what is missing here may be set where the gateway is started
             shown = [{**each, "unusable": entry.unusable} for each, entry in zip(accounts, entries, strict=True)]
         else:
-            shown = [{**each, "live": live.get(str(each["name"]))} for each in accounts]
+            shown = [{**each, "live": live.get(str(each["name"]))} for each in [*accounts, *others]]
         print(json_text(shown))
-    elif not accounts:
+    elif not accounts and not others:
         print("no accounts; `agm account add NAME` adds one", file=sys.stderr)
     elif live is None:
         print(columns(accounts))
@@ -442,7 +444,7 @@ def _list(args: argparse.Namespace) -> int:
             if entry.unusable is not None:
                 print(f"{entry.name}: off: {entry.unusable}")
     else:
-        print(columns([{**each, "state": _state(each, live)} for each in accounts]))
+        print(columns([{**each, "state": _state(each, live)} for each in [*accounts, *others]]))
         for name, account in live.items():
             for line in details(account):
                 print(printable(f"{name}: {line}"))
@@ -465,6 +467,12 @@ def _described(table: Mapping[str, Any]) -> dict[str, object]:
         "models": table.get("models", ["*"]),
         "enabled": table.get("enabled", True),
     }
+
+
+def _described_live(account: Mapping[str, Any]) -> dict[str, object]:
+    """Describe an account that the gateway has beside those of the file: a demo's, or a plugin's."""
+    unknown = dict.fromkeys(("credential", "project", "location", "models"))
+    return {"name": account["name"], "kind": account["kind"], **unknown, "enabled": True}
 
 
 def columns(rows: Sequence[Mapping[str, object]]) -> str:

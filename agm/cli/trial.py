@@ -15,6 +15,7 @@ import attrs
 from agm.cli.files import Refused
 from agm.cli.running import json_text, printable
 from agm.config import Config, find, load
+from agm.core.words import counted
 
 if TYPE_CHECKING:
     from agm.diagnose.trial import Trial
@@ -45,8 +46,8 @@ def lines_of(trial: "Trial") -> Sequence[str]:
     """Describe the result of a trial for people; the first line says whether the account works."""
     what = f"{trial.account} ({trial.kind})"
     if trial.ok:
-        counted = f"{trial.tokens} token{'' if trial.tokens == 1 else 's'}"
-        return [f"{what}: ok, {trial.model} counted {counted} in {trial.seconds:.1f} s"]
+        tokens = counted(trial.tokens or 0, "token")
+        return [f"{what}: ok, {trial.model} counted {tokens} in {trial.seconds:.1f} s"]
     status = "" if trial.status is None else f"{trial.status} "
     lines = [f"{what}: failed, {status}{trial.reason or ''}".rstrip(", ")]
     if trial.message:

@@ -12,7 +12,7 @@ import attrs
 from agm.config.addresses import read_endpoint
 from agm.config.files import read_path
 from agm.config.logins import read_login
-from agm.config.network import read_authorities, read_proxy
+from agm.config.network import authorities_in, read_proxy
 from agm.config.reading import Place, Reader, RefusedError, array_of, setting, values_of
 from agm.config.secret import (
     Secret,
@@ -150,7 +150,7 @@ class AccountTable:
     max_sessions: int | None = setting(whole_number(1, 1_000_000, "; leave it out for no limit"))
     reserve: float = setting(read_fraction, 0.0)
     proxy: ProxySetting | None = setting(read_proxy)
-    ca_file: Authorities | None = setting(read_authorities)
+    ca_file: Path | None = setting(read_path)
     enabled: bool = setting(read_boolean, True)
 
 
@@ -165,6 +165,14 @@ def read_account(value: object, place: Place) -> AccountConfig:
         (place / "name").problem(f"{show(written.name)} is {holder} already; give each account its own name")
     # A disabled account may be disabled for the very reason that its secret is not there.
     found = _Secrets.of(written, place) if written.enabled else _Secrets(written.api_key, written.access_token)
+    authorities: Authorities | None = None
+    if written.ca_file is not None and written.enabled:
+        try:
+            authorities = authorities_in(written.ca_file, place / "ca_file")
+        except RefusedError as lacking:  # without them its upstream could not be told from another
+            (place / "ca_file").lack(f"{lacking}; until then {show(written.name)} is off")
+            brief = str(lacking).replace(repr(str(written.ca_file)), repr(written.ca_file.name))
+            found = attrs.evolve(found, unusable=found.unusable or f"the ca_file {brief}")
     if (
         found.api_key is not None
         and written.enabled
@@ -189,7 +197,7 @@ def read_account(value: object, place: Place) -> AccountConfig:
         max_sessions=written.max_sessions,
         reserve=written.reserve,
         proxy=written.proxy,
-        ca_file=written.ca_file,
+        ca_file=authorities,
         enabled=written.enabled,
         unusable=found.unusable,
         login=found.login,

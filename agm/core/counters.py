@@ -98,6 +98,8 @@ class Counters:
     :ivar tries: by (account, reason), likewise.
     :ivar errors: that clients got, by (whose, reason): ``gateway`` or ``upstream``.
     :ivar tokens: by model, in the order of :data:`TOKENS`.
+    :ivar costs: in US dollars, by model.
+    :ivar unpriced: requests that an upstream has answered and whose price is not known, by model.
     :ivar dialects: requests of clients that speak another API, by (dialect, status, outcome).
     """
 
@@ -113,6 +115,8 @@ class Counters:
         self.tries: dict[tuple[str, str], int] = {}
         self.errors: dict[tuple[str, str], int] = {}
         self.tokens: dict[str, list[int]] = {}
+        self.costs: dict[str, float] = {}
+        self.unpriced: dict[str, int] = {}
         self.dialects: dict[tuple[str, str, str], int] = {}
         self._dialects = BoundedLabels(MAX_DIALECTS)
         self.received = 0
@@ -163,6 +167,12 @@ class Counters:
             tokens[2] += usage.cached
             tokens[3] += usage.thoughts
             tokens[4] += usage.tool
+        if record.account is not None and outcome != "error":
+            model = self._models[request.model]
+            if record.cost is None:
+                self.unpriced[model] = self.unpriced.get(model, 0) + 1
+            else:
+                self.costs[model] = self.costs.get(model, 0.0) + record.cost
 
     def refused(self, reason: str) -> None:
         """Count an error of the gateway's own that a client got."""

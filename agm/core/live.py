@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -290,8 +290,15 @@ class LiveWatch:
 
 
 def _added(one: Usage, other: Usage) -> Usage:
-    counts = {field.name: getattr(one, field.name) + getattr(other, field.name) for field in attrs.fields(Usage)}
-    return Usage(**counts)
+    counts = {
+        name: getattr(one, name) + getattr(other, name)
+        for name in ("prompt", "output", "cached", "thoughts", "tool", "total", "images")
+    }
+    parts: Counter[tuple[str, str]] = Counter()
+    for of, modality, count in (*one.modalities, *other.modalities):
+        parts[of, modality] += count
+    modalities = tuple((of, modality, count) for (of, modality), count in parts.items())
+    return Usage(**counts, modalities=modalities, tier=other.tier or one.tier)
 
 
 # Handles and tokens

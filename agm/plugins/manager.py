@@ -38,6 +38,7 @@ MAY_AWAIT = frozenset(
         "agm_transform_request",
         "agm_attempt_finished",
         "agm_request_finished",
+        "agm_alert",
         "agm_stopping",
     }
 )
@@ -197,7 +198,7 @@ def _load_file(name: str, path: Path) -> tuple[object, Origin]:
 
 def _load_module(name: str) -> tuple[object, Origin]:
     module = _imported(name, partial(_module_named, name))
-    return module, Origin("module", name, _version(module))
+    return module, Origin("module", name, __version__ if name.startswith("agm.") else _version(module))
 
 
 def name_of(plugin: object) -> str:

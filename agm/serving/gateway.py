@@ -17,25 +17,32 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from agm.config import Config
+from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
 from agm.core.dialect import ForModel
+from agm.core.forecast import DayQuotas
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
+from agm.core.pool.cooldown import ALL_MODELS, Cooldown
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import GatewayRequest, LastFailure
+from agm.core.remedies import fix_for
+from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
 from agm.observe.metrics import Metrics
 from agm.observe.observed import Observed
+from agm.observe.peers import Peers
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
 from agm.persist.session_pins import SessionPins
 from agm.persist.session_pins import path_beside as pins_beside
+from agm.persist.spending import SpendingFile
+from agm.persist.spending import path_beside as spending_beside
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving import inprocess
 from agm.serving.asyncio_thread import AsyncioThread
@@ -46,6 +53,7 @@ from agm.serving.health_checks import HealthChecks
 from agm.serving.inprocess import Caller
 from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.money import Money
 from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
@@ -76,6 +84,7 @@ class Gateway:
     :param upload_key: 32 bytes that uploads are sealed with; others with each start if None.
     :param state_path: where what is known of the accounts survives a restart; None for nowhere.
     :param request_log_path: where requests are recorded; None for nowhere.
+    :param peers: the workers of this machine, this one among them; None where the gateway is one process.
     :param traces: what sends traces; None where none are asked for.
     :param redactor: knows the secrets that are held here, and takes them out of whatever is shown.
     :param credential_of: makes an account's credential, where it is not its own that is used.
@@ -86,6 +95,8 @@ class Gateway:
     :ivar calls: how requests enter, under the configuration in force.
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
+    :ivar money: what requests cost, and the budgets.
+    :ivar quotas: what accounts have served today, and what is known to be all.
     :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
@@ -103,6 +114,7 @@ class Gateway:
         state_path: Path | None = None,
         upload_key: bytes | None = None,
         request_log_path: Path | None = None,
+        peers: Peers | None = None,
         traces: Traces | None = None,
         wall: Callable[[], float] = time.time,
         redactor: Redactor | None = None,
@@ -116,9 +128,12 @@ class Gateway:
         self.wall = wall
         self.redactor = Redactor() if redactor is None else redactor
         self.traces = traces
+        self.peers = peers
         if traces is not None:
             traces.redact = self.redactor.text
         self.pool = Pool((), reactor.seconds)
+        self.pool.went_off = self._went_off
+        self._storms = QuotaStorms(reactor.seconds, hooks.alert)
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
@@ -129,6 +144,8 @@ class Gateway:
         self.live = Live(self.pool, reactor.seconds, wall)
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
+        self.money = Money(config, self.pool, self._now, hooks.alert)
+        self.quotas = DayQuotas(self._now)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,
@@ -137,6 +154,7 @@ class Gateway:
             self.redactor,
             self._now,
             config,
+            self.money,
         )
         self.counters = Counters(self.models.names, self.pool.kind_of)
         self.metrics = Metrics(
@@ -152,6 +170,7 @@ class Gateway:
                 refreshes=refresher.outcomes,
             ),
             self.counters,
+            peers,
         )
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
         self._asyncio = AsyncioThread(reactor)
@@ -160,9 +179,11 @@ class Gateway:
         self.upload_key = upload_key or secrets.token_bytes(KEY_BYTES)
         self._state: PoolState | None = None
         self._counts: KeyCounts | None = None
+        self._spent: SpendingFile | None = None
         self._kept_pins: SessionPins | None = None
         self._credential_of = credential_of or self._own_credential
         self.calls = self._make_calls(config)
+        self._started = False
         self._sources: dict[str, AccountSource] = {}
         self._awaited: list[Awaitable[list[AccountSource]]] = self._adopt(config)
 
@@ -171,7 +192,14 @@ class Gateway:
         return self.wall()
 
     def _make_request_log(self, path: Path) -> RequestLog:
-        return RequestLog(self.reactor, path, lambda: self.config.request_log, self._now, redact=self.redactor.text)
+        return RequestLog(
+            self.reactor,
+            path,
+            lambda: self.config.request_log,
+            self._now,
+            redact=self.redactor.text,
+            prunes=self.peers is None or self.peers.number == 1,
+        )
 
     def _own_credential(self, source: AccountSource) -> Credential:
         return reporting_secrets(source.credential(self.refresher), self.redactor.add_transient)
@@ -190,15 +218,18 @@ class Gateway:
             ownership=self.ownership,
             redactor=self.redactor,
             checks=self._checks,
+            storms=self._storms,
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.live, self.counters)
+        return Calls(context, self.models, self.clients, self.money, self.quotas, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
         self.hooks.started(self)
+        self._started = True
+        self._tell_unusable(self._sources)
         self.metrics.start()
         if self.traces is not None:
             self.traces.start()
@@ -214,6 +245,12 @@ class Gateway:
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
+            self._spent = SpendingFile(
+                self.reactor, self.money.spending, self.quotas, spending_beside(self._state_path)
+            )
+            self._spent.start()
+            self.money.budgets.take_note()
+            self.money.hold_accounts()
             self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
             self._kept_pins.start()
         await self._fetch()
@@ -232,6 +269,8 @@ class Gateway:
             await self._state.stop()
         if self._counts is not None:
             await self._counts.stop()
+        if self._spent is not None:
+            await self._spent.stop()
         if self._kept_pins is not None:
             await self._kept_pins.stop()
         if self.traces is not None:
@@ -251,6 +290,7 @@ class Gateway:
             self._state.changed()
         if self._counts is not None:
             self._counts.changed()
+        self.money.hold_accounts()
         if self._kept_pins is not None:
             self._kept_pins.changed()
         if seconds > 0:
@@ -287,6 +327,7 @@ class Gateway:
         self.calls = self._make_calls(config)
         self.models.configure(config)
         self.clients.configure(config, key_sources)
+        self.money.configure(config)
         self.client.default_to(config.upstream.network)
         self._serve_from(sources)
         return awaited
@@ -311,12 +352,34 @@ class Gateway:
             if name not in kept:
                 self.credentials[name] = self._credential_of(source)
         self._sources = sources
+        if self._started:
+            self._tell_unusable(name for name in sources if name not in kept)
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
+        self.money.hold_accounts()
         if self._state is not None:
             self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)
         self.models.report_from(accounts)
+
+    def _went_off(self, account: Account, why: Cooldown) -> None:
+        """Tell whoever hears alerts that an account is off, and the fix, as the log and the pages do."""
+        known = why.known(ALL_MODELS, self.reactor.seconds())
+        fix = fix_for(account, known)
+        said = [why.message, f"Fix: {fix}." if fix else "", why.link or ""]
+        self._tell_off(account, why.reason, *said)
+
+    def _tell_off(self, account: Account, reason: str, *more: str) -> None:
+        reason = self.redactor.text(reason.rstrip("."))
+        said = " ".join(filter(None, [f"Account {account.name} is disabled and needs manual action: {reason}.", *more]))
+        text = self.redactor.text(said)
+        self.hooks.alert(Alert("account_off", account.name, text, {"account": account.name, "reason": reason}))
+
+    def _tell_unusable(self, names: Iterable[str]) -> None:
+        for name in names:
+            account = self._sources[name].account
+            if account.unusable is not None:
+                self._tell_off(account, account.unusable)
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}

@@ -105,7 +105,7 @@ class AnsweringResource(ApiResource):
                     headers = list(SSE_HEADERS if opened.framing is Framing.SSE else (JSON_TYPE, NOSNIFF))
                 else:
                     status, body, account = opened.answer.status, opened.body, opened.account
-                    headers = self.answer_headers(wire, opened)
+                    headers = [*self.answer_headers(wire, opened), *opened.added]
                 wire.prepare(status, self._with_plugins(call.request, status, headers, account))
                 # one that is here as a whole needs no relay
                 if isinstance(opened, OpenAnswer) and opened.body.ended and not opened.body.failed:

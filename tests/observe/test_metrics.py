@@ -385,6 +385,7 @@ async def everything(gateway: GatewayFactory, emulator: RunningEmulator) -> Scra
     )
     await running.ask(key="k")
     await running.ask("emu-400")
+    await running.ask("gemini-without-a-price")
     answer = await running.gateway.call("gemini-2.5-flash", {"contents": []}, dialect="openai")
     await answer.read()
     running.gateway.hooks.failures["a_plugin", "agm_map_model"] += 1

@@ -60,6 +60,7 @@ def configured(tmp_path: Path) -> dict[str, str]:
 
 def test_the_page_names_files_that_are_there_and_all_of_them() -> None:
     named = set(re.findall(r"deploy/[\w./-]*\w", PAGE))
+    named.remove("deploy/docker/gemini.key")  # the reader makes it
     assert [name for name in sorted(named) if not (DEPLOY.parent / name).exists()] == []
     files = {str(path.relative_to(DEPLOY.parent)) for path in DEPLOY.rglob("*") if path.is_file()}
     assert [file for file in sorted(files) if not any(file.startswith(name) for name in named)] == []
@@ -239,3 +240,30 @@ def test_the_compose_file_mounts_what_the_image_reads_and_grants_nothing() -> No
     assert f'ports: ["127.0.0.1:{last("EXPOSE")}:{last("EXPOSE")}"]' in text
     assert "dockerfile: deploy/docker/Dockerfile" in text
     assert json.loads(last("VOLUME")) == ["/var/lib/agm"]
+
+
+def test_the_sample_configuration_is_the_one_of_the_page_and_has_no_secret(tmp_path: Path) -> None:
+    sample = DEPLOY / "docker" / "agm.toml"
+    assert sample.stat().st_mode & 0o444 == 0o444
+    key = tmp_path / "gemini"
+    key.write_text("k")
+    key.chmod(0o400)
+    read = config.parse(sample.read_text().replace("/run/secrets/gemini", str(key)), path=sample, environ={})
+    shown = next(block for block in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "secrets/gemini" in block)
+    meant = config.parse(shown.replace("/run/secrets/gemini", str(key)), path=sample, environ={})
+    assert (read.gateway, read.accounts, read.warnings) == (meant.gateway, meant.accounts, ())
+    assert read.auth.keys == ()
+    assert f"-o {last('USER').split(':')[0]} " in PAGE
+
+
+def test_the_builder_gets_what_the_image_copies_and_nothing_else() -> None:
+    lines = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    assert next(line for line in lines if not line.startswith("#")) == "*"
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    sources = {
+        source
+        for name, argument in instructions()
+        if name == "COPY" and not argument.startswith("--from")
+        for source in argument.split()[:-1]
+    }
+    assert sent == sources

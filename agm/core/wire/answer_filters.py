@@ -137,26 +137,28 @@ class KeptAnswer:
     @property
     def whole(self) -> bytes | None:
         """The whole answer; None for one that did not come to a good end, or is too large."""
-        if self._kept is None or not self._closed or self.failure is not None:
+        kept = self._kept
+        if kept is None or not self._closed or self.inner.failure is not None:
             return None
-        return b"".join(self._kept)
+        return kept[0] if len(kept) == 1 else b"".join(kept)
 
     def feed(self, chunk: bytes) -> bytes:
         """See :class:`AnswerFilter`."""
-        return self._keep(self.inner.feed(chunk))
-
-    def close(self) -> bytes:
-        """See :class:`AnswerFilter`."""
-        self._closed = True
-        return self._keep(self.inner.close())
-
-    def _keep(self, out: bytes) -> bytes:
-        if self._kept is not None and out:
+        out, kept = self.inner.feed(chunk), self._kept
+        if kept is not None and out:
             self._room -= len(out)
             if self._room < 0:
                 self._kept = None
             else:
-                self._kept.append(out)
+                kept.append(out)
+        return out
+
+    def close(self) -> bytes:
+        """See :class:`AnswerFilter`."""
+        self._closed = True
+        out = self.inner.close()
+        if out and self._kept is not None:
+            self._kept = [*self._kept, out] if len(out) <= self._room else None
         return out
 
 

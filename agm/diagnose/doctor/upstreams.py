@@ -23,6 +23,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from agm.config import Config, default_endpoints
 from agm.core.network import EnvironmentProxies, Network
 from agm.core.request import Account
+from agm.core.words import counted
 from agm.diagnose.doctor import Finding, too_long
 from agm.diagnose.trial import try_account
 from agm.serving.gateway import Gateway
@@ -144,7 +145,7 @@ async def _resolves(reactor: Any, name: str) -> Finding:
         return attrs.evolve(too_long("name", RESOLVE), found=f"{name} is not resolved within {RESOLVE:g} seconds")
     if count is None:
         return Finding("name", "error", f"{name} cannot be resolved", _CURES["DNS_FAILED"])
-    return Finding("name", "ok", f"{name} has {count} address{'' if count == 1 else 'es'}")
+    return Finding("name", "ok", f"{name} has {counted(count, 'address', 'addresses')}")
 
 
 def skew_of(date: str, at: float) -> float | None:

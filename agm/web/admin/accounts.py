@@ -9,7 +9,8 @@ from twisted.logger import Logger
 
 from agm.core.errors import NOT_JSON, InvalidRequest, NotFound
 from agm.web.admin.base import AdminResource
-from agm.web.admin.describe import describe_accounts
+from agm.web.admin.describe import config_of
+from agm.web.admin.whole import accounts_of_all
 from agm.web.base import Visit
 from agm.web.request import GatewayRequestOnWire
 
@@ -39,17 +40,22 @@ class Accounts(AdminResource):
     async def respond_to_admin(self, visit: Visit) -> None:
         match visit.wire.postpath:
             case [] | [b""]:
-                self.tell(visit, {"accounts": describe_accounts(self.gateway)})
+                accounts = await accounts_of_all(self.gateway)
+                self.tell(visit, {"accounts": accounts, "config": config_of(self.gateway)})
             case [name, *_]:
-                self._reset(visit, name.decode("utf-8", "replace"))
+                await self._reset(visit, name.decode("utf-8", "replace"))
 
-    def _reset(self, visit: Visit, name: str) -> None:
+    async def _reset(self, visit: Visit, name: str) -> None:
         try:
             asked = msgspec.json.decode(visit.wire.body or b"{}", type=Reset)
         except NOT_JSON as e:
             raise InvalidRequest(f"This does not say what to reset: {e}") from None
         try:
-            found = self.gateway.pool.reset(name, asked.model)
+            if self.gateway.peers is None:
+                found = self.gateway.pool.reset(name, asked.model)
+            else:
+                answers, _ = await self.gateway.peers.ask("reset", {"account": name, "model": asked.model})
+                found = any(answer.document for answer in answers)
         except KeyError:
             raise NotFound("There is no account of this name; GET /_agm/accounts lists them.") from None
         log.info(

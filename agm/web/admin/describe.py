@@ -54,18 +54,23 @@ def describe_parts(gateway: Gateway) -> dict[str, Any]:
 
 
 def _describe_gateway(gateway: Gateway) -> dict[str, Any]:
-    path = gateway.config.path
     return {
         "version": __version__,
         "pid": os.getpid(),
         "started": round(gateway.live.started, 3),
-        "config": None if path is None else str(path),
+        "config": config_of(gateway),
         "listeners": list(gateway.live.listening),
         "auth_mode": gateway.clients.mode,
         "auth_forwarded": gateway.clients.mode_for(local=False),
         "strategy": gateway.config.pool.strategy,
         "max_attempts": gateway.config.pool.max_attempts,
     }
+
+
+def config_of(gateway: Gateway) -> str | None:
+    """Return the path of the configuration that the gateway was started with, None without one."""
+    path = gateway.config.path
+    return None if path is None else str(path)
 
 
 def _describe_accounts(gateway: Gateway) -> list[dict[str, Any]]:
@@ -209,6 +214,8 @@ def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
         **attrs.asdict(key.limits),
         "expires": key.expires,
         "admin": key.admin,
+        "team": key.team,
+        "weight": key.weight,
         "today": {"requests": requests, "tokens": tokens},
     }
 

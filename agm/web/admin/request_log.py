@@ -11,24 +11,25 @@ import msgspec
 from twisted.web.resource import IResource
 
 from agm.core.errors import NOT_JSON, InvalidRequest, NotFound
+from agm.observe.peers import added
 from agm.observe.requestlog.writer import MOST_BODIES
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.base import AdminResource
+from agm.web.admin.describe import config_of
 from agm.web.base import Unknown, Visit
 
-OFF = (
-    "The request log is off: [request_log] enabled is false, or the gateway has no configuration file, or runs --demo."
-)
+OFF = "The request log is off: [request_log] enabled is false, or the gateway has no configuration file."
 
 
 def describe_log(gateway: Gateway) -> dict[str, Any]:
     """Describe the state of the request log as a JSON document; see docs/request-log.md."""
     found = gateway.request_log
     if found is None:
-        return {"enabled": False}
+        return {"enabled": False, "config": config_of(gateway)}
     return {
         "enabled": True,
+        "config": config_of(gateway),
         "path": str(found.path),
         "written": found.written,
         "waiting": found.waiting,
@@ -53,7 +54,24 @@ class Log(AdminResource):
         return self._unknown
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        self.tell(visit, describe_log(self.gateway))
+        self.tell(visit, await log_of_all(self.gateway))
+
+
+async def log_of_all(gateway: Gateway) -> dict[str, Any]:
+    """Describe the state of the request log, into which all workers write."""
+    found = describe_log(gateway)
+    if gateway.peers is None or not found["enabled"]:
+        return found
+    answers, _ = await gateway.peers.ask("log")
+    every = [answer.document for answer in answers]
+    failing = next((it["failing"] for it in every if it["failing"] is not None), None)
+    return {**found, **added(every, "written", "waiting", "dropped"), "failing": failing}
+
+
+def keep_bodies(gateway: Gateway, seconds: float) -> None:
+    """Have this process keep bodies for a time."""
+    if gateway.request_log is not None:
+        gateway.request_log.keep_bodies(seconds)
 
 
 class _Wish(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,5 +94,8 @@ class LogBodies(AdminResource):
             raise InvalidRequest(f"This does not say for how long bodies are to be kept: {e}") from None
         if not 0 <= seconds <= MOST_BODIES:
             raise InvalidRequest(f"Bodies are kept for 0 to {MOST_BODIES:g} seconds.")
-        found.keep_bodies(seconds)
-        self.tell(visit, describe_log(self.gateway))
+        if self.gateway.peers is None:
+            keep_bodies(self.gateway, seconds)
+        else:
+            await self.gateway.peers.ask("bodies", seconds)
+        self.tell(visit, await log_of_all(self.gateway))

@@ -172,7 +172,7 @@ export function connect() {
     const base = address(window.location);
     where.textContent = base;
     hint.textContent = asked
-      ? "This gateway asks for a client key: replace YOUR_KEY with yours. The command agm key create makes one."
+      ? "This gateway asks for a client key: replace YOUR_KEY with yours. The command agm key create NAME makes one."
       : "This gateway asks for no key. SDKs need one all the same: any non-empty string.";
     cards.replaceChildren(...snippets({ base, model: model.value, key: asked ? "YOUR_KEY" : "any" }).map(card));
   }

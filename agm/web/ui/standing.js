@@ -43,7 +43,7 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
             el("span", { class: "muted" }, ` ${one.last_failure.model}, `, ago(one.last_failure.seconds_ago)),
           ],
     ]),
-    "No accounts yet. The command agm account add adds one.",
+    "No accounts yet. The command agm account add NAME adds one.",
   ),
   more(state.accounts),
   el("h2", null, "Endpoints"),
@@ -144,7 +144,7 @@ export const keys = view(["keys"], (state) => [
     ]),
     state.gateway.auth_mode === "off"
       ? "No key is required, and there are no requests yet."
-      : "No client key is configured, so every request is refused. The command agm key create makes one.",
+      : "No client key is configured, so every request is refused. The command agm key create NAME makes one.",
   ),
   more(state.keys),
   el("p", { class: "hint" }, "Tokens of prompts + tokens of answers. A key itself is shown once, when it is created, and never here."),

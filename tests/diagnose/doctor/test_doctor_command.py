@@ -163,7 +163,7 @@ async def test_a_person_reads_lines_without_colour_and_the_status_counts(tmp_pat
     assert lines[1].startswith(f"error   configuration {tmp_path}/agm.toml: max_bdy: unknown key")
     assert lines[2].strip() == "fix: correct the file; `agm config check` looks at it again"
     assert any(line.startswith("ok      sdk           plain HTTP: ") for line in lines)
-    assert lines[-1].endswith(" findings: 1 errors, 0 warnings")
+    assert lines[-1].endswith(" findings: 1 error, 0 warnings")
 
 
 @pytest_twisted.ensureDeferred
