@@ -194,6 +194,15 @@ def test_accounts_count_down_to_their_recovery(page: Page, demo: str) -> None:
         assert said in text
 
 
+@pytest.mark.process
+def test_what_comes_next_is_shown_below_the_accounts(page: Page, demo: str) -> None:
+    """A sentence for each model, as the command prints it."""
+    assert ask(demo, "emu-429rpm-80") == 429
+    show(page, demo, "accounts")
+    page.until("document.querySelector('#view-accounts')?.innerText.includes('Forecast')")
+    page.until("document.querySelector('#view-accounts').innerText.includes('is back in ')")
+
+
 @pytest.mark.parametrize("step", ["+ 3600000", "- 3600000"], ids=["forward", "back"])
 @pytest.mark.process
 def test_a_clock_that_is_set_changes_no_time_that_runs_on_the_page(page: Page, demo: str, step: str) -> None:
