@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from agm.api import GatewayError, NotFound, TranslatedCall, Visit
 from agm.dialects.anthropic import messages, models
-from agm.dialects.anthropic.errors import error_document
+from agm.dialects.anthropic.errors import NoThreads, error_document
 from agm.dialects.anthropic.request import read_count, read_request
 from agm.dialects.base import Dialect
 
@@ -58,4 +58,5 @@ class Anthropic(Dialect):
         raise NotFound(f"There is nothing to explain of a request to {path!r} of Anthropic's API.")
 
     def error_body(self, error: GatewayError) -> bytes:
-        return error_document(error.status, error.message)
+        details = error.refusal if isinstance(error, NoThreads) else None
+        return error_document(error.status, error.message, details=details)
