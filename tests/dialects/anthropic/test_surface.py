@@ -49,7 +49,7 @@ async def test_a_message(gateway: GatewayFactory, emulator: RunningEmulator, pat
     assert document["generationConfig"] == {"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": 0}}
 
 
-@pytest.mark.parametrize("kind", ["api-key", "code-assist"])
+@pytest.mark.parametrize("kind", ["api-key", "vertex", "code-assist"])
 @pytest_twisted.ensureDeferred
 async def test_tokens_are_counted_upstream(gateway: GatewayFactory, emulator: RunningEmulator, kind: str) -> None:
     running = await gateway(emulator.account(kind=kind))
