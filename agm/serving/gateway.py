@@ -21,7 +21,6 @@ from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
 from agm.core.dialect import ForModel
-from agm.core.forecast import DayQuotas
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
@@ -96,7 +95,6 @@ class Gateway:
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar money: what requests cost, and the budgets.
-    :ivar quotas: what accounts have served today, and what is known to be all.
     :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
@@ -145,7 +143,6 @@ class Gateway:
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
         self.money = Money(config, self.pool, self._now, hooks.alert)
-        self.quotas = DayQuotas(self._now)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,
@@ -225,7 +222,7 @@ class Gateway:
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.money, self.quotas, self.live, self.counters)
+        return Calls(context, self.models, self.clients, self.money, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
@@ -249,7 +246,7 @@ class Gateway:
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
             self._spent = SpendingFile(
-                self.reactor, self.money.spending, self.quotas, spending_beside(self._state_path)
+                self.reactor, self.money.spending, self.money.quotas, spending_beside(self._state_path)
             )
             self._spent.start()
             self.money.budgets.take_note()

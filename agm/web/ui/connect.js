@@ -137,6 +137,31 @@ wire_api = "responses"
 `,
     },
     {
+      id: "anthropic",
+      name: "Python, anthropic",
+      install: "pip install anthropic",
+      note: "For Anthropic's own API; LangChain, Cline, Continue and Zed have a field for the base URL. Model names are as with OpenAI's.",
+      text: `from anthropic import Anthropic
+
+client = Anthropic(
+    api_key=${string(key)},
+    base_url=${string(base)},
+)
+asked = {"model": ${string(model)}, "max_tokens": 1000, "messages": [{"role": "user", "content": "Say hello"}]}
+print(client.messages.create(**asked).content[0].text)
+with client.messages.stream(**asked) as stream:
+    for text in stream.text_stream:
+        print(text, end="")
+`,
+    },
+    {
+      id: "claude-code",
+      name: "Claude Code",
+      install: "npm install -g @anthropic-ai/claude-code",
+      note: "The last variable is the model for its small tasks.",
+      text: `export ANTHROPIC_BASE_URL=${quoted(base)}\nexport ANTHROPIC_AUTH_TOKEN=${quoted(key)}\nexport ANTHROPIC_MODEL=${quoted(model)}\nexport ANTHROPIC_DEFAULT_HAIKU_MODEL=${quoted(model)}\nclaude\n`,
+    },
+    {
       id: "environment",
       name: "Environment variables",
       note: "For google-genai, @google/genai and gemini-cli. Clients whose base URL includes the version need /v1beta at the end.",
