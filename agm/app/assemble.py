@@ -112,7 +112,10 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         [Listener(it.description, it.interface) for it in start.listeners],
         [AdoptingReactor(reactor, it.descriptor, it.family, gate) for it in SharedSocket.all(start)],
     )
-    adapt = keeping() if start.demo is None else keeping(accounts=demo_accounts(start.demo))
+    kept: dict[str, Any] = {} if start.demo is None else {"accounts": demo_accounts(start.demo)}
+    if start.store is not None:
+        kept["cluster"] = ClusterConfig(redis=Secret(start.store))
+    adapt = keeping(**kept)
     service = _assemble(
         reactor,
         adapt(config),

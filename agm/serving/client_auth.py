@@ -66,6 +66,8 @@ class ClientAuthenticator:
     _unknown_keys: set[int] = attrs.field(init=False, factory=set)
     #: Whether any key could be known, now or before.
     _had_keys: bool = attrs.field(init=False, default=False)
+    #: The other processes, where there are any.
+    cluster: Cluster | None = attrs.field(init=False, default=None)
     _warned_of_a_proxy: bool = attrs.field(init=False, default=False)
     #: How many calls of each client key are in flight, where that is limited.
     _streams: Counter[str] = attrs.field(init=False, factory=Counter)
@@ -279,6 +281,17 @@ class ClientAuthenticator:
         if exceeded is not None:
             raise exceeded.error()
 
+    async def admit_everywhere(self, key: ClientKey) -> None:
+        """
+        Hold a request to what all processes of a cluster share of its client key's limits.
+
+        :raises TooManyRequests: if one of them is used up.
+        """
+        if self.cluster is not None:
+            exceeded = await self.cluster.admit(key.name, key.limits)
+            if exceeded is not None:
+                raise exceeded.error()
+
     def charge(self, record: RequestRecord) -> None:
         """Charge the client key of a request that has ended for the tokens of its answer."""
         if record.usage is not None and record.request.client_key is not None:
@@ -298,7 +311,8 @@ class ClientAuthenticator:
         """
         most = self._config.limits.streams_per_key
         assert most is not None, "limits_streams says so"
-        if self._streams[key.name] >= most:
+        share = most if self.cluster is None else self.cluster.share(most, f"streams {key.name}")
+        if self._streams[key.name] >= share:
             raise TooManyRequests(
                 f"This client key has [limits] streams_per_key, {most}, calls in flight. Retry when one has ended.",
                 reason="CLIENT_KEY_STREAMS",

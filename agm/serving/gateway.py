@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from agm import __version__
+from agm.cluster import Cluster
 from agm.config import Config
 from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
@@ -156,6 +158,8 @@ class Gateway:
             config,
             self.money,
         )
+        self.cluster = self._make_cluster(config)
+        self.clients.cluster = self.cluster
         self.counters = Counters(self.models.names, self.pool.kind_of)
         self.metrics = Metrics(
             reactor,
@@ -199,6 +203,14 @@ class Gateway:
             self._now,
             redact=self.redactor.text,
             prunes=self.peers is None or self.peers.number == 1,
+        )
+
+    def _make_cluster(self, config: Config) -> Cluster | None:
+        if config.cluster.redis is None or not isinstance(self.ownership, KnownOwners):
+            return None
+        about = {"version": __version__, "worker": None if self.peers is None else self.peers.number}
+        return Cluster(
+            self.reactor, config.cluster, self.pool, self.ownership, self.clients.allowances, self._now, about
         )
 
     def _own_credential(self, source: AccountSource) -> Credential:
@@ -253,6 +265,8 @@ class Gateway:
             self.money.hold_accounts()
             self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
             self._kept_pins.start()
+        if self.cluster is not None:
+            self.cluster.start()
         await self._fetch()
         if self._state is not None:
             self._state.settled()
@@ -260,6 +274,8 @@ class Gateway:
     async def stop(self) -> None:
         """Let plugins end, close the connections to upstreams and end the credentials' threads."""
         await self.hooks.stopping()
+        if self.cluster is not None:
+            await self.cluster.stop()
         self._asyncio.stop()
         self._checks.stop()
         self.code_assist.stop()

@@ -208,6 +208,8 @@ class PrepareCall:
         if hooks.looks_up:
             self.request = await hooks.look_up(self.request)
         choice = self._admit()
+        if self._key is not None and self._clients.cluster is not None and not self.request.explaining:
+            await self._clients.admit_everywhere(self._key)
         request = self.request
         keep: KeepAnswer | None = None
         if hooks.answers and request.parent is None:

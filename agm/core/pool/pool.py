@@ -566,6 +566,24 @@ class Pool:
         found = ((name, member.remembered(now)) for name, member in self._members.items())
         return {name: remembered for name, remembered in found if remembered is not None}
 
+    def adopt(self, name: str, model: str, known: KnownCooldown | None) -> None:
+        """
+        Take over what another process says of an account: a cooldown for a model, or for :data:`ALL_MODELS`; None that
+        there is none.
+        """
+        member = self._members.get(name)
+        if member is None or (model == ALL_MODELS and member.account.unusable is not None):
+            return
+        cooldown = None if known is None else Cooldown.of(known, self._now(), self._leases)
+        if model == ALL_MODELS:
+            member.held = cooldown
+        elif cooldown is None:
+            member.cooldowns.pop(model, None)
+        elif model in member.cooldowns or len(member.cooldowns) < MAX_COOLDOWNS:
+            member.cooldowns[model] = cooldown
+        self._refresh(member, None if model == ALL_MODELS else model)
+        self.wake(news=True)
+
     def restore(self, name: str, remembered: Remembered) -> None:
         """Go on with what was known of an account before a restart."""
         member = self._members.get(name)
