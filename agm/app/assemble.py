@@ -33,8 +33,10 @@ from agm.app.tuning import settle_memory, switch_sooner
 from agm.app.worker_messages import AGAIN, INTERRUPT, MEMORY, ORDERS, RELOAD, RETIRE, STOP, SharedSocket, Start
 from agm.app.worker_pipes import LogPipe, Orders
 from agm.config import Config, ConfigError
+from agm.config.cluster import ClusterConfig
 from agm.config.listeners import Listener, auth_mode
 from agm.config.problems import fail
+from agm.config.secret import Secret
 from agm.core.listening import ListenerRefused
 from agm.net.clocks import ClockWatch
 from agm.net.features import use_plain_sockets

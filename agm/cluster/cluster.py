@@ -82,6 +82,7 @@ class Cluster:
         if self.there:
             try:
                 await self._state.flush()
+                await self.limits.tell()
                 await self.members.leave()
             except Away:
                 pass
@@ -90,9 +91,13 @@ class Cluster:
         await self._link.stop()
         await self._news.stop()
 
-    async def admit(self, name: str, limits: Limits) -> None | Exceeded:
-        """Hold a request of a client key to the limits that all processes share; returns the one that is used up."""
-        return await self.limits.admit(name, limits, here=self.there)
+    async def admit(self, name: str, limits: Limits, count: Callable[[], Exceeded | None]) -> Exceeded | None:
+        """
+        Hold a request of a client key to the limits that all processes share; returns the one that is used up.
+
+        :param count: counts the request in this process, and returns the limit of its own that it would exceed.
+        """
+        return await self.limits.admit(name, limits, count, here=lambda: self.there)
 
     def share(self, limit: int, what: str) -> int:
         """Return this process's share of what may go on at once: all shares together are the limit."""
@@ -134,6 +139,7 @@ class Cluster:
 
     def _is_away(self, why: Away) -> None:
         self.there = False
+        self._state.lost()
         if not self._said_away and not self._stopped:
             self._said_away = True
             log.warn("the store of the cluster is away: {why}; this process goes on with its share", why=str(why))

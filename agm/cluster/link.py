@@ -43,12 +43,14 @@ class Link:
 
     :param address: ``redis://[USER:PASSWORD@]HOST[:PORT][/DB]``, ``rediss://…`` for TLS, or ``unix:PATH``.
     :ivar on_change: called when the connection is made, and when it is lost.
+    :ivar problem: why the server has refused it; None while it has not.
     """
 
     def __init__(self, reactor: Any, address: str) -> None:
         self._reactor = reactor
         self._address = address
         self._factory: Any = None
+        self.problem: str | None = None
         self.on_change: Callable[[], object] = lambda: None
 
     def start(self) -> None:
@@ -60,15 +62,25 @@ class Link:
         class Factory(txredisapi.RedisFactory):  # type: ignore[misc]  # it has no types
             initialDelay, maxDelay = _FIRST, _MOST
 
+            def stopTrying(self) -> Any:
+                if link._factory is None:  # it is closed for good
+                    return super().stopTrying()
+                # what the library gives up at once (a server that still loads its file, a password) may be mended
+                return None
+
+            def connectionError(self, why: object) -> None:
+                link.problem = str(why)
+
             def addConnection(self, connection: Any) -> None:
                 super().addConnection(connection)
+                link.problem = None
                 link.on_change()
 
             def delConnection(self, connection: Any) -> None:
                 super().delConnection(connection)
                 link.on_change()
 
-        host, database, user, password = self._address, 0, None, None
+        host, database, user, password = self._address, None, None, None
         if self._address.startswith("unix:"):
             endpoint: Any = UNIXClientEndpoint(self._reactor, self._address.removeprefix("unix:"), timeout=_CONNECT)
         else:
@@ -79,8 +91,10 @@ class Link:
                 endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
             user = unquote(url.username) if url.username else None
             password = unquote(url.password) if url.password else None
-            database = int(url.path.strip("/") or 0)
-        self._factory = Factory(host, database, 1, True, txredisapi.ConnectionHandler, "utf-8", password, None, False, user)
+            database = int(url.path.strip("/") or 0) or None
+        self._factory = Factory(
+            host, database, 1, True, txredisapi.ConnectionHandler, "utf-8", password, None, False, user
+        )
         self._factory.startConnecting(endpoint)
 
     @property
@@ -105,6 +119,7 @@ class Link:
         :raises Away: where none comes within the deadline.
         """
         waiting: Deferred[Any] = Deferred()
+        timer: Any = None
         over = False
 
         def come(reply: Any) -> None:
@@ -114,6 +129,11 @@ class Link:
                 late(reply)
 
         def expire() -> None:
+            nonlocal timer
+            # a reply may have come while this process was busy itself: it is read before this turn's end
+            timer = self._reactor.callLater(0, give_up)
+
+        def give_up() -> None:
             nonlocal over
             over = True
             waiting.errback(Away(f"no reply within {within * 1000:.0f} ms"))

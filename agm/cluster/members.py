@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agm.cluster.link import Away, Link, Script
+from agm.cluster.link import Link, Script
 
 #: Seconds between two beats, and after which a process without one is gone.
 BEAT_EVERY: Final = 1.0
@@ -85,12 +85,3 @@ class Members:
             return hashlib.blake2b(f"{what} {name}".encode(), digest_size=8).digest()
 
         return each + (self.name in sorted(self.known, key=rank)[:left])
-
-
-async def beating(members: Members) -> bool:
-    """Beat once; False where the store is away."""
-    try:
-        await members.beat()
-    except Away:
-        return False
-    return True

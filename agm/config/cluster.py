@@ -34,8 +34,8 @@ class ClusterConfig:
     """
     Where the store is, with its password, if it has one; ``None`` for no store.
 
-    ``name`` keeps several gateways in one store apart; ``secret`` is what all machines have; ``on_loss`` says what holds
-    of limits while the store is away.
+    ``name`` keeps several gateways in one store apart; ``secret`` is what all machines have; ``on_loss`` says what
+    holds of limits while the store is away.
     """
 
     redis: Secret | None = None
@@ -86,7 +86,9 @@ def read_cluster(value: object, place: Place) -> ClusterConfig:
     written = ClusterTable(**values_of(ClusterTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
     check_one_source(place, value, "a cluster", _SECRET)
-    return ClusterConfig(redis=written.redis, name=written.name, secret=_secret(written, place), on_loss=written.on_loss)
+    return ClusterConfig(
+        redis=written.redis, name=written.name, secret=_secret(written, place), on_loss=written.on_loss
+    )
 
 
 def _secret(written: ClusterTable, place: Place) -> Secret | None:

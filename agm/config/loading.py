@@ -15,9 +15,9 @@ import platformdirs
 
 from agm.config.accounts import AccountConfig, AccountTable, read_account
 from agm.config.alerts import AlertConfig, AlertTable, read_alert
-from agm.config.cluster import ClusterConfig, ClusterTable, read_cluster
 from agm.config.budgets import BudgetTable, check_budgets, read_budget
 from agm.config.client_keys import AuthConfig, read_auth
+from agm.config.cluster import ClusterConfig, ClusterTable, read_cluster
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment

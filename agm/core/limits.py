@@ -187,6 +187,13 @@ class Allowances:
             self.counted(name)
         return worst
 
+    def take_back(self, name: str) -> None:
+        """Take back the count of a request that may not be made after all."""
+        use = self._use(name, int(self._wall() // DAY))
+        use.requests = max(use.requests - 1, 0)
+        self.changed()
+        self.counted(name)
+
     def charge(self, name: str, tokens: int) -> None:
         """Charge a key for the tokens of an answer that has ended."""
         use = self._use(name, int(self._wall() // DAY))

@@ -17,6 +17,7 @@ import attrs
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from agm.cluster import Cluster
 from agm.config import Config
 from agm.core.client_keys import ClientKey, KeyRing
 from agm.core.errors import Forbidden, GatewayError, InvalidRequest, TooManyRequests, Unauthenticated, Unavailable
@@ -281,14 +282,19 @@ class ClientAuthenticator:
         if exceeded is not None:
             raise exceeded.error()
 
-    async def admit_everywhere(self, key: ClientKey) -> None:
+    async def admit_everywhere(self, key: ClientKey, model: str, method: str = "") -> None:
         """
-        Hold a request to what all processes of a cluster share of its client key's limits.
+        Hold a request to the limits of its client key, as all processes of a cluster share them; see :meth:`admit`.
 
-        :raises TooManyRequests: if one of them is used up.
+        :raises GatewayError: as :meth:`admit` does.
         """
+        counted = self.cluster is None
+        self.admit(key, model, method, counting=counted)
         if self.cluster is not None:
-            exceeded = await self.cluster.admit(key.name, key.limits)
+            spends = bool(model) and method != "countTokens"
+            exceeded = await self.cluster.admit(
+                key.name, key.limits, lambda: self.allowances.admit(key.name, key.limits, spends=spends)
+            )
             if exceeded is not None:
                 raise exceeded.error()
 

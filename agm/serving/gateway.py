@@ -208,6 +208,12 @@ class Gateway:
     def _make_cluster(self, config: Config) -> Cluster | None:
         if config.cluster.redis is None or not isinstance(self.ownership, KnownOwners):
             return None
+        try:
+            import txredisapi  # noqa: F401 - an extra
+        except ImportError as e:
+            raise HookFailed(
+                f"[cluster] needs the client of Redis ({e.name} is missing): pip install '.[redis]' in agm's checkout"
+            ) from None
         about = {"version": __version__, "worker": None if self.peers is None else self.peers.number}
         return Cluster(
             self.reactor, config.cluster, self.pool, self.ownership, self.clients.allowances, self._now, about

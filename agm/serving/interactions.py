@@ -211,10 +211,13 @@ class PrepareIdCall:
         named, models = await self._read(inbound.body)
         choice = self._mapped(models)
         if inbound.key is not None:
-            counting = not self.request.explaining
             for model in models:
                 calls.clients.admit(inbound.key, model, counting=False)
-            calls.clients.admit(inbound.key, self.request.asked_model, self.request.method, counting=counting)
+            asked, method = self.request.asked_model, self.request.method
+            if self.request.explaining:
+                calls.clients.admit(inbound.key, asked, method, counting=False)
+            else:
+                await calls.clients.admit_everywhere(inbound.key, asked, method)
         keep: KeepAnswer | None = None
         if inbound.creates:
             answered, keep = await answer_of(hooks, self.request, choice)

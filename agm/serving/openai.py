@@ -76,7 +76,7 @@ class PrepareOpenAICall:
         choice = hooks.map_model(calls.models.catalog.id_of(request.asked_model), request)
         request = self._for_model(choice.model)
         if inbound.key is not None:
-            calls.clients.admit(inbound.key, request.asked_model, request.method)
+            await calls.clients.admit_everywhere(inbound.key, request.asked_model, request.method)
         answered, keep = await answer_of(hooks, request, choice)
         if answered is not None:
             return answered

@@ -207,9 +207,7 @@ class PrepareCall:
         hooks = self._context.hooks
         if hooks.looks_up:
             self.request = await hooks.look_up(self.request)
-        choice = self._admit()
-        if self._key is not None and self._clients.cluster is not None and not self.request.explaining:
-            await self._clients.admit_everywhere(self._key)
+        choice = await self._admit()
         request = self.request
         keep: KeepAnswer | None = None
         if hooks.answers and request.parent is None:
@@ -240,16 +238,20 @@ class PrepareCall:
         :raises HookFailed: if a plugin failed.
         """
         self.request = await self._context.hooks.look_up(self.request)
-        return await self._attempts(self._admit(), None)
+        return await self._attempts(await self._admit(), None)
 
-    def _admit(self) -> ModelChoice:
+    async def _admit(self) -> ModelChoice:
         """Map the model, and hold the client key to its limits."""
         choice, request = self._map(), self.request
         if choice.model != request.model:
             request = attrs.evolve(request, model=choice.model)
         self.request = request
-        if self._key is not None:
-            self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
+        if self._key is None:
+            return choice
+        if request.explaining:
+            self._clients.admit(self._key, request.asked_model, request.method, counting=False)
+        else:
+            await self._clients.admit_everywhere(self._key, request.asked_model, request.method)
         return choice
 
     def _map(self) -> ModelChoice:

@@ -292,7 +292,7 @@ class PrepareResourceCall:
         if self._visit.key is not None:
             for model in models:
                 calls.clients.admit(self._visit.key, model, counting=False)
-            calls.clients.admit(self._visit.key, request.asked_model)
+            await calls.clients.admit_everywhere(self._visit.key, request.asked_model)
         body = await self._edited(request)
         name = None if asked.name is None else ownership.root(asked.name)
         named = await names_in(context, body)
@@ -656,7 +656,7 @@ class WholeUpload(_Sending):
         :raises GatewayError: if there is none, or the upstream does not answer.
         """
         if self.visit.key is not None:
-            self.calls.clients.admit(self.visit.key, "")
+            await self.calls.clients.admit_everywhere(self.visit.key, "")
         name = None if self.asked.name is None else ownership.root(self.asked.name)
         if name is not None:
             check_sees(self.context, maker_of(self.visit.key), [name], known=False)

@@ -24,8 +24,10 @@ from agm.core.pool.breaker import Consequence, Endpoints, Trouble
 from agm.core.pool.candidates import AccountOrder, Candidates
 from agm.core.pool.cooldown import (
     ABOUT_THE_ACCOUNT,
+    ALL_MODELS,
     LACKING_SECONDS,
     Cooldown,
+    KnownCooldown,
     Lack,
     Loads,
     Member,
@@ -582,6 +584,7 @@ class Pool:
         elif model in member.cooldowns or len(member.cooldowns) < MAX_COOLDOWNS:
             member.cooldowns[model] = cooldown
         self._refresh(member, None if model == ALL_MODELS else model)
+        self.changed()
         self.wake(news=True)
 
     def restore(self, name: str, remembered: Remembered) -> None:
