@@ -122,7 +122,9 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
     if demo is not None:
         demo.setServiceParent(service)
     if config.path is not None or certificates:
-        ConfigWatch(reactor, gateway, config.path, adapt, manager, certificates).setServiceParent(service)
+        ConfigWatch(
+            reactor, gateway, config.path, adapt, manager, certificates, editable=demo is None
+        ).setServiceParent(service)
     ClockWatch(reactor, gateway.wall, stepped=gateway.clock_set, woke=gateway.woke).setServiceParent(service)
     for listener, endpoint in zip(listeners, endpoints, strict=True):
         ListenerService(reactor, endpoint, listener.description, site).setServiceParent(service)

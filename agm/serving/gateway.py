@@ -86,6 +86,8 @@ class Gateway:
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar pins: which account a session's handle or an ephemeral token is of.
+    :ivar reload_file: has the configuration's file read, and put in force; None where there is none, or it is not the
+        file's accounts that serve.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -121,6 +123,7 @@ class Gateway:
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
+        self.reload_file: Callable[[], Awaitable[None]] | None = None
         self.sessions = Sessions()
         self.pins = Pins()
         self.deadlines = client.deadlines
