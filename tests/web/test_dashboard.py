@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -631,4 +632,90 @@ def test_the_files_are_open_where_everything_else_asks_for_a_key(tmp_path: Path)
         assert get(url, "/_agm/status")[0] == 401
         assert get(url, "/ui/", Origin="https://example.com")[0] == 403
         assert get(url, "/ui/", Host="example.com")[0] == 421
+        assert twistd.stop() == 0
+
+
+# What it changes
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_keys_accounts_and_aliases_are_changed_on_the_page(page: Page, tmp_path: Path, looked_at: Path) -> None:
+    """As an operator does it, from the first key to its end; the file has it all, and the key is shown once."""
+    file = Path(locked(tmp_path / "home"))
+
+    def fill(name: str, value: str) -> None:
+        page.run(f"document.querySelector('dialog [name={name}]').value = {json.dumps(value)}")
+
+    def press(label: str) -> None:
+        page.until(f"[...document.querySelectorAll('button')].some((b) => b.getAttribute('aria-label') === '{label}')")
+        page.run(f"document.querySelector('button[aria-label=\"{label}\"]').click()")
+        page.until("!!document.querySelector('dialog[open]')")
+
+    def submit(*, closes: bool = True) -> None:
+        page.click("dialog button[type=submit]")
+        if closes:
+            page.until("!document.querySelector('dialog')")
+
+    def written() -> Any:
+        return tomllib.loads(file.read_text())
+
+    with running(tmp_path / "run", "agm", "--config", str(file)) as twistd:
+        url = twistd.url()
+        page.open(f"{url}/ui/#/keys")
+        page.until("!document.getElementById('gate').hidden")
+        page.trouble.clear()  # the refusal of who has no key
+        page.run(f"document.getElementById('gate-key').value = '{ADMIN}'")
+        page.click("#gate button")
+        page.until("!document.getElementById('content').hidden")
+        page.click("#view-keys .title-row button")
+        fill("name", "laptop")
+        fill("requests_per_day", "100")
+        assert page.run(NAMELESS) == []
+        assert page.run(CONTRAST) == []
+        page.screenshot(looked_at / "new-key.png")
+        submit(closes=False)
+        page.until("!!document.querySelector('dialog .secret code')")
+        key = page.text("dialog .secret code")
+        page.click("dialog .actions button")
+        page.until("!document.querySelector('dialog')")
+        assert key not in page.run("document.documentElement.outerHTML")
+        assert get(url, "/v1beta/models", x_goog_api_key=key)[0] == 200
+        assert written()["auth"]["keys"][1]["requests_per_day"] == 100
+        press("Change laptop")
+        fill("requests_per_day", "7")
+        submit()
+        assert written()["auth"]["keys"][1]["requests_per_day"] == 7
+        press("Revoke laptop")
+        submit()
+        assert get(url, "/v1beta/models", x_goog_api_key=key)[0] == 401
+
+        page.run("location.hash = '#/accounts'")
+        page.click("#view-accounts .title-row button")
+        fill("name", "work")
+        submit(closes=False)  # without a secret
+        page.until("!document.querySelector('dialog .error').hidden")
+        assert "Give one of api_key and login" in page.text("dialog .error")
+        page.trouble.clear()
+        fill("api_key", "canary-work-key")
+        submit()
+        page.screenshot(looked_at / "accounts-editing.png")
+        press("Disable work")
+        submit()
+        assert written()["accounts"][0]["enabled"] is False
+        press("Enable work")
+        submit()
+        press("Remove work")
+        submit()
+        assert "accounts" not in written()
+
+        page.run("location.hash = '#/models'")
+        page.click("#view-models .title-row button")
+        fill("pattern", "gpt-*")
+        fill("model", "gemini-2.5-flash")
+        submit()
+        assert written()["models"]["aliases"] == {"gpt-*": "gemini-2.5-flash"}
+        twistd.until_logged("client key me set alias gpt-* to gemini-2.5-flash")
+        assert "canary-work-key" not in twistd.log + page.run("document.documentElement.outerHTML")
+        page.open("about:blank")
         assert twistd.stop() == 0
