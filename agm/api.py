@@ -6,6 +6,7 @@ These names, and the attributes that their docstrings name, are the public inter
 """
 
 from agm import hookimpl
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
@@ -45,6 +46,7 @@ __all__ = [
     "Account",
     "AccountChoice",
     "AccountSource",
+    "Alert",
     "Answer",
     "ApiKey",
     "ApiResource",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import pluggy
 
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Verdict
 from agm.core.client_keys import ClientKey
@@ -447,6 +448,25 @@ def agm_request_finished(record: RequestRecord) -> Awaitable[None] | None:
         @hookimpl
         async def agm_request_finished(record):
             await database.insert(record.request.client_key, record.status, record.ended)
+    """
+
+
+@hookspec
+def agm_alert(alert: Alert) -> Awaitable[None] | None:
+    """
+    Hear of something that somebody may have to act on.
+
+    :param alert: what it is; the same may be said again.
+    :returns: nothing.
+
+    May be asynchronous; nobody waits for it.  Fails open.
+
+    Example::
+
+        @hookimpl
+        async def agm_alert(alert):
+            if alert.kind == "account_off":
+                await pager.call(alert.text)
     """
 
 

@@ -79,9 +79,22 @@ def as_inherited(listener: Listener, endpoint: IStreamServerEndpoint) -> Listene
 
 
 class ListenerService(Service):
-    """Listens; a port that is taken ends the start."""
+    """
+    Listens; a port that is taken ends the start.
 
-    def __init__(self, reactor: Any, endpoint: IStreamServerEndpoint, description: str, site: GatewaySite) -> None:
+    :param told: where it listens was told by somebody else.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint,
+        description: str,
+        site: GatewaySite,
+        *,
+        told: bool = False,
+    ) -> None:
+        self._told = told
         self._reactor = reactor
         self._endpoint = endpoint
         self._description = description
@@ -96,7 +109,7 @@ class ListenerService(Service):
         binding = True
 
         def refused(failure: Failure) -> None:
-            message = f"cannot listen on {self._description}: {_why(failure)}{_cure(failure, self._description)}"
+            message = f"cannot listen on {self._description}: {why_not(failure)}{_cure(failure, self._description)}"
             failed.append(message)
             if not binding:  # an endpoint that takes its time: the reactor runs already
                 log.critical("{message}", message=message)
@@ -116,10 +129,19 @@ class ListenerService(Service):
         if getattr(port, "factory", None) is not self._site:
             self._site.wrapped = True
         address = port.getHost()
-        shown = _shown(address, "https" if self._description.startswith("ssl:") else "http")
-        log.info("listening on {address}", address=shown)
+        shown = shown_address(address, self._description)
+        if not self._told:
+            log.info("listening on {address}", address=shown)
         self._site.gateway.live.listening.append(shown)
         self.bound.callback(None)
+
+    def accept_waiting(self) -> None:
+        """Take the connections that wait: a closed socket would reset what their clients believe to be open."""
+        port: Any = self._port
+        known = -1
+        while hasattr(port, "doRead") and len(self._site.channels) > known:
+            known = len(self._site.channels)
+            port.doRead()
 
     def stopService(self) -> Deferred[None] | None:
         """Take no further connection."""
@@ -128,7 +150,7 @@ class ListenerService(Service):
         return None if port is None else port.stopListening()
 
 
-def _why(failure: Failure) -> object:
+def why_not(failure: Failure) -> object:
     """The reason of an error in listening, without the numbers and paths that sockets wrap it in."""
     error = failure.value
     reason = error.socketError if isinstance(error, CannotListenError) else error
@@ -161,7 +183,9 @@ def _cure(failure: Failure, description: str) -> str:
     return f"; `ss -ltnp 'sport = {port}'` says who holds it (as root, of everybody), or take {other}"
 
 
-def _shown(address: Any, scheme: str) -> str:
+def shown_address(address: Any, description: str) -> str:
+    """An address as a person reads it: ``http://127.0.0.1:8045`` or ``unix:/run/agm.sock``."""
+    scheme = "https" if description.startswith("ssl:") else "http"
     host = getattr(address, "host", None)
     if host is None:
         name = getattr(address, "name", address)

@@ -26,7 +26,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from agm import config as configuration
-from agm.app.systemd import ServiceManager
+from agm.app.systemd import Manager, ServiceManager
 from agm.config import Config, ConfigError
 from agm.config.identity import Identity
 from agm.core.listening import ListenerRefused
@@ -99,7 +99,7 @@ class ConfigWatch(Service):
         gateway: Gateway,
         path: Path | None,
         adapt: Callable[[Config], Config] = lambda c: c,
-        manager: ServiceManager = ServiceManager(),  # noqa: B008  # a frozen value
+        manager: Manager = ServiceManager(),  # noqa: B008  # a frozen value
         certificates: Sequence[ServerCertificate] = (),
         *,
         editable: bool = True,
@@ -310,6 +310,7 @@ def needs_restart(before: Config, after: Config) -> list[str]:
             "public_url",
             "trusted_proxies",
             "fast_sockets",
+            "workers",
         )
         if getattr(before.gateway, name) != getattr(after.gateway, name)
     ]

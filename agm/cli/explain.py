@@ -20,6 +20,7 @@ from agm.cli.account_status import STATES
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text, printable
 from agm.config import default, find, load
+from agm.core.money import dollars
 
 __all__ = ["add_parser", "readable", "run"]
 
@@ -49,6 +50,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("model", metavar="MODEL", help="the model, as a client names it")
     parser.add_argument("--method", choices=_METHODS, help="Google's method; default: generateContent")
+    parser.add_argument(
+        "--api-version",
+        choices=("v1", "v1beta", "v1alpha", "v1beta1"),
+        help="the version in its path; v1beta1 is a client's of Vertex AI; default: v1beta",
+    )
     parser.add_argument("--stream", action="store_true", help="short for --method streamGenerateContent")
     parser.add_argument("--alt", choices=("sse", "json"), help="how a stream is to be framed; default: as configured")
     body = parser.add_mutually_exclusive_group()
@@ -92,6 +98,8 @@ def _question(args: argparse.Namespace) -> bytes:
     """The JSON that ``POST /_agm/explain`` takes.  The body in it is what was given, byte for byte."""
     method = args.method or "generateContent"
     head: dict[str, object] = {"model": args.model, "method": method, "headers": dict(map(_header, args.header))}
+    if args.api_version is not None:
+        head["version"] = args.api_version
     if args.alt is not None:
         head["query"] = {"alt": args.alt}
     if args.key is not None:
@@ -205,6 +213,8 @@ def readable(found: Mapping[str, Any]) -> str:
         ),
         ("client key", [_key(found)]),
     ]
+    if found.get("budgets"):
+        sections.append(("budgets", [_budget(it) for it in found["budgets"]]))
     if model := found.get("model"):
         change = model["served"] if model["served"] == model["asked"] else f"{model['asked']} → {model['served']}"
         sections.append(("model", [f"{change}: {model['reason']}{_by(model)}"]))
@@ -246,6 +256,12 @@ def _key(found: Mapping[str, Any]) -> str:
     if found.get("client_key_required"):
         return "none given, but the gateway requires one, and its limits apply: name one with --key"
     return "none, and none is required"
+
+
+def _budget(it: Mapping[str, Any]) -> str:
+    amounts = f"{dollars(it['spent'])} of {dollars(it['limit'])} a {it['per']} spent"
+    then = " (a warning only)" if it["then"] == "warn" else ""
+    return f"{it['of']}: {amounts}{then}, anew in {_duration(it['seconds_left'])}"
 
 
 def _by(part: Mapping[str, Any]) -> str:

@@ -72,6 +72,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     for limit in _LIMITS:
         create.add_argument(f"--{limit.replace('_', '-')}", metavar="N", type=int, help="default: no limit")
+    create.add_argument("--team", metavar="NAME", help="the team that it belongs to")
+    create.add_argument("--weight", metavar="N", type=int, help="its share while accounts are short; default: 1")
     create.add_argument(
         "--expires",
         metavar="WHEN",
@@ -105,6 +107,9 @@ def _create(args: argparse.Namespace) -> int:
     for limit in _LIMITS:
         if getattr(args, limit) is not None:
             table[limit] = getattr(args, limit)
+    for name in ("team", "weight"):
+        if getattr(args, name) is not None:
+            table[name] = getattr(args, name)
     if args.admin:
         table["admin"] = True
     if args.expires is not None:

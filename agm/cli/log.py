@@ -24,6 +24,7 @@ from agm.cli.account_status import duration
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, is_meant, json_text, printable
 from agm.config import find, load
+from agm.core.money import dollars
 
 if TYPE_CHECKING:
     from agm.observe.requestlog.store import Filter
@@ -80,6 +81,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATTERN", help="of this model, requested or served; * is a wildcard")
     parser.add_argument("--account", metavar="NAME", help="of this account: it served them, or was tried")
     parser.add_argument("--key", metavar="NAME", help="of the client key of this name")
+    parser.add_argument("--team", metavar="NAME", help="of the client keys of this team")
     parser.add_argument("--since", metavar="TIME", type=when, help="from 1h (or s, m, d, w) ago on, or from a date on")
     parser.add_argument("--until", metavar="TIME", type=when, help="before that")
 
@@ -144,7 +146,9 @@ def filter_of(args: argparse.Namespace) -> "Filter":
     """Make the filter that the arguments describe."""
     from agm.observe.requestlog.store import Filter
 
-    return Filter(model=args.model, account=args.account, key=args.key, since=args.since, until=args.until)
+    return Filter(
+        model=args.model, account=args.account, key=args.key, team=args.team, since=args.since, until=args.until
+    )
 
 
 def path_of(args: argparse.Namespace) -> Path:
@@ -319,6 +323,12 @@ def _details(row: Mapping[str, Any]) -> str:
     if row["total_tokens"] is not None:
         names = ("prompt", "output", "cached", "thought", "tool", "total")
         facts.append(("tokens", ", ".join(f"{row[f'{name}_tokens']:,} {name}" for name in names)))
+    if row.get("team") is not None:
+        facts.insert(3, ("team", row["team"]))
+    if row.get("cost") is not None:
+        facts.append(("cost", dollars(row["cost"])))
+    elif row["account"] is not None and row["outcome"] != "error":
+        facts.append(("cost", "not known"))
     if row["finish_reason"] is not None:
         facts.append(("finished", row["finish_reason"]))
     lines = [f"{name:<10}{printable(str(value))}" for name, value in facts]

@@ -13,6 +13,7 @@ configuration itself and the files that ``api_key_file`` and ``ca_file`` name; n
 """
 
 from agm.config.accounts import AccountConfig, default_endpoints
+from agm.config.alerts import AlertConfig
 from agm.config.client_keys import AuthConfig, ClientKeyConfig
 from agm.config.loading import Config, default, default_path, find, known_keys, load, parse
 from agm.config.network import UpstreamConfig
@@ -33,6 +34,7 @@ from agm.config.tables import (
 
 __all__ = [
     "AccountConfig",
+    "AlertConfig",
     "AuthConfig",
     "ClientKeyConfig",
     "Config",

@@ -97,6 +97,8 @@ class Counters:
     :ivar tries: by (account, reason), likewise.
     :ivar errors: that clients got, by (whose, reason): ``gateway`` or ``upstream``.
     :ivar tokens: by model, in the order of :data:`TOKENS`.
+    :ivar costs: in US dollars, by model.
+    :ivar unpriced: requests that an upstream has answered and whose price is not known, by model.
     """
 
     def __init__(self, known_model: Callable[[str], bool], kind_of: Callable[[str], str]) -> None:
@@ -111,6 +113,8 @@ class Counters:
         self.tries: dict[tuple[str, str], int] = {}
         self.errors: dict[tuple[str, str], int] = {}
         self.tokens: dict[str, list[int]] = {}
+        self.costs: dict[str, float] = {}
+        self.unpriced: dict[str, int] = {}
         self.received = 0
         self.sent = 0
         self.lag = Histogram(LAG_BOUNDS)
@@ -156,6 +160,12 @@ class Counters:
             tokens[2] += usage.cached
             tokens[3] += usage.thoughts
             tokens[4] += usage.tool
+        if record.account is not None and outcome != "error":
+            model = self._models[request.model]
+            if record.cost is None:
+                self.unpriced[model] = self.unpriced.get(model, 0) + 1
+            else:
+                self.costs[model] = self.costs.get(model, 0.0) + record.cost
 
     def refused(self, reason: str) -> None:
         """Count an error of the gateway's own that a client got."""

@@ -126,6 +126,9 @@ class GatewayRequest:
     found: Mapping[str, Any] = NOTHING
     #: What the client's key says of whoever has it: a team, a user.
     key_metadata: Mapping[str, str] = NOTHING
+    #: The team of the client's key, and the key's weight while accounts are short.
+    team: str | None = None
+    weight: int = 1
 
 
 @attrs.frozen(eq=False)
@@ -271,3 +274,5 @@ class RequestRecord:
     finish_reason: str | None = None
     #: The bytes of an answer that came whole, where a plugin has asked for them with a ``KeepAnswer``.
     answer: bytes | None = attrs.field(default=None, repr=False)
+    #: What it cost in US dollars, by list prices; None where that is not known, or nothing was used.
+    cost: float | None = None

@@ -254,6 +254,8 @@ class Live:
             self._not_asked(request, attempts) if failed else 0,
             most,
             request.parent,
+            request.team,
+            record.cost,
         )
         self.finished.append(finished)
         if self.told is not None:

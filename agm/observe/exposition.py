@@ -112,6 +112,18 @@ class Figures(Collector):
             ["model", "type"],
             (((model, TOKENS[at]), n) for model, counts in counters.tokens.items() for at, n in enumerate(counts)),
         )
+        yield _counter(
+            "agm_cost_dollars",
+            "US dollars that calls have cost by list prices, as far as these are known.",
+            ["model"],
+            (((model,), cost) for model, cost in counters.costs.items()),
+        )
+        yield _counter(
+            "agm_requests_unpriced",
+            "Calls that an upstream has answered and whose price is not known.",
+            ["model"],
+            (((model,), count) for model, count in counters.unpriced.items()),
+        )
         flowing = observed.live.relays()
         sent = counters.sent + sum(relay.sent for relay in flowing)
         yield _counter("agm_received_bytes", "Bytes of calls' bodies, without uploads.", [], [((), counters.received)])
@@ -220,7 +232,7 @@ def bounded(connections: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int
     return found
 
 
-def _counter(name: str, what: str, labels: list[str], counts: Iterable[tuple[Any, int]]) -> Metric:
+def _counter(name: str, what: str, labels: list[str], counts: Iterable[tuple[Any, float]]) -> Metric:
     family = CounterMetricFamily(name, what, labels=labels)
     for values, count in counts:
         family.add_metric(list(values), count)

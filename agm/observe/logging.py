@@ -285,6 +285,12 @@ class FileObserver:
             if rank > _INFO or not self._is_due():
                 self.flush()
 
+    def write_lines(self, text: str) -> None:
+        """Write lines that another process has made, with those of this one."""
+        self._held.append(text)
+        if not self._is_due():
+            self.flush()
+
     def flush(self) -> None:
         """Write what is held."""
         held: list[str | LogEvent] = []

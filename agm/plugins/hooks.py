@@ -11,7 +11,6 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -36,6 +35,7 @@ from twisted.python.failure import Failure
 
 from agm.config.plugin_settings import problems_of
 from agm.config.problems import Problem
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import GatewayError
@@ -83,10 +83,14 @@ FAIL_CLOSED = frozenset(
 AT_START = frozenset({"agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
 #: The attribute of a plugin by which it says that what no chain can be shown may pass its own.
 ALLOWS_UNSEEN = "may_pass_unseen"
+#: How the names of agm's own plugins begin that are loaded by name.
+CONTRIB = "agm.contrib."
 #: The first segment of a path as an address has it.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 #: What hooks return as a rule, and nobody can await.
-_DECISIONS = frozenset({ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, dict, str})
+_DECISIONS = frozenset(
+    {ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, KeepAnswer, LocalAnswer, dict, str}
+)
 
 
 class HookFailed(Exception):
@@ -154,7 +158,10 @@ class Hooks:
     #: Whether any plugin looks something up, and whether any answers requests.
     looks_up: bool = attrs.field(init=False)
     answers: bool = attrs.field(init=False)
-    #: The implementations of both chains, in the order of their calls.
+    #: The plugins that answer, each with its implementation.
+    _answer_request: Sequence[tuple[str, Callable[..., object]]] = attrs.field(init=False)
+    #: The implementations of what is awaited one by one, in the order of their calls.
+    _look_up: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     _transform_request: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     _transform_event: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     #: The verdict that agm itself came to last.
@@ -184,8 +191,11 @@ class Hooks:
         self.edits_requests = bool(self._transform_request)
         self.edits_events = bool(self._transform_event)
         self.edits_headers = bool(calls.agm_answer_headers.get_hookimpls())
-        self.looks_up = bool(calls.agm_look_up.get_hookimpls())
-        self.answers = bool(calls.agm_answer_request.get_hookimpls())
+        self._look_up = calls.agm_look_up.get_hookimpls()[::-1]
+        self.looks_up = bool(self._look_up)
+        answering = calls.agm_answer_request.get_hookimpls()[::-1]
+        self._answer_request = [(i.plugin_name, _taking_all(i.function, [0] * len(i.argnames), 1)) for i in answering]
+        self.answers = bool(answering)
         self._map_model = _first(calls.agm_map_model)
         self._filter_accounts = _all(calls.agm_filter_accounts)
         self._select_account = _first(calls.agm_select_account)
@@ -261,40 +271,39 @@ class Hooks:
         if not self.looks_up:
             return request
         found: dict[str, Any] = {}
-        async for _, result in self._in_turn("agm_look_up", request):
-            found.update(result)
-        return attrs.evolve(request, found=MappingProxyType(found))
-
-    async def answer_request(self, request: GatewayRequest) -> LocalAnswer | Answer | KeepAnswer | None:
-        """The answer of the first plugin that has one, or the wish to keep the upstream's.  :raises HookFailed:"""
-        kept: KeepAnswer | None = None
-        async for plugin, result in self._in_turn("agm_answer_request", request):
-            if isinstance(result, KeepAnswer):
-                kept = result if kept is None or result.most > kept.most else kept
-                continue
-            if isinstance(result, LocalAnswer):
-                try:
-                    result.body(request.framing)
-                except (TypeError, ValueError, RecursionError) as e:
-                    self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
-            elif isinstance(result, Answer) and result.status < 400 and result.framing is not request.framing:
-                result.close()
-                wanted, got = request.framing.value, result.framing.value
-                wrong = TypeError(f"the client wants {wanted}, and the Answer is {got}")
-                self._failed(wrong, plugin, "agm_answer_request", request.id)
-            answer: LocalAnswer | Answer = result
-            return answer
-        return kept
-
-    async def _in_turn(self, hook: str, request: GatewayRequest) -> AsyncIterator[tuple[str, Any]]:
-        """What each plugin returns, awaited before the next is asked, with its name; without what is None."""
-        for impl in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        for impl in self._look_up:
             self._request_id = request.id  # each time: others were served while a plugin was waited for
             result: Any = _called(impl, {"request": request})
             if inspect.isawaitable(result):
                 result = await result
             if result is not None:
-                yield impl.plugin_name, result
+                found.update(result)
+        return attrs.evolve(request, found=MappingProxyType(found))
+
+    async def answer_request(self, request: GatewayRequest) -> LocalAnswer | Answer | KeepAnswer | None:
+        """The answer of the first plugin that has one, or the wish to keep the upstream's.  :raises HookFailed:"""
+        kept: KeepAnswer | None = None
+        for plugin, function in self._answer_request:
+            self._request_id = request.id  # each time: others were served while a plugin was waited for
+            result: Any = function(request)
+            if type(result) not in _DECISIONS and inspect.isawaitable(result):
+                result = await result
+            if result is None:
+                continue
+            if isinstance(result, KeepAnswer):
+                kept = result if kept is None else _both(kept, result)
+                continue
+            if isinstance(result, LocalAnswer):
+                try:
+                    result.body(request.framing, request.method)
+                except (TypeError, ValueError, RecursionError) as e:
+                    self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
+            elif isinstance(result, Answer) and (wrong := _unfit(result, request)):
+                result.close()
+                self._failed(TypeError(wrong), plugin, "agm_answer_request", request.id)
+            answer: LocalAnswer | Answer = result
+            return answer
+        return kept
 
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
         """The model that serves `model`; itself where no plugin says another."""
@@ -444,6 +453,11 @@ class Hooks:
             for waiting in self._request_finished(record):
                 _start(waiting)
 
+    def alert(self, alert: Alert) -> None:
+        """Tell of something that somebody may have to act on; nobody waits."""
+        for waiting in self.manager.hook.agm_alert(alert=alert):
+            _start(waiting)
+
     def resources(self, site: Site, reserved: Collection[str]) -> dict[str, IResource]:
         """
         HTTP resources by the first segment of their path.
@@ -477,12 +491,15 @@ class Hooks:
         return {segment: resource for segment, (plugin, resource) in found.items()}
 
     def _is_ours(self, plugin: str) -> bool:
+        """Return whether a plugin comes with agm."""
         origin = self.manager.origins.get(plugin)
-        return origin is not None and origin.kind == "built-in"
+        if origin is None:
+            return False
+        return origin.kind == "built-in" or (origin.kind == "module" and origin.where.startswith(CONTRIB))
 
     def _trusted(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
         """As :meth:`_guarded` for what is agm's own: it is quick and returns what it says, and only may fail."""
-        function, plugin = impl.function, impl.plugin_name
+        function, plugin, classifies = impl.function, impl.plugin_name, hook == "agm_classify_error"
 
         def call(*args: object) -> object:
             try:
@@ -492,7 +509,7 @@ class Hooks:
                 raise
             except Exception as e:
                 return self._failed(e, plugin, hook, self._request_id)
-            if hook == "agm_classify_error":
+            if classifies:
                 self._own_verdict = result
             if result is not None and _record.get() is not None:
                 _note(hook, plugin, result)
@@ -667,6 +684,20 @@ class Hooks:
         return None
 
 
+def _unfit(answer: Answer, request: GatewayRequest) -> str:
+    """Explain why the answer of a call is none to a request; "" if it is one."""
+    if request.method.startswith(("openai.", "interactions.")):
+        return f"the answer of gateway.call is in another form than those of {request.method}; give a LocalAnswer"
+    if answer.status < 400 and answer.framing is not request.framing:
+        return f"the client wants {request.framing.value}, and the Answer is {answer.framing.value}"
+    return ""
+
+
+def _both(first: KeepAnswer, second: KeepAnswer) -> KeepAnswer:
+    """Make the wish of two plugins; of two headers of one name that of the first one that was asked counts."""
+    return KeepAnswer(max(first.most, second.most), {**second.headers, **first.headers})
+
+
 def _first(caller: pluggy.HookCaller) -> Callable[..., object]:
     """
     Make a call of a hook's implementations until one decides; arguments come in the order of the hookspec.
@@ -697,6 +728,14 @@ def _all(caller: pluggy.HookCaller) -> Callable[..., list[Any]] | None:
 
     if not plain:
         return None
+    if len(plain) == 1:
+        only = plain[0]
+
+        def call_it(*args: object) -> list[Any]:
+            result = only(*args)
+            return [] if result is None else [result]
+
+        return call_it
 
     def call(*args: object) -> list[Any]:
         results = [function(*args) for function in plain]

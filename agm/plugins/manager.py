@@ -38,6 +38,7 @@ MAY_AWAIT = frozenset(
         "agm_transform_request",
         "agm_attempt_finished",
         "agm_request_finished",
+        "agm_alert",
         "agm_stopping",
     }
 )

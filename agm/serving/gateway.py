@@ -17,14 +17,17 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from agm.config import Config
+from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
+from agm.core.forecast import DayQuotas
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
+from agm.core.pool.cooldown import Cooldown
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import GatewayRequest, LastFailure
+from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
@@ -35,6 +38,8 @@ from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
 from agm.persist.session_pins import SessionPins
 from agm.persist.session_pins import path_beside as pins_beside
+from agm.persist.spending import SpendingFile
+from agm.persist.spending import path_beside as spending_beside
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving import inprocess
 from agm.serving.asyncio_thread import AsyncioThread
@@ -45,6 +50,7 @@ from agm.serving.health_checks import HealthChecks
 from agm.serving.inprocess import Caller
 from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.money import Money
 from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
@@ -85,6 +91,8 @@ class Gateway:
     :ivar calls: how requests enter, under the configuration in force.
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
+    :ivar money: what requests cost, and the budgets.
+    :ivar quotas: what accounts have served today, and what is known to be all.
     :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar reload_file: has the configuration's file read, and put in force; None where there is none, or it is not the
         file's accounts that serve.
@@ -120,6 +128,8 @@ class Gateway:
         if traces is not None:
             traces.redact = self.redactor.text
         self.pool = Pool((), reactor.seconds)
+        self.pool.went_off = self._went_off
+        self._storms = QuotaStorms(reactor.seconds, hooks.alert)
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
@@ -131,6 +141,8 @@ class Gateway:
         self.live = Live(self.pool, reactor.seconds, wall)
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
+        self.money = Money(config, self.pool, self._now, hooks.alert)
+        self.quotas = DayQuotas(self._now)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,
@@ -139,6 +151,7 @@ class Gateway:
             self.redactor,
             self._now,
             config,
+            self.money,
         )
         self.counters = Counters(self.models.names, self.pool.kind_of)
         self.metrics = Metrics(
@@ -162,9 +175,11 @@ class Gateway:
         self.upload_key = upload_key or secrets.token_bytes(KEY_BYTES)
         self._state: PoolState | None = None
         self._counts: KeyCounts | None = None
+        self._spent: SpendingFile | None = None
         self._kept_pins: SessionPins | None = None
         self._credential_of = credential_of or self._own_credential
         self.calls = self._make_calls(config)
+        self._started = False
         self._sources: dict[str, AccountSource] = {}
         self._awaited: list[Awaitable[list[AccountSource]]] = self._adopt(config)
 
@@ -192,15 +207,18 @@ class Gateway:
             ownership=self.ownership,
             redactor=self.redactor,
             checks=self._checks,
+            storms=self._storms,
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.live, self.counters)
+        return Calls(context, self.models, self.clients, self.money, self.quotas, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
         self.hooks.started(self)
+        self._started = True
+        self._tell_unusable(self._sources)
         self.metrics.start()
         if self.traces is not None:
             self.traces.start()
@@ -216,6 +234,12 @@ class Gateway:
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
+            self._spent = SpendingFile(
+                self.reactor, self.money.spending, self.quotas, spending_beside(self._state_path)
+            )
+            self._spent.start()
+            self.money.budgets.take_note()
+            self.money.hold_accounts()
             self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
             self._kept_pins.start()
         await self._fetch()
@@ -234,6 +258,8 @@ class Gateway:
             await self._state.stop()
         if self._counts is not None:
             await self._counts.stop()
+        if self._spent is not None:
+            await self._spent.stop()
         if self._kept_pins is not None:
             await self._kept_pins.stop()
         if self.traces is not None:
@@ -253,6 +279,7 @@ class Gateway:
             self._state.changed()
         if self._counts is not None:
             self._counts.changed()
+        self.money.hold_accounts()
         if self._kept_pins is not None:
             self._kept_pins.changed()
         if seconds > 0:
@@ -289,6 +316,7 @@ class Gateway:
         self.calls = self._make_calls(config)
         self.models.configure(config)
         self.clients.configure(config, key_sources)
+        self.money.configure(config)
         self.client.default_to(config.upstream.network)
         self._serve_from(sources)
         return awaited
@@ -313,12 +341,31 @@ class Gateway:
             if name not in kept:
                 self.credentials[name] = self._credential_of(source)
         self._sources = sources
+        if self._started:
+            self._tell_unusable(name for name in sources if name not in kept)
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
+        self.money.hold_accounts()
         if self._state is not None:
             self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)
         self.models.report_from(accounts)
+
+    def _went_off(self, account: Account, why: Cooldown) -> None:
+        """Tell whoever hears alerts that an account is off; in the same words as the log and the pages."""
+        self._tell_off(account, why.reason, why.message, why.link)
+
+    def _tell_off(self, account: Account, reason: str, *more: str | None) -> None:
+        reason = self.redactor.text(reason.rstrip("."))
+        said = " ".join(filter(None, [f"Account {account.name} is off until somebody acts: {reason}.", *more]))
+        text = self.redactor.text(said)
+        self.hooks.alert(Alert("account_off", account.name, text, {"account": account.name, "reason": reason}))
+
+    def _tell_unusable(self, names: Iterable[str]) -> None:
+        for name in names:
+            account = self._sources[name].account
+            if account.unusable is not None:
+                self._tell_off(account, account.unusable)
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}

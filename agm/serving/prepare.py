@@ -16,12 +16,13 @@ from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
 from agm.core.wire.vertex import Place
-from agm.serving.affinity import route_call
+from agm.plugins.hooks import Hooks
+from agm.serving.affinity import route_call, to_any
 from agm.serving.answers import FinalAnswer
 from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
-from agm.serving.fallbacks import FallingBack
+from agm.serving.fallbacks import Again, FallingBack
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.routing import PoolRouting
 from agm.serving.sharing import maker_of
@@ -67,6 +68,20 @@ class InboundCall:
             return self.parent.key_metadata
         return NOTHING if self.key is None else self.key.metadata
 
+    @property
+    def team(self) -> str | None:
+        """The team of that key."""
+        if self.parent is not None:
+            return self.parent.team
+        return None if self.key is None else self.key.team
+
+    @property
+    def weight(self) -> int:
+        """The weight of that key while accounts are short."""
+        if self.parent is not None:
+            return self.parent.weight
+        return 1 if self.key is None else self.key.weight
+
 
 @attrs.frozen(eq=False)
 class Answered:
@@ -86,7 +101,35 @@ class Answered:
         headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in given]
         if answer.status >= 400:
             framing = Framing.UNARY
-        return FinalAnswer(answer.status, tuple(headers), answer.body(framing), framing)
+        return FinalAnswer(answer.status, tuple(headers), answer.body(framing, self.request.method), framing)
+
+
+async def answer_of(
+    hooks: Hooks, request: GatewayRequest, choice: ModelChoice
+) -> tuple[Answered | None, KeepAnswer | None]:
+    """
+    Ask the plugins for an answer without an upstream; returns it, and what is to be kept of an upstream's.
+
+    :raises HookFailed: if one of them fails.
+    """
+    if not hooks.answers:
+        return None, None
+    answer = await hooks.answer_request(request)
+    if answer is None or isinstance(answer, KeepAnswer):
+        return None, answer
+    return Answered(request, choice, answer), None
+
+
+def falling_back(
+    models: ModelDirectory, choice: ModelChoice, attempts: Attempts, again: Again
+) -> Attempts | FallingBack:
+    """Give attempts that go on with other models where `choice`, or the configuration, names any."""
+    named = choice.fallbacks or models.fallbacks(choice.model)
+    fallbacks = [model for model in named if model != choice.model]
+    # what belongs to one account may belong to one model as well, as cached contents do
+    if not fallbacks or not isinstance(attempts.routing, PoolRouting):
+        return attempts
+    return FallingBack(attempts, fallbacks, again)
 
 
 class PrepareCall:
@@ -131,6 +174,8 @@ class PrepareCall:
             explaining=explaining,
             place=inbound.place,
             key_metadata=inbound.key_metadata,
+            team=inbound.team,
+            weight=inbound.weight,
             parent=None if inbound.parent is None else inbound.parent.id,
         )
 
@@ -146,20 +191,15 @@ class PrepareCall:
             self.request = await hooks.look_up(self.request)
         choice = self._admit()
         request = self.request
-        keep = 0
+        keep: KeepAnswer | None = None
         if hooks.answers and request.parent is None:
             answer = await hooks.answer_request(request)
             if isinstance(answer, KeepAnswer):
-                keep = answer.most
+                keep = answer
             elif answer is not None:
                 return Answered(request, choice, answer)
         attempts = await self._attempts(choice, keep)
-        named = choice.fallbacks or self._models.fallbacks(choice.model)
-        fallbacks = [model for model in named if model != choice.model]
-        # what belongs to one account may belong to one model as well, as cached contents do
-        if not fallbacks or not isinstance(attempts.routing, PoolRouting):
-            return attempts
-        return FallingBack(attempts, fallbacks, lambda other: self._attempts(other, keep))
+        return falling_back(self._models, choice, attempts, lambda other: self._attempts(other, keep))
 
     async def attempts(self) -> Attempts:
         """
@@ -169,7 +209,7 @@ class PrepareCall:
         :raises HookFailed: if a plugin failed.
         """
         self.request = await self._context.hooks.look_up(self.request)
-        return await self._attempts(self._admit(), 0)
+        return await self._attempts(self._admit(), None)
 
     def _admit(self) -> ModelChoice:
         """Map the model, and hold the client key to its limits."""
@@ -182,7 +222,7 @@ class PrepareCall:
             self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         return choice
 
-    async def _attempts(self, choice: ModelChoice, keep: int) -> Attempts:
+    async def _attempts(self, choice: ModelChoice, keep: KeepAnswer | None) -> Attempts:
         """Make the attempts with a model."""
         context, request = self._context, self.request
         if choice.model != request.model:
@@ -190,5 +230,9 @@ class PrepareCall:
         body = request.body.raw
         if context.hooks.edits_requests:
             body = await context.hooks.edit_body(Body(body).json(), request)  # a document of their own
-        routing = await route_call(context, request, body, maker_of(self._key))
+        routing = (
+            await route_call(context, request, body, maker_of(self._key))
+            if context.ownership
+            else to_any(context, request)
+        )
         return Attempts(context, request, routing, self._wrapping(context, request, body), choice, keep)

@@ -27,6 +27,7 @@ from twisted.web.resource import IResource
 from agm import config as configuration
 from agm.config import Config
 from agm.config.plugin_settings import problems_of
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey
@@ -657,6 +658,13 @@ class _Check:
                 attrs.evolve(ok, first_byte=None, outcome="cancelled", sent=0, attempts=(silent,)),
             ):
                 self.nothing("agm_request_finished", {"record": record}, f"a record of outcome {record.outcome!r}")
+
+        for alert in (
+            Alert("account_off", account.name, f"Account {account.name} is off.", {"account": account.name}),
+            Alert("budget", "team:search", "80 % of the budget is spent.", {"spent": 160.0, "limit": 200.0}),
+            Alert("quota_storm", "all accounts", "10 requests found no account with quota left."),
+        ):
+            self.nothing("agm_alert", {"alert": alert}, f"an alert of kind {alert.kind}")
 
     def nothing(self, hook: str, given: Mapping[str, Any], what: str) -> None:
         """Check a hook that returns nothing."""

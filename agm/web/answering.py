@@ -34,6 +34,7 @@ _PASSED_HEADERS = tuple(
         b"ETag",
     )
 )
+_PASSED_NAMES = frozenset(lower for _, lower in _PASSED_HEADERS)
 _EVENTS = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-cache"),
@@ -89,7 +90,7 @@ class AnsweringResource(ApiResource):
                     headers = list(_SSE_HEADERS if opened.framing is Framing.SSE else (JSON_TYPE, NOSNIFF))
                 else:
                     status, body, account = opened.answer.status, opened.body, opened.account
-                    headers = self.answer_headers(wire, opened)
+                    headers = [*self.answer_headers(wire, opened), *opened.added]
                 wire.prepare(status, self._with_plugins(call.request, status, headers, account))
                 # one that is here as a whole needs no relay
                 if isinstance(opened, OpenAnswer) and opened.body.ended and not opened.body.failed:
@@ -158,7 +159,9 @@ class AnsweringResource(ApiResource):
     def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
         """Make the headers of an answer."""
         given = opened.answer.first
-        headers = [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
+        headers: list[tuple[bytes, bytes]] = []
+        if not _PASSED_NAMES.isdisjoint(given):
+            headers += [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
         content_type = given.get(b"content-type")
         if opened.framing is Framing.SSE:
             headers += _SSE_HEADERS

@@ -426,6 +426,8 @@ def describe(received_at: float, visit: Visit, asked: Asked, model: str, body: b
         headers=plain_headers(visit.wire),
         client_key=None if visit.key is None else visit.key.name,
         key_metadata=NOTHING if visit.key is None else visit.key.metadata,
+        team=None if visit.key is None else visit.key.team,
+        weight=1 if visit.key is None else visit.key.weight,
         received_at=received_at,
         body=Body(body),
         upstream_framing=Framing.UNARY,

@@ -392,6 +392,7 @@ def test_requests_are_in_the_log_when_the_gateway_has_stopped(tmp_path: Path) ->
     assert found == {"gemini-2.5-flash": 5, "emu-slow": 1}
 
 
+@pytest.mark.slow
 def test_a_demo_remembers_nothing_unless_it_is_told_where(tmp_path: Path) -> None:
     config = tmp_path / "agm.toml"
     for text, files in (("", []), ('[request_log]\npath = "log.db"\n', ["log.db"])):

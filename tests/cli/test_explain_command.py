@@ -408,6 +408,17 @@ def test_a_plugin_that_cannot_be_used_is_one_line(agm: Callable[..., Ran], comma
     assert "plugin no_such_plugin cannot be imported" in err.splitlines()[-1]
 
 
+def test_the_shape_of_vertex_ai_is_explained_where_its_version_is_named(
+    agm: Callable[..., Ran], config: Callable[[str], str]
+) -> None:
+    both = ACCOUNT + '[[accounts]]\nname = "v"\nkind = "vertex"\naccess_token = "CANARY-t"\nproject = "p"\n'
+    code, out, _ = agm("explain", "m", "--api-version", "v1beta1", "--offline", "--json", "--config", config(both))
+    found = json.loads(out)
+    assert code == 0
+    assert found["account"]["name"] == "v"
+    assert "/v1beta1/projects/p/locations/global/publishers/google/models/m:generateContent" in found["upstream"]["url"]
+
+
 def test_a_body_can_come_through_a_pipe(
     agm: Callable[..., Ran], config: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,13 +223,13 @@ SCENARIOS = {
     "a new conversation": Scenario(
         THREE,
         {**M, "body": prompt("new")},
-        {"account.name": "a1", "account.reason": "sticky: a new conversation, the fewest requests"},
+        {"account.name": "a1", "account.reason": "sticky: a new conversation, by its hash"},
         before=(("m", "old"),),
     ),
     "a known conversation": Scenario(
         THREE,
         {**M, "body": prompt("old")},
-        {"account.name": "a0", "account.reason": "sticky: it served this conversation before"},
+        {"account.name": "a1", "account.reason": "sticky: it served this conversation before"},
         before=(("m", "old"), ("m", "other")),
     ),
     "round-robin": Scenario(
@@ -248,7 +248,7 @@ SCENARIOS = {
         account("a0", key="tired") + account("a1"),
         M,
         {"candidates": ["a1"], "excluded.0.account": "a0", "excluded.0.cause": "resting"},
-        before=(("m", "1"),),
+        before=tuple(("m", str(number)) for number in range(6)),
     ),
     "an account that lacks the model": Scenario(
         account("a0", "api-key", 'models = ["n"]') + account("a1"),
@@ -450,7 +450,7 @@ async def test_explaining_a_conversation_does_not_begin_it(setup: Setup) -> None
     question = {**M, "body": prompt("x")}
     for _ in range(3):
         found = (await setting.question(question)).json
-        assert found["account"]["reason"] == "sticky: a new conversation, the fewest requests"
+        assert found["account"]["reason"] == "sticky: a new conversation, by its hash"
     served = (await setting.real(question)).account
     found = (await setting.question(question)).json
     assert (found["account"]["name"], found["account"]["reason"]) == (

@@ -38,7 +38,7 @@ _GATEWAY = re.compile(r"^(\$ )?(twistd -n (--pidfile= )?agm|agm serve)\b(?!-)", 
 _LOOK = re.compile(r"agm (?:log|usage|status|account list)\b")
 #: What differs from run to run, and what stands for it.
 _UNKNOWABLE = (
-    (re.compile(r"\b[0-9a-f]{16}\b"), "ID"),
+    (re.compile(r"\b(?:[0-9a-f]{16}|[0-9a-f]{24})\b"), "ID"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.+]\d+)?"), "TIME"),
     (re.compile(r"\b\d+(?:\.\d+)? (?:ms|s|min|h)\b"), "DURATION"),
     (re.compile(r"\bpid \d+"), "PID"),

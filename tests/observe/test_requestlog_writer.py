@@ -36,7 +36,7 @@ BAD = AttemptRecord(
 )
 ENDED = Finished(
     "r", 100.0, "laptop", "curl/8", "generateContent", Framing.UNARY, "gpt-4o", "m", 200, "ok", 0.75, 0.9, 1234,
-    (BAD, GOOD), Usage(10, 20, 5, 3, 2, 35), "STOP", None, None, "b", 77, 0, 3,
+    (BAD, GOOD), Usage(10, 20, 5, 3, 2, 35), "STOP", None, None, "b", 77, 0, 3, None, "search", 0.25,
 )  # fmt: skip
 
 
@@ -84,6 +84,8 @@ def test_a_row_tells_everything_of_a_request() -> None:
         "duration": 0.9,
         "finish_reason": "STOP",
         "parent": None,
+        "cost": 0.25,
+        "team": "search",
     }
     assert timeline == [
         {
@@ -413,7 +415,7 @@ async def test_the_file_is_asked_in_the_same_thread(setting: Setting) -> None:
     setting.note("r2", at=900.0, client_key=None)
     setting.clock.advance(requestlog.DELAY)
     found = await setting.log.since(600.0)
-    assert list(found) == ["key", "account", "model", "day", "hour"]
+    assert list(found) == ["key", "team", "account", "model", "day", "hour"]
     assert [(it["key"], it["total_tokens"]) for it in found["key"]] == [(None, 35)]
     assert len(await setting.log.totals("key")) == 2
     assert [it["request"] for it in await setting.log.latest(5, Filter(until=600.0))] == ["r1"]

@@ -23,6 +23,7 @@ from agm.api import (
     Account,
     AccountChoice,
     AccountSource,
+    Alert,
     ApiKey,
     ApiResource,
     CachedKeys,
@@ -289,6 +290,10 @@ class EveryHook:
     @hookimpl
     async def agm_request_finished(self, record: Any) -> None:
         self.called.add("agm_request_finished")
+
+    @hookimpl
+    async def agm_alert(self, alert: Alert) -> None:
+        self.called.add("agm_alert")
 
     @hookimpl
     def agm_resources(self, site: Any) -> Mapping[str, Resource]:

@@ -376,6 +376,7 @@ def test_the_page_asks_for_a_key_where_one_is_asked_for_and_keeps_it_for_the_tab
     assert ADMIN not in log
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_page_comes_back_when_the_gateway_does(page: Page, tmp_path: Path) -> None:
     folder = tmp_path / "first"

@@ -68,7 +68,7 @@ async def test_health_answers_ok_and_says_which_request_it_was(gateway: GatewayF
     answer = await say(await gateway(""), get("/healthz"))
     assert answer.status == 200
     assert answer.json["status"] == "ok"
-    assert len(answer.headers["x-agm-request-id"]) == 16
+    assert len(answer.headers["x-agm-request-id"]) == 24
 
 
 @pytest_twisted.ensureDeferred

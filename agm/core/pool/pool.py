@@ -36,7 +36,7 @@ from agm.core.pool.cooldown import (
 from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.pool.groups import Group, eligibility_key, method_class
 from agm.core.pool.lease import Lease
-from agm.core.pool.waiters import Waiter, WaitQueue
+from agm.core.pool.waiters import NOBODYS, Share, Waiter, WaitQueue
 from agm.core.request import Account
 
 __all__ = ["Pool"]
@@ -58,6 +58,7 @@ class Pool:
     :param accounts: in the order of the configuration.
     :param now: seconds of a clock that never goes back.
     :ivar changed: called whenever something changes that must survive a restart.
+    :ivar went_off: called with an account that has become disabled, and why.
     """
 
     def __init__(self, accounts: Iterable[Account], now: Callable[[], float]) -> None:
@@ -72,6 +73,7 @@ class Pool:
         self._leases = 0
         self._queue = WaitQueue(lambda model, method, version: bool(self._group(model, method, version).ready))
         self.changed: Callable[[], None] = lambda: None
+        self.went_off: Callable[[Account, Cooldown], object] = lambda account, why: None
         self.replace(accounts, ())
 
     def __len__(self) -> int:
@@ -348,6 +350,8 @@ class Pool:
             else:
                 member.cooldowns.pop(model, None)
                 member.cooldowns[model] = cooldown
+        if member.held is cooldown and cooldown.until is None and (known is None or known.until is not None):
+            self.went_off(account, cooldown)
         forgotten: list[str] = []
         if len(member.cooldowns) > MAX_COOLDOWNS:
             over = [name for name, it in member.cooldowns.items() if it.ends <= now and it.probe is None]
@@ -385,7 +389,10 @@ class Pool:
         """Take `account` out until manual action."""
         member = self._current(account, lease)
         if member is not None:
+            was_off = member.held is not None and member.held.until is None
             member.held = Cooldown(Cause.DISABLED, reason, None, self._leases, link=link)
+            if not was_off:
+                self.went_off(account, member.held)
             self._refresh(member)
             self.changed()
             self.wake(news=True)
@@ -420,8 +427,11 @@ class Pool:
         member = self._members.get(account.name)
         if member is None:
             return
-        member.quotas.pop(model, None)
-        member.quotas[model] = Quota(remaining, min(resets_at, self._now() + MAX_NOTE_AGE))
+        now, before = self._now(), member.quotas.pop(model, None)
+        began, was = now, remaining
+        if before is not None and before.noted and remaining <= before.left and now < before.resets:
+            began, was = before.began, before.was
+        member.quotas[model] = Quota(remaining, min(resets_at, now + MAX_NOTE_AGE), resets_at, now, began, was)
         if len(member.quotas) > MAX_COOLDOWNS:
             oldest = next(iter(member.quotas))
             del member.quotas[oldest]
@@ -429,6 +439,35 @@ class Pool:
         self._refresh(member, model)
         self.changed()
         self.wake(model, news=True)
+
+    def quota_out_in(self, name: str, model: str) -> float | None:
+        """Seconds until what an upstream reports of a quota comes down to the account's reserve; None if not known."""
+        member = self._members.get(name)
+        quota = None if member is None else member.quotas.get(model)
+        return None if member is None or quota is None else quota.out_in(member.account.reserve, self._now())
+
+    # Budgets
+
+    @property
+    def over_budget(self) -> set[str]:
+        """The names of accounts that are over their budget, or were."""
+        return {name for name, member in self._members.items() if member.over_budget is not None}
+
+    def exceeded_budget(self, name: str, reason: str, seconds: float) -> None:
+        """Take an account out, for all models and so many seconds: its budget is spent."""
+        member = self._members.get(name)
+        if member is not None:
+            member.over_budget = (reason, self._now() + seconds)
+            self._refresh(member)
+            self.wake(news=True)
+
+    def within_budget(self, name: str) -> None:
+        """Let an account in again that was over its budget."""
+        member = self._members.get(name)
+        if member is not None and member.over_budget is not None:
+            member.over_budget = None
+            self._refresh(member)
+            self.wake()
 
     # Endpoints
 
@@ -489,15 +528,23 @@ class Pool:
 
     # Waiting
 
-    def wait(self, model: str, method: str, try_acquire: Callable[[], bool], version: str = "") -> Waiter:
+    def wait(
+        self,
+        model: str,
+        method: str,
+        try_acquire: Callable[[], bool],
+        version: str = "",
+        share: Share = NOBODYS,
+    ) -> Waiter:
         """
         Join the queue for a model.
 
-        :param try_acquire: called when there may be an account, in the order of arrival; takes it and returns True, or
-            returns False to wait on.  It is also called when the outlook has changed for the worse, and may give up by
-            returning True.  It must not raise.
+        :param try_acquire: called when there may be an account, in turn; takes it and returns True, or returns False to
+            wait on.  It is also called when the outlook has changed for the worse, and may give up by returning True.
+            It must not raise.
+        :param share: whose turn it is: keys by their weight, batches last.
         """
-        return self._queue.join(model, method, try_acquire, version)
+        return self._queue.join(model, method, try_acquire, version, share)
 
     def waiting(self, model: str | None = None) -> int:
         """Return how many requests wait in the queue for a model, or in all of them."""
@@ -505,7 +552,7 @@ class Pool:
 
     def wake(self, model: str | None = None, *, news: bool = False) -> None:
         """
-        Offer what is ready to those who wait, for one model or for all, in the order in which they came.
+        Offer what is ready to those who wait, for one model or for all, in turn.
 
         :param news: ask everybody, not only while something is ready: the outlook is another one.
         """

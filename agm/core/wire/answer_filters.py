@@ -137,26 +137,28 @@ class KeptAnswer:
     @property
     def whole(self) -> bytes | None:
         """The whole answer; None for one that did not come to a good end, or is too large."""
-        if self._kept is None or not self._closed or self.failure is not None:
+        kept = self._kept
+        if kept is None or not self._closed or self.inner.failure is not None:
             return None
-        return b"".join(self._kept)
+        return kept[0] if len(kept) == 1 else b"".join(kept)
 
     def feed(self, chunk: bytes) -> bytes:
         """See :class:`AnswerFilter`."""
-        return self._keep(self.inner.feed(chunk))
-
-    def close(self) -> bytes:
-        """See :class:`AnswerFilter`."""
-        self._closed = True
-        return self._keep(self.inner.close())
-
-    def _keep(self, out: bytes) -> bytes:
-        if self._kept is not None and out:
+        out, kept = self.inner.feed(chunk), self._kept
+        if kept is not None and out:
             self._room -= len(out)
             if self._room < 0:
                 self._kept = None
             else:
-                self._kept.append(out)
+                kept.append(out)
+        return out
+
+    def close(self) -> bytes:
+        """See :class:`AnswerFilter`."""
+        self._closed = True
+        out = self.inner.close()
+        if out and self._kept is not None:
+            self._kept = [*self._kept, out] if len(out) <= self._room else None
         return out
 
 
@@ -579,9 +581,14 @@ class EventPipe:
                 if not bare:
                     continue
             try:
-                documents: Sequence[bytes] = (envelope.one_line(self._change(event)),)
+                document = envelope.one_line(self._change(event))
             except EventsReplaced as e:
-                documents, self._replaced, self.complete = e.documents, True, e.ends
+                self._replaced, self.complete = True, e.ends
+                for document in e.documents:
+                    self._put(pieces, document)
+                if e.ends:
+                    break
+                continue
             except envelope.UpstreamError as e:
                 self.failure = StreamFailure.upstream(e.document)
                 break
@@ -591,15 +598,20 @@ class EventPipe:
             except (envelope.NotAnEnvelope, *NOT_JSON) as e:
                 self.failure = StreamFailure.of(502, f"An event of the upstream cannot be read: {_why(e)}.")
                 break
-            for document in documents:
-                if self._array:
-                    pieces += (b"\n,\r\n" if self._started else b"[", document)
-                else:
-                    pieces += (b"data: ", document, b"\r\n\r\n")
+            if self._array:
+                self._put(pieces, document)
+            else:  # a call an event is a percent of it
+                pieces += (b"data: ", document, b"\r\n\r\n")
                 self._started = True
-            if self.complete:
-                break
         return b"".join(pieces)
+
+    def _put(self, pieces: list[bytes], document: bytes) -> None:
+        """Frame a document."""
+        if self._array:
+            pieces += (b"\n,\r\n" if self._started else b"[", document)
+        else:
+            pieces += (b"data: ", document, b"\r\n\r\n")
+        self._started = True
 
 
 class WatchedFilter:

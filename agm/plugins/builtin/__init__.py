@@ -11,7 +11,7 @@ def make_plugins() -> Sequence[tuple[str, object]]:
 
     All their hooks are ``trylast``: anybody else's are asked first.
     """
-    from agm.plugins.builtin import accounts, aliases, classification, client_keys, strategies, wrapping
+    from agm.plugins.builtin import accounts, alerts, aliases, classification, client_keys, strategies, wrapping
 
     return (
         ("agm.defaults.client_keys", client_keys),
@@ -20,4 +20,5 @@ def make_plugins() -> Sequence[tuple[str, object]]:
         ("agm.defaults.strategies", strategies.Strategies()),
         ("agm.defaults.wrapping", wrapping),
         ("agm.defaults.classification", classification),
+        ("agm.defaults.alerts", alerts.Webhooks()),
     )

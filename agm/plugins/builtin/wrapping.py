@@ -153,6 +153,8 @@ def _code_assist(request: GatewayRequest, account: Account, body: bytes) -> Upst
 
 
 def _query(request: GatewayRequest) -> str:
+    if not request.query and request.upstream_framing is Framing.UNARY:
+        return ""
     parameters = [(name, request.query[name]) for name in _PARAMETERS if name in request.query]
     if request.upstream_framing is Framing.SSE:
         parameters.insert(0, ("alt", "sse"))

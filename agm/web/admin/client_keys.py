@@ -34,6 +34,7 @@ class Changes(msgspec.Struct, forbid_unknown_fields=True):
     expires: float | UnsetType | None = UNSET
     admin: bool | UnsetType | None = UNSET
     team: str | UnsetType | None = UNSET
+    weight: int | UnsetType | None = UNSET
 
 
 class NewKey(Changes, forbid_unknown_fields=True, kw_only=True):

@@ -217,6 +217,8 @@ def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
         **attrs.asdict(key.limits),
         "expires": key.expires,
         "admin": key.admin,
+        "team": key.team,
+        "weight": key.weight,
         "today": {"requests": requests, "tokens": tokens},
     }
 

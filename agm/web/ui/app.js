@@ -4,6 +4,7 @@ import { connect } from "./connect.js";
 import { el, sync, tick, write } from "./dom.js";
 import { explain } from "./explain.js";
 import { hasKey, useKey, watch } from "./feed.js";
+import { forecast } from "./forecast.js";
 import { accounts, keys, models, plugins } from "./standing.js";
 import { traffic } from "./traffic.js";
 
@@ -26,6 +27,8 @@ const views = {
   connect: connect(),
 };
 for (const [name, view] of Object.entries(views)) $(`view-${name}`).append(view.node);
+const coming = forecast();
+$("view-accounts").append(coming.node);
 
 /** What is known, in the shape of /_agm/status. */
 let state = null;
@@ -47,6 +50,7 @@ function show() {
   }
   document.title = name === "traffic" ? "agm" : `agm: ${name}`;
   if (state) views[name].update(state, EVERYTHING);
+  if (state && name === "accounts") coming.update();
 }
 
 window.addEventListener("hashchange", () => {
@@ -71,6 +75,7 @@ function learn(name, told) {
     if (!new_.size) changed.delete("requests");
   }
   views[current()].update(state, changed);
+  if (current() === "accounts") coming.update();
   if (changed.has("gateway")) foot();
 }
 

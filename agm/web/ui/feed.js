@@ -41,6 +41,13 @@ async function refusal(answer) {
   }
 }
 
+/** GET a JSON document; or an Error that says why not. */
+export async function look(path) {
+  const answer = await request(path);
+  if (!answer.ok) throw new Error(await refusal(answer));
+  return answer.json();
+}
+
 /** POST a JSON document; the answer's, or an Error that says why not. */
 export async function ask(path, document) {
   const answer = await request(path, {
