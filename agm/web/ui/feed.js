@@ -68,13 +68,6 @@ export async function change(method, path, wish) {
   return answer.json();
 }
 
-/** GET a JSON document. */
-export async function look(path) {
-  const answer = await request(path);
-  if (!answer.ok) throw new Error(await refusal(answer));
-  return answer.json();
-}
-
 /**
  * Watch the gateway until the page is closed.
  *
