@@ -1,6 +1,6 @@
-// Small plots of the last five minutes, a second a step.
+// Small plots: of the last five minutes, a second a step; or of what the request log has, in longer ones.
 
-import { el, svg, write } from "./dom.js";
+import { el, span, svg, write } from "./dom.js";
 
 const HEIGHT = 56;
 
@@ -34,7 +34,10 @@ export function plot({ title, series, show, headline }) {
     const length = traffic.requests.length;
     const i = at === null ? length - 2 : at;
     const back = length - 1 - i;
-    write(read, at === null ? "last second" : back === 0 ? "this second" : `${back} s ago`);
+    const step = traffic.step ?? 1;
+    const ago = step === 1 ? `${back} s ago` : `${span(back * step)} ago`;
+    const this_ = step === 1 ? "this second" : `last ${span(step)}`;
+    write(read, at === null ? (step === 1 ? "last second" : `before the last ${span(step)}`) : back === 0 ? this_ : ago);
     series.forEach((one, n) => write(values[n], show(traffic[one.column][i])));
   };
   picture.addEventListener("pointermove", (event) => {
@@ -64,7 +67,8 @@ export function plot({ title, series, show, headline }) {
       write(value, headline(traffic));
       label();
       const sums = series.map((one) => `${one.name}: ${show(traffic[one.column].at(-2))}, at most ${show(Math.max(...traffic[one.column]))}`);
-      picture.setAttribute("aria-label", `${title} in the last five minutes, per second. ${sums.join("; ")}.`);
+      const over = traffic.over ? `${traffic.over}, per ${span(traffic.step)}` : "five minutes, per second";
+      picture.setAttribute("aria-label", `${title} in the last ${over}. ${sums.join("; ")}.`);
     },
   };
 }
