@@ -10,7 +10,10 @@ from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
+from agm.core.dialect import TranslatedCall
 from agm.core.errors import (
+    NOT_JSON,
+    BadUpstreamAnswer,
     BodyTooLarge,
     Forbidden,
     GatewayError,
@@ -20,7 +23,8 @@ from agm.core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from agm.core.models import Patterns
+from agm.core.google_error import GoogleError, read_error
+from agm.core.models import Patterns, unknown_model
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -32,7 +36,7 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
-from agm.core.wire.answer_filters import Framing
+from agm.core.wire.answer_filters import Framing, StreamFailure
 from agm.core.wire.target import quote_model
 from agm.core.wire.usage import Usage
 from agm.hookspecs import Site
@@ -41,8 +45,10 @@ from agm.serving.gateway import Gateway
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, StaticToken
 from agm.web.base import ApiResource, Visit, send_json
+from agm.web.translating import Translation, relay_translated, send_translated
 
 __all__ = [
+    "NOT_JSON",
     "Account",
     "AccountChoice",
     "AccountSource",
@@ -51,6 +57,7 @@ __all__ = [
     "ApiKey",
     "ApiResource",
     "AttemptRecord",
+    "BadUpstreamAnswer",
     "Body",
     "BodyTooLarge",
     "CachedKeys",
@@ -62,6 +69,7 @@ __all__ = [
     "Gateway",
     "GatewayError",
     "GatewayRequest",
+    "GoogleError",
     "InvalidRequest",
     "KeepAnswer",
     "KeyRing",
@@ -72,7 +80,10 @@ __all__ = [
     "RequestRecord",
     "Site",
     "StaticToken",
+    "StreamFailure",
     "TooManyRequests",
+    "TranslatedCall",
+    "Translation",
     "Unauthenticated",
     "Unavailable",
     "UpstreamRequest",
@@ -82,5 +93,9 @@ __all__ = [
     "digest",
     "hookimpl",
     "quote_model",
+    "read_error",
+    "relay_translated",
     "send_json",
+    "send_translated",
+    "unknown_model",
 ]

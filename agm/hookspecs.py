@@ -16,7 +16,7 @@ is no failure but an answer: the client gets it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -26,6 +26,7 @@ from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Verdict
 from agm.core.client_keys import ClientKey
+from agm.core.dialect import TranslatedCall
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -53,6 +54,9 @@ class Site(Protocol):
     gateway: Any
     #: Who may talk to it.
     access: Any
+    #: Put a function here under the name of a dialect, and ``agm explain --dialect NAME`` explains its requests:
+    #: ``translate(path, body) -> agm.api.TranslatedCall``, or a :class:`agm.api.GatewayError` that it raises.
+    dialects: dict[str, Callable[[str, bytes], TranslatedCall]]
 
 
 class ClientKeySource(Protocol):
@@ -478,7 +482,9 @@ def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-
     :param site: the site; ``site.gateway`` is the gateway, whose ``call`` serves a call within the process, and whose
         ``http`` is a treq client over its connections; ``site.access`` says who may talk to it.
     :returns: twisted.web resources by the first segment of their path.  A subclass of :class:`agm.api.ApiResource`
-        checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.
+        checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.  Below the
+        versions of the Gemini API a path has several segments, ``v1/chat/completions``, and an ApiResource that says
+        by ``claims(wire)`` which requests for it, or below it, are its own; all others stay the gateway's.
 
     Synchronous; called once.  Fails closed: the start ends.
 

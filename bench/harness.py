@@ -126,13 +126,13 @@ def account(url: str, kind: str = "api-key", name: str = "bench") -> str:
     return f'[[accounts]]\nname = "{name}"\nkind = "{kind}"\n{credential}\nendpoints = ["{url}"]\n'
 
 
-def load(url: str, target: str, requests: int, connections: int = 16) -> None:
+def load(url: str, target: str, requests: int, connections: int = 16, *, prompt: bytes = PROMPT) -> None:
     """Make requests over keep-alive connections; every answer must be a complete 200."""
     host, _, port = url.removeprefix("http://").partition(":")
     request = (
         f"POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(PROMPT)}\r\n\r\n"
-    ).encode() + PROMPT
+        f"Content-Length: {len(prompt)}\r\n\r\n"
+    ).encode() + prompt
     failures: list[str] = []
 
     def one(count: int) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 
@@ -38,11 +40,13 @@ from agm.net.clocks import ClockWatch
 from agm.net.features import use_plain_sockets
 from agm.net.sharing import AcceptGate, AdoptingReactor, SharedMemory
 from agm.observe.logging import LEVELS, FileObserver, json_lines, observer, syslog_observer, text_lines
+from agm.observe.peers import Peers
 from agm.observe.requestlog import store as logfile
 from agm.persist import pool_state as state
 from agm.persist import secret_key
 from agm.serving.assemble import make_gateway
 from agm.web.access import Access
+from agm.web.admin.whole import answering
 from agm.web.endpoints import endpoint_of
 from agm.web.root import make_site
 from agm.web.site import GatewaySite
@@ -120,9 +124,39 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         upload_key=start.upload_key,
         gate=gate,
         demo=start.demo is not None,
+        peers=Peers(reactor, Path(start.folder), start.number, f"{start.number}-{os.getpid()}", start.count),
     )
     site = service.site
+    PeerService(service).setServiceParent(service)
     return service
+
+
+class PeerService(Service):
+    """Answers the other workers; what is left when the last one ends without a supervisor is removed."""
+
+    def __init__(self, service: GatewayService) -> None:
+        self._service = service
+
+    def startService(self) -> None:
+        """Answer from now on."""
+        super().startService()
+        gateway = self._service.gateway
+        if gateway.peers is not None:
+            gateway.peers.start(answering(gateway), gateway.redactor.body)
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        peers = self._service.gateway.peers
+        if peers is not None:
+            self._service.gateway.metrics.stop()  # which tells for the last time
+            await maybeDeferred(peers.stop)
+            if self._service.orphaned:
+                peers.clear()
+
+    def stopService(self) -> Deferred[None]:
+        """Answer no more."""
+        super().stopService()
+        return Deferred.fromCoroutine(self.stop())
 
 
 def _obey(service: GatewayService, order: str | None) -> None:
@@ -137,6 +171,7 @@ def _obey(service: GatewayService, order: str | None) -> None:
         service.leave(0.0, replaced=True)
     elif order is None:
         log.warn("the supervisor is gone: this worker serves what it has, and ends")
+        service.orphaned = True
         service.leave(0.0)
 
 
@@ -238,6 +273,7 @@ def _assemble(
     state_path: Path | None = None,
     gate: AcceptGate | None = None,
     demo: bool = False,
+    peers: Peers | None = None,
 ) -> GatewayService:
     """Put a gateway together, its listeners, and what watches its configuration and the clock."""
     traces = traces_of(reactor, config, os.environ)
@@ -250,6 +286,7 @@ def _assemble(
         state_path=state_path,
         upload_key=upload_key,
         request_log_path=log_path,
+        peers=peers,
     )
     interfaces = [listener.interface for listener in listening.listeners if listener.interface is not None]
     site = make_site(gateway, Access.configured(config.gateway, interfaces), connections=descriptors.connections())

@@ -69,6 +69,8 @@ class GatewayService(LoggedService):
         self.lame_duck: float | None = None
         #: Whether others go on taking connections from the same sockets.
         self.replaced = False
+        #: Whether whoever started this process is gone.
+        self.orphaned = False
         self._stopping = False
 
     def startService(self) -> None:

@@ -12,10 +12,14 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -43,6 +47,7 @@ from agm.core.redact import Redactor
 from agm.core.sealed import KEY_BYTES
 from agm.net.sharing import SharedMemory, let_go
 from agm.observe.logging import FileObserver, observer
+from agm.observe.machine_metrics import keep
 from agm.persist import pool_state as state
 from agm.serving.secrets import secrets_of
 
@@ -98,6 +103,7 @@ class WorkerProcess(ProcessProtocol):
 
     :param number: its place among the workers, from 1 on.
     :param slot: its own in the shared memory.
+    :ivar name: of its own socket: its place and its process.
     :ivar serving: it has said that it serves.
     :ivar leaving: it was told to end.
     :ivar started: when, in seconds of the reactor's clock.
@@ -111,6 +117,7 @@ class WorkerProcess(ProcessProtocol):
         self.started = started
         self.serving = self.leaving = self.reloading = False
         self.errors: list[str] = []
+        self.name = ""
         self.kill_at: float | None = None
         self._pipes = {
             messages.LOG: Lines(supervisor.write_log),
@@ -123,6 +130,10 @@ class WorkerProcess(ProcessProtocol):
         """Its process's id; None when it has ended."""
         found: int | None = None if self.transport is None else self.transport.pid
         return found
+
+    def connectionMade(self) -> None:
+        """It runs."""
+        self.name = f"{self.number}-{self.pid}"
 
     def start(self, start: Start) -> None:
         """Tell it how to start."""
@@ -184,7 +195,6 @@ class Supervisor(LoggedService):
     """
     Starts workers and watches them.
 
-    :param count: how many there are to be.
     :param start: how each starts; place, slot and listeners are added.
     :param bind: each listener with its endpoint.
     :param patience: seconds of lame duck and of the drain.
@@ -195,7 +205,6 @@ class Supervisor(LoggedService):
     def __init__(
         self,
         reactor: Any,
-        count: int,
         start: Start,
         listening: Listening,
         manager: Manager,
@@ -216,8 +225,8 @@ class Supervisor(LoggedService):
         self._command = command
         self._ports: list[IListeningPort] = []
         self._shared: list[SharedListener] = []
-        self._memory = SharedMemory.make(count * SLOTS)
-        self._places = [_Place(number) for number in range(1, count + 1)]
+        self._memory = SharedMemory.make(start.count * SLOTS)
+        self._places = [_Place(number) for number in range(1, start.count + 1)]
         #: Every process that has not ended, those that leave included.
         self._workers: list[WorkerProcess] = []
         self._looking = LoopingCall(self._look)
@@ -328,6 +337,9 @@ class Supervisor(LoggedService):
         """A worker has ended: another one takes its place, unless it was told to."""
         self._workers.remove(worker)
         self._memory.put(worker.slot, 0, 0.0)
+        with suppress(OSError):
+            (Path(self._start.folder) / f"{worker.name}.sock").unlink()
+        keep(Path(self._start.folder), worker.name)
         place = self._places[worker.number - 1]
         if self._stopping:
             self._all_gone()
@@ -468,6 +480,7 @@ class Supervisor(LoggedService):
         if isinstance(stopping, Deferred):
             await stopping
         self._memory.close()
+        shutil.rmtree(self._start.folder, ignore_errors=True)
 
     def _close_ports(self) -> None:
         """Hold the sockets no longer: what connects while the last worker closes its own would wait here for ever."""
@@ -513,6 +526,8 @@ def make_supervisor(reactor: Any, options: Options, config: Config) -> Superviso
     start = Start(
         number=0,
         slot=0,
+        count=options["workers"] or config.gateway.workers,
+        folder=tempfile.mkdtemp(prefix="agm-workers-"),
         listeners=(),
         config=None if config.path is None else str(config.path),
         plugins=tuple(options["plugin"]),
@@ -524,7 +539,6 @@ def make_supervisor(reactor: Any, options: Options, config: Config) -> Superviso
     )
     service = Supervisor(
         reactor,
-        options["workers"] or config.gateway.workers,
         start,
         listening,
         ServiceManager.from_environment(os.environ, os.getpid()),

@@ -67,12 +67,16 @@ class Start(msgspec.Struct, frozen=True):
     :ivar config: the path of the configuration; None where there is none.
     :ivar demo: where the emulator of ``--demo`` is; None without.
     :ivar upload_key: what uploads are sealed with.
+    :ivar count: how many workers there are to be.
+    :ivar folder: where the workers' own sockets are.
     :ivar store: the address of the store that the workers share, as ``[cluster] redis`` has it; None where the
         configuration names one.
     """
 
     number: int
     slot: int
+    count: int
+    folder: str
     listeners: tuple[SharedListener, ...]
     config: str | None
     plugins: tuple[str, ...]

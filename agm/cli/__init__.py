@@ -22,6 +22,7 @@ from agm import __version__
 from agm.cli import (
     account,
     cert,
+    cluster,
     completion,
     config,
     doctor,
@@ -60,6 +61,7 @@ _COMMANDS = (
     cert,
     status,
     top,
+    cluster,
     log,
     usage,
     forecast,

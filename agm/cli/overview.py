@@ -51,6 +51,15 @@ class Overview:
             f"{totals['prompt_tokens']:,} prompt and {totals['output_tokens']:,} output tokens; "
             f"{_size(totals['sent'])} sent",
         ]
+        workers = self.document.get("workers")
+        if workers is not None:
+            each = ", ".join(f"{it['worker']}: {it['requests']:,}, {it['open']} in flight" for it in workers["told"])
+            there = max(workers["running"], workers["configured"])
+            lines.append(
+                f"{workers['heard']} of {there} workers heard ({each})"
+                if workers["alone"] is None
+                else f"worker {workers['alone']} of {there} alone"
+            )
         return [printable(line) for line in lines]
 
     @property

@@ -20,6 +20,7 @@ from agm.config.network import UpstreamConfig
 from agm.config.problems import ConfigError, Problem
 from agm.config.secret import Secret
 from agm.config.tables import (
+    DialectsConfig,
     GatewayConfig,
     LimitsConfig,
     LogConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "ClientKeyConfig",
     "Config",
     "ConfigError",
+    "DialectsConfig",
     "GatewayConfig",
     "LimitsConfig",
     "LogConfig",

@@ -24,6 +24,7 @@ from agm.config.prices import PriceTable, read_prices
 from agm.config.problems import ConfigError, Problem
 from agm.config.reading import Place, Reading, array_of_tables, keys_below, setting, table_of, values_of
 from agm.config.tables import (
+    DialectsConfig,
     GatewayConfig,
     LimitsConfig,
     LogConfig,
@@ -68,6 +69,7 @@ class Config:
     otel: OtelConfig = setting(table_of(OtelConfig), OtelConfig(), inside=OtelConfig)
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
     alerts: tuple[AlertConfig, ...] = setting(array_of_tables(read_alert), (), inside=AlertTable, several=True)
+    dialects: DialectsConfig = setting(table_of(DialectsConfig), DialectsConfig(), inside=DialectsConfig)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()

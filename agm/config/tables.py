@@ -1,6 +1,6 @@
 """
 The tables that are plain settings: ``[gateway]``, ``[timeouts]``, ``[limits]``, ``[pool]``, ``[models]``, ``[log]``,
-``[metrics]``, ``[otel]``, ``[request_log]`` and ``[plugins]``.
+``[metrics]``, ``[otel]``, ``[request_log]``, ``[dialects]`` and ``[plugins]``.
 """
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
@@ -177,6 +177,18 @@ class ModelsConfig:
     aliases: Mapping[str, str] = setting(read_aliases, MappingProxyType({}))
     fallbacks: Mapping[str, tuple[str, ...]] = setting(read_fallbacks, MappingProxyType({}))
     display_name: Literal["id", "upstream"] = setting(one_of("id", "upstream"), "id")
+
+
+@attrs.frozen(kw_only=True)
+class DialectsConfig:
+    """
+    Which other APIs are spoken, each by a plugin in :mod:`agm.dialects`, and the model that serves where a client of
+    theirs asks for one that is not known; ``None`` for 404.
+    """
+
+    openai: bool = setting(read_boolean, True)
+    anthropic: bool = setting(read_boolean, True)
+    default_model: str | None = setting(read_text)
 
 
 @attrs.frozen(kw_only=True)

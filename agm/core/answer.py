@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import msgspec
@@ -125,10 +125,14 @@ class Answer:
 
     :ivar status: the HTTP status; an error's body is google.rpc.Status JSON.
     :ivar account: the name of the account that answers; None for an answer of the gateway's own.
+    :ivar headers: ``retry-after``, if there is one, and others that are for clients; names in lower case.
+    :ivar request: the request as it was made, with the mapped model: a :class:`agm.core.request.GatewayRequest`.
     """
 
     status: int
     account: str | None = None
+    headers: Mapping[str, str] = NOTHING
+    request: Any = None
     #: How the bytes are laid out.
     framing: Framing = Framing.UNARY
 
@@ -144,8 +148,8 @@ class Answer:
         """
         raise NotImplementedError
 
-    def close(self) -> None:
-        """End the call; what has not come is not wanted."""
+    def close(self, outcome: Literal["ok", "error", "aborted", "cancelled"] = "cancelled") -> None:
+        """End the call; what has not come is not wanted.  Only the first call counts, and none after the end."""
         raise NotImplementedError
 
     async def read(self) -> bytes:

@@ -76,7 +76,7 @@ def error_info(reason: str, **metadata: str) -> dict[str, Any]:
 class GatewayError(Exception):
     """Something that ends a request with an answer of the gateway's own.  Subclasses fix the status."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
     reason: ClassVar[str] = "INTERNAL"
 
     def __init__(

@@ -129,6 +129,8 @@ class GatewayRequest:
     #: The team of the client's key, and the key's weight while accounts are short.
     team: str | None = None
     weight: int = 1
+    #: The dialect that the client speaks, ``openai`` for one, where a plugin translates it; None for Google's own API.
+    dialect: str | None = None
 
 
 @attrs.frozen(eq=False)

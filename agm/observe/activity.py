@@ -256,6 +256,7 @@ class Live:
             request.parent,
             request.team,
             record.cost,
+            request.dialect,
         )
         self.finished.append(finished)
         if self.told is not None:
@@ -398,6 +399,7 @@ def _describe_open(underway: Underway, now: float) -> dict[str, Any]:
         "client_key": request.client_key,
         "client": request.headers.get("user-agent", "")[:MAX_TEXT],
         "method": request.method,
+        "dialect": request.dialect,
         "framing": request.framing.value,
         "asked": request.asked_model[:MAX_TEXT],
         "served": request.model[:MAX_TEXT],

@@ -23,6 +23,7 @@ from agm import __version__
 from agm.core.counters import TOKENS, Counters, Histogram
 from agm.core.pool.cooldown import Remembered
 from agm.core.pool.pool import Pool
+from agm.observe.machine_metrics import Family, families_of
 from agm.observe.observed import Observed
 
 #: Hosts that are told apart; an upload goes where an upstream says.
@@ -35,6 +36,26 @@ class Exposition(NamedTuple):
 
     body: bytes
     content_type: str
+
+
+class Sum(Collector):
+    """What several processes have told, added up."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything."""
+        for family in self._families:
+            metric = Metric(family.name, family.what, family.kind)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, labels, value)
+            yield metric
+
+    def expose(self, accept: str) -> Exposition:
+        """See :meth:`Figures.expose`."""
+        encode, content_type = choose_encoder(accept)
+        return Exposition(encode(self), content_type)
 
 
 class Figures(Collector):
@@ -57,6 +78,10 @@ class Figures(Collector):
         """All of it, in the newest form that an ``Accept`` header asks for: OpenMetrics or Prometheus text."""
         encode, content_type = choose_encoder(accept)
         return Exposition(encode(self.registry), content_type)
+
+    def families(self) -> list[Family]:
+        """All of it, for a sum over several processes."""
+        return families_of(self.registry.collect())
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: that the registry need not ask for everything to learn the names."""
@@ -81,6 +106,12 @@ class Figures(Collector):
             "Calls that have ended, by outcome.",
             ["method", "framing", "code", "outcome"],
             counters.requests.items(),
+        )
+        yield _counter(
+            "agm_dialect_requests",
+            "Those of them that clients of another API made, by its dialect.",
+            ["dialect", "code", "outcome"],
+            counters.dialects.items(),
         )
         yield _histogram(
             "agm_request_first_byte_seconds",

@@ -65,6 +65,8 @@ class Finished(msgspec.Struct, frozen=True):
     team: str | None = None
     #: In US dollars; None where it is not known, or nothing was used.
     cost: float | None = None
+    #: The dialect that its client speaks; None for Google's own API.
+    dialect: str | None = None
 
 
 def tokens_of(usage: Usage) -> tuple[int, int]:
@@ -79,6 +81,7 @@ def describe_finished(one: Finished) -> dict[str, Any]:
     return {
         "id": one.id,
         "parent": one.parent,
+        "dialect": one.dialect,
         "at": round(one.at, 3),
         "client_key": one.client_key,
         "client": one.client,

@@ -49,6 +49,7 @@ from agm.core.request import (
     RequestRecord,
     UpstreamRequest,
 )
+from agm.core.wire.target import VERSIONS
 from agm.hookspecs import ClientKeySource, Site
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, PluginManager, last_line
 from agm.plugins.results import checked, checked_wrapper
@@ -147,6 +148,8 @@ class Hooks:
     reactor: Any
     limit: float = 10.0
     failures: Counter[tuple[str, str]] = attrs.Factory(Counter)
+    #: Resources that plugins have added at paths of several segments, in the order in which they are asked.
+    paths: list[tuple[str, Any]] = attrs.field(init=False, factory=list)
     #: The request that is being decided, for the log; "-" at the start.  Hooks are called one at a time.
     _request_id: str = attrs.field(init=False, default="-")
     _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins.hooks"))
@@ -460,22 +463,33 @@ class Hooks:
 
     def resources(self, site: Site, reserved: Collection[str]) -> dict[str, IResource]:
         """
-        HTTP resources by the first segment of their path.
+        HTTP resources by the first segment of their path; :attr:`paths` has those of longer paths.
 
         :param reserved: the segments that are the gateway's own.
-        :raises PluginError: if a plugin takes one of them, or one that another plugin has, or what is no segment.
+        :raises PluginError: if a plugin takes one of them, or one that another plugin has, or what is no path.
         """
         found: dict[str, tuple[str, IResource]] = {}
+        self.paths = []
         with self.recorded() as calls:
             results = self.manager.hook.agm_resources(site=site)
         of = {id(call.result): call.plugin for call in calls}
         for resources in results:
             plugin = of.get(id(resources), "a wrapper")
             for segment, resource in resources.items():
-                if not isinstance(segment, str) or _SEGMENT.fullmatch(segment) is None:
+                parts = segment.split("/") if isinstance(segment, str) else ()
+                if not parts or any(_SEGMENT.fullmatch(part) is None for part in parts):
                     raise PluginError(
-                        f"agm_resources of plugin {plugin}: {segment!r} is no segment of a path; give one word, like"
-                        " 'hello', and let its resource have children"
+                        f"agm_resources of plugin {plugin}: {segment!r} is no path; give one word, like"
+                        " 'hello', and let its resource have children, or a path below a version, like 'v1/hello'"
+                    )
+                if len(parts) > 1 and parts[0] in VERSIONS and hasattr(resource, "claims"):
+                    self.paths.append((segment, resource))
+                    continue
+                if len(parts) > 1:
+                    raise PluginError(
+                        f"agm_resources of plugin {plugin}: {segment} has several segments, and those are for what an"
+                        f" ApiResource claims below {', '.join(VERSIONS)}; give the first one, and let its resource"
+                        " have children"
                     )
                 if segment in reserved:
                     raise PluginError(

@@ -48,6 +48,10 @@ CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
 UNWRAPPED = CHAINS | {"agm_look_up", "agm_answer_request"}
 
 
+#: Plugins that come with agm and are written as anybody's: by name, because nothing here imports what is above it.
+DIALECTS = ("agm.dialects.openai", "agm.dialects.anthropic")
+
+
 class PluginError(Exception):
     """A plugin cannot be used; the message names it and says why, in one line."""
 
@@ -156,6 +160,8 @@ def _candidates(modules: Iterable[str | object], folder: Path | None, entry_poin
     """Each plugin by name, with the function that loads it."""
     for name, plugin in builtin.make_plugins():
         yield name, partial(_loaded, plugin, Origin("built-in", name, __version__))
+    for name in DIALECTS:
+        yield name, partial(_load_dialect, name)
     if entry_points:
         for point in sorted(importlib.metadata.entry_points(group="agm"), key=lambda p: (p.name, p.value)):
             yield point.name, partial(_load_installed, point)
@@ -173,6 +179,10 @@ def _loaded(plugin: object, origin: Origin) -> tuple[object, Origin]:
     return plugin, origin
 
 
+def _load_dialect(name: str) -> tuple[object, Origin]:
+    return _imported(name, partial(importlib.import_module, name)), Origin("built-in", name, __version__)
+
+
 def _load_installed(point: importlib.metadata.EntryPoint) -> tuple[object, Origin]:
     plugin = _imported(point.name, point.load)
     distribution = point.dist
@@ -188,7 +198,7 @@ def _load_file(name: str, path: Path) -> tuple[object, Origin]:
 
 def _load_module(name: str) -> tuple[object, Origin]:
     module = _imported(name, partial(_module_named, name))
-    return module, Origin("module", name, _version(module))
+    return module, Origin("module", name, __version__ if name.startswith("agm.") else _version(module))
 
 
 def name_of(plugin: object) -> str:

@@ -57,6 +57,13 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
             for it in gateway.money.budgets.of(*names_of(inbound.client_key, inbound.team))
         ],
     }
+    if inbound.translated is not None:
+        found["dialect"] = {
+            "name": inbound.dialect,
+            "body": _shown(inbound.translated.body),
+            "translated": _shown(inbound.body),
+            "left_out": list(inbound.translated.left_out),
+        }
     await pause(gateway.calls.context, inbound.body)
     with gateway.hooks.recorded() as calls:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,19 +20,21 @@ from agm.config import Config
 from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
-from agm.core.forecast import DayQuotas
+from agm.core.dialect import ForModel
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
-from agm.core.pool.cooldown import Cooldown
+from agm.core.pool.cooldown import ALL_MODELS, Cooldown
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
+from agm.core.remedies import fix_for
 from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
 from agm.observe.metrics import Metrics
 from agm.observe.observed import Observed
+from agm.observe.peers import Peers
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, written_at
@@ -81,6 +83,7 @@ class Gateway:
     :param upload_key: 32 bytes that uploads are sealed with; others with each start if None.
     :param state_path: where what is known of the accounts survives a restart; None for nowhere.
     :param request_log_path: where requests are recorded; None for nowhere.
+    :param peers: the workers of this machine, this one among them; None where the gateway is one process.
     :param traces: what sends traces; None where none are asked for.
     :param redactor: knows the secrets that are held here, and takes them out of whatever is shown.
     :param credential_of: makes an account's credential, where it is not its own that is used.
@@ -92,7 +95,6 @@ class Gateway:
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar money: what requests cost, and the budgets.
-    :ivar quotas: what accounts have served today, and what is known to be all.
     :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar reload_file: has the configuration's file read, and put in force; None where there is none, or it is not the
         file's accounts that serve.
@@ -112,6 +114,7 @@ class Gateway:
         state_path: Path | None = None,
         upload_key: bytes | None = None,
         request_log_path: Path | None = None,
+        peers: Peers | None = None,
         traces: Traces | None = None,
         wall: Callable[[], float] = time.time,
         redactor: Redactor | None = None,
@@ -125,6 +128,7 @@ class Gateway:
         self.wall = wall
         self.redactor = Redactor() if redactor is None else redactor
         self.traces = traces
+        self.peers = peers
         if traces is not None:
             traces.redact = self.redactor.text
         self.pool = Pool((), reactor.seconds)
@@ -133,7 +137,7 @@ class Gateway:
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
-        self.reload_file: Callable[[], Awaitable[None]] | None = None
+        self.reload_file: Callable[[], Deferred[None]] | None = None
         self.sessions = Sessions()
         self.pins = Pins()
         self.deadlines = client.deadlines
@@ -142,7 +146,6 @@ class Gateway:
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
         self.money = Money(config, self.pool, self._now, hooks.alert)
-        self.quotas = DayQuotas(self._now)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,
@@ -167,6 +170,7 @@ class Gateway:
                 refreshes=refresher.outcomes,
             ),
             self.counters,
+            peers,
         )
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
         self._asyncio = AsyncioThread(reactor)
@@ -188,7 +192,14 @@ class Gateway:
         return self.wall()
 
     def _make_request_log(self, path: Path) -> RequestLog:
-        return RequestLog(self.reactor, path, lambda: self.config.request_log, self._now, redact=self.redactor.text)
+        return RequestLog(
+            self.reactor,
+            path,
+            lambda: self.config.request_log,
+            self._now,
+            redact=self.redactor.text,
+            prunes=self.peers is None or self.peers.number == 1,
+        )
 
     def _own_credential(self, source: AccountSource) -> Credential:
         return reporting_secrets(source.credential(self.refresher), self.redactor.add_transient)
@@ -211,7 +222,7 @@ class Gateway:
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.money, self.quotas, self.live, self.counters)
+        return Calls(context, self.models, self.clients, self.money, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
@@ -235,7 +246,7 @@ class Gateway:
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
             self._spent = SpendingFile(
-                self.reactor, self.money.spending, self.quotas, spending_beside(self._state_path)
+                self.reactor, self.money.spending, self.money.quotas, spending_beside(self._state_path)
             )
             self._spent.start()
             self.money.budgets.take_note()
@@ -352,12 +363,15 @@ class Gateway:
         self.models.report_from(accounts)
 
     def _went_off(self, account: Account, why: Cooldown) -> None:
-        """Tell whoever hears alerts that an account is off; in the same words as the log and the pages."""
-        self._tell_off(account, why.reason, why.message, why.link)
+        """Tell whoever hears alerts that an account is off, and the fix, as the log and the pages do."""
+        known = why.known(ALL_MODELS, self.reactor.seconds())
+        fix = fix_for(account, known)
+        said = [why.message, f"Fix: {fix}." if fix else "", why.link or ""]
+        self._tell_off(account, why.reason, *said)
 
-    def _tell_off(self, account: Account, reason: str, *more: str | None) -> None:
+    def _tell_off(self, account: Account, reason: str, *more: str) -> None:
         reason = self.redactor.text(reason.rstrip("."))
-        said = " ".join(filter(None, [f"Account {account.name} is off until somebody acts: {reason}.", *more]))
+        said = " ".join(filter(None, [f"Account {account.name} is disabled and needs manual action: {reason}.", *more]))
         text = self.redactor.text(said)
         self.hooks.alert(Alert("account_off", account.name, text, {"account": account.name, "reason": reason}))
 
@@ -390,6 +404,8 @@ class Gateway:
         parent: GatewayRequest | None = None,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        dialect: str | None = None,
+        for_model: ForModel | None = None,
     ) -> Answer:
         """
         Make a call of a model within the process: the whole way of a client's request, but for its authentication.
@@ -406,6 +422,10 @@ class Gateway:
             Without `visit` and `parent` the call is the gateway's own, and no key's.
         :param query: parameters, as Google names them.
         :param headers: with lower-case names, as hooks see them.
+        :param dialect: which API the client speaks, where the call is translated from it: records name it, and a model
+            that is not known is ``[dialects] default_model``'s to serve, or 404 says which alias to write.
+        :param for_model: gets the body and the model that serves, and returns the body for that one: a fallback may
+            take something in another form.
         :returns: its answer: an error of the upstream's too.
         :raises agm.api.GatewayError: if no account can serve it, or it may not be made.
         """
@@ -420,7 +440,25 @@ class Gateway:
             parent=parent,
             query=query,
             headers=headers,
+            dialect=dialect,
+            for_model=for_model,
         )
+
+    async def model_for(
+        self, model: str, body: Mapping[str, Any] | bytes = b"{}", *, visit: Caller | None = None, dialect: str
+    ) -> str:
+        """
+        Say which model would serve a call of a dialect's client; what is called may depend on it.
+
+        Nothing is sent, and nothing is counted.
+
+        :raises agm.api.GatewayError: if none would.
+        """
+        return await inprocess.model_for(self.calls, self.wall(), model, body, visit=visit, dialect=dialect)
+
+    async def list_models(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models that can be asked for, in Gemini's shape, after asking the accounts if it is time to."""
+        return (await self.models.fresh_catalog()).resources
 
     @property
     def http(self) -> HTTPClient:

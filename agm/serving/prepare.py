@@ -12,6 +12,8 @@ import attrs
 
 from agm.core.answer import NOTHING, Answer, KeepAnswer, LocalAnswer
 from agm.core.client_keys import ClientKey
+from agm.core.dialect import ForModel
+from agm.core.models import unknown_model
 from agm.core.request import AttemptRecord, Body, GatewayRequest, ModelChoice
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import ModelCall
@@ -29,6 +31,14 @@ from agm.serving.sharing import maker_of
 from agm.serving.wrapping import CallWrapping, Wrapping
 
 MakeWrapping = Callable[[ServingContext, GatewayRequest, bytes], Wrapping]
+
+
+@attrs.frozen
+class Translated:
+    """A request's body before its dialect translated it, and what the translation has left out."""
+
+    body: bytes
+    left_out: tuple[str, ...] = ()
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -53,6 +63,12 @@ class InboundCall:
     parent: GatewayRequest | None = None
     #: Where its path in Vertex AI's shape says that it is; None for any other path.
     place: Place | None = None
+    #: The dialect that it was translated from; its client may ask for models that Google does not have.
+    dialect: str | None = None
+    #: What it was translated from, where that is to be explained.
+    translated: Translated | None = None
+    #: Settles what of the body depends on the model that serves it.
+    for_model: ForModel | None = None
 
     @property
     def client_key(self) -> str | None:
@@ -156,6 +172,7 @@ class PrepareCall:
         self._models = models
         self._clients = clients
         self._key = inbound.key
+        self._for_model = inbound.for_model
         self._wrapping = wrapping
         self.request = GatewayRequest(
             id=inbound.id,
@@ -177,6 +194,7 @@ class PrepareCall:
             team=inbound.team,
             weight=inbound.weight,
             parent=None if inbound.parent is None else inbound.parent.id,
+            dialect=inbound.dialect,
         )
 
     async def run(self) -> Attempts | Answered | FallingBack:
@@ -201,6 +219,17 @@ class PrepareCall:
         attempts = await self._attempts(choice, keep)
         return falling_back(self._models, choice, attempts, lambda other: self._attempts(other, keep))
 
+    async def model(self) -> ModelChoice:
+        """
+        Say which model serves, and take no further step.
+
+        :raises GatewayError: if none does.
+        :raises HookFailed: if a plugin failed.
+        """
+        if self._context.hooks.looks_up:
+            self.request = await self._context.hooks.look_up(self.request)
+        return self._map()
+
     async def attempts(self) -> Attempts:
         """
         Take the steps for what no plugin answers and no other model stands in for: a session, a token.
@@ -213,8 +242,7 @@ class PrepareCall:
 
     def _admit(self) -> ModelChoice:
         """Map the model, and hold the client key to its limits."""
-        request = self.request
-        choice = self._context.hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
+        choice, request = self._map(), self.request
         if choice.model != request.model:
             request = attrs.evolve(request, model=choice.model)
         self.request = request
@@ -222,12 +250,35 @@ class PrepareCall:
             self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         return choice
 
+    def _map(self) -> ModelChoice:
+        request = self.request
+        choice = self._context.hooks.map_model(self._models.catalog.id_of(request.asked_model), request)
+        if request.dialect is not None and choice.model == request.asked_model:
+            choice = self._known(choice)
+        return choice
+
+    def _known(self, choice: ModelChoice) -> ModelChoice:
+        """
+        Return the choice for a dialect's client, if the model is known, or ``[dialects] default_model``'s.
+
+        :raises NotFound: if there is no such default.
+        """
+        if self._models.serves(choice.model, self._context.pool.accounts):
+            return choice
+        default = self._context.config.dialects.default_model
+        if default is None:
+            raise unknown_model(choice.model)
+        chosen = self._context.hooks.map_model(self._models.catalog.id_of(default), self.request)
+        return attrs.evolve(chosen, reason=f"[dialects] default_model, {default}: no alias is called {choice.model}")
+
     async def _attempts(self, choice: ModelChoice, keep: KeepAnswer | None) -> Attempts:
         """Make the attempts with a model."""
         context, request = self._context, self.request
         if choice.model != request.model:
             request = self.request = attrs.evolve(request, model=choice.model)
         body = request.body.raw
+        if self._for_model is not None:
+            body = self._for_model(body, choice.model)
         if context.hooks.edits_requests:
             body = await context.hooks.edit_body(Body(body).json(), request)  # a document of their own
         routing = (

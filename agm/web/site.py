@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -19,7 +20,8 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from agm.config import LimitsConfig, TimeoutsConfig
-from agm.core.errors import Unavailable
+from agm.core.dialect import TranslatedCall
+from agm.core.errors import GatewayError, Unavailable
 from agm.core.wire.target import plain_call
 from agm.net.interfaces import GatewayReactor, GatewayTransport
 from agm.net.writes import buffered, close_both_ways
@@ -87,6 +89,7 @@ class GatewaySite(Site):
     #: For plugins that add resources.
     gateway: Gateway
     access: Access
+    dialects: dict[str, Callable[[str, bytes], TranslatedCall]]
 
     def __init__(
         self,
@@ -101,6 +104,9 @@ class GatewaySite(Site):
     ) -> None:
         super().__init__(resource, reactor=reactor)
         self.calls = calls
+        #: What plugins have added at whole paths.
+        self.added: dict[bytes, list[Any]] = {}
+        self.dialects = {}
         self.max_body = max_body
         self.limits = limits
         self.connections = connections
@@ -164,10 +170,21 @@ class GatewaySite(Site):
         """Bytes of a body are not held any more."""
         self.reserved -= length
 
+    def error_body(self, request: GatewayRequestOnWire, error: GatewayError) -> bytes:
+        """Lay out an error that comes before a resource is asked, in the form of the API that the request is for."""
+        lay_out = getattr(self.resource, "error_body", None)
+        body: bytes = error.body() if lay_out is None else lay_out(request, error)
+        return body
+
     def getResourceFor(self, request: Any) -> IResource:
-        """The resource of a request; that of a plain call is known without a walk down the tree."""
-        if request.method == b"POST" and plain_call(request.path) is not None:
-            return self.calls
+        """The resource of a request; that of a plain call, or of a path as it was added, is known without a walk."""
+        if request.method == b"POST":
+            if plain_call(request.path) is not None:
+                return self.calls
+            for resource in self.added.get(request.path, ()):
+                if resource.claims(request):
+                    claimed: IResource = resource
+                    return claimed
         found: IResource = super().getResourceFor(request)
         return found
 

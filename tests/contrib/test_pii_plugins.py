@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from agm.api import Framing
 from agm.contrib.pii_answers import PiiAnswers
 from agm.contrib.pii_redactor import PiiRedactor
 from agm.testing import GatewayFactory, build_request, check_plugin
-from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, account
+from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, account, eventually
 from tests.helpers.websockets import accept, open_socket
 from tests.plugins.test_every_route import KINDS, ROUTES, answer
 
@@ -84,6 +85,22 @@ async def test_files_pass_where_the_settings_let_them_and_what_is_said_of_them_i
     assert json.loads(upstream.asked[0].body) == {"file": {"displayName": "for [EMAIL]"}}
     download = await running.fetch("GET", "/v1beta/files/f:download?alt=media")
     assert (download.status, download.body) == (200, b"\x00\x01")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_body_is_redacted_while_others_are_served(
+    gateway: GatewayFactory, upstream: AnsweringUpstream, lines: list[str]
+) -> None:
+    running = await gateway(account(upstream), plugins=[PiiRedactor()])
+    text = f"I am {ADDRESS}. " * 40_000
+    large = Deferred.fromCoroutine(running.ask("large", text=text))
+    await eventually(lambda: running.gateway.live.totals()["open"], "the large one")
+    assert (await running.ask("small")).status == 200
+    assert [asked.path.partition("models/")[2] for asked in upstream.asked] == ["small:generateContent"]
+    assert (await large).status == 200
+    assert upstream.asked[1].body.count(b"[EMAIL]") == 40_000
+    assert ADDRESS.encode() not in upstream.asked[1].body
+    assert any("redacted 40000 EMAIL" in line for line in lines)
 
 
 @pytest_twisted.ensureDeferred

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -617,6 +618,7 @@ class FakeWire:
         self.sender = sender
         self.id = "0123456789abcdef"
         self.body = b'{"model": "m"}'
+        self.site = SimpleNamespace(dialects={})
         self.sent: list[int] = []
 
     def send(self, status: int, headers: object, body: bytes) -> None:

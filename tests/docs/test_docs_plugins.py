@@ -372,10 +372,12 @@ async def test_every_field_of_an_explanation_is_documented(gateway: GatewayFacto
     )
     good = await running.explain("fast")
     bad = await running.explain("fast", method="predict", body=[])
+    asked = {"messages": [{"role": "user", "content": "hi"}]}
+    good = {**good, "dialect": (await running.explain("fast", dialect="openai", body=asked))["dialect"]}
     text = section("## agm explain")
     rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     assert set(rows) == set(good) | set(bad) | {"error", "refused_by", "waits", "answer"}
-    for field in ("request", "model", "account", "upstream"):
+    for field in ("request", "dialect", "model", "account", "upstream"):
         assert set(good[field]) <= set(re.findall(r"`(\w+)`", text)), field
     for entry in (*good["excluded"], *good["plugins"]):
         assert set(entry) <= set(re.findall(r"`(\w+)`", text))

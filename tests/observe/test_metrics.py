@@ -386,6 +386,8 @@ async def everything(gateway: GatewayFactory, emulator: RunningEmulator) -> Scra
     await running.ask(key="k")
     await running.ask("emu-400")
     await running.ask("gemini-without-a-price")
+    answer = await running.gateway.call("gemini-2.5-flash", {"contents": []}, dialect="openai")
+    await answer.read()
     running.gateway.hooks.failures["a_plugin", "agm_map_model"] += 1
     running.gateway.refresher.outcomes["ok"] += 1
     return await scrape(running)

@@ -854,6 +854,7 @@ def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None
         "agm_wrap_request",
         "agm_classify_error",
         "agm_alert",
+        "agm_resources",
         "agm_stopping",
     ]
 

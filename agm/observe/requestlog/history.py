@@ -129,6 +129,7 @@ def described(row: Mapping[str, Any]) -> dict[str, Any]:
         "client": row["client"],
         "method": row["method"],
         "framing": row["framing"],
+        "dialect": row.get("dialect"),
         "asked": row["asked_model"],
         "served": row["model"],
         "status": row["status"],

@@ -90,6 +90,7 @@ def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, .
         one.parent,
         one.cost,
         one.team,
+        one.dialect,
     )
 
 

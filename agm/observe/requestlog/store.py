@@ -69,7 +69,8 @@ _CREATE = (
         timeline TEXT NOT NULL,
         parent TEXT,
         cost REAL,
-        team TEXT
+        team TEXT,
+        dialect TEXT
     )
     """,
     "CREATE INDEX requests_by_start ON requests (started)",
@@ -87,7 +88,7 @@ _CREATE = (
 )
 
 #: Columns that came later, in their order: older files get them when they are next written.
-_LATER = {"parent": "TEXT", "cost": "REAL", "team": "TEXT"}
+_LATER = {"parent": "TEXT", "cost": "REAL", "team": "TEXT", "dialect": "TEXT"}
 
 #: The columns of a row, in the order of the values that :func:`insert` takes; ``id`` is given by SQLite.
 COLUMNS = tuple(re.findall(r"^        (\w+) (?:TEXT|REAL|INTEGER)(?! PRIMARY)", _CREATE[0], re.MULTILINE))

@@ -118,6 +118,7 @@ class RequestLog:
 
     :param settings: gives the ``[request_log]`` table in force, whose limits may change at any time.
     :param wall: seconds since the epoch.
+    :param prunes: whether this process looks for what is too old or too much; one of several that write is enough.
     :param redact: takes secrets out of a text, in any thread: people paste keys where a model's name belongs.
     :ivar written: how many requests are in the file since the start.
     :ivar dropped: how many are not and never will be, because too many waited.
@@ -132,7 +133,9 @@ class RequestLog:
         wall: Callable[[], float],
         *,
         redact: Callable[[str], str] = lambda text: text,
+        prunes: bool = True,
     ) -> None:
+        self._prunes = prunes
         self.path = path
         self.written = 0
         self.dropped = 0
@@ -324,7 +327,8 @@ class RequestLog:
             kept = [body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None]
             logfile.insert(connection, plain_rows(rows, [entry.finished for entry in batch], self._redact), kept)
             with suppress(OSError, sqlite3.Error):  # the rows are there; what is too much is so the next time as well
-                if due or ((weigh or kept) and logfile.size(connection) > settings.max_size):
+                full = (weigh or kept) and logfile.size(connection) > settings.max_size
+                if self._prunes and (due or full):
                     logfile.prune(
                         connection,
                         oldest=long_ago if was_set else now - settings.max_days * 86_400,

@@ -24,6 +24,7 @@ from agm.persist.account_files import AT, KEPT, place_of, reference, secret_file
 from agm.persist.config_file import Refused, SecretFile
 from agm.web.admin.describe import config_of, describe_accounts
 from agm.web.admin.editing import Conflict, EditingResource, detail, table_named, without_unset
+from agm.web.admin.whole import accounts_of_all
 from agm.web.base import Visit
 from agm.web.request import GatewayRequestOnWire
 
@@ -97,9 +98,10 @@ class Accounts(EditingResource):
         """Answer."""
         match visit.wire.method, [part.decode("utf-8", "replace") for part in visit.wire.postpath]:
             case b"GET" | b"HEAD", _:
-                self.tell(visit, {"accounts": describe_accounts(self.gateway), "config": config_of(self.gateway)})
+                accounts = await accounts_of_all(self.gateway)
+                self.tell(visit, {"accounts": accounts, "config": config_of(self.gateway)})
             case b"POST", [name, "reset"]:
-                self._reset(visit, name)
+                await self._reset(visit, name)
             case b"POST", [name, "rotate"]:
                 await self._rotate(visit, name)
             case b"POST", _:
@@ -109,13 +111,17 @@ class Accounts(EditingResource):
             case b"DELETE", [name]:
                 await self._remove(visit, name)
 
-    def _reset(self, visit: Visit, name: str) -> None:
+    async def _reset(self, visit: Visit, name: str) -> None:
         try:
             asked = msgspec.json.decode(visit.wire.body or b"{}", type=Reset)
         except NOT_JSON as e:
             raise InvalidRequest(f"This does not say what to reset: {e}") from None
         try:
-            found = self.gateway.pool.reset(name, asked.model)
+            if self.gateway.peers is None:
+                found = self.gateway.pool.reset(name, asked.model)
+            else:
+                answers, _ = await self.gateway.peers.ask("reset", {"account": name, "model": asked.model})
+                found = any(answer.document for answer in answers)
         except KeyError:
             raise NotFound("There is no account of this name; GET /_agm/accounts lists them.") from None
         log.info(

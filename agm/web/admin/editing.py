@@ -134,6 +134,8 @@ class EditingResource(AdminResource):
         path, reload = self.path(), self.gateway.reload_file
         assert reload is not None, "there is a path"
         await reload()
+        if self.gateway.peers is not None:
+            await self.gateway.peers.ask("reload")  # of the workers each reads the file itself
         loaded = self.gateway.config.files.get(path) == Identity.of(path)
         return {"loaded": loaded, "warnings": list(warnings)}
 

@@ -13,6 +13,7 @@ import msgspec
 from twisted.web.resource import IResource
 
 from agm.core.errors import NOT_JSON, InvalidRequest, NotFound, Unavailable
+from agm.observe.peers import added
 from agm.observe.requestlog.history import MOST_STEPS, described
 from agm.observe.requestlog.store import Filter, Unusable
 from agm.observe.requestlog.writer import MOST_BODIES
@@ -62,7 +63,24 @@ class Log(AdminResource):
         return self._unknown
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        self.tell(visit, describe_log(self.gateway))
+        self.tell(visit, await log_of_all(self.gateway))
+
+
+async def log_of_all(gateway: Gateway) -> dict[str, Any]:
+    """Describe the state of the request log, into which all workers write."""
+    found = describe_log(gateway)
+    if gateway.peers is None or not found["enabled"]:
+        return found
+    answers, _ = await gateway.peers.ask("log")
+    every = [answer.document for answer in answers]
+    failing = next((it["failing"] for it in every if it["failing"] is not None), None)
+    return {**found, **added(every, "written", "waiting", "dropped"), "failing": failing}
+
+
+def keep_bodies(gateway: Gateway, seconds: float) -> None:
+    """Have this process keep bodies for a time."""
+    if gateway.request_log is not None:
+        gateway.request_log.keep_bodies(seconds)
 
 
 class LogHistory(AdminResource):
@@ -129,5 +147,8 @@ class LogBodies(AdminResource):
             raise InvalidRequest(f"This does not say for how long bodies are to be kept: {e}") from None
         if not 0 <= seconds <= MOST_BODIES:
             raise InvalidRequest(f"Bodies are kept for 0 to {MOST_BODIES:g} seconds.")
-        found.keep_bodies(seconds)
-        self.tell(visit, describe_log(self.gateway))
+        if self.gateway.peers is None:
+            keep_bodies(self.gateway, seconds)
+        else:
+            await self.gateway.peers.ask("bodies", seconds)
+        self.tell(visit, await log_of_all(self.gateway))

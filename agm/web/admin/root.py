@@ -11,6 +11,7 @@ from agm.web.access import Access
 from agm.web.admin.accounts import Accounts
 from agm.web.admin.aliases import Aliases
 from agm.web.admin.client_keys import ClientKeys
+from agm.web.admin.cluster import ClusterView
 from agm.web.admin.events import Events
 from agm.web.admin.explain import Explain
 from agm.web.admin.forecast import Forecast
@@ -29,6 +30,7 @@ class AdminRoot(Resource):
         self._unknown = Unknown(gateway, access)
         self.putChild(b"accounts", Accounts(gateway, access))
         self.putChild(b"aliases", Aliases(gateway, access))
+        self.putChild(b"cluster", ClusterView(gateway, access))
         self.putChild(b"events", Events(gateway, access))
         self.putChild(b"explain", Explain(gateway, access))
         self.putChild(b"forecast", Forecast(gateway, access))
