@@ -122,6 +122,7 @@ class GatewayService(LoggedService):
             self._gate.shut()
         elif not self.site.draining:
             for listener in listeners:
+                listener.last = True
                 listener.accept_waiting()
         await DeferredList([maybeDeferred(listener.disownServiceParent) for listener in listeners])
         if not self.site.draining:

@@ -19,6 +19,7 @@ from agm.core.durations import until_pacific_midnight
 from agm.core.pool.exclusions import Exclusion
 from agm.core.request import AttemptRecord
 from agm.core.spending import moment
+from agm.core.words import counted
 
 #: Seconds that something has to be watched until it has a pace.
 LEAST = 600.0
@@ -214,7 +215,7 @@ def sentence(of: Mapping[str, Any], now: float, clock: Callable[[float], str] = 
         for it in sorted((it for it in ready if it["out_in"] is not None), key=lambda it: it["out_in"])[:MAX_TOLD]:
             parts.append(f"at this pace {it['name']} is out {at_or_in(it['out_in'], now, clock)}")
         if not parts:
-            parts.append(f"{len(ready)} account{' is' if len(ready) == 1 else 's are'} ready, and no end is in sight")
+            parts.append(f"{counted(len(ready), 'account is', 'accounts are')} ready, and no end is in sight")
     return "; ".join(parts) or "there is no account for it"
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agm.config import ConfigError, Problem, default_path, load, parse
+from agm.config import Config, ConfigError, Problem, default_path, load, parse
 from agm.config.loading import held_openly
 from agm.persist.atomic_write import Replace, atomic_write, give, make_folders
 
@@ -463,14 +463,28 @@ def _as_it_was(text: str, before: str) -> bytes:
         raise Refused("an argument is not UTF-8, as TOML must be") from None
 
 
-def check(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+def nothing_more(config: Config) -> Iterable[Problem]:
+    """Find nothing wrong with a configuration beyond what its reader has."""
+    return ()
+
+
+def check(
+    text: str,
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    further: Callable[[Config], Iterable[Problem]] = nothing_more,
+) -> tuple[str, ...]:
     """
     Check ``text`` as the configuration at ``path``, and return its warnings.
 
     Raises :class:`agm.config.ConfigError` with every problem.  A secret that is missing or unusable is a warning: a
-    variable may be set where the gateway is started.
+    variable may be set where the gateway is started.  ``further`` finds what else is wrong, as plugins know it.
     """
-    return parse(text, path=path, environ=environ).warnings
+    config = parse(text, path=path, environ=environ)
+    if problems := list(further(config)):
+        raise ConfigError(problems)
+    return config.warnings
 
 
 def edit(
@@ -480,18 +494,20 @@ def edit(
     environ: Mapping[str, str],
     secret: SecretFile | None = None,
     replace: Replace = os.replace,
+    further: Callable[[Config], Iterable[Problem]] = nothing_more,
 ) -> tuple[str, ...]:
     """
     Put what ``change`` makes of the text at ``path`` in its place; the warnings that are new with it.
 
     ``change`` is a function of the text alone, and may be called twice.  ``secret`` is written first, and
-    taken back if the text is refused.  The file is replaced by ``replace``, :func:`os.replace` but for tests.
+    taken back if the text is refused.  ``further`` is that of :func:`check`.
+    The file is replaced by ``replace``, :func:`os.replace` but for tests.
     Raises :class:`Refused`, or :class:`agm.config.ConfigError` with every problem of the new text; either
     way nothing was changed.  A file and folders that are not there are made, for their owner alone; a file that is
     there keeps its owner, group and mode, or a warning says what has become of them.
     """
     if secret is None:
-        check(change(read(path)), path, environ)  # a refusal leaves no new folder behind
+        check(change(read(path)), path, environ, further=further)  # a refusal leaves no new folder behind
     target = Path(os.path.realpath(path))
     try:
         make_folders(target.parent)
@@ -509,7 +525,7 @@ def edit(
                         raise Refused(f"{secret.path} is there already; remove it if no other account uses it")
                     undo.callback(unlink, secret.path)
                     atomic_write(secret.path, secret.content, like=old)
-                warnings = check(new, path, environ)
+                warnings = check(new, path, environ, further=further)
                 atomic_write(target, data, mode=None, like=old, replace=replace)
                 undo.pop_all()
             new_ones = [warning for warning in warnings if _anywhere(warning) not in known]

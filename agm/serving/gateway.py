@@ -185,6 +185,9 @@ class Gateway:
         self.calls = self._make_calls(config)
         self._started = False
         self._sources: dict[str, AccountSource] = {}
+        #: What was known at once, and what each plugin that fetches accounts has given last.
+        self._known: list[AccountSource] = []
+        self._fetched: list[list[AccountSource]] = []
         self._awaited: list[Awaitable[list[AccountSource]]] = self._adopt(config)
 
     def _now(self) -> float:
@@ -322,8 +325,12 @@ class Gateway:
         self.hooks.configure(config)
         known, awaited = self.hooks.account_sources(config)
         sources = _by_name(known)
+        fetched = self._fetched if len(self._fetched) == len(awaited) else [[] for _ in awaited]
+        for source in [source for each in fetched for source in each]:  # they serve until they are fetched anew
+            sources.setdefault(source.account.name, source)
         key_sources = self.hooks.client_key_sources(config)
         self.config = config
+        self._known, self._fetched = known, fetched
         self.calls = self._make_calls(config)
         self.models.configure(config)
         self.clients.configure(config, key_sources)
@@ -334,10 +341,16 @@ class Gateway:
 
     async def _fetch(self) -> None:
         awaited, self._awaited = self._awaited, []
-        for waiting in awaited:
+        fetched = self._fetched
+        for number, waiting in enumerate(awaited):
             try:
-                fetched = await waiting
-                self._serve_from(_by_name([*self._sources.values(), *fetched]))
+                found = await waiting
+                if fetched is not self._fetched:
+                    return  # another configuration has come meanwhile, and fetches its own
+                others = [each for at, each in enumerate(self._fetched) if at != number]
+                sources = _by_name([*self._known, *(source for each in (*others, found) for source in each)])
+                self._fetched[number] = found
+                self._serve_from(sources)
             except (HookFailed, ValueError) as e:
                 log.error("accounts from a plugin cannot be used: {why}", why=str(e))
 

@@ -1637,7 +1637,6 @@ def test_documented_choices_are_the_choices() -> None:
         "auth.resources",
         "models.display_name",
         "pool.strategy",
-        "accounts[].kind",
         "budgets[].per",
         "budgets[].then",
         "log.format",

@@ -17,6 +17,7 @@ import msgspec
 
 from agm.api import TranslatedCall
 from agm.dialects.anthropic.contents import Conversation
+from agm.dialects.anthropic.errors import NoThreads
 from agm.dialects.anthropic.settings import Thinking, configuration
 from agm.dialects.anthropic.tools import TOOLS, read_tools
 from agm.dialects.base import BadParameter, read_object
@@ -26,7 +27,7 @@ __all__ = ["Asked", "read_count", "read_request"]
 
 #: Accepted, because they change nothing of the answer: Gemini caches prompts by itself, and counts what it had cached.
 _WITHOUT_MEANING = ("cache_control", "metadata", "service_tier", "user_profile_id", "workspace_id")
-_RARE = frozenset({*_WITHOUT_MEANING, "speed", "mcp_servers", "container", "inference_geo", "diagnostics"})
+_RARE = frozenset({*_WITHOUT_MEANING, "speed", "mcp_servers", "container", "inference_geo", "diagnostics", "thread"})
 #: What Claude Code writes as the first line of its instructions, for Anthropic and not for the model.
 _FOR_ANTHROPIC = re.compile(r"x-anthropic-[a-z-]+:[^\n]*")
 #: Models that refuse a call of an earlier turn without a signature.
@@ -165,6 +166,8 @@ def _refuse_the_rest(fields: Fields) -> None:
     if not fields.any(_RARE):
         fields.end()
         return
+    if fields.take("thread") is not None:
+        raise NoThreads
     fields.skip(*_WITHOUT_MEANING)
     fields.refuse("speed", "Gemini has one speed.", unless=("standard",))
     fields.refuse("mcp_servers", "Gemini does not call MCP servers; let the client do it.", unless=([],))

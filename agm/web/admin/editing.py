@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,10 @@ import msgspec
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from agm.config import ConfigError
+from agm.config import Config, ConfigError, Problem
 from agm.config.identity import Identity
 from agm.core.errors import NOT_JSON, Forbidden, GatewayError, InvalidRequest, UnsupportedMedia
+from agm.core.request import BUILT_IN_KINDS
 from agm.persist import config_file as files
 from agm.persist.config_file import At, Refused, SecretFile
 from agm.web.admin.base import AdminResource
@@ -121,7 +122,9 @@ class EditingResource(AdminResource):
         path, reload = self.path(), self.gateway.reload_file
         assert reload is not None, "there is a path"
         try:
-            warnings = await self._in_thread(lambda: files.edit(path, change, environ=os.environ, secret=secret))
+            warnings = await self._in_thread(
+                lambda: files.edit(path, change, environ=os.environ, secret=secret, further=self._of_plugins)
+            )
         except ConfigError as e:
             raise InvalidRequest("; ".join(_told(each.key, each.message) for each in e.problems)) from None
         except Refused as e:
@@ -152,6 +155,11 @@ class EditingResource(AdminResource):
                 "--demo. Start it with --config FILE."
             )
         return path
+
+    def _of_plugins(self, config: Config) -> Iterable[Problem]:
+        """Ask the plugins of this gateway what accounts of their kinds may hold."""
+        foreign = any(account.kind not in BUILT_IN_KINDS for account in config.accounts)
+        return self.gateway.hooks.settings_problems(config) if foreign else ()
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         reactor = self.gateway.reactor
