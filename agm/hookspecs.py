@@ -462,8 +462,8 @@ def agm_transform_event(
     :returns: the document for the client; None for no change; of a stream also a list of documents, which come in its
         place (an empty one drops it), or :class:`agm.api.EndStream` to end it well.
 
-    Synchronous.  Takes no wrapper.  Fails closed: the answer breaks off, and does not look complete.  Where no plugin
-    has it, answers pass byte for byte.
+    Synchronous.  Takes no wrapper.  Fails closed: the answer breaks off, and does not look complete; before anything
+    has gone to the client it is 500.  Where no plugin has it, answers pass byte for byte.
 
     Example::
 

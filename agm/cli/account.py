@@ -219,7 +219,13 @@ def _add(args: argparse.Namespace) -> int:
         express = ", or one of --api-key-env and --api-key-file (express mode)" if args.kind == "vertex" else ""
         args.usage_error(f"a {args.kind} account needs --credentials adc|FILE{express}")
     table = {**new_table(args, args.name, source, args.project), **_settings(args)}
-    if source or not _asks_for_key(args.kind, path):
+    if not source and not _asks_for_key(args.kind, path):
+        print(
+            f"no key is asked for, as {args.kind} accounts can do without; --api-key-env and --api-key-file give one",
+            file=sys.stderr,
+        )
+        return write_account(path, table, "")
+    if source:
         return write_account(path, table, "api_key" if "credentials" not in source else "credentials")
     stored = place_of(path, args.name)
     table["api_key_file"] = reference(path, stored)

@@ -627,9 +627,10 @@ def read_error(
 ) -> Verdict:
     """Say what an error means."""
     try:
-        document = _dict(msgspec.json.decode(body))
+        decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        document = {}
+        decoded = None
+    document = _dict(decoded[0] if isinstance(decoded, list) and decoded else decoded)  # Google's surface has a list
     error = document.get("error", document)
     said = error if isinstance(error, str) else _dict(error).get("message") or _dict(error).get("detail")
     message = said[:500] if isinstance(said, str) else ""

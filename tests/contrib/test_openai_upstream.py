@@ -555,6 +555,7 @@ def error(message: str, code: str | None = None) -> dict[str, Any]:
         (404, {"object": "error", "message": "The model `x` does not exist.", "code": 404}, {}, Fault.NO_MODEL, None),
         (400, error("Too long.", "context_length_exceeded"), {}, Fault.FINAL, None),
         (500, b"<html>", {}, Fault.ENDPOINT, None),
+        (403, [{"error": {"message": "No key.", "code": 403}}], {}, Fault.FORBIDDEN, None),
         (503, {"error": "overloaded"}, {}, Fault.CAPACITY, None),
     ],
 )
@@ -566,6 +567,8 @@ def test_errors_mean_what_they_say(
     verdict = openai_upstream.read_error(status, raw, headers, account, build_request())
     assert (verdict.fault, verdict.delay) == (fault, delay)
     assert verdict.message
+    said = body[0]["error"]["message"] if isinstance(body, list) else None
+    assert said is None or verdict.message == said
 
 
 @pytest_twisted.ensureDeferred

@@ -376,7 +376,9 @@ def test_the_command_line_adds_checks_and_lists_accounts_of_a_kind(
         return status, out, err
 
     url = ("--endpoint", "http://127.0.0.1:8000/v1")
-    assert run("account", "add", "local", "--kind", "openai", *url)[0] == 0
+    status, _, err = run("account", "add", "local", "--kind", "openai", *url)
+    assert status == 0
+    assert "no key is asked for" in err
     more = ("--set", "max_tokens_field=max_completion_tokens", "--set", "stream_usage=false")
     assert run("account", "add", "far", "--kind", "openai", "--api-key-env", "HOUSE_KEY", *more)[0] == 0
     text = path.read_text()
