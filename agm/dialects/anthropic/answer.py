@@ -227,7 +227,7 @@ class Writer:
         if self._open == "text":
             for support in grounding.grounding_supports or ():
                 for index in support.grounding_chunk_indices or ():
-                    page = pages[index] if index < len(pages) else None
+                    page = pages[index] if 0 <= index < len(pages) else None
                     if page is not None and support.segment is not None:
                         self._sink.cite(
                             {
