@@ -123,6 +123,7 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         log_path=None if start.demo is not None and config.request_log.path is None else logfile.path_of(config),
         upload_key=start.upload_key,
         gate=gate,
+        demo=start.demo is not None,
         peers=Peers(reactor, Path(start.folder), start.number, f"{start.number}-{os.getpid()}", start.count),
     )
     site = service.site
@@ -252,6 +253,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         log_path=log_path,
         upload_key=upload_key_beside(state_path),
         state_path=state_path,
+        demo=demo is not None,
     )
     if demo is not None:
         demo.setServiceParent(service)
@@ -270,6 +272,7 @@ def _assemble(
     upload_key: bytes | None,
     state_path: Path | None = None,
     gate: AcceptGate | None = None,
+    demo: bool = False,
     peers: Peers | None = None,
 ) -> GatewayService:
     """Put a gateway together, its listeners, and what watches its configuration and the clock."""
@@ -289,7 +292,7 @@ def _assemble(
     site = make_site(gateway, Access.configured(config.gateway, interfaces), connections=descriptors.connections())
     service = GatewayService(gateway, site, manager, shared=gate)
     if config.path is not None or listening.certificates:
-        watch = ConfigWatch(reactor, gateway, config.path, adapt, manager, listening.certificates)
+        watch = ConfigWatch(reactor, gateway, config.path, adapt, manager, listening.certificates, editable=not demo)
         watch.setServiceParent(service)
     ClockWatch(reactor, gateway.wall, stepped=gateway.clock_set, woke=gateway.woke).setServiceParent(service)
     for listener, endpoint in zip(listening.listeners, listening.endpoints, strict=True):

@@ -96,6 +96,8 @@ class Gateway:
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar money: what requests cost, and the budgets.
     :ivar pins: which account a session's handle or an ephemeral token is of.
+    :ivar reload_file: has the configuration's file read, and put in force; None where there is none, or it is not the
+        file's accounts that serve.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -135,6 +137,7 @@ class Gateway:
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
+        self.reload_file: Callable[[], Deferred[None]] | None = None
         self.sessions = Sessions()
         self.pins = Pins()
         self.deadlines = client.deadlines

@@ -22,6 +22,8 @@ from tests.service.supervised import News, supervised
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PAGE = (DEPLOY.parent / "docs" / "deploy.md").read_text("utf-8")
+#: Several machines.
+SCALE = (DEPLOY.parent / "docs" / "scale.md").read_text("utf-8")
 SYSTEMD = DEPLOY / "systemd"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 UNITS = [pytest.param(SYSTEMD, id="machine"), pytest.param(SYSTEMD / "user", id="user")]
@@ -58,8 +60,8 @@ def configured(tmp_path: Path) -> dict[str, str]:
 # The page
 
 
-def test_the_page_names_files_that_are_there_and_all_of_them() -> None:
-    named = set(re.findall(r"deploy/[\w./-]*\w", PAGE))
+def test_the_pages_name_files_that_are_there_and_all_of_them() -> None:
+    named = set(re.findall(r"deploy/[\w./-]*\w", PAGE + SCALE))
     named.remove("deploy/docker/gemini.key")  # the reader makes it
     assert [name for name in sorted(named) if not (DEPLOY.parent / name).exists()] == []
     files = {str(path.relative_to(DEPLOY.parent)) for path in DEPLOY.rglob("*") if path.is_file()}
