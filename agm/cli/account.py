@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,13 @@ from agm.cli import files
 from agm.cli.account_status import details, standing, summary
 from agm.cli.files import Refused
 from agm.cli.parsers import RecordingParser
+from agm.cli.plugin_checks import kinds_of
 from agm.cli.running import add_options, find_running, json_text, printable
 from agm.cli.trial import run_test
-from agm.config import find, load, parse
+from agm.config import default, find, load, parse
 from agm.config.secret import why_unusable
+from agm.config.words import nearest_of
+from agm.core.request import BUILT_IN_KINDS
 
 __all__ = [
     "FILE_LIMIT",
@@ -100,10 +104,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "add an account; the API key is asked for, or read from a pipe",
         "  agm account add work\n"
         "  agm account add work < key.txt\n"
-        "  agm account add cloud --kind vertex --credentials adc --project my-project",
+        "  agm account add cloud --kind vertex --credentials adc --project my-project\n"
+        "  agm account add local --kind openai --endpoint http://127.0.0.1:8000/v1",
     )
     add.add_argument("name", metavar="NAME", help="the account's name: letters, digits, '.', '_' and '-'")
-    add.add_argument("--kind", choices=("api-key", "vertex", "code-assist"), default="api-key", help="default: api-key")
+    add.add_argument(
+        "--kind",
+        metavar="KIND",
+        default="api-key",
+        help="api-key (the default), vertex, code-assist, or a kind that a plugin has",
+    )
+    add.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of a plugin's kind; repeatable"
+    )
     credential = add.add_mutually_exclusive_group()
     credential.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the API key")
     credential.add_argument("--api-key-file", metavar="FILE", help="the file that holds the API key")
@@ -203,10 +216,16 @@ def _add(args: argparse.Namespace) -> int:
         if args.credentials != "adc":
             _Login.read(Path(args.credentials), "--credentials")
             source = {"credentials": _absolute(args.credentials)}
-    elif args.kind != "api-key":
+    elif args.kind in ("vertex", "code-assist"):
         express = ", or one of --api-key-env and --api-key-file (express mode)" if args.kind == "vertex" else ""
         args.usage_error(f"a {args.kind} account needs --credentials adc|FILE{express}")
-    table = new_table(args, args.name, source, args.project)
+    table = {**new_table(args, args.name, source, args.project), **_settings(args)}
+    if not source and not _asks_for_key(args.kind, path):
+        print(
+            f"no key is asked for, as {args.kind} accounts can do without; --api-key-env and --api-key-file give one",
+            file=sys.stderr,
+        )
+        return write_account(path, table, "")
     if source:
         return write_account(path, table, "api_key" if "credentials" not in source else "credentials")
     stored = path.parent / "keys" / f"{args.name}.key"
@@ -214,6 +233,36 @@ def _add(args: argparse.Namespace) -> int:
     foresee(path, table)
     key = ask_for_key(args.name)
     return write_account(path, table, "api_key_file", files.SecretFile(stored, key.encode("utf-8") + b"\n"))
+
+
+def _settings(args: argparse.Namespace) -> dict[str, object]:
+    """What ``--set`` says, each value as TOML or else as text."""
+    found: dict[str, object] = {}
+    for each in args.set:
+        key, equals, value = each.partition("=")
+        if not equals or not re.fullmatch("[A-Za-z0-9_-]+", key):
+            args.usage_error("--set takes KEY=VALUE")
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _asks_for_key(kind: str, path: Path) -> bool:
+    """Return whether an account of a kind has to have a key; :raises Refused: if there is no such kind."""
+    if kind in BUILT_IN_KINDS:
+        return True
+    config = load(path, environ=os.environ) if path.exists() else default()
+    try:
+        kinds = kinds_of(config)
+    except Exception as e:  # PluginError, which is not imported for everybody
+        raise Refused(str(e)) from None
+    if kind not in kinds:
+        near = nearest_of(kind, kinds)
+        hint = f"did you mean {near}?" if near else "a plugin that has it goes into [plugins] load"
+        raise Refused(f"there is no kind {kind}; {hint} The kinds are {', '.join(kinds)}.")
+    return kinds[kind].needs_key
 
 
 def new_table(args: argparse.Namespace, name: str, source: Mapping[str, str], project: str | None) -> dict[str, object]:
@@ -457,11 +506,11 @@ def _state(account: Mapping[str, object], live: Mapping[str, Mapping[str, Any]])
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:
     """Describe an account's table, which is known to be valid, without its secrets."""
-    source = next(key for key in _SOURCES if key in table)
+    source = next((key for key in _SOURCES if key in table), None)
     return {
         "name": table["name"],
         "kind": table["kind"],
-        "credential": "adc" if table[source] == "adc" and source == "credentials" else source,
+        "credential": "adc" if source == "credentials" and table[source] == "adc" else source,
         "project": table.get("project"),
         "location": table.get("location", "global") if table["kind"] == "vertex" else None,
         "models": table.get("models", ["*"]),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from agm.cli.plugin_checks import has_foreign_kinds, plugin_problems
 from agm.config import ConfigError, Problem, default_path, load, parse
 from agm.config.loading import held_openly
 from agm.persist.atomic_write import Replace, atomic_write, give, make_folders
@@ -389,7 +390,10 @@ def check(text: str, path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
     Raises :class:`agm.config.ConfigError` with every problem.  A secret that is missing or unusable is a warning: a
     variable may be set where the gateway is started.
     """
-    return parse(text, path=path, environ=environ).warnings
+    config = parse(text, path=path, environ=environ)
+    if has_foreign_kinds(config) and (problems := list(plugin_problems(config))):
+        raise ConfigError(problems)
+    return config.warnings
 
 
 def edit(

@@ -19,13 +19,18 @@ while this plugin is loaded.  The log tells how many of what were taken out of a
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
+from twisted.internet.task import cooperate
 from twisted.logger import Logger
 
 from agm.api import GatewayRequest, hookimpl
 from agm.contrib.pii import Redaction, Settings, told
+
+#: A body of more bytes is looked through in turns with what else there is to do.
+LARGE = 128 * 1024
 
 log = Logger()
 
@@ -51,15 +56,28 @@ class PiiRedactor:
         self.may_pass_unseen = settings.pass_unseen
 
     @hookimpl
-    def agm_transform_request(self, body: dict[str, Any], request: GatewayRequest) -> dict[str, Any] | None:
-        """Give the body without what is found in it; None if nothing is."""
+    def agm_transform_request(
+        self, body: dict[str, Any], request: GatewayRequest
+    ) -> dict[str, Any] | Awaitable[dict[str, Any] | None] | None:
+        """Give the body without what is found; None if nothing is.  While a large one is read others are served."""
+        if len(request.body.raw) > LARGE:
+            return self._in_turns(body, request)
         counts: Counter[str] = Counter()
         self._redaction.document(body, counts)
-        if not counts:
-            return None
-        if not request.explaining:
-            log.info("{request_id}: redacted {what}", request_id=request.id, what=told(counts))
-        return body
+        return _redacted(body, request, counts)
+
+    async def _in_turns(self, body: dict[str, Any], request: GatewayRequest) -> dict[str, Any] | None:
+        counts: Counter[str] = Counter()
+        await cooperate(self._redaction.steps(body, counts)).whenDone()
+        return _redacted(body, request, counts)
+
+
+def _redacted(body: dict[str, Any], request: GatewayRequest, counts: Counter[str]) -> dict[str, Any] | None:
+    if not counts:
+        return None
+    if not request.explaining:
+        log.info("{request_id}: redacted {what}", request_id=request.id, what=told(counts))
+    return body
 
 
 _redactor = PiiRedactor()

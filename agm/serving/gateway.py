@@ -21,13 +21,13 @@ from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
 from agm.core.dialect import ForModel
-from agm.core.forecast import DayQuotas
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
-from agm.core.pool.cooldown import Cooldown
+from agm.core.pool.cooldown import ALL_MODELS, Cooldown
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
+from agm.core.remedies import fix_for
 from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
@@ -95,7 +95,6 @@ class Gateway:
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar money: what requests cost, and the budgets.
-    :ivar quotas: what accounts have served today, and what is known to be all.
     :ivar pins: which account a session's handle or an ephemeral token is of.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
@@ -144,7 +143,6 @@ class Gateway:
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
         self.money = Money(config, self.pool, self._now, hooks.alert)
-        self.quotas = DayQuotas(self._now)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,
@@ -184,6 +182,9 @@ class Gateway:
         self.calls = self._make_calls(config)
         self._started = False
         self._sources: dict[str, AccountSource] = {}
+        #: What was known at once, and what each plugin that fetches accounts has given last.
+        self._known: list[AccountSource] = []
+        self._fetched: list[list[AccountSource]] = []
         self._awaited: list[Awaitable[list[AccountSource]]] = self._adopt(config)
 
     def _now(self) -> float:
@@ -221,7 +222,7 @@ class Gateway:
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.money, self.quotas, self.live, self.counters)
+        return Calls(context, self.models, self.clients, self.money, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
@@ -245,7 +246,7 @@ class Gateway:
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
             self._spent = SpendingFile(
-                self.reactor, self.money.spending, self.quotas, spending_beside(self._state_path)
+                self.reactor, self.money.spending, self.money.quotas, spending_beside(self._state_path)
             )
             self._spent.start()
             self.money.budgets.take_note()
@@ -321,8 +322,12 @@ class Gateway:
         self.hooks.configure(config)
         known, awaited = self.hooks.account_sources(config)
         sources = _by_name(known)
+        fetched = self._fetched if len(self._fetched) == len(awaited) else [[] for _ in awaited]
+        for source in [source for each in fetched for source in each]:  # they serve until they are fetched anew
+            sources.setdefault(source.account.name, source)
         key_sources = self.hooks.client_key_sources(config)
         self.config = config
+        self._known, self._fetched = known, fetched
         self.calls = self._make_calls(config)
         self.models.configure(config)
         self.clients.configure(config, key_sources)
@@ -333,10 +338,16 @@ class Gateway:
 
     async def _fetch(self) -> None:
         awaited, self._awaited = self._awaited, []
-        for waiting in awaited:
+        fetched = self._fetched
+        for number, waiting in enumerate(awaited):
             try:
-                fetched = await waiting
-                self._serve_from(_by_name([*self._sources.values(), *fetched]))
+                found = await waiting
+                if fetched is not self._fetched:
+                    return  # another configuration has come meanwhile, and fetches its own
+                others = [each for at, each in enumerate(self._fetched) if at != number]
+                sources = _by_name([*self._known, *(source for each in (*others, found) for source in each)])
+                self._fetched[number] = found
+                self._serve_from(sources)
             except (HookFailed, ValueError) as e:
                 log.error("accounts from a plugin cannot be used: {why}", why=str(e))
 
@@ -362,12 +373,15 @@ class Gateway:
         self.models.report_from(accounts)
 
     def _went_off(self, account: Account, why: Cooldown) -> None:
-        """Tell whoever hears alerts that an account is off; in the same words as the log and the pages."""
-        self._tell_off(account, why.reason, why.message, why.link)
+        """Tell whoever hears alerts that an account is off, and the fix, as the log and the pages do."""
+        known = why.known(ALL_MODELS, self.reactor.seconds())
+        fix = fix_for(account, known)
+        said = [why.message, f"Fix: {fix}." if fix else "", why.link or ""]
+        self._tell_off(account, why.reason, *said)
 
-    def _tell_off(self, account: Account, reason: str, *more: str | None) -> None:
+    def _tell_off(self, account: Account, reason: str, *more: str) -> None:
         reason = self.redactor.text(reason.rstrip("."))
-        said = " ".join(filter(None, [f"Account {account.name} is off until somebody acts: {reason}.", *more]))
+        said = " ".join(filter(None, [f"Account {account.name} is disabled and needs manual action: {reason}.", *more]))
         text = self.redactor.text(said)
         self.hooks.alert(Alert("account_off", account.name, text, {"account": account.name, "reason": reason}))
 

@@ -19,7 +19,7 @@ from agm.core.answer import KeepAnswer
 from agm.core.bodies import Unreadable
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.kinds import ID_COLLECTIONS, METHODS, IdCollection
+from agm.core.kinds import ID_COLLECTIONS, IdCollection
 from agm.core.ownership import OwnedTarget
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, ModelChoice, UpstreamRequest
@@ -272,7 +272,7 @@ class PrepareIdCall:
     def _attempts(self, call: IdCall) -> Attempts | Search | Lists:
         context, inbound = self._calls.context, self._inbound
         unknown = [known for known in call.named if context.ownership.owner(known) not in context.credentials]
-        able = sum(call.request.method in METHODS[account.kind] for account in context.pool.accounts)
+        able = sum(call.request.method in account.methods for account in context.pool.accounts)
         if able < 2 or self.request.explaining:
             return call.attempts(context)
         if len(unknown) < len(call.named):  # the owner of some is known

@@ -32,7 +32,6 @@ from agm.core.errors import (
     Unimplemented,
     UpstreamTimeout,
 )
-from agm.core.kinds import METHODS
 from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
@@ -316,7 +315,7 @@ class PrepareResourceCall:
             maker=maker,
             openai=isinstance(asked, OpenAIResource),
         )
-        able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
+        able = sum(request.method in account.methods for account in context.pool.accounts)
         if owned is not None or able < 2:
             return call.attempts(context)
         if name is not None or (request.place is not None and asked.name is not None):

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.web.resource import IResource, Resource
 
 from agm.config.problems import fail
+from agm.core.errors import GatewayError
 from agm.core.wire import target
 from agm.plugins.hooks import HookFailed
 from agm.plugins.manager import PluginError
@@ -22,7 +23,7 @@ from agm.web.admin.metrics import Scrape
 from agm.web.admin.root import AdminRoot
 from agm.web.answering import AnsweringResource
 from agm.web.auth_tokens import AuthTokens
-from agm.web.base import Unknown
+from agm.web.base import ApiResource, Unknown
 from agm.web.dashboard import Dashboard, Home
 from agm.web.files import Owned
 from agm.web.gemini import Gemini
@@ -79,16 +80,31 @@ class Root(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Find the resource of a path."""
-        if self.added:
-            asked = _REPEATED.sub(b"/", request.path) + b"/"
-            for start, resource in self.added:
-                if asked.startswith(start) and resource.claims(request):
-                    return resource
+        claiming = self._claiming(request)
+        if claiming is not None:
+            return claiming
         for surface in self.surfaces:
             if surface.claims(request):
                 return surface
         found: IResource = super().getChildWithDefault(path, request)
         return found
+
+    def _claiming(self, request: Any) -> ApiResource | None:
+        """Find the plugin's resource that claims a request."""
+        if self.added:
+            asked = _REPEATED.sub(b"/", request.path) + b"/"
+            for start, resource in self.added:
+                if asked.startswith(start) and resource.claims(request):
+                    return resource
+        return None
+
+    def error_body(self, request: Any, error: GatewayError) -> bytes:
+        """Lay out an error in the form of the API that a request is for."""
+        found = self._claiming(request)
+        if found is None:
+            first = request.path.lstrip(b"/").partition(b"/")[0]
+            found = self.children.get(first)
+        return found.error_body(error) if isinstance(found, ApiResource) else error.body()
 
     def getChild(self, path: bytes, request: Any) -> IResource:
         """Leading slashes say nothing; what is not known is answered as such."""

@@ -21,7 +21,7 @@ from twisted.web.server import Site
 
 from agm.config import LimitsConfig, TimeoutsConfig
 from agm.core.dialect import TranslatedCall
-from agm.core.errors import Unavailable
+from agm.core.errors import GatewayError, Unavailable
 from agm.core.wire.target import plain_call
 from agm.net.interfaces import GatewayReactor, GatewayTransport
 from agm.net.writes import buffered, close_both_ways
@@ -169,6 +169,12 @@ class GatewaySite(Site):
     def release(self, length: int) -> None:
         """Bytes of a body are not held any more."""
         self.reserved -= length
+
+    def error_body(self, request: GatewayRequestOnWire, error: GatewayError) -> bytes:
+        """Lay out an error that comes before a resource is asked, in the form of the API that the request is for."""
+        lay_out = getattr(self.resource, "error_body", None)
+        body: bytes = error.body() if lay_out is None else lay_out(request, error)
+        return body
 
     def getResourceFor(self, request: Any) -> IResource:
         """The resource of a request; that of a plain call, or of a path as it was added, is known without a walk."""

@@ -1637,7 +1637,6 @@ def test_documented_choices_are_the_choices() -> None:
         "auth.resources",
         "models.display_name",
         "pool.strategy",
-        "accounts[].kind",
         "budgets[].per",
         "budgets[].then",
         "log.format",
@@ -1821,6 +1820,21 @@ def test_a_budget_is_of_a_key_a_team_or_an_account() -> None:
         "configuration: budgets[0].of: 'team:serach': there is no client key with this team 'serach' in this file; it "
         "holds if a plugin adds one",
     )
+
+
+def test_a_model_that_no_budget_counts_is_warned_of() -> None:
+    """As long as there is a budget; a price of one's own settles it."""
+    mystery = '[models]\nlist = ["gemini-2.5-pro", "mystery-1.0"]\n'
+    assert parse(mystery, environ={}).warnings == ()
+    (warning,) = parse(
+        A_CLIENT_KEY.replace('key = "k"', f'key_sha256 = "{"0" * 64}"') + A_BUDGET + mystery, environ={}
+    ).warnings
+    assert warning == (
+        "configuration: budgets: the price of 'mystery-1.0' is not known, so requests for it are in no budget; "
+        'write [prices."mystery-1.0"], or leave it out of the keys\' models'
+    )
+    priced = A_BUDGET + mystery + '[prices."mystery-*"]\ninput = 1\noutput = 1\n'
+    assert not any("price" in it for it in parse(A_CLIENT_KEY + priced, environ={}).warnings)
 
 
 _SECRETS = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agm.contrib.pii import Redaction, Settings, is_card, told
+from agm.contrib.pii import PIECE, Redaction, Settings, is_card, told
 
 
 def redacted(text: str, **settings: Any) -> str:
@@ -132,6 +132,27 @@ def test_media_and_signatures_pass_and_long_texts_do_not() -> None:
     found, counts = document({"data": media, "text": "x" * 300 + " ada@example.com"})
     assert found == {"data": media, "text": "x" * 300 + " [EMAIL]"}
     assert counts == {"EMAIL": 1}
+
+
+@pytest.mark.parametrize("find", ["ada@example.com", "+49 30 901820-0", "4111 1111 1111 1111", "E-123456"])
+def test_a_long_text_is_looked_through_in_pieces_and_nothing_is_lost_between_them(find: str) -> None:
+    redaction = Redaction(Settings(patterns={"STAFF": r"E-\d{6}"}))
+    for at in range(PIECE - 25, PIECE + 5):
+        counts: Counter[str] = Counter()
+        text = f"{'x ' * PIECE}"[:at] + f" {find} " + "y " * PIECE
+        left = redaction.text(text, counts)
+        assert counts.total() == 1, at
+        assert find not in left
+        assert len(text) - len(find) + 7 == len(left) + 7 - len(re.findall(r"\[\w+\]", left)[0])
+
+
+def test_a_large_document_is_looked_through_in_steps() -> None:
+    counts: Counter[str] = Counter()
+    document = {"text": "ada@example.com " * PIECE, "parts": [{"text": "bob@example.com"}] * 5000}
+    steps = sum(1 for _ in Redaction(Settings()).steps(document, counts))
+    assert steps > 20
+    assert counts["EMAIL"] > PIECE
+    assert "@" not in str(document)
 
 
 def test_a_deep_document_is_no_trouble() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from agm.api import Framing
+from agm.contrib import openai_upstream
 from agm.contrib.pii_answers import PiiAnswers
 from agm.contrib.pii_redactor import PiiRedactor
 from agm.testing import GatewayFactory, build_request, check_plugin
-from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, account
+from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, account, eventually
 from tests.helpers.websockets import accept, open_socket
 from tests.plugins.test_every_route import KINDS, ROUTES, answer
 
@@ -47,7 +49,7 @@ async def test_nothing_of_a_request_goes_out_on_any_route(
     gateway: GatewayFactory, upstream: AnsweringUpstream, lines: list[str], kind: str, route: str
 ) -> None:
     """In clear, and where JSON's escapes hide it."""
-    running = await gateway(account(upstream, kind), plugins=[PiiRedactor()])
+    running = await gateway(account(upstream, kind), plugins=[openai_upstream, PiiRedactor()])
     method, path, body, headers = ROUTES[route]
     sent = body
     if isinstance(body, dict):
@@ -84,6 +86,22 @@ async def test_files_pass_where_the_settings_let_them_and_what_is_said_of_them_i
     assert json.loads(upstream.asked[0].body) == {"file": {"displayName": "for [EMAIL]"}}
     download = await running.fetch("GET", "/v1beta/files/f:download?alt=media")
     assert (download.status, download.body) == (200, b"\x00\x01")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_body_is_redacted_while_others_are_served(
+    gateway: GatewayFactory, upstream: AnsweringUpstream, lines: list[str]
+) -> None:
+    running = await gateway(account(upstream), plugins=[PiiRedactor()])
+    text = f"I am {ADDRESS}. " * 40_000
+    large = Deferred.fromCoroutine(running.ask("large", text=text))
+    await eventually(lambda: running.gateway.live.totals()["open"], "the large one")
+    assert (await running.ask("small")).status == 200
+    assert [asked.path.partition("models/")[2] for asked in upstream.asked] == ["small:generateContent"]
+    assert (await large).status == 200
+    assert upstream.asked[1].body.count(b"[EMAIL]") == 40_000
+    assert ADDRESS.encode() not in upstream.asked[1].body
+    assert any("redacted 40000 EMAIL" in line for line in lines)
 
 
 @pytest_twisted.ensureDeferred
@@ -273,7 +291,7 @@ async def test_an_answer_comes_without_them(gateway: GatewayFactory, lines: list
 
     answering = AnsweringUpstream(say)
     plugin = PiiAnswers()
-    running = await gateway(account(answering, kind), plugins=[plugin])
+    running = await gateway(account(answering, kind), plugins=[openai_upstream, plugin])
     answered = await running.fetch("POST", f"/v1beta/models/m:{way}", body=b'{"contents": []}')
     assert answered.status == 200
     found = answered.events if "sse" in way else answered.json if "json" in way else [answered.json]

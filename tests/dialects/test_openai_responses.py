@@ -208,6 +208,24 @@ def test_a_custom_tool_gets_its_text() -> None:
     assert (item["type"], item["input"]) == ("custom_tool_call", "ls")
 
 
+def test_functions_of_a_namespace_have_its_name_before_their_own() -> None:
+    """And come back in it, as Codex has it."""
+    function = {"type": "function", "name": "close", "description": "d", "defer_loading": True}
+    space = {"type": "namespace", "name": "agents", "description": "about", "tools": [function, SH]}
+    request = asked(tools=[space], tool_choice={"type": "function", "namespace": "agents", "name": "close"})
+    made = json.loads(request.call.body)
+    close, sh = made["tools"][0]["functionDeclarations"]
+    assert (close["name"], close["description"]) == ("agents__close", "d\n\nagents: about")
+    assert sh["name"] == "agents__sh"
+    assert made["toolConfig"]["functionCallingConfig"]["allowedFunctionNames"] == ["agents__close"]
+    parts = [{"functionCall": {"name": name, "args": {"input": "x"}}} for name in ("agents__close", "agents__sh")]
+    output = streamed(event(*parts, finishReason="STOP"), request=request)[-1]["response"]["output"]
+    assert [(item["namespace"], item["name"]) for item in output] == [("agents", "close"), ("agents", "sh")]
+    assert output[1]["type"] == "custom_tool_call"
+    again = translated(input=[{"role": "user", "content": "q"}, *output])["contents"][1]["parts"]
+    assert again == parts
+
+
 @pytest.mark.parametrize(
     ("finish", "last", "reason"),
     [("MAX_TOKENS", "response.incomplete", "max_output_tokens"), ("SAFETY", "response.incomplete", "content_filter")],

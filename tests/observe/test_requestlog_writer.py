@@ -597,7 +597,7 @@ async def test_the_gateway_tells_how_the_log_stands(
     }
     assert (await found.running.fetch("GET", "/_agm/log/other")).status == 404
     without = await gateway("")
-    assert (await without.fetch("GET", "/_agm/log")).json == {"enabled": False}
+    assert (await without.fetch("GET", "/_agm/log")).json == {"enabled": False, "config": None}
     refused = await without.fetch("POST", "/_agm/log/bodies", body=b'{"seconds": 1}')
     assert refused.status == 404
     assert b"request log is off" in refused.body

@@ -87,7 +87,9 @@ async def test_an_account_that_goes_off_is_told_once_with_the_reason(
     assert (await running.ask("m")).status == 400
     await eventually(lambda: len(told.documents) == 2, "two alerts")
     first = min(told.documents, key=lambda document: str(document["about"]))
-    assert first["text"].startswith("Account a is off until somebody acts: API_KEY_INVALID. API key not valid.")
+    assert first["text"].startswith(
+        "Account a is disabled and needs manual action: API_KEY_INVALID. API key not valid. Fix: create"
+    )
     assert first["alert"] == "account_off"
     assert first["details"] == {"account": "a", "reason": "API_KEY_INVALID"}
     assert datetime.fromisoformat(first["at"]).tzinfo is not None

@@ -194,6 +194,15 @@ def test_accounts_count_down_to_their_recovery(page: Page, demo: str) -> None:
         assert said in text
 
 
+@pytest.mark.process
+def test_what_comes_next_is_shown_below_the_accounts(page: Page, demo: str) -> None:
+    """A sentence for each model, as the command prints it."""
+    assert ask(demo, "emu-429rpm-80") == 429
+    show(page, demo, "accounts")
+    page.until("document.querySelector('#view-accounts')?.innerText.includes('Forecast')")
+    page.until("document.querySelector('#view-accounts').innerText.includes('is back in ')")
+
+
 @pytest.mark.parametrize("step", ["+ 3600000", "- 3600000"], ids=["forward", "back"])
 @pytest.mark.process
 def test_a_clock_that_is_set_changes_no_time_that_runs_on_the_page(page: Page, demo: str, step: str) -> None:
@@ -279,7 +288,7 @@ def test_snippets_have_the_address_that_the_page_came_from_and_can_be_copied(pag
     """127.0.0.1 where the page was loaded from localhost, which a program may take for another address."""
     port = demo.rpartition(":")[2]
     show(page, f"http://localhost:{port}", "connect")
-    page.until("document.querySelectorAll('.snippet').length === 7")
+    page.until("document.querySelectorAll('.snippet').length === 12")
     assert page.text("#connect-address") == demo
     page.run("document.getElementById('connect-model').value = 'gemini-2.5-pro'")
     page.run("document.getElementById('connect-model').dispatchEvent(new Event('change'))")
@@ -360,7 +369,7 @@ def test_the_page_asks_for_a_key_where_one_is_asked_for_and_keeps_it_for_the_tab
         page.run("location.hash = '#/keys'")
         page.until("document.querySelector('#view-keys').innerText.includes('admin')")
         page.run("location.hash = '#/connect'")
-        page.until("document.querySelectorAll('.snippet').length === 7")
+        page.until("document.querySelectorAll('.snippet').length === 12")
         assert "YOUR_KEY" in page.run("document.querySelector('#snippet-curl pre').textContent")
         assert ADMIN not in page.run("document.documentElement.outerHTML")
         assert page.run("localStorage.length + document.cookie.length") == 0

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from agm.core import kinds
 from agm.core.classify import Fault, Verdict
 from agm.core.pool.breaker import Consequence, Endpoints, Trouble
 from agm.core.pool.candidates import AccountOrder, Candidates
@@ -34,7 +33,7 @@ from agm.core.pool.cooldown import (
     cooldown_after,
 )
 from agm.core.pool.exclusions import Cause, Exclusion
-from agm.core.pool.groups import Group, eligibility_key, method_class
+from agm.core.pool.groups import Group, eligibility_key, method_classes
 from agm.core.pool.lease import Lease
 from agm.core.pool.waiters import NOBODYS, Share, Waiter, WaitQueue
 from agm.core.request import Account
@@ -108,12 +107,12 @@ class Pool:
         now = self._now()
         lacked = self._lacked.get(model) if self._lacked else None
         if lacked is None:
-            key = (model, method_class(method), "")
+            key = (model, self._method_class.get(method, method), "")
         elif lacked > now:  # the version and the very method matter
             key = (model, method, version)
         else:
             self._forget_lacks(model)
-            key = (model, method_class(method), "")
+            key = (model, self._method_class.get(method, method), "")
         group = self._groups.get(key)
         if group is None or group.until <= now:
             order = self._order(model, method)
@@ -162,7 +161,7 @@ class Pool:
         having = frozenset(
             key
             for key, one in self._by_eligibility.items()
-            if method in kinds.METHODS[one.kind] and (not model or model in one.models)
+            if method in one.methods and (not model or model in one.models)
         )
         order = self._orders.get(having)
         if order is None:
@@ -222,6 +221,7 @@ class Pool:
         ]:
             del self._lacked[model]
         self._by_eligibility = {eligibility_key(member.account): member.account for member in members.values()}
+        self._method_class = method_classes(member.account for member in members.values())
         self._orders.clear()
         self._endpoints.keep([url for member in members.values() for url in member.account.endpoints])
         self._regroup()

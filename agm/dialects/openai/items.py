@@ -8,7 +8,7 @@ from typing import Any
 from agm.dialects.base import BadParameter
 from agm.dialects.openai import media
 from agm.dialects.openai.messages import Conversation
-from agm.dialects.openai.tools import CUSTOM_INPUT, SIGNED, answer_of, read_call
+from agm.dialects.openai.tools import CUSTOM_INPUT, SIGNED, answer_of, flat_name, read_call
 from agm.dialects.reading import array, object_, text
 
 __all__ = ["read_input"]
@@ -95,7 +95,9 @@ class _Reader:
 
     def _call(self, item: Mapping[str, Any], place: str, *, custom: bool) -> None:
         identifier = text(item.get("call_id"), f"{place}.call_id")
-        name = text(item.get("name"), f"{place}.name")
+        space = item.get("namespace")
+        space = None if space is None else text(space, f"{place}.namespace")
+        name = flat_name(space, text(item.get("name"), f"{place}.name"))
         if custom:
             part = read_call(name, "{}", identifier, None, place)
             part["functionCall"]["args"] = {CUSTOM_INPUT: text(item.get("input"), f"{place}.input")}

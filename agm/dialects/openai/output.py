@@ -247,14 +247,14 @@ class Output:
             return self._custom(call, identifier)
         arguments = compact(call.args)
         item = {"id": _identifier("fc"), "type": "function_call", "status": "in_progress", "call_id": identifier}
-        item |= {"name": call.name, "arguments": ""}
+        item |= {**self.tools.called(call.name), "arguments": ""}
         events = [self._begin({**item})]
         at = self._at(item)
         done = {**item, "status": "completed", "arguments": arguments}
         self.items[-1] = done
         events += [
             ("response.function_call_arguments.delta", {**at, "delta": arguments}),
-            ("response.function_call_arguments.done", {**at, "name": call.name, "arguments": arguments}),
+            ("response.function_call_arguments.done", {**at, "name": item["name"], "arguments": arguments}),
             ("response.output_item.done", {"output_index": len(self.items) - 1, "item": done}),
         ]
         return events
@@ -262,7 +262,7 @@ class Output:
     def _custom(self, call: FunctionCall, identifier: str) -> list[Event]:
         text = custom_input(call.args)
         item = {"id": _identifier("ctc"), "type": "custom_tool_call", "status": "in_progress", "call_id": identifier}
-        item |= {"name": call.name, "input": ""}
+        item |= {**self.tools.called(call.name), "input": ""}
         events = [self._begin({**item})]
         at = self._at(item)
         done = {**item, "status": "completed", "input": text}

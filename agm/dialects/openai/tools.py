@@ -32,6 +32,7 @@ __all__ = [
     "answer_of",
     "custom_input",
     "extra_content",
+    "flat_name",
     "read_call",
     "read_tools",
     "signature_in",
@@ -144,6 +145,13 @@ class Tools:
     custom: frozenset[str] = frozenset()
     #: Whether the model may search.
     searches: bool = False
+    #: The functions of namespaces, each with its namespace and its name in there.
+    spaces: Mapping[str, tuple[str, str]] = attrs.Factory(dict)
+
+    def called(self, name: str) -> dict[str, str]:
+        """Return what the client calls a function: its name, and its namespace, if it has one."""
+        space = self.spaces.get(name)
+        return {"name": name} if space is None else {"name": space[1], "namespace": space[0]}
 
 
 NO_TOOLS = Tools({}, False, ())
@@ -151,48 +159,98 @@ NO_TOOLS = Tools({}, False, ())
 TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 
 
-def _function(tool: Any, place: str, *, flat: bool) -> tuple[dict[str, Any], bool, tuple[str, ...]]:
-    """Return a function's declaration, whether it is strict, and what is left out of it."""
-    tool = object_(tool, place)
-    kind = tool.get("type")
-    if kind == "custom":
-        return _custom(tool, place, flat=flat)
-    if kind != "function":
-        raise BadParameter(f"{place}.type", f"a tool of type {str(kind)[:40]!r} cannot be expressed; use function.")
-    at = place if flat else f"{place}.function"
-    fields = Fields(tool if flat else object_(tool.get("function"), at), f"{at}.")
-    fields.skip("type")
-    declared: dict[str, Any] = {"name": fields.needed("name")}
-    if (description := fields.text("description")) is not None:
-        declared["description"] = description
-    left_out: tuple[str, ...] = ()
-    if (parameters := fields.take("parameters")) is not None:
-        declared["parametersJsonSchema"], left_out = translated(parameters, fields.at("parameters"))
-    strict = bool(fields.flag("strict"))
-    fields.end()
-    return declared, strict, left_out
+class _Reader:
+    """
+    Reads tools one after the other.
+
+    :param flat: whether a function's fields stand beside its type, as in the Responses API.
+    """
+
+    def __init__(self, *, flat: bool) -> None:
+        self.declared: list[dict[str, Any]] = []
+        self.strict = True
+        self.left_out: list[str] = []
+        self.custom: set[str] = set()
+        self.spaces: dict[str, tuple[str, str]] = {}
+        self.searches = False
+        self._flat = flat
+
+    def tool(self, tool: Any, place: str, space: str | None = None) -> None:
+        """Read a tool; `space` is the namespace that it is in."""
+        tool = object_(tool, place)
+        kind = tool.get("type")
+        if kind == "function":
+            made = self._function(tool, place)
+        elif kind == "custom":
+            made = self._custom(tool, place)
+        elif self._flat and kind == "namespace" and space is None:
+            self._namespace(tool, place)
+            return
+        elif self._flat and str(kind).startswith("web_search"):
+            _search(tool, f"{place}.")
+            self.searches = True
+            return
+        else:
+            raise BadParameter(f"{place}.type", f"a tool of type {str(kind)[:40]!r} cannot be expressed; use function.")
+        if space is not None:
+            self.spaces[flat_name(space, made["name"])] = (space, made["name"])
+            made["name"] = flat_name(space, made["name"])
+        if kind == "custom":
+            self.custom.add(made["name"])
+        self.declared.append(made)
+
+    def _function(self, tool: dict[str, Any], place: str) -> dict[str, Any]:
+        """Return a function's declaration."""
+        at = place if self._flat else f"{place}.function"
+        fields = Fields(tool if self._flat else object_(tool.get("function"), at), f"{at}.")
+        declared: dict[str, Any] = {"name": fields.needed("name")}
+        if (description := fields.text("description")) is not None:
+            declared["description"] = description
+        for name, own in (("parameters", "parametersJsonSchema"), ("output_schema", "responseJsonSchema")):
+            if (schema := fields.take(name)) is not None:
+                root = "object" if name == "parameters" else "any"
+                declared[own], left_out = translated(schema, fields.at(name), root)
+                self.left_out += left_out
+        self.strict = bool(fields.flag("strict")) and self.strict
+        fields.refuse("async", "Gemini waits for what a function returns.", unless=(False,))
+        fields.refuse("allowed_callers", "Gemini calls functions itself.", unless=(["direct"],))
+        fields.skip("type", "defer_loading")
+        fields.end()
+        return declared
+
+    def _custom(self, tool: dict[str, Any], place: str) -> dict[str, Any]:
+        """Return a custom tool as a function with one text; that text's grammar, which nobody enforces, is told."""
+        at = place if self._flat else f"{place}.custom"
+        fields = Fields(tool if self._flat else object_(tool.get("custom"), at), f"{at}.")
+        name, said = fields.needed("name"), [fields.text("description") or ""]
+        form = fields.object_("format") or {}
+        fields.skip("type", "defer_loading")
+        fields.end()
+        if form.get("type") == "grammar":
+            grammar = form if self._flat else object_(form.get("grammar"), f"{at}.format.grammar")
+            said.append(f"The input follows this grammar ({grammar.get('syntax')}):\n{grammar.get('definition')}")
+            self.left_out.append(f"{at}.format: the grammar is told to the model, and not enforced")
+        self.strict = False
+        properties = {CUSTOM_INPUT: {"type": "string", "description": "The tool's whole input, as it is."}}
+        schema = {"type": "object", "properties": properties, "required": [CUSTOM_INPUT]}
+        return {"name": name, "description": "\n\n".join(filter(None, said)), "parametersJsonSchema": schema}
+
+    def _namespace(self, tool: dict[str, Any], place: str) -> None:
+        """Read the tools of a namespace: each has its name before its own, and what the namespace is for."""
+        fields = Fields(tool, f"{place}.")
+        space, about = fields.needed("name"), fields.text("description")
+        begun = len(self.declared)
+        for number, one in enumerate(fields.array("tools") or []):
+            self.tool(one, f"{place}.tools[{number}]", space)
+        fields.skip("type")
+        fields.end()
+        for declared in self.declared[begun:] if about else ():
+            declared["description"] = "\n\n".join(filter(None, (declared.get("description"), f"{space}: {about}")))
 
 
-def _custom(tool: dict[str, Any], place: str, *, flat: bool) -> tuple[dict[str, Any], bool, tuple[str, ...]]:
-    """Return a custom tool as a function with one text; the grammar of that text, which nobody enforces, is told."""
-    at = place if flat else f"{place}.custom"
-    fields = Fields(tool if flat else object_(tool.get("custom"), at), f"{at}.")
-    fields.skip("type")
-    name, said = fields.needed("name"), [fields.text("description") or ""]
-    form = fields.object_("format") or {}
-    fields.end()
-    left_out: tuple[str, ...] = ()
-    if form.get("type") == "grammar":
-        grammar = form if flat else object_(form.get("grammar"), f"{at}.format.grammar")
-        said.append(f"The input follows this grammar ({grammar.get('syntax')}):\n{grammar.get('definition')}")
-        left_out = (f"{at}.format: the grammar is told to the model, and not enforced",)
-    properties = {CUSTOM_INPUT: {"type": "string", "description": "The tool's whole input, as it is."}}
-    schema = {"type": "object", "properties": properties, "required": [CUSTOM_INPUT]}
-    return (
-        {"name": name, "description": "\n\n".join(filter(None, said)), "parametersJsonSchema": schema},
-        False,
-        left_out,
-    )
+def flat_name(space: str | None, name: str) -> str:
+    """Return what a function of a namespace is called where there are none."""
+    return name if space is None else f"{space}__{name}"
 
 
 def custom_input(args: msgspec.Raw) -> str:
@@ -211,31 +269,21 @@ def read_tools(fields: Fields, *, flat: bool = False) -> Tools:
     """
     given = fields.array("tools") or []
     one = fields.flag("parallel_tool_calls") is False
-    declared, strict = [], bool(given)
-    left_out: list[str] = []
-    custom, searches = set(), False
+    reader = _Reader(flat=flat)
     for number, tool in enumerate(given):
-        if flat and isinstance(tool, dict) and str(tool.get("type")).startswith("web_search"):
-            _search(tool, f"{fields.at('tools')}[{number}].")
-            searches = True
-            continue
-        function, is_strict, lost = _function(tool, f"{fields.at('tools')}[{number}]", flat=flat)
-        declared.append(function)
-        if tool.get("type") == "custom":
-            custom.add(function["name"])
-        strict = strict and is_strict
-        left_out += lost
+        reader.tool(tool, f"{fields.at('tools')}[{number}]")
+    strict = reader.strict and bool(reader.declared)
     choice = _choice(fields.take("tool_choice"), fields.at("tool_choice"), strict=strict, flat=flat)
     made: dict[str, Any] = {}
-    if declared:
-        made["tools"] = [{"functionDeclarations": declared}]
+    if reader.declared:
+        made["tools"] = [{"functionDeclarations": reader.declared}]
         if choice is not None:
             made["toolConfig"] = {"functionCallingConfig": choice}
     elif choice is not None and choice["mode"] == "ANY":
         raise BadParameter(fields.at("tool_choice"), "asks for a call, but tools has no function.")
-    if searches:
+    if reader.searches:
         made.setdefault("tools", []).append({"googleSearch": {}})
-    return Tools(made, one, tuple(left_out), frozenset(custom), searches)
+    return Tools(made, one, tuple(reader.left_out), frozenset(reader.custom), reader.searches, reader.spaces)
 
 
 def _search(tool: dict[str, Any], place: str) -> None:
@@ -267,5 +315,7 @@ def _choice(choice: Any, place: str, *, strict: bool, flat: bool) -> dict[str, A
 
 def _name(one: Mapping[str, Any], place: str, *, flat: bool) -> str:
     if flat:
-        return text(one.get("name"), f"{place}.name")
+        space = one.get("namespace")
+        space = None if space is None else text(space, f"{place}.namespace")
+        return flat_name(space, text(one.get("name"), f"{place}.name"))
     return text(object_(one.get("function"), f"{place}.function").get("name"), f"{place}.function.name")

@@ -97,6 +97,71 @@ console.log(answer.text);
       text: `GOOGLE_GEMINI_BASE_URL=${quoted(base)} GEMINI_API_KEY=${quoted(key)} \\\n  gemini -m ${quoted(model)} -p "Say hello"\n`,
     },
     {
+      id: "openai",
+      name: "Python, openai",
+      install: "pip install openai",
+      note: "For OpenAI's own API. Every model name that it asks for must be one of Gemini's, an alias, or [dialects] default_model's to serve.",
+      text: `from openai import OpenAI
+
+client = OpenAI(
+    api_key=${string(key)},
+    base_url=${string(`${base}/v1`)},
+)
+asked = {"model": ${string(model)}, "messages": [{"role": "user", "content": "Say hello"}]}
+print(client.chat.completions.create(**asked).choices[0].message.content)
+for chunk in client.chat.completions.create(**asked, stream=True):
+    print(chunk.choices[0].delta.content or "", end="")
+`,
+    },
+    {
+      id: "openai-environment",
+      name: "Environment variables for OpenAI's clients",
+      note: "For OpenAI's SDKs, and what is built on them: LangChain, LlamaIndex, aider (OPENAI_API_BASE), open-webui (OPENAI_API_BASE_URL). Cline, Continue, Zed and n8n have a field for the base URL.",
+      text: `export OPENAI_BASE_URL=${quoted(`${base}/v1`)}\nexport OPENAI_API_BASE=${quoted(`${base}/v1`)}\nexport OPENAI_API_KEY=${quoted(key)}\n`,
+    },
+    {
+      id: "codex",
+      name: "Codex",
+      install: "npm install -g @openai/codex",
+      note: "In ~/.codex/config.toml; it reads the key from a variable.",
+      text: `# export AGM_KEY=${quoted(key)}
+model = ${string(model)}
+model_provider = "agm"
+web_search = "disabled"
+
+[model_providers.agm]
+name = "agm"
+base_url = ${string(`${base}/v1`)}
+env_key = "AGM_KEY"
+wire_api = "responses"
+`,
+    },
+    {
+      id: "anthropic",
+      name: "Python, anthropic",
+      install: "pip install anthropic",
+      note: "For Anthropic's own API; LangChain, Cline, Continue and Zed have a field for the base URL. Model names are as with OpenAI's.",
+      text: `from anthropic import Anthropic
+
+client = Anthropic(
+    api_key=${string(key)},
+    base_url=${string(base)},
+)
+asked = {"model": ${string(model)}, "max_tokens": 1000, "messages": [{"role": "user", "content": "Say hello"}]}
+print(client.messages.create(**asked).content[0].text)
+with client.messages.stream(**asked) as stream:
+    for text in stream.text_stream:
+        print(text, end="")
+`,
+    },
+    {
+      id: "claude-code",
+      name: "Claude Code",
+      install: "npm install -g @anthropic-ai/claude-code",
+      note: "The last variable is the model for its small tasks.",
+      text: `export ANTHROPIC_BASE_URL=${quoted(base)}\nexport ANTHROPIC_AUTH_TOKEN=${quoted(key)}\nexport ANTHROPIC_MODEL=${quoted(model)}\nexport ANTHROPIC_DEFAULT_HAIKU_MODEL=${quoted(model)}\nclaude\n`,
+    },
+    {
       id: "environment",
       name: "Environment variables",
       note: "For google-genai, @google/genai and gemini-cli. Clients whose base URL includes the version need /v1beta at the end.",

@@ -49,7 +49,7 @@ async def test_a_message(gateway: GatewayFactory, emulator: RunningEmulator, pat
     assert document["generationConfig"] == {"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": 0}}
 
 
-@pytest.mark.parametrize("kind", ["api-key", "code-assist"])
+@pytest.mark.parametrize("kind", ["api-key", "vertex", "code-assist"])
 @pytest_twisted.ensureDeferred
 async def test_tokens_are_counted_upstream(gateway: GatewayFactory, emulator: RunningEmulator, kind: str) -> None:
     running = await gateway(emulator.account(kind=kind))
@@ -107,13 +107,18 @@ async def test_errors_of_the_upstream(
 @pytest_twisted.ensureDeferred
 async def test_errors_of_the_gateway(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
     """In the same form, each with what helps."""
-    running = await gateway(emulator.account())
+    running = await gateway("[gateway]\nmax_body = 2000\n" + emulator.account())
     found = await ask(running, model="claude-opus-4-8")
     assert (found.status, found.json["error"]["type"]) == (404, "not_found_error")
     assert '[models.aliases] "claude-opus-4-8"' in found.json["error"]["message"]
     found = await ask(running, seed=1)
     assert (found.status, found.json["error"]["type"]) == (400, "invalid_request_error")
     assert found.json["error"]["message"].startswith("seed: ")
+    found = await ask(running, thread={"type": "create"})
+    assert found.json["error"]["details"]["error_code"] == "thread_unsupported_request"  # SDKs go on without one
+    for path in ("/v1/messages", "/anthropic/v1/messages"):
+        found = await ask(running, path, system="x" * 3000)
+        assert (found.status, found.json["error"]["type"]) == (413, "request_too_large")
     found = await running.fetch("POST", "/v1/messages", body=b"{")
     assert (found.status, found.json["error"]["type"]) == (400, "invalid_request_error")
     found = await running.fetch("GET", "/v1/messages")
@@ -140,6 +145,18 @@ async def test_aliases_and_a_default_serve_other_names(gateway: GatewayFactory, 
         assert (answer.status, answer.json["model"]) == (200, asked_for)
         assert emulator.documents[-1]["generationConfig"]["thinkingConfig"] == {"thinkingBudget": thinking}
     assert [entry.model for entry in emulator.log] == ["gemini-2.5-flash-lite", "gemini-2.5-pro"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_explained_with_both_bodies(gateway: GatewayFactory, emulator: RunningEmulator) -> None:
+    running = await gateway('[models.aliases]\n"claude-*" = "gemini-2.5-pro"\n' + emulator.account())
+    asked = {**HI, "model": "claude-opus-4-8", "thinking": {"type": "adaptive"}}
+    found = await running.explain("claude-opus-4-8", dialect="anthropic", body=asked)
+    assert found["dialect"]["name"] == "anthropic"
+    assert found["dialect"]["body"] == asked
+    config = found["upstream"]["body"]["generationConfig"]
+    assert config["thinkingConfig"] == {"includeThoughts": True, "thinkingBudget": -1}
+    assert not emulator.log
 
 
 @pytest_twisted.ensureDeferred
