@@ -58,6 +58,7 @@ def workers(url: str, *arguments: str, count: int = 2, more: str = "") -> Iterat
     with gateway(account(url) + more, "--workers", str(count), *arguments) as it:
         served(it, count)
         yield it
+        it.stop()
 
 
 def served(it: Twistd, count: int) -> list[int]:
@@ -117,6 +118,7 @@ def busy(args: argparse.Namespace) -> tuple[str, str, bool]:
                     time.sleep(6)
                     rates[count] = (load.answered - before) / (time.monotonic() - began)
                 assert not load.errors, load.errors
+                it.stop()
     ratio = rates[2] / rates[1]
     shown = f"{rates[1]:.0f} and {rates[2]:.0f} a second: {ratio:.2f}"
     return "a plugin that burns 2 ms, one worker and two", shown, ratio >= 1.9
