@@ -5,9 +5,9 @@ A Gemini client's generateContent, streamGenerateContent, embedContent and batch
 ``/chat/completions`` and ``/embeddings`` below the account's endpoint, and the answers come back as Gemini's: text,
 thoughts, images and other files in the request, tools with calls in parallel, usage, finish reasons and errors.
 
-What such a server cannot be asked for, and would be missed in the answer, is refused with 400 by its name: Google's own
-tools, cached content, files by their ``files/…`` names, speech and images as answers.  What only hints is left out:
-topK, thinkingBudget, safetySettings, labels.
+What such a server cannot be asked for, and would be missed in the answer, is left to accounts of other kinds; without
+any it is refused with 400 by its name: Google's own tools, cached content, files by their ``files/…`` names, speech and
+images as answers.  What only hints is left out: topK, thinkingBudget, safetySettings, labels.
 """
 
 from __future__ import annotations
@@ -71,6 +71,19 @@ def agm_upstream_kinds() -> Sequence[UpstreamKind]:
     ]
 
 
+@hookimpl
+def agm_filter_accounts(accounts: Sequence[Account], request: GatewayRequest) -> Mapping[str, str] | None:
+    """Leave what such servers cannot be asked for to accounts of other kinds, where there are any."""
+    ours = [account for account in accounts if account.kind == NAME]
+    if not ours or len(ours) == len(accounts):
+        return None
+    try:
+        _asked(request, ours[0].settings or Settings(), request.body.json())
+    except InvalidRequest as e:
+        return dict.fromkeys((account.name for account in ours), e.message)
+    return None
+
+
 # -- The request -------------------------------------------------------------------------------------
 
 
@@ -84,20 +97,26 @@ def wrap(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequ
         given = request.body.json() if body is request.body.raw else msgspec.json.decode(body)
     except msgspec.DecodeError:
         given = None
-    given = _object(given, "the request")
-    settings = account.settings or Settings()
+    path, asked = _asked(request, account.settings or Settings(), _object(given, "the request"))
     model = request.model.removeprefix("publishers/google/models/")
-    if request.method in ("embedContent", "batchEmbedContents"):
-        path, asked, stream = "/embeddings", _embeddings(given, request.method), False
-    else:
-        stream = request.method == "streamGenerateContent"
-        path, asked = "/chat/completions", _chat(given, settings)
-        if stream:
-            asked["stream"] = True
-            if settings.stream_usage:
-                asked["stream_options"] = {"include_usage": True}
     encoded = msgspec.json.encode({"model": model, **asked})
-    return UpstreamRequest(path, _HEADERS, encoded, Framing.SSE if stream else Framing.UNARY)
+    return UpstreamRequest(path, _HEADERS, encoded, Framing.SSE if asked.get("stream") else Framing.UNARY)
+
+
+def _asked(request: GatewayRequest, settings: Settings, given: Document) -> tuple[str, dict[str, Any]]:
+    """
+    What is asked for, but for the model, and where.
+
+    :raises InvalidRequest: as :func:`wrap`.
+    """
+    if request.method in ("embedContent", "batchEmbedContents"):
+        return "/embeddings", _embeddings(given, request.method)
+    asked = _chat(given, settings)
+    if request.method == "streamGenerateContent":
+        asked["stream"] = True
+        if settings.stream_usage:
+            asked["stream_options"] = {"include_usage": True}
+    return "/chat/completions", asked
 
 
 def _chat(given: Document, settings: Settings) -> dict[str, Any]:
