@@ -170,9 +170,10 @@ def _obey(service: GatewayService, order: str | None) -> None:
     elif order == RETIRE:
         service.leave(0.0, replaced=True)
     elif order is None:
-        log.warn("the supervisor is gone: this worker serves what it has, and ends")
         service.orphaned = True
-        service.leave(0.0)
+        if not service.stopping:
+            log.warn("the supervisor is gone: this worker serves what it has, and ends")
+            service.leave(0.0)
 
 
 def read_config(options: Options) -> Config:
