@@ -14,6 +14,7 @@ import platformdirs
 
 from agm.config.accounts import AccountConfig, AccountTable, read_account
 from agm.config.client_keys import AuthConfig, read_auth
+from agm.config.cluster import ClusterConfig, ClusterTable, read_cluster
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment
@@ -59,6 +60,7 @@ class Config:
     metrics: MetricsConfig = setting(read_metrics, MetricsConfig(), inside=MetricsTable)
     otel: OtelConfig = setting(table_of(OtelConfig), OtelConfig(), inside=OtelConfig)
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
+    cluster: ClusterConfig = setting(read_cluster, ClusterConfig(), inside=ClusterTable)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()
