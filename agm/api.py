@@ -6,6 +6,7 @@ These names, and the attributes that their docstrings name, are the public inter
 """
 
 from agm import hookimpl
+from agm.cluster.store import StoreAway
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey, KeyRing, digest
@@ -36,6 +37,7 @@ from agm.core.wire.target import quote_model
 from agm.core.wire.usage import Usage
 from agm.hookspecs import Site
 from agm.plugins.key_lookups import CachedKeys
+from agm.serving.cluster import Cluster, Counter
 from agm.serving.gateway import Gateway
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, StaticToken
@@ -53,6 +55,8 @@ __all__ = [
     "BodyTooLarge",
     "CachedKeys",
     "ClientKey",
+    "Cluster",
+    "Counter",
     "EndStream",
     "Fault",
     "Forbidden",
@@ -70,6 +74,7 @@ __all__ = [
     "RequestRecord",
     "Site",
     "StaticToken",
+    "StoreAway",
     "TooManyRequests",
     "Unauthenticated",
     "Unavailable",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from agm.cluster.memory import MemoryStore, Shared
+from agm.cluster.store import Store
 from agm.config import Config
 from agm.core.answer import Answer
 from agm.core.counters import Counters
@@ -32,7 +34,7 @@ from agm.observe.metrics import Metrics
 from agm.observe.observed import Observed
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
-from agm.persist.pool_state import PoolState, written_at
+from agm.persist.pool_state import PoolState, digest_of, written_at
 from agm.persist.session_pins import SessionPins
 from agm.persist.session_pins import path_beside as pins_beside
 from agm.plugins.hooks import HookFailed, Hooks
@@ -40,12 +42,14 @@ from agm.serving import inprocess
 from agm.serving.asyncio_thread import AsyncioThread
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
+from agm.serving.cluster import Cluster
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
 from agm.serving.inprocess import Caller
 from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.secrets import reporting_secrets, secrets_of
+from agm.serving.shared_limits import SharedLimits
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
@@ -78,11 +82,13 @@ class Gateway:
     :param traces: what sends traces; None where none are asked for.
     :param redactor: knows the secrets that are held here, and takes them out of whatever is shown.
     :param credential_of: makes an account's credential, where it is not its own that is used.
+    :param store: what is shared with other processes; by ``[cluster]``, or nothing, if it is None.
     :raises HookFailed: if a plugin refuses the configuration.
     :raises ValueError: if two accounts have one name.
 
     :ivar wall: seconds since the epoch, for records.  A test may set it.
     :ivar calls: how requests enter, under the configuration in force.
+    :ivar cluster: what is shared with other processes: counters, claims and events, for plugins.
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar pins: which account a session's handle or an ephemeral token is of.
@@ -106,6 +112,7 @@ class Gateway:
         wall: Callable[[], float] = time.time,
         redactor: Redactor | None = None,
         credential_of: Callable[[AccountSource], Credential] | None = None,
+        store: Store | None = None,
     ) -> None:
         self.reactor = reactor
         self.config = config
@@ -118,6 +125,12 @@ class Gateway:
         if traces is not None:
             traces.redact = self.redactor.text
         self.pool = Pool((), reactor.seconds)
+        self.cluster = Cluster(
+            store or self._make_store(config),
+            self.pool,
+            self._now,
+            shared=store is not None or config.cluster.redis is not None,
+        )
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
@@ -137,6 +150,8 @@ class Gateway:
             self._now,
             config,
         )
+        if config.cluster.redis is not None or store is not None:
+            self.clients.shared = SharedLimits(self.cluster.store, config.cluster.on_loss, reactor.seconds)
         self.counters = Counters(self.models.names, self.pool.kind_of)
         self.metrics = Metrics(
             reactor,
@@ -169,6 +184,13 @@ class Gateway:
         """Seconds since the epoch, also where `wall` has been set anew."""
         return self.wall()
 
+    def _make_store(self, config: Config) -> Store:
+        if config.cluster.redis is None:
+            return MemoryStore(secrets.token_hex(8), Shared(self._now))
+        from agm.cluster.redis import RedisStore  # it takes an extra, and the global reactor
+
+        return RedisStore(self.reactor, config.cluster.redis, config.cluster.name, self._now)
+
     def _make_request_log(self, path: Path) -> RequestLog:
         return RequestLog(self.reactor, path, lambda: self.config.request_log, self._now, redact=self.redactor.text)
 
@@ -197,6 +219,7 @@ class Gateway:
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
+        self.cluster.start()
         self.hooks.started(self)
         self.metrics.start()
         if self.traces is not None:
@@ -222,6 +245,7 @@ class Gateway:
     async def stop(self) -> None:
         """Let plugins end, close the connections to upstreams and end the credentials' threads."""
         await self.hooks.stopping()
+        await self.cluster.stop()
         self._asyncio.stop()
         self._checks.stop()
         self.code_assist.stop()
@@ -312,6 +336,9 @@ class Gateway:
         self._sources = sources
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
+        self.cluster.accounts_are(
+            {name: digest_of(source.origin) or "" for name, source in sources.items() if self.cluster.shared}
+        )
         if self._state is not None:
             self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)

@@ -100,6 +100,8 @@ class PrepareOpenAICall:
             if asked.model is not None:
                 body = openai.with_model(body, asked, choice.model)
         if inbound.key is not None:
+            if calls.clients.shared is not None:
+                await calls.clients.pay(inbound.key)
             calls.clients.admit(inbound.key, request.asked_model, request.method)
         if hooks.edits_requests:
             if asked.form:
