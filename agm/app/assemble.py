@@ -33,6 +33,7 @@ from agm.app.tuning import settle_memory, switch_sooner
 from agm.app.worker_messages import AGAIN, INTERRUPT, MEMORY, ORDERS, RELOAD, RETIRE, STOP, SharedSocket, Start
 from agm.app.worker_pipes import LogPipe, Orders
 from agm.config import Config, ConfigError
+from agm.config.cluster import RedisAddress
 from agm.config.listeners import Listener, auth_mode
 from agm.config.problems import fail
 from agm.core.listening import ListenerRefused
@@ -112,7 +113,10 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         [Listener(it.description, it.interface) for it in start.listeners],
         [AdoptingReactor(reactor, it.descriptor, it.family, gate) for it in SharedSocket.all(start)],
     )
-    adapt = keeping() if start.demo is None else keeping(accounts=demo_accounts(start.demo))
+    kept: dict[str, object] = {} if start.demo is None else {"accounts": demo_accounts(start.demo)}
+    if start.store is not None:
+        kept["cluster"] = attrs.evolve(config.cluster, redis=RedisAddress(path=start.store.removeprefix("unix:")))
+    adapt = keeping(**kept)
     service = _assemble(
         reactor,
         adapt(config),

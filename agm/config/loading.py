@@ -17,6 +17,7 @@ from agm.config.accounts import AccountConfig, AccountTable, read_account
 from agm.config.alerts import AlertConfig, AlertTable, read_alert
 from agm.config.budgets import BudgetTable, check_budgets, read_budget
 from agm.config.client_keys import AuthConfig, read_auth
+from agm.config.cluster import ClusterConfig, ClusterTable, read_cluster
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment
@@ -70,6 +71,7 @@ class Config:
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
     alerts: tuple[AlertConfig, ...] = setting(array_of_tables(read_alert), (), inside=AlertTable, several=True)
     dialects: DialectsConfig = setting(table_of(DialectsConfig), DialectsConfig(), inside=DialectsConfig)
+    cluster: ClusterConfig = setting(read_cluster, ClusterConfig(), inside=ClusterTable)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()

@@ -171,11 +171,18 @@ class Allowances:
             if worst is None or exceeded.wait > worst.wait:
                 worst = exceeded
         if worst is None and counting:
-            if minute is not None:
-                minute.take(now)
+            if minute is not None and (wait := minute.take(now)):  # bought in the cluster, and not paid for
+                return Exceeded("requests_per_minute", minute.limit, wait)
             use.requests += 1
             self.changed()
         return worst
+
+    def minute(self, name: str, make: Callable[[], PerMinute], limit: int) -> PerMinute:
+        """Return the bucket of a key's requests a minute; `make` makes it where it is for another limit."""
+        use = self._use(name, int(self._wall() // DAY))
+        if use.request_minute is None or use.request_minute.limit != limit:
+            use.request_minute = make()
+        return use.request_minute
 
     def charge(self, name: str, tokens: int) -> None:
         """Charge a key for the tokens of an answer that has ended."""

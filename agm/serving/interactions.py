@@ -212,6 +212,8 @@ class PrepareIdCall:
         choice = self._mapped(models)
         if inbound.key is not None:
             counting = not self.request.explaining
+            if calls.clients.shared is not None and counting:
+                await calls.clients.pay(inbound.key)
             for model in models:
                 calls.clients.admit(inbound.key, model, counting=False)
             calls.clients.admit(inbound.key, self.request.asked_model, self.request.method, counting=counting)

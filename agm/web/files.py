@@ -289,6 +289,8 @@ class PrepareResourceCall:
             request = self.request = attrs.evolve(request, model=mapped.model)
             path = f"/{asked.version}/models/{quote_model(mapped.model)}:{asked.verb}"
         if self._visit.key is not None:
+            if calls.clients.shared is not None:
+                await calls.clients.pay(self._visit.key)
             for model in models:
                 calls.clients.admit(self._visit.key, model, counting=False)
             calls.clients.admit(self._visit.key, request.asked_model)
@@ -655,6 +657,8 @@ class WholeUpload(_Sending):
         :raises GatewayError: if there is none, or the upstream does not answer.
         """
         if self.visit.key is not None:
+            if self.calls.clients.shared is not None:
+                await self.calls.clients.pay(self.visit.key)
             self.calls.clients.admit(self.visit.key, "")
         name = None if self.asked.name is None else ownership.root(self.asked.name)
         if name is not None:
