@@ -16,13 +16,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from testbed.hermetic import isolate
 from tests.helpers.support import ScriptedUpstream, failures_logged
 
-pytest_plugins = [
-    "agm.testing",
-    "tests.helpers.canary",
-    "tests.helpers.patience",
-    "tests.helpers.processes",
-    "tests.helpers.redis",
-]
+pytest_plugins = ["agm.testing", "tests.helpers.canary", "tests.helpers.patience", "tests.helpers.processes"]
 
 isolate()
 

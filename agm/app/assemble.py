@@ -33,10 +33,9 @@ from agm.app.tuning import settle_memory, switch_sooner
 from agm.app.worker_messages import AGAIN, INTERRUPT, MEMORY, ORDERS, RELOAD, RETIRE, STOP, SharedSocket, Start
 from agm.app.worker_pipes import LogPipe, Orders
 from agm.config import Config, ConfigError
-from agm.config.cluster import ClusterConfig
+from agm.config.cluster import RedisAddress
 from agm.config.listeners import Listener, auth_mode
 from agm.config.problems import fail
-from agm.config.secret import Secret
 from agm.core.listening import ListenerRefused
 from agm.net.clocks import ClockWatch
 from agm.net.features import use_plain_sockets
@@ -114,9 +113,9 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         [Listener(it.description, it.interface) for it in start.listeners],
         [AdoptingReactor(reactor, it.descriptor, it.family, gate) for it in SharedSocket.all(start)],
     )
-    kept: dict[str, Any] = {} if start.demo is None else {"accounts": demo_accounts(start.demo)}
+    kept: dict[str, object] = {} if start.demo is None else {"accounts": demo_accounts(start.demo)}
     if start.store is not None:
-        kept["cluster"] = ClusterConfig(redis=Secret(start.store))
+        kept["cluster"] = attrs.evolve(config.cluster, redis=RedisAddress(path=start.store.removeprefix("unix:")))
     adapt = keeping(**kept)
     service = _assemble(
         reactor,
@@ -128,6 +127,7 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         log_path=None if start.demo is not None and config.request_log.path is None else logfile.path_of(config),
         upload_key=start.upload_key,
         gate=gate,
+        demo=start.demo is not None,
         peers=Peers(reactor, Path(start.folder), start.number, f"{start.number}-{os.getpid()}", start.count),
     )
     site = service.site
@@ -174,9 +174,10 @@ def _obey(service: GatewayService, order: str | None) -> None:
     elif order == RETIRE:
         service.leave(0.0, replaced=True)
     elif order is None:
-        log.warn("the supervisor is gone: this worker serves what it has, and ends")
         service.orphaned = True
-        service.leave(0.0)
+        if not service.stopping:
+            log.warn("the supervisor is gone: this worker serves what it has, and ends")
+            service.leave(0.0)
 
 
 def read_config(options: Options) -> Config:
@@ -257,6 +258,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         log_path=log_path,
         upload_key=upload_key_beside(state_path),
         state_path=state_path,
+        demo=demo is not None,
     )
     if demo is not None:
         demo.setServiceParent(service)
@@ -275,6 +277,7 @@ def _assemble(
     upload_key: bytes | None,
     state_path: Path | None = None,
     gate: AcceptGate | None = None,
+    demo: bool = False,
     peers: Peers | None = None,
 ) -> GatewayService:
     """Put a gateway together, its listeners, and what watches its configuration and the clock."""
@@ -294,7 +297,7 @@ def _assemble(
     site = make_site(gateway, Access.configured(config.gateway, interfaces), connections=descriptors.connections())
     service = GatewayService(gateway, site, manager, shared=gate)
     if config.path is not None or listening.certificates:
-        watch = ConfigWatch(reactor, gateway, config.path, adapt, manager, listening.certificates)
+        watch = ConfigWatch(reactor, gateway, config.path, adapt, manager, listening.certificates, editable=not demo)
         watch.setServiceParent(service)
     ClockWatch(reactor, gateway.wall, stepped=gateway.clock_set, woke=gateway.woke).setServiceParent(service)
     for listener, endpoint in zip(listening.listeners, listening.endpoints, strict=True):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -100,6 +100,8 @@ class ListenerService(Service):
         self._description = description
         self._site = site
         self._port: IListeningPort | None = None
+        #: Whether nobody else takes the connections that wait when this closes.
+        self.last = False
         #: Fires once it listens.
         self.bound: Deferred[None] = Deferred()
 
@@ -138,16 +140,25 @@ class ListenerService(Service):
     def accept_waiting(self) -> None:
         """Take the connections that wait: a closed socket would reset what their clients believe to be open."""
         port: Any = self._port
+        take = getattr(port, "take_one", None) or getattr(port, "doRead", None)
         known = -1
-        while hasattr(port, "doRead") and len(self._site.channels) > known:
+        while take is not None and len(self._site.channels) > known:
             known = len(self._site.channels)
-            port.doRead()
+            take()
 
     def stopService(self) -> Deferred[None] | None:
         """Take no further connection."""
         super().stopService()
-        port, self._port = self._port, None
-        return None if port is None else port.stopListening()
+        port = self._port
+        if port is None:
+            return None
+        if self.last:  # Twisted closes it in its next turn, until when some may have come
+            self._reactor.callLater(0, self.accept_waiting)
+        return maybeDeferred(port.stopListening).addBoth(self._closed)
+
+    def _closed(self, result: Any) -> Any:
+        self._port = None
+        return result
 
 
 def why_not(failure: Failure) -> object:

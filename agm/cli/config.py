@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
+from agm.cli.plugin_checks import has_foreign_kinds, plugin_problems
 from agm.config import Config, ConfigError, Problem, default, default_path, find, load
 from agm.core.listening import Description
 from agm.core.words import counted
@@ -107,8 +108,8 @@ def cannot_start(config: Config) -> Iterator[Problem]:
         except PluginError as e:
             yield Problem(config.path, "plugins.path", str(e))
             return
-    if config.plugins.tables or config.plugins.load or config.plugins.path is not None:
-        yield from _plugin_settings(config)
+    if config.plugins.tables or config.plugins.load or config.plugins.path is not None or has_foreign_kinds(config):
+        yield from plugin_problems(config)
 
 
 def _sockets(config: Config) -> Iterator[Problem]:
@@ -128,21 +129,6 @@ def _sockets(config: Config) -> Iterator[Problem]:
         else:
             continue
         yield Problem(config.path, f"gateway.listen[{number}]", f"{description!r}: {why}")
-
-
-def _plugin_settings(config: Config) -> Iterator[Problem]:
-    """Ask the plugins what their tables may hold."""
-    from twisted.internet.task import Clock
-
-    from agm.plugins.hooks import HookFailed, Hooks
-    from agm.plugins.manager import PluginError, make_plugin_manager
-
-    plugins = config.plugins
-    try:
-        manager = make_plugin_manager(plugins.load, folder=plugins.path, disable=plugins.disable)
-        yield from Hooks(manager, Clock()).settings_problems(config)
-    except (PluginError, HookFailed) as e:
-        yield Problem(config.path, "plugins", str(e))
 
 
 def _summary(config: Config) -> str:

@@ -74,7 +74,7 @@ def _end(it: Mapping[str, Any], clock: Any) -> str:
     """Say when something is used up at this pace."""
     begins = f"begins anew at {clock(it['begins_at'])}"
     if it["out_in"] is None:
-        return f"lasts; {begins}"
+        return f"no end in sight; {begins}"
     return f"used up; {begins}" if it["out_in"] <= 0 else f"at this pace used up at {clock(it['out_at'])}; {begins}"
 
 

@@ -23,6 +23,7 @@ from agm.cli.log import open_log, path_of, when
 from agm.cli.running import json_text, printable
 from agm.config import find
 from agm.core.money import dollars
+from agm.core.words import counted
 
 __all__ = ["add_parser", "run"]
 
@@ -124,7 +125,7 @@ def _replay_log(args: argparse.Namespace) -> int:
         raise Refused("there is no configuration to try: name one with --config")
     until = time.time() if args.until is None else args.until
     since = until - 86_400 if args.since is None else args.since
-    connection = open_log(path_of(args))
+    connection = open_log(_log_of(args))
     try:
         config = config_for(Recording(Head(1), (), ()), path, [_change(it) for it in args.set])
         tried = replay_log(connection, config, since, until)
@@ -140,10 +141,31 @@ def _replay_log(args: argparse.Namespace) -> int:
     return 0
 
 
+def _log_of(args: argparse.Namespace) -> Path:
+    """
+    Return where the log is: the one that was named, else that of the configuration that is tried; where this has none,
+    as a copy with changes has not, that of the gateway itself.
+
+    :raises Refused: if there is none.
+    """
+    if args.file is not None:
+        return Path(args.file).expanduser()
+    asked = argparse.Namespace(file=None, config=args.config, url=None, client_key_env=None, offline=False)
+    own = path_of(asked)
+    if args.config is None or own.exists():
+        return own
+    asked.config = None
+    try:
+        gateways = path_of(asked)
+    except Refused:
+        return own
+    return gateways if gateways.exists() else own
+
+
 def text(found: Mapping[str, Any], limit: int) -> str:
     """What a policy would have done with the requests of a log, as plain text."""
     recorded, replayed, count = found["recorded"], found["replayed"], found["requests"]
-    others = f"; {found['left_out']:,} others are no calls of a model, and left out" if found["left_out"] else ""
+    others = f"; {found['left_out']:,} more, no calls of a model, left out" if found["left_out"] else ""
     rows = [
         {"": name, "recorded": f"{recorded[name]:,}", "replayed": f"{replayed[name]:,}"}
         for name in ("served", "refused", "failed", "attempts")
@@ -155,9 +177,9 @@ def text(found: Mapping[str, Any], limit: int) -> str:
         {"": f"by {name}", "recorded": f"{it['recorded']:,}", "replayed": f"{it['replayed']:,}"}
         for name, it in found["accounts"].items()
     ]
-    parts = [f"{count:,} requests from {_at(found['from'])} to {_at(found['until'])}{others}", columns(rows)]
+    parts = [f"{counted(count, 'request')} from {_at(found['from'])} to {_at(found['until'])}{others}", columns(rows)]
     anew = sum(it["was"]["outcome"] != "error" for it in found["refused"])
-    of_these = f"; {anew:,} of these were served" if found["refused"] else ""
+    of_these = f"; {anew:,} of these {'was' if anew == 1 else 'were'} served" if found["refused"] else ""
     parts.append(f"would have refused {len(found['refused']):,} of {count:,}{of_these}")
     if found["refused"]:
         parts += [columns(_groups(found["refused"])), _listed(found["refused"], limit)]
@@ -174,10 +196,10 @@ def text(found: Mapping[str, Any], limit: int) -> str:
 
 def _groups(refused: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Count refusals by key and reason."""
-    counted = Counter((it["client_key"] or "-", it["limit"] or it["reason"] or str(it["would_be"])) for it in refused)
+    groups = Counter((it["client_key"] or "-", it["limit"] or it["reason"] or str(it["would_be"])) for it in refused)
     return [
         {"key": printable(key), "reason": printable(reason), "requests": f"{count:,}"}
-        for (key, reason), count in counted.most_common()
+        for (key, reason), count in groups.most_common()
     ]
 
 

@@ -15,7 +15,6 @@ import attrs
 from agm.cli.files import Refused
 from agm.cli.running import json_text, printable
 from agm.config import Config, find, load
-from agm.core.words import counted
 
 if TYPE_CHECKING:
     from agm.diagnose.trial import Trial
@@ -46,8 +45,7 @@ def lines_of(trial: "Trial") -> Sequence[str]:
     """Describe the result of a trial for people; the first line says whether the account works."""
     what = f"{trial.account} ({trial.kind})"
     if trial.ok:
-        tokens = counted(trial.tokens or 0, "token")
-        return [f"{what}: ok, {trial.model} counted {tokens} in {trial.seconds:.1f} s"]
+        return [f"{what}: ok, {trial.answered} in {trial.seconds:.1f} s"]
     status = "" if trial.status is None else f"{trial.status} "
     lines = [f"{what}: failed, {status}{trial.reason or ''}".rstrip(", ")]
     if trial.message:

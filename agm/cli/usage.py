@@ -17,6 +17,7 @@ from agm.cli.files import Refused
 from agm.cli.log import add_filters, add_place, filter_of, open_log, path_of
 from agm.cli.running import add_options, json_text, printable
 from agm.core.money import dollars, known
+from agm.core.words import counted
 
 __all__ = ["add_parser", "run"]
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         unpriced = sum(row.get("unpriced", 0) for row in found)
         if unpriced:
             print(
-                f"the cost of {unpriced:,} request{'' if unpriced == 1 else 's'} is not known and in no sum: "
+                f"the cost of {counted(unpriced, 'request')} is not known and in no sum: "
                 "agm usage --by model --cost shows their models; [prices] in the configuration says what they cost",
                 file=sys.stderr,
             )

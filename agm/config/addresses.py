@@ -105,9 +105,12 @@ def read_endpoint(value: object, place: Place) -> str:
             f"{shown} would send credentials over the network in the clear; write https"
             " (plain http is for loopback hosts only)"
         )
-    if _VERSION_AT_THE_END.search(path):
-        place.warn(f"{shown} ends in an API version, which the gateway adds itself")
     return f"{split.scheme}://{_netloc(split)}{path}"
+
+
+def ends_in_version(url: str) -> bool:
+    """Return whether a URL ends in an API version, as ``/v1beta``."""
+    return _VERSION_AT_THE_END.search(urlsplit(url).path) is not None
 
 
 def read_public_url(value: object, place: Place) -> str:

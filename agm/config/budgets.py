@@ -1,13 +1,17 @@
 """``[[budgets]]``: how much a client key, a team or an account may spend in a day or a month."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
 
+from agm.config.prices import shipped
 from agm.config.reading import Place, Reading, RefusedError, setting, values_of
+from agm.config.tables import ModelsConfig
 from agm.config.values import one_of, read_fraction, read_text
-from agm.config.words import show
+from agm.config.words import quote, show
+from agm.core.money import Prices
 from agm.core.spending import OF, Budget
 
 
@@ -47,7 +51,24 @@ def read_budget(value: object, place: Place) -> Budget:
 
 
 def check_budgets(of: Mapping[str, Any], reading: Reading) -> None:
-    """Warn of budgets for what is not in the file, which is a slip of the pen unless a plugin adds it."""
+    """
+    Warn of budgets for what is not in the file, which is a slip of the pen unless a plugin adds it, and of models that
+    no budget counts.
+    """
+    if not of.get("budgets"):
+        return
+    models = of.get("models") or ModelsConfig()
+    prices = Prices(shipped(), of.get("prices"))
+    named = dict.fromkeys(
+        (*models.list, *models.aliases.values(), *(it for them in models.fallbacks.values() for it in them))
+    )
+    unpriced = [model for model in named if "*" not in model and prices.of(model, math.inf) is None]
+    if unpriced:
+        shown = ", ".join(map(show, unpriced[:3])) + (f" and {len(unpriced) - 3} more" if len(unpriced) > 3 else "")
+        (Place(reading) / "budgets").warn(
+            f"the price of {shown} is not known, so requests for it are in no budget; "
+            f"write [prices.{quote(unpriced[0])}], or leave it out of the keys' models"
+        )
     auth = of.get("auth")
     keys = () if auth is None else auth.keys
     known = {

@@ -10,8 +10,7 @@ An exact answer cache: the same question again, of the same asker, is answered f
     seconds = 3600
     share = "key"       # or "team", or "all"
 
-What is the same is said by :meth:`AnswerCache._key`, what is kept by :func:`_worth_keeping`.  The header
-``x-agm-cache`` of an answer says ``hit`` or ``miss``.  Nothing is written to disk.
+The header ``x-agm-cache`` of an answer says ``hit`` or ``miss``.  Nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from agm.api import GatewayRequest, KeepAnswer, LocalAnswer, Patterns, RequestRecord, hookimpl
+from agm.api import Framing, GatewayRequest, KeepAnswer, LocalAnswer, Patterns, RequestRecord, hookimpl
 
 __all__ = ["AnswerCache", "Settings"]
 
@@ -71,7 +70,7 @@ class AnswerCache:
 
     def __init__(self) -> None:
         self.settings = Settings()
-        self.hits = self.misses = self.bytes = 0
+        self.bytes = 0
         #: What requests in flight would be kept as, by their ids.
         self._asked: dict[str, Key] = {}
         self._answers: OrderedDict[Key, tuple[float, bytes]] = OrderedDict()
@@ -79,6 +78,7 @@ class AnswerCache:
 
     def _read(self, settings: Settings) -> None:
         self.settings = settings
+        self._seconds, self._most = settings.seconds, settings.max_bytes
         self._methods = frozenset(settings.methods)
         self._models = None if settings.models == ["*"] else Patterns(tuple(settings.models))
         self._keep = KeepAnswer(settings.max_answer_bytes, {"x-agm-cache": "miss"})
@@ -117,23 +117,24 @@ class AnswerCache:
             if until > request.received_at:
                 if not request.explaining:
                     self._answers.move_to_end(key)
-                    self.hits += 1
                 return LocalAnswer(answer, headers={"x-agm-cache": "hit"})
         if not request.explaining:
-            self.misses += 1
             self._asked[request.id] = key
         return self._keep
 
     @hookimpl
     def agm_request_finished(self, record: RequestRecord) -> None:
         """Keep an answer that came whole, as that of the model that it came from."""
-        key = self._asked.pop(record.request.id, None)
-        if key is None or record.answer is None or not _worth_keeping(record):
+        request, answer = record.request, record.answer
+        key = self._asked.pop(request.id, None)
+        if key is None or answer is None or record.status != 200:
             return
-        if record.request.model != key[_MODEL]:  # another one has stood in for it
-            key = self._key(record.request)
+        if record.finish_reason not in _FINISHED and request.method in _GENERATING:
+            return  # what was stopped or is not finished the model would not give again
+        if request.model != key[_MODEL]:  # another one has stood in for it
+            key = self._key(request)
         if key is not None:
-            self._put(key, record.request.received_at, record.answer)
+            self._put(key, request.received_at, answer)
 
     def _key(self, request: GatewayRequest) -> Key | None:
         """Return who asks, as far as that counts, of what, how, and with which words; None for what is not kept."""
@@ -152,7 +153,7 @@ class AnswerCache:
             request.version,
             method,
             model,
-            request.framing.value,
+            request.framing is Framing.ARRAY,  # the method and the body tell the others
             tuple(sorted(query.items())) if query else (),
             None if place is None else (place.project, place.location),
             raw if len(raw) <= SHORT else blake2b(raw, digest_size=32).digest(),
@@ -162,18 +163,11 @@ class AnswerCache:
         answers = self._answers
         if key in answers:
             self.bytes -= len(answers.pop(key)[1]) + OVERHEAD
-        answers[key] = now + self.settings.seconds, answer
+        answers[key] = now + self._seconds, answer
         self.bytes += len(answer) + OVERHEAD
-        while self.bytes > self.settings.max_bytes:
+        while self.bytes > self._most:
             _, (_, oldest) = answers.popitem(last=False)
             self.bytes -= len(oldest) + OVERHEAD
-
-
-def _worth_keeping(record: RequestRecord) -> bool:
-    """Return whether an answer that came whole is one that the model would give again."""
-    if record.status != 200:
-        return False
-    return record.finish_reason in _FINISHED or record.request.method not in _GENERATING
 
 
 _cache = AnswerCache()

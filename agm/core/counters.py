@@ -168,7 +168,8 @@ class Counters:
             tokens[3] += usage.thoughts
             tokens[4] += usage.tool
         if record.account is not None and outcome != "error":
-            model = self._models[request.model]
+            if usage is None:
+                model = self._models[request.model]
             if record.cost is None:
                 self.unpriced[model] = self.unpriced.get(model, 0) + 1
             else:

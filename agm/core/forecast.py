@@ -9,6 +9,7 @@ handed in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from agm.core.durations import until_pacific_midnight
 from agm.core.pool.exclusions import Exclusion
 from agm.core.request import AttemptRecord
 from agm.core.spending import moment
+from agm.core.words import counted
 
 #: Seconds that something has to be watched until it has a pace.
 LEAST = 600.0
@@ -45,7 +47,7 @@ class DayQuotas:
         self._wall = wall
         self._ends = 0.0
         self._since = 0.0
-        self._served: dict[Pair, int] = {}
+        self._served: Counter[Pair] = Counter()
         self._limits: dict[Pair, int] = {}
 
     def _today(self, now: float) -> None:
@@ -54,22 +56,23 @@ class DayQuotas:
             self._ends, self._since = now + until_pacific_midnight(now), now
             self._served.clear()
 
-    def note(self, attempts: Iterable[AttemptRecord]) -> None:
-        """Note the attempts of a request that has ended."""
-        self._today(self._wall())
+    def note(self, attempts: Iterable[AttemptRecord], now: float) -> None:
+        """Note the attempts of a request that has ended, at a time in seconds since the epoch."""
+        if not self._since <= now < self._ends:
+            self._today(now)
         for attempt in attempts:
             pair = (attempt.account, attempt.model)
             if attempt.verdict is None:
-                served = self._served.get(pair, 0) + 1
-                self._served[pair] = served
-                if served > self._limits.get(pair, served):
+                self._served[pair] += 1
+                if pair in self._limits and self._served[pair] > self._limits[pair]:
                     del self._limits[pair]  # it was not all
             elif attempt.verdict.reason == "DAILY_QUOTA" and pair in self._served:
                 self._limits.pop(pair, None)
                 self._limits[pair] = self._served[pair]
-        for known in (self._served, self._limits):
-            while len(known) > MAX_PAIRS:
-                del known[next(iter(known))]
+                if len(self._limits) > MAX_PAIRS:
+                    del self._limits[next(iter(self._limits))]
+        if len(self._served) > MAX_PAIRS:
+            del self._served[next(iter(self._served))]
 
     def models(self) -> list[tuple[str, int]]:
         """Return the models that were served today, each with how often, the most frequent first."""
@@ -113,7 +116,7 @@ class DayQuotas:
         self._limits = {(account, model): count for account, model, count in limits}
         if now < ends <= now + 90_000.0:
             self._ends, self._since = ends, min(since, now)
-            self._served = {(account, model): count for account, model, count in served}
+            self._served = Counter({(account, model): count for account, model, count in served})
 
 
 def out_in(used: float, limit: float, elapsed: float) -> float | None:
@@ -212,7 +215,7 @@ def sentence(of: Mapping[str, Any], now: float, clock: Callable[[float], str] = 
         for it in sorted((it for it in ready if it["out_in"] is not None), key=lambda it: it["out_in"])[:MAX_TOLD]:
             parts.append(f"at this pace {it['name']} is out {at_or_in(it['out_in'], now, clock)}")
         if not parts:
-            parts.append(f"{len(ready)} account{' is' if len(ready) == 1 else 's are'} ready, and no end is in sight")
+            parts.append(f"{counted(len(ready), 'account is', 'accounts are')} ready, and no end is in sight")
     return "; ".join(parts) or "there is no account for it"
 
 
@@ -229,9 +232,9 @@ def returns(exclusions: Iterable[Exclusion], now: float, *, names: bool) -> str:
         told = [f"{name} {at_or_in(wait, now)}" for wait, name in waits[:MAX_TOLD]]
         more = f" and {len(waits) - MAX_TOLD} later" if len(waits) > MAX_TOLD else ""
         return f"Back: {', '.join(told)}{more}. "
+    first, last = at_or_in(waits[0][0], now), at_or_in(waits[-1][0], now)
     if len(waits) == 1:
-        return f"One account is expected back {at_or_in(waits[0][0], now)}. "
-    return (
-        f"{len(waits)} accounts are expected back, the first {at_or_in(waits[0][0], now)}, "
-        f"the last {at_or_in(waits[-1][0], now)}. "
-    )
+        return f"One account is expected back {first}. "
+    if first == last:
+        return f"{len(waits)} accounts are expected back {first}. "
+    return f"{len(waits)} accounts are expected back, the first {first}, the last {last}. "

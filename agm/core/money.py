@@ -21,8 +21,9 @@ MILLION = 1_000_000
 HALF = 0.5
 #: Modalities that have a price of their own; tokens of all others, and those that nobody told of, are text's.
 _AUDIO, _IMAGE = "AUDIO", "IMAGE"
-#: Calls that Google asks nothing for: counting, and whatever only looks, uploads or deletes.
-_FREE = ("countTokens", "get", "list", "delete", "patch", "update")
+#: What Google asks nothing for, by the last part of a call's name, and whole calls.
+_FREE = frozenset({"countTokens", "computeTokens", "get", "list", "delete", "update", "cancel", "download"})
+_FREE_CALLS = frozenset({"auth_tokens.create", "vertex.fetchPredictOperation"})
 #: Ways to be served that cost half, and those whose price is another, which is not known.
 _HALF = frozenset({"flex", "on_demand_flex", "service_tier_flex", "batch"})
 _OTHER = frozenset({"priority", "on_demand_priority", "service_tier_priority", "provisioned_throughput"})
@@ -73,6 +74,8 @@ class Price:
         input_ = self.long_input if long and self.long_input is not None else self.input
         output = self.long_output if long and self.long_output is not None else self.output
         cached = self.long_cached if long and self.long_cached is not None else self.cached
+        if not usage.modalities and input_ is not None and output is not None and not usage.cached + usage.images:
+            return ((usage.prompt + usage.tool) * input_ + (usage.output + usage.thoughts) * output) / MILLION
         told = dict.fromkeys((("prompt", _AUDIO), ("cached", _AUDIO), ("output", _AUDIO), ("output", _IMAGE)), 0)
         for of, modality, count in usage.modalities:
             if (of, modality) in told:
@@ -153,7 +156,7 @@ def tier_of(body: bytes) -> str:
     """Tell which service tier a request's body asks for; empty where it names none."""
     if len(body) > 4 * _EDGE:
         body = body[:_EDGE] + body[-_EDGE:]
-    if body.find(b'"service') < 0:
+    if b'"service' not in body:
         return ""
     found = _TIER.search(body)
     return "" if found is None else found[1].decode("ascii")
@@ -161,7 +164,9 @@ def tier_of(body: bytes) -> str:
 
 def is_free(method: str) -> bool:
     """Tell whether Google asks nothing for a call, whatever it does."""
-    return method.rpartition(".")[2] in _FREE or method.startswith("files.")
+    if method.rpartition(".")[2] in _FREE or method in _FREE_CALLS:
+        return True
+    return method.startswith(("files.", "openai.files."))
 
 
 def known(cost: float, unpriced: int) -> float | None:

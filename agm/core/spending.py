@@ -123,20 +123,23 @@ class Spending:
             self._today = (period("day", at), period("month", at))
         return self._today
 
-    def add(self, key: str | None, team: str | None, account: str, model: str, tokens: int, cost: float | None) -> None:
+    def add(
+        self, now: float, key: str | None, team: str | None, account: str, model: str, tokens: int, cost: float | None
+    ) -> None:
         """
         Add a request that has ended: its client key and that one's team, the account and the model that served it.
 
+        :param now: in seconds since the epoch.
         :param cost: in US dollars; None is not known.
         """
-        if not self._since <= self._wall() < self._until:
+        if not self._since <= now < self._until:
             self._periods()
         who = (key, team, account, model)
         sums = self._new.get(who)
         if sums is None:
             if len(self._new) >= MAX_NEW:
                 self._fold()
-            sums = self._new[who] = Sums(since=self._wall())
+            sums = self._new[who] = Sums(since=now)
         sums.requests += 1
         sums.tokens += tokens
         if cost is None:
@@ -214,10 +217,9 @@ class Standing:
         """2 if nothing is left, 1 if it is time to warn, else 0."""
         return 2 if self.used_up else int(self.spent >= self.budget.limit * self.budget.warn_at)
 
-    def sentence(self) -> str:
-        """Describe it as people read it."""
-        budget = self.budget
-        return f"{dollars(self.spent)} of {dollars(budget.limit)} a {budget.per} is spent"
+    def amounts(self) -> str:
+        """Tell what was spent of it, as people read it."""
+        return f"{dollars(self.spent)} of {dollars(self.budget.limit)} a {self.budget.per}"
 
     def error(self, now: float) -> TooManyRequests:
         """Make the client's error, in Google's form; it says when the budget is whole again."""

@@ -64,6 +64,9 @@ _WITHOUT_MEANING = frozenset(
     }
 )
 _ANNOTATIONS = frozenset({"title", "description", "default", "examples"})
+_NOTHING = "Gemini has nothing for it"
+#: Patterns of every name.
+_EVERY_NAME = frozenset({"", ".*", "^.*$", "^(.*)$"})
 #: Of two bounds, the narrower one.
 _NARROWER: Mapping[str, Callable[[Any, Any], Any]] = {
     **dict.fromkeys(("minimum", "minItems", "minLength", "minProperties"), max),
@@ -214,7 +217,7 @@ class _Writer:
                 else:
                     self._join(written, {keyword: value}, at)
             elif keyword not in _WITHOUT_MEANING and not keyword.startswith("x-"):
-                self.tell(at, keyword, "Gemini has nothing for it")
+                self.tell(at, keyword, _NOTHING)
         if _FORBIDS in written:
             return None
         self._require(written, node.get("required"), at)
@@ -388,6 +391,21 @@ class _Writer:
             value = self.schema(value, at.down("additionalProperties").optional())
             value = False if value is None else value
         written["additionalProperties"] = value if isinstance(value, dict) else bool(value)
+
+    def pattern_properties(self, written: Schema, keyword: str, node: Mapping[str, Any], at: _Place) -> None:
+        """Write what holds for names of a pattern; of every name, as records are written, it can be said."""
+        patterns = node[keyword]
+        one = next(iter(patterns)) if isinstance(patterns, dict) and len(patterns) == 1 else None
+        if one not in _EVERY_NAME or "properties" in node or "additionalProperties" in node:
+            self.tell(at, keyword, _NOTHING)
+            return
+        allowed = self.schema(patterns[one], at.down(keyword, one).optional())
+        written["additionalProperties"] = False if allowed is None else allowed
+
+    def property_names(self, written: Schema, keyword: str, node: Mapping[str, Any], at: _Place) -> None:
+        """Write which names there may be; that they are strings is known."""
+        if node[keyword] not in (True, {}, {"type": "string"}):
+            self.tell(at, keyword, _NOTHING)
 
     def items(self, written: Schema, keyword: str, node: Mapping[str, Any], at: _Place) -> None:
         value = node[keyword]
@@ -666,6 +684,8 @@ _WRITERS: Mapping[str, Writer] = {
     "additionalProperties": _Writer.additional_properties,
     "items": _Writer.items,
     "prefixItems": _Writer.prefix_items,
+    "patternProperties": _Writer.pattern_properties,
+    "propertyNames": _Writer.property_names,
     "exclusiveMinimum": _Writer.exclusive,
     "exclusiveMaximum": _Writer.exclusive,
 }

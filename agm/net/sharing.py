@@ -167,12 +167,17 @@ class GatedPort:
     def doRead(self) -> None:
         """Take a connection, if the gate is open."""
         if self._gate.may_accept():
-            self._port.numberAccepts = 1
-            self._port.doRead()
-            self._gate.tell()
+            self.take_one()
         elif self._again is None:
             self._reactor.removeReader(self)
             self._again = self._reactor.callLater(LOOK_AGAIN, self._look)
+
+    def take_one(self) -> None:
+        """Take a connection if one waits, whatever the gate says: who closes the socket has to."""
+        if self._port.connected:
+            self._port.numberAccepts = 1
+            self._port.doRead()
+            self._gate.tell()
 
     def _look(self) -> None:
         self._again = None
@@ -267,11 +272,12 @@ class AdoptingReactor:
 
     def _adopted(self, factory: Any) -> GatedPort:
         if self._family == socket.AF_UNIX:
-            bound = socket.socket(fileno=os.dup(self._descriptor))
+            bound = socket.socket(fileno=self._descriptor)
             bound.setblocking(False)
             port: Any = _SharedUNIXPort(bound, factory, self._reactor)
             port.startListening()
         else:
             os.set_blocking(self._descriptor, False)
             port = self._reactor.adoptStreamPort(self._descriptor, self._family, factory)
+            os.close(self._descriptor)  # Twisted has its own copy, and with the last one the socket closes
         return GatedPort(self._reactor, port, self._gate)

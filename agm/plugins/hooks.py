@@ -33,6 +33,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.config.accounts import kind_problems
 from agm.config.plugin_settings import problems_of
 from agm.config.problems import Problem
 from agm.core.alerts import Alert
@@ -44,6 +45,7 @@ from agm.core.request import (
     AccountChoice,
     AttemptRecord,
     EndStream,
+    ErrorInAnswer,
     GatewayRequest,
     ModelChoice,
     RequestRecord,
@@ -54,7 +56,7 @@ from agm.hookspecs import ClientKeySource, Site
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, PluginManager, last_line
 from agm.plugins.results import checked, checked_wrapper
 from agm.plugins.watch import Watch
-from agm.upstream.accounts import why_refused
+from agm.upstream.accounts import of_kind, why_refused
 
 if TYPE_CHECKING:
     from twisted.web.resource import IResource
@@ -67,6 +69,7 @@ T = TypeVar("T")
 #: Hooks whose failure ends the request (or the start): going on would do what nobody intended.
 FAIL_CLOSED = frozenset(
     {
+        "agm_upstream_kinds",
         "agm_settings",
         "agm_configure",
         "agm_client_keys",
@@ -81,7 +84,9 @@ FAIL_CLOSED = frozenset(
     }
 )
 #: Hooks of the start and of a reload.
-AT_START = frozenset({"agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
+AT_START = frozenset(
+    {"agm_upstream_kinds", "agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"}
+)
 #: The attribute of a plugin by which it says that what no chain can be shown may pass its own.
 ALLOWS_UNSEEN = "may_pass_unseen"
 #: How the names of agm's own plugins begin that are loaded by name.
@@ -228,14 +233,19 @@ class Hooks:
         self.manager.hook.agm_configure(config=config)
 
     def settings_problems(self, config: Config) -> list[Problem]:
-        """Say what is wrong with the tables of plugins that say what theirs hold.  :raises HookFailed:"""
+        """
+        Say what plugins find wrong with a configuration: with their tables, and with accounts of their kinds.
+
+        :raises HookFailed:
+        """
         tables = config.plugins.tables
-        return [
+        found = [
             problem
             for schemas in self.manager.hook.agm_settings()
             for name, schema in schemas.items()
-            for problem in problems_of(name, tables.get(name, {}), schema, config.path)
+            for problem in problems_of(f"plugins.{name}", tables.get(name, {}), schema, config.path)
         ]
+        return [*found, *kind_problems(config.accounts, self.manager.kinds, config.path)]
 
     def client_key_sources(self, config: Config) -> list[tuple[str, ClientKeySource]]:
         """All sources of client keys, each with the name of the plugin that it is of.  :raises HookFailed:"""
@@ -407,6 +417,40 @@ class Hooks:
             self._failed(TypeError(f"it made what JSON cannot hold: {last_line(e)}"), plugin, hook, request.id)
             raise AssertionError("both chains fail closed") from e
 
+    def read_answer(
+        self,
+        read: Callable[[], Iterable[dict[str, Any]]],
+        request: GatewayRequest,
+        account: Account,
+        *,
+        alone: bool,
+    ) -> list[tuple[dict[str, Any], bytes]]:
+        """
+        The documents that the reader of an account's kind gives, each with its JSON.
+
+        :param read: calls the reader, or makes it.
+        :param alone: whether the answer is one document.
+        :raises ErrorInAnswer: if the reader says that it is an error.
+        :raises HookFailed: if the reader fails, or gives what JSON or the answer cannot hold.
+        """
+        hook, plugin, watch = "agm_upstream_kinds", self.manager.kind_plugins.get(account.kind, "?"), Watch()
+        found: list[tuple[dict[str, Any], bytes]] = []
+        try:
+            documents = list(read())
+            if alone and len(documents) != 1:
+                raise TypeError(f"its reader made {len(documents)} documents of an answer that is one")
+            for document in documents:
+                if not isinstance(document, dict):
+                    raise TypeError(f"its reader gave a {type(document).__name__}, and no document")
+                found.append((document, msgspec.json.encode(document)))
+        except (GatewayError, ErrorInAnswer):
+            raise
+        except Exception as e:
+            self._failed(e, plugin, hook, request.id)
+        finally:
+            self._blame(watch, plugin, hook, request.id)
+        return found
+
     def unseeing(self, hook: str) -> list[str]:
         """Return the names of the plugins that have this chain, and do not say that bodies may pass it unseen."""
         impls = self._transform_request if hook == "agm_transform_request" else self._transform_event
@@ -553,18 +597,22 @@ class Hooks:
             except (Exception, SystemExit) as e:
                 return self._failed(e, plugin, hook, request_id)
             finally:
-                if (held := watch.held()) is not None:
-                    self._log.warn(
-                        "{request_id}: hook {hook} of plugin {plugin} blocked the event loop for {ms} ms",
-                        request_id=request_id,
-                        hook=hook,
-                        plugin=plugin,
-                        ms=round(held * 1000),
-                    )
+                self._blame(watch, plugin, hook, request_id)
             _note(hook, plugin, result)
             return result
 
         return call
+
+    def _blame(self, watch: Watch, plugin: str, hook: str, request_id: str) -> None:
+        """Name who has held everybody else up."""
+        if (held := watch.held()) is not None:
+            self._log.warn(
+                "{request_id}: hook {hook} of plugin {plugin} blocked the event loop for {ms} ms",
+                request_id=request_id,
+                hook=hook,
+                plugin=plugin,
+                ms=round(held * 1000),
+            )
 
     def _guarded_wrapper(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., Generator[None, object, object]]:
         """A wrapper whose own errors are as those of any implementation, and never hide what it wraps."""
@@ -669,8 +717,8 @@ class Hooks:
             return result
         usable = []
         for source in result:
-            if (refused := why_refused(source)) is None:
-                usable.append(source)
+            if (refused := why_refused(source, self.manager.kinds)) is None:
+                usable.append(of_kind(source, self.manager.kinds))
                 continue
             what, cure = refused
             self._log.error(

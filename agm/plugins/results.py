@@ -17,6 +17,7 @@ from agm.upstream.accounts import AccountSource
 
 #: What each hook may return beside None, and how that is called.
 _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "agm_upstream_kinds": ((Iterable,), "UpstreamKinds are expected"),
     "agm_settings": ((Mapping,), "a msgspec.Struct for each table, by its name, is expected"),
     "agm_configure": ((object,), "nothing is expected"),
     "agm_client_keys": ((Iterable,), "sources of client keys are expected, each with a lookup"),

@@ -491,7 +491,8 @@ class Attempts:
             failure = passing.failure
             if failure.foreign:
                 return Failed.foreign(failure.message)
-            return self.classify(failure.code, failure.document, answer.header("retry-after"), account)
+            said = failure.document if failure.original is None else failure.original
+            return self.classify(failure.code, said, answer.header("retry-after"), account)
         if flow.broken is not None:
             verdict = Verdict(Fault.ENDPOINT, "CONNECTION_LOST")
             return Failed(verdict, None, b"", flow.broken, final=True, trouble=Trouble.ODD)
@@ -534,6 +535,8 @@ class Attempts:
             trouble = Trouble.ODD if envelope.error_document(body) is None else Trouble.STATED
         message = f"the upstream answered {status}"
         told = verdict.message if foreign else ""
+        if not told and account.upstream.read_error is not None:  # whose own form no client can read
+            told = f"The upstream answered {status}."
         failure = self.wrapping.judge(Failed(verdict, status, body, message, stated=True, trouble=trouble, told=told))
         if failure.verdict.fault is Fault.MISSING:
             self.routing.missing(account, body)

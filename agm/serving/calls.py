@@ -15,7 +15,6 @@ import attrs
 
 from agm.core.answer import Answer
 from agm.core.counters import Counters
-from agm.core.forecast import DayQuotas
 from agm.core.request import Account, AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.wire.answer_filters import WatchedFilter
 from agm.core.wire.usage import KeepingWatch, Usage
@@ -63,7 +62,6 @@ class Calls:
     models: ModelDirectory
     clients: ClientAuthenticator
     money: Money
-    quotas: DayQuotas
     live: Live
     counters: Counters
 
@@ -193,6 +191,5 @@ class Call:
         calls.counters.finished(record)
         calls.clients.charge(record)
         calls.money.charge(record)
-        calls.quotas.note(attempts)
         context.hooks.request_finished(record)
         return record

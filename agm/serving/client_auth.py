@@ -17,7 +17,6 @@ import attrs
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from agm.cluster import Cluster
 from agm.config import Config
 from agm.core.client_keys import ClientKey, KeyRing
 from agm.core.errors import Forbidden, GatewayError, InvalidRequest, TooManyRequests, Unauthenticated, Unavailable
@@ -27,6 +26,7 @@ from agm.core.request import RequestRecord
 from agm.hookspecs import ClientKeySource
 from agm.plugins.hooks import Hooks
 from agm.serving.money import Money
+from agm.serving.shared_limits import Prepaid, SharedLimits
 
 #: Unknown keys that are remembered to have been presented before.
 MAX_UNKNOWN_KEYS = 10_000
@@ -67,11 +67,11 @@ class ClientAuthenticator:
     _unknown_keys: set[int] = attrs.field(init=False, factory=set)
     #: Whether any key could be known, now or before.
     _had_keys: bool = attrs.field(init=False, default=False)
-    #: The other processes, where there are any.
-    cluster: Cluster | None = attrs.field(init=False, default=None)
     _warned_of_a_proxy: bool = attrs.field(init=False, default=False)
     #: How many calls of each client key are in flight, where that is limited.
     _streams: Counter[str] = attrs.field(init=False, factory=Counter)
+    #: What buys requests a minute, where other processes share them.
+    shared: SharedLimits | None = attrs.field(init=False, default=None)
 
     def configure(self, config: Config, sources: Sequence[tuple[str, ClientKeySource]]) -> None:
         """Go on with the limits of another configuration, and with other sources of keys."""
@@ -259,6 +259,18 @@ class ClientAuthenticator:
 
     # What it may do
 
+    async def pay(self, key: ClientKey) -> None:
+        """
+        Pay for a request of a key that is to be admitted next, where :attr:`shared` has its minute.
+
+        :raises Unavailable: if that cannot be, and requests are to be refused then.
+        """
+        limit = key.requests_per_minute
+        if self.shared is not None and limit is not None:
+            minute = self.allowances.minute(key.name, lambda: Prepaid(limit), limit)
+            assert isinstance(minute, Prepaid), "there was none before"
+            await self.shared.pay(key.name, minute)
+
     def admit(self, key: ClientKey, model: str, method: str = "", *, counting: bool = True) -> None:
         """
         Hold a request to the limits of its client key.
@@ -282,22 +294,6 @@ class ClientAuthenticator:
         if exceeded is not None:
             raise exceeded.error()
 
-    async def admit_everywhere(self, key: ClientKey, model: str, method: str = "") -> None:
-        """
-        Hold a request to the limits of its client key, as all processes of a cluster share them; see :meth:`admit`.
-
-        :raises GatewayError: as :meth:`admit` does.
-        """
-        counted = self.cluster is None
-        self.admit(key, model, method, counting=counted)
-        if self.cluster is not None:
-            spends = bool(model) and method != "countTokens"
-            exceeded = await self.cluster.admit(
-                key.name, key.limits, lambda: self.allowances.admit(key.name, key.limits, spends=spends)
-            )
-            if exceeded is not None:
-                raise exceeded.error()
-
     def charge(self, record: RequestRecord) -> None:
         """Charge the client key of a request that has ended for the tokens of its answer."""
         if record.usage is not None and record.request.client_key is not None:
@@ -317,8 +313,7 @@ class ClientAuthenticator:
         """
         most = self._config.limits.streams_per_key
         assert most is not None, "limits_streams says so"
-        share = most if self.cluster is None else self.cluster.share(most, f"streams {key.name}")
-        if self._streams[key.name] >= share:
+        if self._streams[key.name] >= most:
             raise TooManyRequests(
                 f"This client key has [limits] streams_per_key, {most}, calls in flight. Retry when one has ended.",
                 reason="CLIENT_KEY_STREAMS",

@@ -25,6 +25,7 @@ from agm.serving.gateway import Gateway
 from agm.serving.interactions import IdInbound, PrepareIdCall, Uncounted, forwarded_headers
 from agm.serving.money import names_of
 from agm.serving.prepare import Answered, InboundCall, PrepareCall
+from agm.upstream.credentials.credential import KeyHeaders
 
 REDACTED = "[redacted]"
 #: The method that creates an interaction; it is no method of a model.
@@ -180,7 +181,10 @@ def _headers(gateway: Gateway, account: Account, wrapped: UpstreamRequest) -> di
     headers = {name: REDACTED if _SECRET.search(name) else value for name, value in headers.items()}
     if "accept-encoding" not in map(str.lower, headers):
         headers["Accept-Encoding"] = "identity"  # the client sends it in any case
-    if gateway.credentials[account.name].kind == "api-key":
+    credential = gateway.credentials[account.name]
+    if isinstance(credential, KeyHeaders):
+        headers.update(dict.fromkeys(credential.names, REDACTED))
+    elif credential.kind == "api-key":
         headers["x-goog-api-key"] = REDACTED
     else:
         headers["Authorization"] = f"Bearer {REDACTED}"

@@ -32,7 +32,7 @@ def forecast(gateway: Gateway) -> dict[str, Any]:
 def _models(gateway: Gateway) -> list[str]:
     """Return the models that matter: those that were served today, and those for which an account cools down."""
     known = gateway.pool.remember().values()
-    found = [model for model, _ in gateway.quotas.models()]
+    found = [model for model, _ in gateway.money.quotas.models()]
     found += sorted({it.model for of in known for it in of.cooldowns} | {it[0] for of in known for it in of.quotas})
     return list(dict.fromkeys(found or gateway.config.models.list[:1]))[:MAX_MODELS]
 
@@ -46,7 +46,7 @@ def _outlooks(gateway: Gateway, model: str, now: float) -> list[Outlook]:
         exclusion = excluded.get(account.name)
         if exclusion is None:
             ends_by = [
-                (gateway.quotas.out_in(account.name, model), "daily quota"),
+                (gateway.money.quotas.out_in(account.name, model), "daily quota"),
                 (pool.quota_out_in(account.name, model), "quota"),
                 *(
                     (_budget_out(gateway, it, now), f"budget a {it.budget.per}")
@@ -63,6 +63,8 @@ def _outlooks(gateway: Gateway, model: str, now: float) -> list[Outlook]:
 
 def _budget_out(gateway: Gateway, it: Standing, now: float) -> float | None:
     """Seconds until a budget is spent at the pace that it is being spent; None if it lasts."""
+    if it.used_up:
+        return 0.0
     seconds = out_in(it.spent, it.budget.limit, now - it.since) if it.since else None
     return seconds if seconds is not None and seconds < it.seconds_left else None
 

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from agm import __version__
-from agm.cluster import Cluster
+from agm.cluster.memory import MemoryStore, Shared
+from agm.cluster.store import Store
 from agm.config import Config
 from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
 from agm.core.dialect import ForModel
-from agm.core.forecast import DayQuotas
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
@@ -40,7 +39,7 @@ from agm.observe.observed import Observed
 from agm.observe.peers import Peers
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
-from agm.persist.pool_state import PoolState, written_at
+from agm.persist.pool_state import PoolState, digest_of, written_at
 from agm.persist.session_pins import SessionPins
 from agm.persist.session_pins import path_beside as pins_beside
 from agm.persist.spending import SpendingFile
@@ -50,6 +49,7 @@ from agm.serving import inprocess
 from agm.serving.asyncio_thread import AsyncioThread
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
+from agm.serving.cluster import Cluster
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
 from agm.serving.inprocess import Caller
@@ -57,6 +57,7 @@ from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.money import Money
 from agm.serving.secrets import reporting_secrets, secrets_of
+from agm.serving.shared_limits import SharedLimits
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
@@ -90,16 +91,19 @@ class Gateway:
     :param traces: what sends traces; None where none are asked for.
     :param redactor: knows the secrets that are held here, and takes them out of whatever is shown.
     :param credential_of: makes an account's credential, where it is not its own that is used.
+    :param store: what is shared with other processes; by ``[cluster]``, or nothing, if it is None.
     :raises HookFailed: if a plugin refuses the configuration.
     :raises ValueError: if two accounts have one name.
 
     :ivar wall: seconds since the epoch, for records.  A test may set it.
     :ivar calls: how requests enter, under the configuration in force.
+    :ivar cluster: what is shared with other processes: counters, claims and events, for plugins.
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar money: what requests cost, and the budgets.
-    :ivar quotas: what accounts have served today, and what is known to be all.
     :ivar pins: which account a session's handle or an ephemeral token is of.
+    :ivar reload_file: has the configuration's file read, and put in force; None where there is none, or it is not the
+        file's accounts that serve.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -121,6 +125,7 @@ class Gateway:
         wall: Callable[[], float] = time.time,
         redactor: Redactor | None = None,
         credential_of: Callable[[AccountSource], Credential] | None = None,
+        store: Store | None = None,
     ) -> None:
         self.reactor = reactor
         self.config = config
@@ -136,9 +141,16 @@ class Gateway:
         self.pool = Pool((), reactor.seconds)
         self.pool.went_off = self._went_off
         self._storms = QuotaStorms(reactor.seconds, hooks.alert)
+        self.cluster = Cluster(
+            store or self._make_store(config),
+            self.pool,
+            self._now,
+            shared=store is not None or config.cluster.redis is not None,
+        )
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
+        self.reload_file: Callable[[], Deferred[None]] | None = None
         self.sessions = Sessions()
         self.pins = Pins()
         self.deadlines = client.deadlines
@@ -147,7 +159,6 @@ class Gateway:
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
         self.money = Money(config, self.pool, self._now, hooks.alert)
-        self.quotas = DayQuotas(self._now)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,
@@ -158,8 +169,8 @@ class Gateway:
             config,
             self.money,
         )
-        self.cluster = self._make_cluster(config)
-        self.clients.cluster = self.cluster
+        if config.cluster.redis is not None or store is not None:
+            self.clients.shared = SharedLimits(self.cluster.store, config.cluster.on_loss, reactor.seconds)
         self.counters = Counters(self.models.names, self.pool.kind_of)
         self.metrics = Metrics(
             reactor,
@@ -189,11 +200,21 @@ class Gateway:
         self.calls = self._make_calls(config)
         self._started = False
         self._sources: dict[str, AccountSource] = {}
+        #: What was known at once, and what each plugin that fetches accounts has given last.
+        self._known: list[AccountSource] = []
+        self._fetched: list[list[AccountSource]] = []
         self._awaited: list[Awaitable[list[AccountSource]]] = self._adopt(config)
 
     def _now(self) -> float:
         """Seconds since the epoch, also where `wall` has been set anew."""
         return self.wall()
+
+    def _make_store(self, config: Config) -> Store:
+        if config.cluster.redis is None:
+            return MemoryStore(secrets.token_hex(8), Shared(self._now))
+        from agm.cluster.redis import RedisStore  # it takes an extra, and the global reactor
+
+        return RedisStore(self.reactor, config.cluster.redis, config.cluster.name, self._now)
 
     def _make_request_log(self, path: Path) -> RequestLog:
         return RequestLog(
@@ -203,20 +224,6 @@ class Gateway:
             self._now,
             redact=self.redactor.text,
             prunes=self.peers is None or self.peers.number == 1,
-        )
-
-    def _make_cluster(self, config: Config) -> Cluster | None:
-        if config.cluster.redis is None or not isinstance(self.ownership, KnownOwners):
-            return None
-        try:
-            import txredisapi  # noqa: F401 - an extra
-        except ImportError as e:
-            raise HookFailed(
-                f"[cluster] needs the client of Redis ({e.name} is missing): pip install '.[redis]' in agm's checkout"
-            ) from None
-        about = {"version": __version__, "worker": None if self.peers is None else self.peers.number}
-        return Cluster(
-            self.reactor, config.cluster, self.pool, self.ownership, self.clients.allowances, self._now, about
         )
 
     def _own_credential(self, source: AccountSource) -> Credential:
@@ -240,11 +247,12 @@ class Gateway:
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.money, self.quotas, self.live, self.counters)
+        return Calls(context, self.models, self.clients, self.money, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
+        self.cluster.start()
         self.hooks.started(self)
         self._started = True
         self._tell_unusable(self._sources)
@@ -264,15 +272,13 @@ class Gateway:
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
             self._spent = SpendingFile(
-                self.reactor, self.money.spending, self.quotas, spending_beside(self._state_path)
+                self.reactor, self.money.spending, self.money.quotas, spending_beside(self._state_path)
             )
             self._spent.start()
             self.money.budgets.take_note()
             self.money.hold_accounts()
             self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
             self._kept_pins.start()
-        if self.cluster is not None:
-            self.cluster.start()
         await self._fetch()
         if self._state is not None:
             self._state.settled()
@@ -280,8 +286,7 @@ class Gateway:
     async def stop(self) -> None:
         """Let plugins end, close the connections to upstreams and end the credentials' threads."""
         await self.hooks.stopping()
-        if self.cluster is not None:
-            await self.cluster.stop()
+        await self.cluster.stop()
         self._asyncio.stop()
         self._checks.stop()
         self.code_assist.stop()
@@ -344,8 +349,12 @@ class Gateway:
         self.hooks.configure(config)
         known, awaited = self.hooks.account_sources(config)
         sources = _by_name(known)
+        fetched = self._fetched if len(self._fetched) == len(awaited) else [[] for _ in awaited]
+        for source in [source for each in fetched for source in each]:  # they serve until they are fetched anew
+            sources.setdefault(source.account.name, source)
         key_sources = self.hooks.client_key_sources(config)
         self.config = config
+        self._known, self._fetched = known, fetched
         self.calls = self._make_calls(config)
         self.models.configure(config)
         self.clients.configure(config, key_sources)
@@ -356,10 +365,16 @@ class Gateway:
 
     async def _fetch(self) -> None:
         awaited, self._awaited = self._awaited, []
-        for waiting in awaited:
+        fetched = self._fetched
+        for number, waiting in enumerate(awaited):
             try:
-                fetched = await waiting
-                self._serve_from(_by_name([*self._sources.values(), *fetched]))
+                found = await waiting
+                if fetched is not self._fetched:
+                    return  # another configuration has come meanwhile, and fetches its own
+                others = [each for at, each in enumerate(self._fetched) if at != number]
+                sources = _by_name([*self._known, *(source for each in (*others, found) for source in each)])
+                self._fetched[number] = found
+                self._serve_from(sources)
             except (HookFailed, ValueError) as e:
                 log.error("accounts from a plugin cannot be used: {why}", why=str(e))
 
@@ -379,6 +394,9 @@ class Gateway:
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
         self.money.hold_accounts()
+        self.cluster.accounts_are(
+            {name: digest_of(source.origin) or "" for name, source in sources.items() if self.cluster.shared}
+        )
         if self._state is not None:
             self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)

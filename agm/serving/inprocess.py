@@ -8,7 +8,7 @@ faster than they are taken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -190,13 +190,17 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
             call.end(outcome, status, 0 if not isinstance(call.opened, FinalAnswer) else len(call.opened.body))
 
 
+def _read(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+
+
 class _Complete(Answer):
     """An answer that is in memory."""
 
     def __init__(self, call: Call, answer: FinalAnswer) -> None:
         self.status = answer.status
         self.request = call.request
-        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
+        self.headers = _read(answer.headers)
         self.framing = answer.framing
         self._body: bytes | None = answer.body
 
@@ -256,6 +260,8 @@ class _Streamed(Answer):
         self.account = opened.account.name
         self.framing = opened.framing
         self.request = call.request
+        if opened.added:
+            self.headers = _read(opened.added)
         #: Bytes that were taken.
         self.sent = 0
         self._call: Call | None = call

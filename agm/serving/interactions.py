@@ -19,7 +19,7 @@ from agm.core.answer import KeepAnswer
 from agm.core.bodies import Unreadable
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.kinds import ID_COLLECTIONS, METHODS, IdCollection
+from agm.core.kinds import ID_COLLECTIONS, IdCollection
 from agm.core.ownership import OwnedTarget
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, ModelChoice, UpstreamRequest
@@ -211,13 +211,12 @@ class PrepareIdCall:
         named, models = await self._read(inbound.body)
         choice = self._mapped(models)
         if inbound.key is not None:
+            counting = not self.request.explaining
+            if calls.clients.shared is not None and counting:
+                await calls.clients.pay(inbound.key)
             for model in models:
                 calls.clients.admit(inbound.key, model, counting=False)
-            asked, method = self.request.asked_model, self.request.method
-            if self.request.explaining:
-                calls.clients.admit(inbound.key, asked, method, counting=False)
-            else:
-                await calls.clients.admit_everywhere(inbound.key, asked, method)
+            calls.clients.admit(inbound.key, self.request.asked_model, self.request.method, counting=counting)
         keep: KeepAnswer | None = None
         if inbound.creates:
             answered, keep = await answer_of(hooks, self.request, choice)
@@ -275,7 +274,7 @@ class PrepareIdCall:
     def _attempts(self, call: IdCall) -> Attempts | Search | Lists:
         context, inbound = self._calls.context, self._inbound
         unknown = [known for known in call.named if context.ownership.owner(known) not in context.credentials]
-        able = sum(call.request.method in METHODS[account.kind] for account in context.pool.accounts)
+        able = sum(call.request.method in account.methods for account in context.pool.accounts)
         if able < 2 or self.request.explaining:
             return call.attempts(context)
         if len(unknown) < len(call.named):  # the owner of some is known

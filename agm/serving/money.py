@@ -15,6 +15,7 @@ from agm.config import Config
 from agm.config.prices import shipped
 from agm.core.alerts import Alert
 from agm.core.client_keys import ClientKey
+from agm.core.forecast import DayQuotas
 from agm.core.money import Prices, tier_of
 from agm.core.pool.pool import Pool
 from agm.core.request import GatewayRequest, RequestRecord
@@ -37,6 +38,8 @@ class Money:
         self._wall = wall
         self.spending = Spending(wall)
         self.budgets = Budgets(self.spending, wall)
+        #: What accounts have served today, and what is known to be all.
+        self.quotas = DayQuotas(wall)
         self._alert = alert
         self._accounts: list[Budget] = []
         self.configure(config)
@@ -45,6 +48,7 @@ class Money:
         """Go on with other prices and budgets; what was spent stays."""
         self._prices = Prices(shipped(), config.prices)
         self.budgets.configure(config.budgets)
+        self._held = bool(config.budgets)
         self._accounts = [it for it in config.budgets if it.what == "account" and it.then == "refuse"]
         self.hold_accounts()
 
@@ -55,7 +59,7 @@ class Money:
             if spent is None:
                 self._pool.within_budget(name)
             else:
-                self._pool.exceeded_budget(name, spent.sentence(), spent.seconds_left)
+                self._pool.exceeded_budget(name, f"{spent.amounts()} is spent", spent.seconds_left)
 
     def admit(self, key: ClientKey | None) -> None:
         """
@@ -63,7 +67,7 @@ class Money:
 
         :raises TooManyRequests: if one is spent, with the time at which it begins anew.
         """
-        if key is None or not len(self.budgets):
+        if key is None or not self._held:
             return
         spent = self.budgets.spent(*names_of(key.name, key.team))
         if spent is not None:
@@ -76,11 +80,13 @@ class Money:
 
     def charge(self, record: RequestRecord) -> None:
         """Charge whoever has made a request, and the account that has answered it; errors cost nothing."""
+        now = self._wall()
+        self.quotas.note(record.attempts, now)
         if record.account is None or record.outcome == "error":
             return
         request, tokens = record.request, 0 if record.usage is None else record.usage.total
-        self.spending.add(request.client_key, request.team, record.account, request.model, tokens, record.cost)
-        if len(self.budgets):
+        self.spending.add(now, request.client_key, request.team, record.account, request.model, tokens, record.cost)
+        if self._held:
             self._tell([*names_of(request.client_key, request.team), f"account:{record.account}"])
 
     def _tell(self, names: Sequence[str]) -> None:
@@ -116,7 +122,7 @@ def describe(standing: Standing) -> str:
     if standing.used_up and budget.then == "refuse":
         out = "the account is not used" if budget.what == "account" else "requests are refused"
         then = f" Until it begins anew, {out}."
-    return f"The budget of {budget.of} {what}: {standing.sentence()}.{then}"
+    return f"The budget of {budget.of} {what}: {standing.amounts()}.{then}"
 
 
 def names_of(key: str | None, team: str | None) -> list[str]:

@@ -207,7 +207,9 @@ class PrepareCall:
         hooks = self._context.hooks
         if hooks.looks_up:
             self.request = await hooks.look_up(self.request)
-        choice = await self._admit()
+        if self._key is not None and self._clients.shared is not None and not self.request.explaining:
+            await self._clients.pay(self._key)
+        choice = self._admit()
         request = self.request
         keep: KeepAnswer | None = None
         if hooks.answers and request.parent is None:
@@ -238,20 +240,18 @@ class PrepareCall:
         :raises HookFailed: if a plugin failed.
         """
         self.request = await self._context.hooks.look_up(self.request)
-        return await self._attempts(await self._admit(), None)
+        if self._key is not None and self._clients.shared is not None and not self.request.explaining:
+            await self._clients.pay(self._key)
+        return await self._attempts(self._admit(), None)
 
-    async def _admit(self) -> ModelChoice:
+    def _admit(self) -> ModelChoice:
         """Map the model, and hold the client key to its limits."""
         choice, request = self._map(), self.request
         if choice.model != request.model:
             request = attrs.evolve(request, model=choice.model)
         self.request = request
-        if self._key is None:
-            return choice
-        if request.explaining:
-            self._clients.admit(self._key, request.asked_model, request.method, counting=False)
-        else:
-            await self._clients.admit_everywhere(self._key, request.asked_model, request.method)
+        if self._key is not None:
+            self._clients.admit(self._key, request.asked_model, request.method, counting=not request.explaining)
         return choice
 
     def _map(self) -> ModelChoice:

@@ -121,6 +121,8 @@ class AnsweringResource(ApiResource):
                 relaying = relay.run()
                 try:
                     outcome = await relaying
+                    if relay.refused is not None:
+                        raise relay.refused
                     if outcome == "ok" and status >= 400:
                         outcome = "error"
                     if isinstance(opened, OpenAnswer) and opened.reported and outcome == "ok":

@@ -32,7 +32,6 @@ from agm.core.errors import (
     Unimplemented,
     UpstreamTimeout,
 )
-from agm.core.kinds import METHODS
 from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
@@ -290,9 +289,11 @@ class PrepareResourceCall:
             request = self.request = attrs.evolve(request, model=mapped.model)
             path = f"/{asked.version}/models/{quote_model(mapped.model)}:{asked.verb}"
         if self._visit.key is not None:
+            if calls.clients.shared is not None:
+                await calls.clients.pay(self._visit.key)
             for model in models:
                 calls.clients.admit(self._visit.key, model, counting=False)
-            await calls.clients.admit_everywhere(self._visit.key, request.asked_model)
+            calls.clients.admit(self._visit.key, request.asked_model)
         body = await self._edited(request)
         name = None if asked.name is None else ownership.root(asked.name)
         named = await names_in(context, body)
@@ -316,7 +317,7 @@ class PrepareResourceCall:
             maker=maker,
             openai=isinstance(asked, OpenAIResource),
         )
-        able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
+        able = sum(request.method in account.methods for account in context.pool.accounts)
         if owned is not None or able < 2:
             return call.attempts(context)
         if name is not None or (request.place is not None and asked.name is not None):
@@ -656,7 +657,9 @@ class WholeUpload(_Sending):
         :raises GatewayError: if there is none, or the upstream does not answer.
         """
         if self.visit.key is not None:
-            await self.calls.clients.admit_everywhere(self.visit.key, "")
+            if self.calls.clients.shared is not None:
+                await self.calls.clients.pay(self.visit.key)
+            self.calls.clients.admit(self.visit.key, "")
         name = None if self.asked.name is None else ownership.root(self.asked.name)
         if name is not None:
             check_sees(self.context, maker_of(self.visit.key), [name], known=False)

@@ -27,6 +27,10 @@ from agm.web.request import JSON_TYPE
 log = Logger()
 
 
+#: Headers that say how an answer is laid out, which is the translation's to say.
+_OWN = frozenset({"content-type", "content-length", "transfer-encoding", "content-encoding"})
+
+
 class Translation(Protocol):
     """What a dialect makes of the events of one stream."""
 
@@ -110,6 +114,8 @@ def send_translated(
 def _headers(
     gateway: Gateway, answer: Answer, headers: list[tuple[bytes, bytes]], status: int | None = None
 ) -> list[tuple[bytes, bytes]]:
+    if answer.headers and (status or answer.status) < 400:  # what a plugin's answer has, or a cache's
+        headers += _encoded([pair for pair in answer.headers.items() if pair[0] not in _OWN])
     if answer.account is not None and gateway.config.gateway.show_account:
         headers.append((b"X-Agm-Account", answer.account.encode("ascii", "replace")))
     if answer.request is None or not gateway.hooks.edits_headers:

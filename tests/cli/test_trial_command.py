@@ -82,6 +82,7 @@ async def test_the_document_holds_it_all(agm_test: Run, emulator: RunningEmulato
         "kind": "api-key",
         "model": "emu-403disabled",
         "tokens": None,
+        "models": None,
         "status": 403,
         "reason": "SERVICE_DISABLED",
         "cure": "enable generativelanguage.googleapis.com for the project, or for the key",

@@ -286,7 +286,7 @@ TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in know
         ("api_key = 1", "api_key: unknown key here; it belongs in [[accounts]]"),
         (
             "[gateway]\nname = 1",
-            "gateway.name: unknown key here; it belongs in [[accounts]] or [[alerts]] or [[auth.keys]]",
+            "gateway.name: unknown key here; it belongs in [[accounts]] or [[alerts]] or [[auth.keys]] or [cluster]",
         ),
         ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait, state'),
         (
@@ -1607,11 +1607,13 @@ def test_every_key_is_documented_and_every_documented_key_exists() -> None:
 
 def test_documented_defaults_are_the_defaults() -> None:
     """A default written out in a file gives the configuration of an empty one."""
+    cluster = '[cluster]\nredis = "redis://h"\nsecret = "0123456789abcdef"\n'
     base = {
         "accounts[]": AN_ACCOUNT,
         "auth.keys[]": A_CLIENT_KEY,
         "budgets[]": A_CLIENT_KEY + A_BUDGET,
         "alerts[]": A_WEBHOOK,
+        "cluster": cluster,
     }
     for path, _, default in documented():
         table, _, name = path.rpartition(".")
@@ -1637,7 +1639,6 @@ def test_documented_choices_are_the_choices() -> None:
         "auth.resources",
         "models.display_name",
         "pool.strategy",
-        "accounts[].kind",
         "budgets[].per",
         "budgets[].then",
         "log.format",
@@ -1655,7 +1656,10 @@ def test_documented_choices_are_the_choices() -> None:
 def test_the_examples_of_the_document_are_valid_alone_and_together(tmp_path: Path) -> None:
     """What a person copies from the page works."""
     examples = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
-    environ = {name: name for name in ("GEMINI_API_KEY", "WORK_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY")}
+    environ = {
+        name: name
+        for name in ("GEMINI_API_KEY", "WORK_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY", "AGM_CLUSTER_SECRET")
+    }
     environ["ALERTS_URL"] = HOOK
     environ["HOME"] = str(tmp_path)
     assert len(examples) >= 9
@@ -1821,6 +1825,21 @@ def test_a_budget_is_of_a_key_a_team_or_an_account() -> None:
         "configuration: budgets[0].of: 'team:serach': there is no client key with this team 'serach' in this file; it "
         "holds if a plugin adds one",
     )
+
+
+def test_a_model_that_no_budget_counts_is_warned_of() -> None:
+    """As long as there is a budget; a price of one's own settles it."""
+    mystery = '[models]\nlist = ["gemini-2.5-pro", "mystery-1.0"]\n'
+    assert parse(mystery, environ={}).warnings == ()
+    (warning,) = parse(
+        A_CLIENT_KEY.replace('key = "k"', f'key_sha256 = "{"0" * 64}"') + A_BUDGET + mystery, environ={}
+    ).warnings
+    assert warning == (
+        "configuration: budgets: the price of 'mystery-1.0' is not known, so requests for it are in no budget; "
+        'write [prices."mystery-1.0"], or leave it out of the keys\' models'
+    )
+    priced = A_BUDGET + mystery + '[prices."mystery-*"]\ninput = 1\noutput = 1\n'
+    assert not any("price" in it for it in parse(A_CLIENT_KEY + priced, environ={}).warnings)
 
 
 _SECRETS = {

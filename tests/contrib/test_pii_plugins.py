@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from agm.api import Framing
+from agm.contrib import openai_upstream
 from agm.contrib.pii_answers import PiiAnswers
 from agm.contrib.pii_redactor import PiiRedactor
 from agm.testing import GatewayFactory, build_request, check_plugin
@@ -48,7 +49,7 @@ async def test_nothing_of_a_request_goes_out_on_any_route(
     gateway: GatewayFactory, upstream: AnsweringUpstream, lines: list[str], kind: str, route: str
 ) -> None:
     """In clear, and where JSON's escapes hide it."""
-    running = await gateway(account(upstream, kind), plugins=[PiiRedactor()])
+    running = await gateway(account(upstream, kind), plugins=[openai_upstream, PiiRedactor()])
     method, path, body, headers = ROUTES[route]
     sent = body
     if isinstance(body, dict):
@@ -290,7 +291,7 @@ async def test_an_answer_comes_without_them(gateway: GatewayFactory, lines: list
 
     answering = AnsweringUpstream(say)
     plugin = PiiAnswers()
-    running = await gateway(account(answering, kind), plugins=[plugin])
+    running = await gateway(account(answering, kind), plugins=[openai_upstream, plugin])
     answered = await running.fetch("POST", f"/v1beta/models/m:{way}", body=b'{"contents": []}')
     assert answered.status == 200
     found = answered.events if "sse" in way else answered.json if "json" in way else [answered.json]

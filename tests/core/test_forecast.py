@@ -26,18 +26,18 @@ def test_a_daily_quota_is_what_was_served_when_it_was_used_up() -> None:
     """On the next day the same number is its end, at that day's pace; what is served beyond shows it to be wrong."""
     now = [NOON]
     quotas = DayQuotas(lambda: now[0])
-    quotas.note([attempt()] * 100)
+    quotas.note([attempt()] * 100, now[0])
     assert quotas.out_in("a", "m") is None
-    quotas.note([attempt(verdict=OUT)])
+    quotas.note([attempt(verdict=OUT)], now[0])
     now[0] = DAY_ENDS + 60
-    quotas.note([attempt(), attempt("b")])
+    quotas.note([attempt(), attempt("b")], now[0])
     assert quotas.models() == [("m", 2)]
     now[0] += 3600
-    quotas.note([attempt()] * 24)
+    quotas.note([attempt()] * 24, now[0])
     # 25 in an hour: the other 75 last for three hours more
     assert quotas.out_in("a", "m") == pytest.approx(3 * 3600)
     assert quotas.out_in("b", "m") is None
-    quotas.note([attempt()] * 76)
+    quotas.note([attempt()] * 76, now[0])
     assert quotas.out_in("a", "m") is None
 
 
@@ -45,11 +45,11 @@ def test_a_pace_that_lasts_until_the_day_ends_is_no_end() -> None:
     """The quota begins anew before it is used up."""
     now = [NOON]
     quotas = DayQuotas(lambda: now[0])
-    quotas.note([*[attempt()] * 1000, attempt(verdict=OUT)])
+    quotas.note([*[attempt()] * 1000, attempt(verdict=OUT)], now[0])
     now[0] = DAY_ENDS + 60
-    quotas.note([attempt()])
+    quotas.note([attempt()], now[0])
     now[0] += 3600
-    quotas.note([attempt()])
+    quotas.note([attempt()], now[0])
     assert quotas.out_in("a", "m") is None
 
 
@@ -57,7 +57,7 @@ def test_what_is_known_of_a_day_survives_a_restart() -> None:
     """Today's counts go on; of another day only what was all of it is kept."""
     now = [NOON]
     quotas = DayQuotas(lambda: now[0])
-    quotas.note([*[attempt()] * 5, attempt(verdict=OUT), attempt("b")])
+    quotas.note([*[attempt()] * 5, attempt(verdict=OUT), attempt("b")], now[0])
     again = DayQuotas(lambda: now[0])
     again.load(*quotas.dump())
     assert again.dump() == quotas.dump()
@@ -136,6 +136,7 @@ def test_a_client_is_told_when_and_whom_only_where_it_may_know() -> None:
     told = returns(away, NOON, names=False)
     assert told == "2 accounts are expected back, the first in 41 s, the last at 2026-12-01 15:00 UTC. "
     assert returns(away, NOON, names=True) == "Back: secret-1 in 41 s, secret-0 at 2026-12-01 15:00 UTC. "
+    assert returns(exclusions(41.0, 41.2), NOON, names=False) == "2 accounts are expected back in 41 s. "
     assert returns(away[1:], NOON, names=False) == "One account is expected back in 41 s. "
     assert returns(away[2:], NOON, names=True) == ""
     message = nothing_left("m", "generateContent", "v1beta", away, told).message

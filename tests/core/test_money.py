@@ -101,8 +101,10 @@ def test_what_google_asks_nothing_for_is_zero_and_the_rest_is_unknown() -> None:
     assert prices.cost("files.get", "", None, NOW) == 0.0
     assert prices.cost("generateContent", "gemini-2.5-flash", None, NOW) is None
     assert prices.cost("predictLongRunning", "veo", None, NOW) is None
-    assert is_free("files.create")
-    assert not is_free("cachedContents.create")
+    for free in ("files.create", "batches.cancel", "vertex.computeTokens", "auth_tokens.create", "openai.files.create"):
+        assert is_free(free)
+    for paid in ("cachedContents.create", "batchGenerateContent", "fileSearchStores.upload", "openai.batches.create"):
+        assert not is_free(paid)
 
 
 def test_every_price_that_ships_is_a_price() -> None:

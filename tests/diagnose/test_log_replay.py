@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 
 from agm.cli import main
+from agm.config import load
 from agm.diagnose.log_replay import NothingToReplay, Tried, replay_log
 from agm.diagnose.recording import Head, Recording, config_for
 from agm.observe.requestlog import store as logfile
@@ -229,6 +230,28 @@ async def test_what_a_gateway_has_logged_is_replayed_as_it_was(
     shown = capsys.readouterr().out
     assert "would have refused 1 of 4" in shown
     assert "RequestsPerDayPerClientKey" in shown
+
+
+def test_a_copy_of_the_configuration_is_tried_on_the_gateways_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy has a log of its own place, where nothing is: what is meant is that of the gateway."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    config, changed = tmp_path / "agm.toml", tmp_path / "next.toml"
+    for path in (config, changed):
+        path.write_text("[gateway]\nlisten = []\n".replace("[]", '["unix:nowhere.sock"]') + ACCOUNTS)
+    monkeypatch.setenv("AGM_CONFIG", str(config))
+    place = logfile.path_of(load(config, environ={}))
+    assert place is not None
+    place.parent.mkdir(parents=True)
+    log = Log(place)
+    log.add(0, attempt("a"))
+    times = ["--since", "2026-12-01T00:00", "--until", "2026-12-02T23:00"]
+    assert main(["replay", "--config", str(changed), *times]) == 0
+    assert "1 request from" in capsys.readouterr().out
+    Log(logfile.path_of(load(changed, environ={})))  # type: ignore[arg-type]  # it has a log by now
+    assert main(["replay", "--config", str(changed), *times]) == 1
+    assert "no request to replay" in capsys.readouterr().err
 
 
 def test_what_cannot_be_tried_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,8 @@ NODE = {
         ({"prefixItems": [STRING], "items": False}, {"prefixItems": [STRING], "maxItems": 1}),
         ({"items": False, "maxItems": 3}, {"maxItems": 0}),
         ({"prefixItems": [False]}, {"maxItems": 0}),
+        ({"patternProperties": {"^(.*)$": STRING}}, {"additionalProperties": STRING}),
+        ({"propertyNames": {"type": "string"}, "additionalProperties": {}}, {"additionalProperties": {}}),
         ({"type": "array", "items": True}, {"type": "array", "items": {}}),
         ({"type": "string", "enum": None, "default": None}, {"type": "string", "default": None}),
         (
@@ -95,6 +97,8 @@ def test_what_can_be_said_is_said(given_one: Any, written: Any) -> None:
     ("given_one", "written", "told"),
     [
         ({"not": STRING}, {}, ["/: not: Gemini has nothing for it"]),
+        ({"patternProperties": {"^a": STRING}}, {}, ["/: patternProperties: Gemini has nothing for it"]),
+        ({"propertyNames": {"maxLength": 3}}, {}, ["/: propertyNames: Gemini has nothing for it"]),
         ({"type": "array", "uniqueItems": True}, {"type": "array"}, ["/: uniqueItems: Gemini has nothing for it"]),
         (
             {"const": True},
@@ -274,6 +278,8 @@ def _keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
             "properties": st.dictionaries(NAMES, inner, max_size=3),
             "required": st.lists(NAMES, max_size=2, unique=True),
             "additionalProperties": inner,
+            "patternProperties": st.dictionaries(st.sampled_from(["^.*$", "^a"]), inner, max_size=2),
+            "propertyNames": st.just({"type": "string"}) | inner,
             "items": inner,
             "prefixItems": some,
             "anyOf": some,

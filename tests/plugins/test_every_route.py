@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 
 from agm.api import Fault, KeepAnswer, Verdict, hookimpl
+from agm.contrib import openai_upstream
 from agm.testing import GatewayFactory
 from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, account, eventually
 from tests.helpers.websockets import DEVELOPER, accept, open_socket
@@ -86,7 +87,13 @@ INNER = {"`batchGenerateContent`": {"generateContent"}}
 KEPT = KeepAnswer(headers={"X-Kept": "yes"})
 #: Which of them each kind of account has, beside the calls that all have.
 CALLS = tuple(ROUTES)[:6]
-KINDS = {"api-key": tuple(ROUTES), "vertex": (*CALLS, "`generateContent`, Vertex AI's path"), "code-assist": CALLS[:4]}
+ON_VERTEX = "`generateContent`, Vertex AI's path"
+KINDS = {
+    "api-key": tuple(ROUTES),
+    "vertex": (*CALLS, ON_VERTEX),
+    "code-assist": CALLS[:4],
+    "openai": (*CALLS[:3], CALLS[4], ON_VERTEX),  # a plugin's
+}
 
 
 class Recorder:
@@ -121,7 +128,7 @@ class Recorder:
     @hookimpl
     def agm_transform_request(self, body: Any, request: Any) -> dict[str, Any]:
         self._note("agm_transform_request", request)
-        for content in body.get("contents", ()):  # all of a body that reaches every kind of upstream
+        for content in (*body.get("contents", ()), body.get("content", {"parts": []})):  # which reaches every kind
             content["parts"].append({"text": "edited"})
         return {**body, "labels": {"edited": "edited"}}
 
@@ -161,6 +168,13 @@ class Recorder:
 
 def answer(asked: Asked) -> tuple[Any, ...]:
     """Answer a call with an event, a list with one resource, a download with bytes, all else with an object."""
+    if asked.path == "/embeddings":
+        return 200, {"data": [{"embedding": [0.5]}]}
+    if asked.path == "/chat/completions":
+        whole = {"choices": [{"message": {"content": "hello"}, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
+        if b'"stream":true' not in asked.body:
+            return 200, whole
+        return 200, f"data: {json.dumps(whole)}\n\ndata: [DONE]\n\n".encode(), {"content-type": "text/event-stream"}
     event = {"response": EVENT} if "v1internal" in asked.path else EVENT
     if b'"stream"' in asked.body:
         named = {"event_type": "interaction.complete", **EVENT}
@@ -213,7 +227,7 @@ async def test_the_hooks_meet_a_request_as_the_manual_says(
 ) -> None:
     """And what they return is in what goes out and in what comes back, with the account told."""
     recorder = Recorder()
-    running = await gateway(account(upstream, kind), plugins=[recorder])
+    running = await gateway(account(upstream, kind), plugins=[openai_upstream, recorder])
     method, path, body, headers = ROUTES[route]
     answered = await running.fetch(
         method,
@@ -233,7 +247,7 @@ async def test_the_hooks_meet_a_request_as_the_manual_says(
     assert answered.headers.get("x-kept") == ("yes" if kept else None)
     assert recorder.record.answer == (answered.body if kept else None)
     (asked,) = upstream.asked
-    assert (b'"edited"' in asked.body) is ("agm_transform_request" in recorder.called)
+    assert (b"edited" in asked.body) is ("agm_transform_request" in recorder.called)
     assert (b'"answered"' in answered.body) is ("agm_transform_event" in recorder.called)
 
 
@@ -283,7 +297,7 @@ async def test_an_error_is_classified_on_every_route(gateway: GatewayFactory, ki
             return {"X-Mine": f"{status} of {account.name}"}
 
     failing = AnsweringUpstream(lambda _: (418, b"<teapot>", {"content-type": "text/html"}))
-    running = await gateway(account(failing, kind), plugins=[Classifier()])
+    running = await gateway(account(failing, kind), plugins=[openai_upstream, Classifier()])
     method, path, body, headers = ROUTES[route]
     answered = await running.fetch(
         method,

@@ -821,6 +821,7 @@ async def test_a_hook_of_the_start_that_raises_ends_the_start_with_its_name(gate
 def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None:
     """The list of hooks is the contract's."""
     assert set(HOOKS) == {
+        "agm_upstream_kinds",
         "agm_settings",
         "agm_configure",
         "agm_client_keys",

@@ -144,7 +144,8 @@ async def test_an_account_over_its_budget_is_out_with_a_reason(
     gateway: GatewayFactory, emulator: RunningEmulator
 ) -> None:
     """Others serve; when none is left the client is told when, and a larger budget lets it in at once."""
-    config = emulator.account("a") + emulator.account("b", extra="priority = 1") + PRICES + "[pool]\nmax_wait = 0\n"
+    config = emulator.account("a") + emulator.account("b", extra="priority = 1") + PRICES
+    config += '[pool]\nmax_wait = 0\nstrategy = "priority"\n'
     small = budget("account:a", 0.000001, 'per = "day"') + budget("account:b", 0.000001, 'per = "day"')
     running = await gateway(config + small)
     running.gateway.wall = lambda: NOW
@@ -192,8 +193,8 @@ async def test_what_was_spent_is_kept_over_a_restart(tmp_path: Path) -> None:
     spending = Spending(lambda: NOW)
     kept = SpendingFile(reactor, spending, DayQuotas(lambda: NOW), path_beside(tmp_path / "state.json"))
     kept.start()
-    spending.add("ada", "search", "work", "m", 100, 1.5)
-    spending.add("ada", None, "work", "m", 10, None)
+    spending.add(NOW, "ada", "search", "work", "m", 100, 1.5)
+    spending.add(NOW, "ada", None, "work", "m", 10, None)
     await kept.stop()
     text = (tmp_path / "state-spending.json").read_text()
     assert json.loads(text)["spent"]["key:ada"]["2026-12"] == {
@@ -228,18 +229,18 @@ def test_a_budget_says_something_new_once_a_level_and_a_period() -> None:
     budgets = Budgets(spending, lambda: now[0])
     budgets.configure([Budget("key:a", "day", 10.0, 0.8)])
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 8.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 8.0)
     assert [it.level for it in budgets.news("key:a", "key:b")] == [1]
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 2.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 2.0)
     assert [it.level for it in budgets.news("key:a")] == [2]
     budgets.configure([Budget("key:a", "day", 11.0, 0.8)])
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 2.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 2.0)
     assert [it.level for it in budgets.news("key:a")] == [2]
     now[0] += 86_400
     assert budgets.news("key:a") == []
-    spending.add("a", None, "b", "m", 1, 9.0)
+    spending.add(now[0], "a", None, "b", "m", 1, 9.0)
     assert [it.level for it in budgets.news("key:a")] == [1]
 
 
@@ -289,3 +290,36 @@ def test_a_log_of_before_costs_is_read_and_then_goes_on(tmp_path: Path) -> None:
     writing.row_factory = sqlite3.Row
     assert [it["cost"] for it in logfile.latest(writing, 2)] == [None, None]
     writing.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1beta/interactions", {"model": "gemini-2.5-flash", "input": "hello"}),
+        ("/v1beta/interactions", {"model": "gemini-2.5-flash", "input": "hello", "stream": True}),
+        (
+            "/v1beta/openai/chat/completions",
+            {"model": "gemini-2.5-flash", "messages": [{"role": "user", "content": "x"}]},
+        ),
+        ("/v1beta/models/gemini-2.5-flash:predict", {"instances": [{"prompt": "x"}], "parameters": {"sampleCount": 2}}),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_every_surface_has_its_cost_and_is_held_to_budgets(
+    gateway: GatewayFactory, emulator: RunningEmulator, path: str, body: dict[str, Any]
+) -> None:
+    """Interactions, Google's OpenAI surface, images."""
+    prices = PRICES + "image = 0.5\n"
+    running = await gateway(emulator.account() + key("ada", "search") + prices + budget("team:search", 0.000001))
+    sent = json.dumps(body).encode()
+    answer = await running.fetch("POST", path, body=sent, key="ada-key")
+    assert answer.status == 200, answer.body
+    await eventually(lambda: running.gateway.live.ended == 1, "the request to end")
+    (row,) = (await running.fetch("GET", "/_agm/status")).json["requests"]
+    assert row["cost"] > 0
+    assert row["team"] == "search"
+    if path.endswith("predict"):
+        assert row["cost"] == pytest.approx(1.0)
+    refused = await running.fetch("POST", path, body=sent, key="ada-key")
+    assert refused.status == 429
+    assert b"budget of $0.000001 a month is spent" in refused.body

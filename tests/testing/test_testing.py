@@ -37,6 +37,7 @@ from agm.api import (
     KeyRing,
     LocalAnswer,
     ModelChoice,
+    UpstreamKind,
     UpstreamRequest,
     Verdict,
     digest,
@@ -196,6 +197,11 @@ class EveryHook:
     @hookimpl
     def agm_configure(self, config: Any) -> None:
         self.called.add("agm_configure")
+
+    @hookimpl
+    def agm_upstream_kinds(self) -> list[UpstreamKind]:
+        self.called.add("agm_upstream_kinds")
+        return [UpstreamKind("mirror", {"generateContent"}, endpoints=(GOOGLE,))]
 
     @hookimpl
     def agm_settings(self) -> Mapping[str, type[msgspec.Struct]]:

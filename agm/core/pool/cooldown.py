@@ -13,7 +13,6 @@ from enum import Enum
 
 import attrs
 
-from agm.core import kinds
 from agm.core.classify import MAX_COOLDOWN, SHORT_DELAY, UNSTATED_DELAY, Fault, Verdict
 from agm.core.pool.breaker import Endpoints
 from agm.core.pool.exclusions import Cause, Exclusion
@@ -233,7 +232,7 @@ class Member:
     ) -> Exclusion | None:
         """Say why the account is no candidate; None if it is."""
         account = self.account
-        if method not in kinds.METHODS[account.kind]:
+        if method not in account.methods:
             return Exclusion(account, Cause.METHOD, f"{account.kind} accounts have no {method}")
         if model and model not in account.models:
             return Exclusion(account, Cause.MODEL, f"its models do not include {model}")

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from agm.core import kinds
 from agm.core.classify import Fault, Verdict
 from agm.core.pool.breaker import Consequence, Endpoints, Trouble
 from agm.core.pool.candidates import AccountOrder, Candidates
@@ -36,7 +35,7 @@ from agm.core.pool.cooldown import (
     cooldown_after,
 )
 from agm.core.pool.exclusions import Cause, Exclusion
-from agm.core.pool.groups import Group, eligibility_key, method_class
+from agm.core.pool.groups import Group, eligibility_key, method_classes
 from agm.core.pool.lease import Lease
 from agm.core.pool.waiters import NOBODYS, Share, Waiter, WaitQueue
 from agm.core.request import Account
@@ -61,6 +60,8 @@ class Pool:
     :param now: seconds of a clock that never goes back.
     :ivar changed: called whenever something changes that must survive a restart.
     :ivar went_off: called with an account that has become disabled, and why.
+    :ivar told: called with an account's name, a model (``*`` for all of them at once; None for all, each) and the
+        cooldown that has begun or, None, ended here; not with what was learnt from elsewhere.
     """
 
     def __init__(self, accounts: Iterable[Account], now: Callable[[], float]) -> None:
@@ -76,6 +77,7 @@ class Pool:
         self._queue = WaitQueue(lambda model, method, version: bool(self._group(model, method, version).ready))
         self.changed: Callable[[], None] = lambda: None
         self.went_off: Callable[[Account, Cooldown], object] = lambda account, why: None
+        self.told: Callable[[str, str | None, KnownCooldown | None], None] = lambda name, model, known: None
         self.replace(accounts, ())
 
     def __len__(self) -> int:
@@ -110,12 +112,12 @@ class Pool:
         now = self._now()
         lacked = self._lacked.get(model) if self._lacked else None
         if lacked is None:
-            key = (model, method_class(method), "")
+            key = (model, self._method_class.get(method, method), "")
         elif lacked > now:  # the version and the very method matter
             key = (model, method, version)
         else:
             self._forget_lacks(model)
-            key = (model, method_class(method), "")
+            key = (model, self._method_class.get(method, method), "")
         group = self._groups.get(key)
         if group is None or group.until <= now:
             order = self._order(model, method)
@@ -164,7 +166,7 @@ class Pool:
         having = frozenset(
             key
             for key, one in self._by_eligibility.items()
-            if method in kinds.METHODS[one.kind] and (not model or model in one.models)
+            if method in one.methods and (not model or model in one.models)
         )
         order = self._orders.get(having)
         if order is None:
@@ -224,6 +226,7 @@ class Pool:
         ]:
             del self._lacked[model]
         self._by_eligibility = {eligibility_key(member.account): member.account for member in members.values()}
+        self._method_class = method_classes(member.account for member in members.values())
         self._orders.clear()
         self._endpoints.keep([url for member in members.values() for url in member.account.endpoints])
         self._regroup()
@@ -322,6 +325,8 @@ class Pool:
         if held is not None or cooldown is not None:
             self._refresh(member, model if held is None else None)
             self.changed()
+            for over in ([] if held is None else [ALL_MODELS]) + ([] if cooldown is None else [model]):
+                self.told(account.name, over, None)
             self.wake(model if held is None else None)
 
     def failed(self, account: Account, model: str, verdict: Verdict, lease: Lease | None = None) -> None:
@@ -346,7 +351,8 @@ class Pool:
         if cooldown is None:
             return
         cooldown.since = self._leases
-        if known is None or cooldown.ends >= known.ends:  # of several requests in flight, the worst news counts
+        worse = known is None or cooldown.ends >= known.ends
+        if worse:  # of several requests in flight, the worst news counts
             if all_models:
                 member.held = cooldown
             else:
@@ -362,6 +368,9 @@ class Pool:
                 del member.cooldowns[old]
         self._refresh(member, None if all_models or forgotten else model)
         self.changed()
+        if worse:
+            of = ALL_MODELS if all_models else model
+            self.told(account.name, of, cooldown.known(of, now))
         self.wake(None if all_models else model, news=True)
 
     def doubt(self, account: Account, model: str, conversation: str, lease: Lease | None = None) -> bool:
@@ -397,6 +406,7 @@ class Pool:
                 self.went_off(account, member.held)
             self._refresh(member)
             self.changed()
+            self.told(account.name, ALL_MODELS, member.held.known(ALL_MODELS, self._now()))
             self.wake(news=True)
 
     def reset(self, name: str, model: str | None = None) -> bool:
@@ -410,11 +420,39 @@ class Pool:
         found = member.forget(model)
         if model is None:
             found = self._endpoints.forget(member.account.endpoints) or found
+        self.told(name, model, None)
         if found:
             self._regroup()
             self.changed()
             self.wake(news=True)
         return found
+
+    def learn(self, name: str, model: str | None, known: KnownCooldown | None) -> None:
+        """
+        Take in what another process has found out; see :attr:`told`.
+
+        :raises KeyError: if the cause of the cooldown is none that is known here.
+        """
+        member = self._members.get(name)
+        if member is None:
+            return
+        if known is not None:
+            cooldown = Cooldown.of(known, self._now(), self._leases)
+            if known.model != ALL_MODELS:
+                member.cooldowns.pop(known.model, None)
+                member.cooldowns[known.model] = cooldown
+                if len(member.cooldowns) > MAX_COOLDOWNS:
+                    del member.cooldowns[next(iter(member.cooldowns))]
+            elif member.account.unusable is None:
+                member.held = cooldown
+        elif model == ALL_MODELS:
+            member.held = None
+            member.hold_unusable()
+        else:
+            member.forget(model)
+        self._regroup()
+        self.changed()
+        self.wake(news=True)
 
     def note_quota(self, account: Account, model: str, remaining: float, resets_at: float) -> None:
         """
@@ -567,25 +605,6 @@ class Pool:
         now = self._now()
         found = ((name, member.remembered(now)) for name, member in self._members.items())
         return {name: remembered for name, remembered in found if remembered is not None}
-
-    def adopt(self, name: str, model: str, known: KnownCooldown | None) -> None:
-        """
-        Take over what another process says of an account: a cooldown for a model, or for :data:`ALL_MODELS`; None that
-        there is none.
-        """
-        member = self._members.get(name)
-        if member is None or (model == ALL_MODELS and member.account.unusable is not None):
-            return
-        cooldown = None if known is None else Cooldown.of(known, self._now(), self._leases)
-        if model == ALL_MODELS:
-            member.held = cooldown
-        elif cooldown is None:
-            member.cooldowns.pop(model, None)
-        elif model in member.cooldowns or len(member.cooldowns) < MAX_COOLDOWNS:
-            member.cooldowns[model] = cooldown
-        self._refresh(member, None if model == ALL_MODELS else model)
-        self.changed()
-        self.wake(news=True)
 
     def restore(self, name: str, remembered: Remembered) -> None:
         """Go on with what was known of an account before a restart."""

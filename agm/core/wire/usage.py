@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import attrs
@@ -53,6 +53,10 @@ _STATUS = re.compile(
 )
 #: What Vertex AI's and the Developer API's ``predict`` give of each image.
 _IMAGE = re.compile(rb'"bytesBase64Encoded"\s*:\s*"')
+#: What counts hold that are not of text alone, or are paid for in another way than usual.
+_NOT_PLAIN = re.compile(
+    rb'(?i)"(?:audio|image|video|document)"|"modality"\s*:\s*[02-9]|"trafficType"\s*:\s*(?!"ON_DEMAND"|1\b)'
+)
 #: What the details of counts are of, by their names.
 _DETAILS = {
     "promptTokensDetails": "prompt",
@@ -103,10 +107,18 @@ class _Counts(msgspec.Struct):
     totalTokenCount: _Count = 0
     #: What Live sessions of the Developer API call what was said.
     responseTokenCount: _Count = 0
+
+
+class _Details(msgspec.Struct):
+    """What belongs to the counts, by what it is of: ``prompt``, ``cached`` or ``output``."""
+
     promptTokensDetails: list[_Modality] = []
     cacheTokensDetails: list[_Modality] = []
     candidatesTokensDetails: list[_Modality] = []
     responseTokensDetails: list[_Modality] = []
+    input_tokens_by_modality: list[_Modality] = []
+    cached_tokens_by_modality: list[_Modality] = []
+    output_tokens_by_modality: list[_Modality] = []
     trafficType: str | int = ""
 
 
@@ -119,9 +131,6 @@ class _InteractionCounts(msgspec.Struct):
     total_thought_tokens: _Count = 0
     total_tool_use_tokens: _Count = 0
     total_tokens: _Count = 0
-    input_tokens_by_modality: list[_Modality] = []
-    cached_tokens_by_modality: list[_Modality] = []
-    output_tokens_by_modality: list[_Modality] = []
 
 
 class _OpenAICounts(msgspec.Struct):
@@ -146,21 +155,16 @@ class Names:
     #: Where a prompt that was refused says why; b"" where there is no such thing.
     block: bytes = b""
     decoder: msgspec.json.Decoder[msgspec.Struct] = attrs.field(init=False)
-    #: How many fields are numbers, in the order of :class:`Usage`; the names of those after them.
-    numbers: int = attrs.field(init=False)
-    details: tuple[str, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "decoder", msgspec.json.Decoder(self.counts))
-        fields = self.counts.__struct_fields__
-        object.__setattr__(self, "details", tuple(name for name in fields if name in _DETAILS or name == "trafficType"))
-        object.__setattr__(self, "numbers", len(fields) - len(self.details))
 
 
 GENERATE = Names(b'"usageMetadata"', _Counts, b'"finishReason"', _REASON, b'"blockReason"')
 OPENAI = Names(b'"usage"', _OpenAICounts, b'"finish_reason"', re.compile(rb'\s*:\s*(?:"([a-z][a-z_]*)"|(?!))'))
 #: An interaction's reason to end is its status.
 INTERACTIONS = Names(b'"usage"', _InteractionCounts, b'"status"', _STATUS)
+_DETAILED = msgspec.json.Decoder(_Details)
 _JSON = json.JSONDecoder()
 
 #: Bytes that are held before they are looked through.
@@ -276,9 +280,9 @@ def last_usage(data: bytes, names: Names = GENERATE) -> Usage | None:
             except msgspec.MsgspecError:  # it is read as far as it can be
                 pass
             else:
-                usage = _made(*astuple(found)[: names.numbers])
+                usage = _made(*astuple(found))
                 if usage is not None:
-                    return _with_details(usage, [(name, getattr(found, name)) for name in names.details])
+                    return usage if _NOT_PLAIN.search(counted[1]) is None else _with_details(usage, counted[1])
                 end = at
                 continue
         text = data[at + len(name) : at + SPAN].decode("utf-8", "replace")
@@ -298,9 +302,9 @@ def _usage(text: str, names: Names) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    counts = map(found.get, names.counts.__struct_fields__[: names.numbers])
+    counts = map(found.get, names.counts.__struct_fields__)
     usage = _made(*(n if type(n) is int and 0 < n < _MOST else 0 for n in counts))
-    return None if usage is None else _with_details(usage, [(name, found.get(name)) for name in names.details])
+    return None if usage is None else _with_details(usage, json.dumps(found).encode())
 
 
 def _made(prompt: int, output: int, cached: int, thoughts: int, tool: int, total: int, said: int = 0) -> Usage | None:
@@ -311,32 +315,27 @@ def _made(prompt: int, output: int, cached: int, thoughts: int, tool: int, total
     return Usage(prompt, output, cached, thoughts, tool, total)
 
 
-def _with_details(usage: Usage, details: list[tuple[str, object]]) -> Usage:
-    """Add what is told of the kinds of tokens, if there is any but text, and how they are paid for."""
-    modalities: tuple[tuple[str, str, int], ...] = ()
-    tier = ""
-    for name, found in details:
-        if name == "trafficType":
-            if type(found) is int:
-                found = "PROVISIONED_THROUGHPUT" if found == _PROVISIONED else ""
-            tier = found if type(found) is str and found not in _USUAL_TRAFFIC else ""
-        elif found:
-            modalities += tuple(_told(_DETAILS[name], found))
+def _with_details(usage: Usage, counted: bytes) -> Usage:
+    """Add what is told of the kinds of tokens, if there is any but text, and of how they are paid for."""
+    try:
+        found = _DETAILED.decode(counted)
+    except msgspec.MsgspecError:  # the counts themselves are right
+        return usage
+    modalities = tuple(told for name, of in _DETAILS.items() for told in _told(of, getattr(found, name)))
+    traffic = found.trafficType
+    if isinstance(traffic, int):
+        traffic = "PROVISIONED_THROUGHPUT" if traffic == _PROVISIONED else ""
+    tier = "" if traffic in _USUAL_TRAFFIC else traffic
     return attrs.evolve(usage, modalities=modalities, tier=tier) if modalities or tier else usage
 
 
-def _told(of: str, details: object) -> Iterator[tuple[str, str, int]]:
+def _told(of: str, details: Iterable[_Modality]) -> Iterator[tuple[str, str, int]]:
     """Give the counts of what is no text."""
-    for each in details if isinstance(details, list) else ():
-        if isinstance(each, dict):
-            name, count = each.get("modality"), each.get("tokenCount") or each.get("tokens")
-        elif isinstance(each, _Modality):
-            name, count = each.modality, each.tokenCount or each.tokens
-        else:
-            continue
-        if type(name) is int:
+    for each in details:
+        name, count = each.modality, each.tokenCount or each.tokens
+        if isinstance(name, int):
             name = _MODALITIES[name] if 0 <= name < len(_MODALITIES) else ""
-        if type(name) is str and type(count) is int and 0 < count < _MOST and name and name.upper() != "TEXT":
+        if name and count and name.upper() != "TEXT":
             yield of, name.upper()[:20], count
 
 

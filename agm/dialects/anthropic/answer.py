@@ -227,7 +227,7 @@ class Writer:
         if self._open == "text":
             for support in grounding.grounding_supports or ():
                 for index in support.grounding_chunk_indices or ():
-                    page = pages[index] if index < len(pages) else None
+                    page = pages[index] if 0 <= index < len(pages) else None
                     if page is not None and support.segment is not None:
                         self._sink.cite(
                             {
@@ -267,7 +267,7 @@ def _counted(usage: Usage | None, searches: int = 0) -> dict[str, Any]:
     return counted
 
 
-def _head(response: Response, model: str) -> dict[str, Any]:
+def _head(response: Response, model: str, usage: dict[str, Any]) -> dict[str, Any]:
     """Return a message that has nothing yet."""
     return {
         "id": f"msg_{response.response_id or secrets.token_hex(12)}",
@@ -277,7 +277,7 @@ def _head(response: Response, model: str) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": _counted(response.usage_metadata),
+        "usage": usage,
     }
 
 
@@ -328,15 +328,9 @@ def message(document: bytes, model: str, *, thinks: bool, one_call: bool) -> byt
     writer = Writer(blocks, thinks=thinks, one_call=one_call)
     writer.response(response)
     reason, details = writer.end()
-    return msgspec.json.encode(
-        {
-            **_head(response, model),
-            "content": blocks.blocks,
-            "stop_reason": reason,
-            "stop_details": details,
-            "usage": _counted(response.usage_metadata, writer.searches),
-        }
-    )
+    made = _head(response, model, _counted(response.usage_metadata, writer.searches))
+    made.update(content=blocks.blocks, stop_reason=reason, stop_details=details)
+    return msgspec.json.encode(made)
 
 
 # -- A stream ----------------------------------------------------------------------------------------
@@ -399,7 +393,9 @@ class Stream:
 
     def _begin(self, response: Response) -> None:
         self._started = True
-        head = msgspec.json.encode({"type": "message_start", "message": _head(response, self._model)})
+        head = msgspec.json.encode(
+            {"type": "message_start", "message": _head(response, self._model, _counted(self._usage))}
+        )
         self._out.append(_event(b"message_start", head))
 
     def _taken(self) -> bytes:

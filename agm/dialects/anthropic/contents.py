@@ -39,7 +39,7 @@ class Conversation:
         :param keep: how many of the last turns with thinking keep it; None for all.
         :raises BadParameter: if one is not well formed, or has what Gemini does not.
         """
-        thinking = [n for n, message in enumerate(messages) if _has_thinking(message)]
+        thinking = [] if keep is None else [n for n, message in enumerate(messages) if _has_thinking(message)]
         first_kept = 0 if keep is None or keep >= len(thinking) else thinking[-keep]
         for number, message in enumerate(messages):
             place = f"messages[{number}]"
@@ -53,13 +53,20 @@ class Conversation:
             self._turn(role, content, f"{place}.content")
 
     def _turn(self, role: str, content: Any, place: str) -> None:
-        blocks: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else array(content, place)
         speaker = "model" if role == "assistant" else "user"
         if speaker == "user":
             self._next = None
+        if isinstance(content, str) and role != "system" and self._next is None:  # as most are
+            self._add(speaker, [{"text": content}] if content else [])
+            return
+        blocks: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else array(content, place)
         parts: list[Part] = []
         readers = _READERS[role]
         for number, value in enumerate(blocks):
+            if role != "system" and self._next is None and _is_plain(value):
+                if value["text"]:
+                    parts.append({"text": value["text"]})
+                continue
             at = f"{place}[{number}]"
             block = Fields(object_(value, at), f"{at}.")
             kind = block.needed("type")
@@ -69,7 +76,7 @@ class Conversation:
             block.skip("cache_control")
             reader(self, block, parts)
             block.end()
-        self._add(speaker, _in_order_of_calls(parts))
+        self._add(speaker, _in_order_of_calls(parts) if len(parts) > 1 else parts)
 
     def _add(self, speaker: str, parts: list[Part]) -> None:
         if not parts:
@@ -78,8 +85,10 @@ class Conversation:
             self.contents[-1]["parts"] += parts
         else:
             self.contents.append({"role": speaker, "parts": parts})
-        for part in parts:
-            part.pop(_PLACE, None)
+        if speaker == "user":
+            for part in parts:
+                part.pop(_PLACE, None)
+            return
         here = len(self.contents) - 1
         first = next((part for part in self.contents[here]["parts"] if "functionCall" in part), None)
         if first is not None and first.pop(_FOREIGN, False):
@@ -234,6 +243,7 @@ class Conversation:
         parts.append({"codeExecutionResult": result})
 
 
+_PLAIN_TEXT = frozenset({"type", "text"})
 #: Notes on a part while its turn is read: that a call is another maker's, and which call a response is of.
 _FOREIGN, _PLACE = "\0foreign", "\0place"
 
@@ -257,6 +267,13 @@ _READERS: Mapping[str, Mapping[str, Reader]] = {
     },
     "system": {"text": Conversation.instruction},
 }
+
+
+def _is_plain(block: Any) -> bool:
+    """Return whether a block is text and says nothing else."""
+    if not isinstance(block, dict) or block.keys() != _PLAIN_TEXT:
+        return False
+    return block["type"] == "text" and isinstance(block["text"], str)
 
 
 def _signed(signature: str | None) -> Part:

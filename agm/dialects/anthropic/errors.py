@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
-__all__ = ["error_document"]
+from agm.dialects.base import BadParameter
+
+__all__ = ["NoThreads", "error_document"]
 
 #: What ``type`` says of an error, by its status.
 _TYPES: Mapping[int, str] = {
@@ -24,9 +27,23 @@ _TYPES: Mapping[int, str] = {
 }
 
 
-def error_document(status: int, message: str, request_id: str | None = None) -> bytes:
+class NoThreads(BadParameter):
+    """400: the conversation is to be kept in a thread at Anthropic's; SDKs go on without one where they are told so."""
+
+    #: What Anthropic says where it cannot keep one.
+    refusal: ClassVar[Mapping[str, Any]] = {"error_code": "thread_unsupported_request", "unsupported": ["gateway"]}
+
+    def __init__(self) -> None:
+        super().__init__("thread", "conversations are not kept here; send the whole of it without a thread.")
+
+
+def error_document(
+    status: int, message: str, request_id: str | None = None, details: Mapping[str, Any] | None = None
+) -> bytes:
     """Return an error as JSON on one line."""
     kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
-    error = {"type": kind, "message": message}
+    error: dict[str, Any] = {"type": kind, "message": message}
+    if details is not None:
+        error["details"] = details
     document = {"type": "error", "error": error}
     return msgspec.json.encode(document if request_id is None else {**document, "request_id": request_id})

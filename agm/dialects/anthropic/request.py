@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -16,8 +17,9 @@ import msgspec
 
 from agm.api import TranslatedCall
 from agm.dialects.anthropic.contents import Conversation
+from agm.dialects.anthropic.errors import NoThreads
 from agm.dialects.anthropic.settings import Thinking, configuration
-from agm.dialects.anthropic.tools import read_tools
+from agm.dialects.anthropic.tools import TOOLS, read_tools
 from agm.dialects.base import BadParameter, read_object
 from agm.dialects.reading import Fields, array, object_, text
 
@@ -25,6 +27,7 @@ __all__ = ["Asked", "read_count", "read_request"]
 
 #: Accepted, because they change nothing of the answer: Gemini caches prompts by itself, and counts what it had cached.
 _WITHOUT_MEANING = ("cache_control", "metadata", "service_tier", "user_profile_id", "workspace_id")
+_RARE = frozenset({*_WITHOUT_MEANING, "speed", "mcp_servers", "container", "inference_geo", "diagnostics", "thread"})
 #: What Claude Code writes as the first line of its instructions, for Anthropic and not for the model.
 _FOR_ANTHROPIC = re.compile(r"x-anthropic-[a-z-]+:[^\n]*")
 #: Models that refuse a call of an earlier turn without a signature.
@@ -58,14 +61,14 @@ def read_request(body: bytes) -> Asked:
     document, foreign, one_call, left_out = _conversation(fields)
     config, thinking, more_left_out = configuration(fields)
     _refuse_the_rest(fields)
-    document["generationConfig"] = config
+    document["generationConfig"] = config  # it is the last field, and has one at least
     return Asked(
         TranslatedCall(
             model,
             "streamGenerateContent" if stream else "generateContent",
             msgspec.json.encode(document),
             for_model=_Settle(document, thinking, foreign),
-            left_out=(*left_out, *more_left_out),
+            left_out=left_out + more_left_out,
         ),
         stream=stream,
         thinks=thinking.asked,
@@ -102,6 +105,8 @@ def _conversation(fields: Fields) -> tuple[dict[str, Any], list[int], bool, tupl
     conversation = Conversation()
     conversation.read(messages, keep)
     document["contents"] = conversation.contents
+    if not fields.any(TOOLS):
+        return document, conversation.unsigned, False, ()
     tools = read_tools(fields)
     if tools.declared:
         document["tools"] = tools.declared
@@ -158,6 +163,11 @@ def _thinking_kept(fields: Fields) -> int | None:
 
 
 def _refuse_the_rest(fields: Fields) -> None:
+    if not fields.any(_RARE):
+        fields.end()
+        return
+    if fields.take("thread") is not None:
+        raise NoThreads
     fields.skip(*_WITHOUT_MEANING)
     fields.refuse("speed", "Gemini has one speed.", unless=("standard",))
     fields.refuse("mcp_servers", "Gemini does not call MCP servers; let the client do it.", unless=([],))
@@ -165,6 +175,13 @@ def _refuse_the_rest(fields: Fields) -> None:
     fields.refuse("inference_geo", "where a request is served is a setting of the account that serves it.")
     fields.refuse("diagnostics", "Gemini does not tell why a prompt was not cached.", unless=({},))
     fields.end()
+
+
+@lru_cache(maxsize=256)
+def _thinking_config(thinking: Thinking, model: str) -> bytes:
+    """Return the end of a body whose last field is ``generationConfig``; empty for a model that does not think."""
+    config = thinking.for_model(model)
+    return b"" if config is None else b',"thinkingConfig":' + msgspec.json.encode(config) + b"}}"
 
 
 @attrs.frozen
@@ -178,11 +195,10 @@ class _Settle:
 
     def __call__(self, body: bytes, model: str) -> bytes:
         settled = self._signed(model)
-        config = self.thinking.for_model(model)
-        if config is not None:
-            made = {**self.document["generationConfig"], "thinkingConfig": config}
-            settled = {**(settled or self.document), "generationConfig": made}
-        return body if settled is None else msgspec.json.encode(settled)
+        if settled is not None:
+            body = msgspec.json.encode(settled)
+        config = _thinking_config(self.thinking, model)
+        return body if not config else body[:-2] + config  # within generationConfig, at its end
 
     def counting(self, body: bytes, model: str) -> bytes:
         """Settle a question for the number of tokens."""

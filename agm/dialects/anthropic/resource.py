@@ -8,9 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from agm.api import GatewayError, NotFound, TranslatedCall, Visit
-from agm.dialects.anthropic import messages, models
-from agm.dialects.anthropic.errors import error_document
-from agm.dialects.anthropic.request import read_count, read_request
+from agm.dialects.anthropic.errors import NoThreads, error_document
 from agm.dialects.base import Dialect
 
 #: The endpoints; ``models`` has what is below it, too.
@@ -42,14 +40,19 @@ class Anthropic(Dialect):
         return super().render(request)
 
     async def answer(self, visit: Visit, endpoint: str) -> None:
-        if endpoint == "messages":
-            await messages.answer(self, visit)
-        elif endpoint == "messages/count_tokens":
-            await messages.count(self, visit)
+        # what answers is imported with the first request, so that a gateway that nobody asks so starts without it
+        if endpoint.startswith("messages"):
+            from agm.dialects.anthropic import messages
+
+            await (messages.answer if endpoint == "messages" else messages.count)(self, visit)
         else:
+            from agm.dialects.anthropic import models
+
             await models.answer(self, visit, unquote(endpoint.partition("/")[2]))
 
     def translate(self, path: str, body: bytes) -> TranslatedCall:
+        from agm.dialects.anthropic.request import read_count, read_request
+
         endpoint = self.endpoint_of(path.encode("ascii", "replace")) if path else "messages"
         if endpoint == "messages":
             return read_request(body).call
@@ -58,4 +61,5 @@ class Anthropic(Dialect):
         raise NotFound(f"There is nothing to explain of a request to {path!r} of Anthropic's API.")
 
     def error_body(self, error: GatewayError) -> bytes:
-        return error_document(error.status, error.message)
+        details = error.refusal if isinstance(error, NoThreads) else None
+        return error_document(error.status, error.message, details=details)

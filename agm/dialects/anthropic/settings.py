@@ -82,6 +82,11 @@ class Thinking:
         return "high" if level == "medium" and _TWO_LEVELS.match(model) else level
 
 
+#: For a request that does not ask for any.
+NO_THINKING = Thinking()
+_MORE = frozenset({"stop_sequences", "output_config", "output_format", "thinking"})
+
+
 def read_thinking(fields: Fields, effort: str | None) -> Thinking:
     """
     Read ``thinking``; without it, Anthropic's models do not think.
@@ -151,6 +156,8 @@ def configuration(fields: Fields, *, answers: bool = True) -> tuple[dict[str, An
     for name, own in (("temperature", "temperature"), ("top_p", "topP"), ("top_k", "topK")):
         if (value := fields.number(name)) is not None:
             config[own] = value
+    if not fields.any(_MORE):
+        return config, NO_THINKING, ()
     stops = [text(one, f"stop_sequences[{n}]") for n, one in enumerate(fields.array("stop_sequences") or [])]
     if len(stops) > MOST_STOPS:
         raise BadParameter("stop_sequences", f"Gemini takes {MOST_STOPS} at most, and these are {len(stops)}.")

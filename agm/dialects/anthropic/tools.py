@@ -12,7 +12,10 @@ from agm.dialects.base import BadParameter
 from agm.dialects.reading import Fields, object_
 from agm.dialects.schema import translate_encoded
 
-__all__ = ["Tools", "read_tools"]
+__all__ = ["TOOLS", "Tools", "read_tools"]
+
+#: The parameters that are read here.
+TOOLS = frozenset({"tools", "tool_choice"})
 
 _SEARCH = re.compile(r"web_search_\d{8}")
 _CODE = re.compile(r"code_execution_\d{8}")

@@ -95,7 +95,9 @@ class _Reader:
 
     def _call(self, item: Mapping[str, Any], place: str, *, custom: bool) -> None:
         identifier = text(item.get("call_id"), f"{place}.call_id")
-        name = flat_name(item.get("namespace"), text(item.get("name"), f"{place}.name"))
+        space = item.get("namespace")
+        space = None if space is None else text(space, f"{place}.namespace")
+        name = flat_name(space, text(item.get("name"), f"{place}.name"))
         if custom:
             part = read_call(name, "{}", identifier, None, place)
             part["functionCall"]["args"] = {CUSTOM_INPUT: text(item.get("input"), f"{place}.input")}

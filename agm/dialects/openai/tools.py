@@ -315,5 +315,7 @@ def _choice(choice: Any, place: str, *, strict: bool, flat: bool) -> dict[str, A
 
 def _name(one: Mapping[str, Any], place: str, *, flat: bool) -> str:
     if flat:
-        return flat_name(one.get("namespace"), text(one.get("name"), f"{place}.name"))
+        space = one.get("namespace")
+        space = None if space is None else text(space, f"{place}.namespace")
+        return flat_name(space, text(one.get("name"), f"{place}.name"))
     return text(object_(one.get("function"), f"{place}.function").get("name"), f"{place}.function.name")

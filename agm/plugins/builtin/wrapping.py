@@ -41,8 +41,10 @@ _VERTEX_VERSIONS = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
 
 
 @hookimpl(trylast=True)
-def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
-    """The request for an account of any of the three kinds."""
+def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest | None:
+    """The request for an account of any of the three kinds, or of a plugin's that does not say its own."""
+    if account.upstream.wrap is not None:
+        return None
     if request.framing is Framing.LIVE:
         return _live(request, account, body)
     match account.kind:

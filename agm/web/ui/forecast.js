@@ -44,6 +44,6 @@ const day = (at) => `${new Date(at * 1000).toLocaleDateString("en-CA")} ${clock(
 
 function end(it) {
   const anew = `anew ${day(it.begins_at)}`;
-  if (it.out_in === null) return `lasts; ${anew}`;
+  if (it.out_in === null) return `no end in sight; ${anew}`;
   return it.out_in <= 0 ? `used up; ${anew}` : `used up ${day(it.out_at)}; ${anew}`;
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import copy
 import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -388,6 +391,46 @@ def test_a_stream_comes_to_what_the_whole_answer_is(parts: list[dict[str, Any]],
     events[-1]["candidates"][0]["finishReason"] = "STOP"
     complete = whole(said(*unsigned), thinks=thinks)
     assert own_ids_taken_out(accumulated(streamed(events, thinks=thinks))) == own_ids_taken_out(complete)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FULL = said(
+    {"text": "hm", "thought": True, "thoughtSignature": "c2ln"},
+    {"text": "so"},
+    {"functionCall": {"name": "f", "args": {"a": 1}, "id": "g"}},
+    {"executableCode": {"code": "1"}},
+    {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}},
+    {"inlineData": {"mimeType": "image/png", "data": "AA=="}},
+    groundingMetadata={
+        "webSearchQueries": ["q"],
+        "groundingChunks": [{"web": {"uri": "https://x", "title": "X"}}],
+        "groundingSupports": [{"segment": {"text": "so"}, "groundingChunkIndices": [0, -9]}],
+    },
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every place within a document: what holds it, and its name there."""
+    inner = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    return [(value, name) for name, _ in inner] + [place for _, one in inner for place in places(one)]
+
+
+@unhurried
+@given(st.data(), ANYTHING)
+def test_an_answer_with_anything_anywhere_is_translated_or_refused(data: st.DataObject, value: Any) -> None:
+    """What is no answer of Google's ends in an error for the client, and none of Python's."""
+    answer = copy.deepcopy(FULL)
+    holder, name = data.draw(st.sampled_from(places(answer)))
+    holder[name] = value
+    for translate in (whole, lambda one: streamed([one, one])):
+        with contextlib.suppress(BadUpstreamAnswer, msgspec.DecodeError):
+            translate(answer)
 
 
 CONVERSATIONS: list[list[dict[str, Any]]] = [

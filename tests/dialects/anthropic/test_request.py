@@ -511,6 +511,7 @@ URL = {"type": "url", "url": "https://x"}
         ({"container": "c"}, "container"),
         ({"inference_geo": "us"}, "inference_geo"),
         ({"speed": "fast"}, "speed"),
+        ({"thread": {"type": "create"}}, "thread"),
         ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         (

@@ -49,7 +49,7 @@ async def test_a_message(gateway: GatewayFactory, emulator: RunningEmulator, pat
     assert document["generationConfig"] == {"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": 0}}
 
 
-@pytest.mark.parametrize("kind", ["api-key", "code-assist"])
+@pytest.mark.parametrize("kind", ["api-key", "vertex", "code-assist"])
 @pytest_twisted.ensureDeferred
 async def test_tokens_are_counted_upstream(gateway: GatewayFactory, emulator: RunningEmulator, kind: str) -> None:
     running = await gateway(emulator.account(kind=kind))
@@ -114,6 +114,8 @@ async def test_errors_of_the_gateway(gateway: GatewayFactory, emulator: RunningE
     found = await ask(running, seed=1)
     assert (found.status, found.json["error"]["type"]) == (400, "invalid_request_error")
     assert found.json["error"]["message"].startswith("seed: ")
+    found = await ask(running, thread={"type": "create"})
+    assert found.json["error"]["details"]["error_code"] == "thread_unsupported_request"  # SDKs go on without one
     for path in ("/v1/messages", "/anthropic/v1/messages"):
         found = await ask(running, path, system="x" * 3000)
         assert (found.status, found.json["error"]["type"]) == (413, "request_too_large")
