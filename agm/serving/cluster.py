@@ -1,5 +1,6 @@
 """
-What a gateway shares with the others of its cluster: cooldowns of accounts, and what plugins ask for.
+What a gateway shares with the others of its cluster: cooldowns of accounts, owners of files and the like, and what
+plugins ask for.
 
 A process decides from what it knows itself, and tells the others what it has found out; what they tell is taken in as
 if it had happened here.  A gateway that is alone has the same, with a store in its memory.
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 
 from agm.cluster.events import TOMBSTONE, Event, Ledger
 from agm.cluster.store import Store
+from agm.core.ownership import KnownOwners, Maker
 from agm.core.pool.cooldown import ALL_MODELS, KnownCooldown
 from agm.core.pool.pool import Pool
 
@@ -24,7 +26,10 @@ __all__ = ["Cluster", "Counter"]
 log = Logger()
 
 _COOLDOWN = "cooldown"
+_OWNER = "owner"
 _PLUGIN = "plugin"
+#: Seconds for which the others are told who has a file or the like.
+OWNER_LIFE = 30 * 86_400.0
 #: Seconds for which a counter is kept after it was last added to.
 COUNTER_LIFE = 40 * 86_400
 #: Seconds after its end for which a cooldown is told: its strikes count for the next one.
@@ -70,13 +75,17 @@ class Cluster:
     :param shared: whether there are other processes, or may be.
     """
 
-    def __init__(self, store: Store, pool: Pool, wall: Callable[[], float], *, shared: bool) -> None:
+    def __init__(
+        self, store: Store, pool: Pool, owners: KnownOwners | None, wall: Callable[[], float], *, shared: bool
+    ) -> None:
         self.store = store
         self.shared = shared
         self._ledger = Ledger(wall)
         self._origins: Mapping[str, str] = {}
         store.told, store.changed = self._told, self._changed
         self._pool = pool
+        self._owners = owners
+        self._learning = False
         self._wall = wall
         self._counters: dict[str, Counter] = {}
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
@@ -86,11 +95,15 @@ class Cluster:
         """Begin to tell and to listen."""
         if self.shared:
             self._pool.told = self._tell_cooldown
+            if self._owners is not None:
+                self._owners.told = self._tell_owner
         self.store.start()
 
     def stop(self) -> Deferred[None]:
         """End that."""
         self._pool.told = lambda name, model, known: None
+        if self._owners is not None:
+            self._owners.told = lambda name: None
         return self.store.stop()
 
     def accounts_are(self, origins: Mapping[str, str]) -> None:
@@ -170,6 +183,37 @@ class Cluster:
                     log.failure("a plugin that listens to {topic} in the cluster failed", topic=event.key)
         elif event.topic == _COOLDOWN and self._ledger.apply(event) and event.by != self.store.worker:
             self._learn(event)
+        elif (
+            event.topic == _OWNER
+            and self._owners is not None
+            and self._ledger.apply(event)
+            and event.by != self.store.worker
+        ):
+            self._learn_owner(event)
+
+    def _tell_owner(self, name: str) -> None:
+        if self._owners is None or self._learning:
+            return
+        account, maker = self._owners.owner(name), self._owners.maker(name)
+        if account is None:
+            self._tell(_OWNER, name, None, self._wall() + TOMBSTONE)
+        else:
+            made_by = None if maker is None else [maker.key, maker.team]
+            self._tell(_OWNER, name, {"account": account, "maker": made_by}, self._wall() + OWNER_LIFE)
+
+    def _learn_owner(self, event: Event) -> None:
+        assert self._owners is not None, "it is told only where there are some"
+        self._learning = True
+        try:
+            if event.value is None:
+                self._owners.forget(event.key)
+            else:
+                maker = event.value["maker"]
+                self._owners.remember(event.key, event.value["account"], None if maker is None else Maker(*maker))
+        except (KeyError, TypeError):
+            log.warn("an event of the cluster about {name} cannot be understood", name=event.key)
+        finally:
+            self._learning = False
 
     def _learn(self, event: Event) -> None:
         name, _, model = event.key.partition("\0")

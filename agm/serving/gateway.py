@@ -141,14 +141,16 @@ class Gateway:
         self.pool = Pool((), reactor.seconds)
         self.pool.went_off = self._went_off
         self._storms = QuotaStorms(reactor.seconds, hooks.alert)
+        owners = KnownOwners()
+        self.ownership: Ownership = owners
         self.cluster = Cluster(
             store or self._make_store(config),
             self.pool,
+            owners,
             self._now,
             shared=store is not None or config.cluster.redis is not None,
         )
         self.credentials: dict[str, Credential] = {}
-        self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
         self.reload_file: Callable[[], Deferred[None]] | None = None
         self.sessions = Sessions()

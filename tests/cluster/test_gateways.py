@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from agm.api import StoreAway
 from agm.core.classify import Fault, Verdict
+from agm.core.ownership import Maker
 from agm.serving.shared_limits import part_of
 from agm.testing import parse_config, start_emulator, start_gateway
 from tests.helpers.redis_server import RedisServer
@@ -187,3 +188,24 @@ async def test_a_gateway_alone_has_the_same_for_plugins() -> None:
 def test_the_parts_of_a_limit_add_up_to_it(limit: int) -> None:
     workers = ["a", "b", "c"]
     assert sum(part_of(limit, "k", worker, workers) for worker in workers) == limit
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_owner_is_known_to_the_other_and_to_who_comes_later_until_it_is_gone(cluster: Cluster) -> None:
+    await cluster.begin()
+    one, other = (it.gateway.ownership for it in cluster.gateways)
+    one.remember("files/x", "one", Maker("laptop", "team"))
+    await eventually(lambda: other.owner("files/x") == "one")
+    assert other.maker("files/x") == Maker("laptop", "team")
+    later = (await cluster.join()).gateway.ownership
+    await eventually(lambda: later.owner("files/x") == "one")
+    later.forget("files/x")
+    await eventually(lambda: one.owner("files/x") is None and other.owner("files/x") is None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_of_a_key_are_split_among_the_processes(cluster: Cluster) -> None:
+    await cluster.begin()
+    await eventually(lambda: all(len(it.gateway.cluster.store.workers) == 2 for it in cluster.gateways))
+    parts = [it.gateway.clients.shared.part(5, "streams laptop") for it in cluster.gateways]
+    assert sorted(parts) == [2, 3]
