@@ -242,11 +242,12 @@ class RedisStore:
 
     # Calls
 
-    def _call(self, *command: object, beat: bool = False) -> Deferred[Any]:
+    def _call(self, *command: object, beat: bool = False, late: Callable[[Any], object] | None = None) -> Deferred[Any]:
         """
         Send a command; the Deferred fails with StoreAway at the deadline, and the command is not aborted.
 
         :param beat: whether it may find out that the store is there again.
+        :param late: is given an answer that comes after the deadline.
         """
         connection = self._calls.connection
         if connection is None:
@@ -255,18 +256,26 @@ class RedisStore:
             return fail(StoreAway())
         waiting: Deferred[Any] = Deferred()
         done = False
+        timer: Any = None
 
-        def late() -> None:
+        def look_once_more() -> None:
+            nonlocal timer
+            # the answer may be there, while this process was busy itself: it is read before the next timers
+            timer = self._reactor.callLater(0, give_up)
+
+        def give_up() -> None:
             nonlocal done
             done = True
             self._away()
             waiting.errback(StoreAway())
 
-        timer = self._reactor.callLater(DEADLINE, late)
+        timer = self._reactor.callLater(DEADLINE, look_once_more)
 
         def answered(result: Any) -> None:
             nonlocal done
             if done:
+                if late is not None and not isinstance(result, Failure):
+                    late(result)
                 return
             done = True
             timer.cancel()
@@ -278,7 +287,14 @@ class RedisStore:
         connection.execute_command(*command).addBoth(answered)
         return waiting
 
-    def _script(self, script: str, keys: Sequence[str], *args: object, beat: bool = False) -> Deferred[Any]:
+    def _script(
+        self,
+        script: str,
+        keys: Sequence[str],
+        *args: object,
+        beat: bool = False,
+        late: Callable[[Any], object] | None = None,
+    ) -> Deferred[Any]:
         """Run a script by its hash; it is sent whole where Redis does not know it."""
         sha = hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 - it is how Redis names scripts
 
@@ -286,9 +302,9 @@ class RedisStore:
             failure.trap(ResponseError)
             if not str(failure.value).startswith("NOSCRIPT"):
                 failure.raiseException()
-            return self._call("EVAL", script, len(keys), *keys, *args, beat=beat)
+            return self._call("EVAL", script, len(keys), *keys, *args, beat=beat, late=late)
 
-        return self._call("EVALSHA", sha, len(keys), *keys, *args, beat=beat).addErrback(unknown)
+        return self._call("EVALSHA", sha, len(keys), *keys, *args, beat=beat, late=late).addErrback(unknown)
 
     def _away(self) -> None:
         if self._there:
@@ -431,7 +447,9 @@ class RedisStore:
 
     # Limits, claims, counts
 
-    def buy(self, name: str, limit: int, most: int) -> Deferred[Bought]:
+    def buy(
+        self, name: str, limit: int, most: int, late: Callable[[Bought], object] = lambda bought: None
+    ) -> Deferred[Bought]:
         """See :class:`~agm.cluster.store.Store`."""
         each = -(-60_000_000 // limit)
         key = self._key("limit", name)
@@ -441,7 +459,8 @@ class RedisStore:
             self._full_at[name] = max(self._full_at.get(name, 0), int(full_at))
             return Bought(int(granted), int(left), int(wait) / 1e6)
 
-        return self._script(_BUY, [key], each, each * limit, most, self._full_at.get(name, 0)).addCallback(bought)
+        args = (each, each * limit, most, self._full_at.get(name, 0))
+        return self._script(_BUY, [key], *args, late=lambda answer: late(bought(answer))).addCallback(bought)
 
     def claim(self, what: str, seconds: float) -> Deferred[bool]:
         """See :class:`~agm.cluster.store.Store`."""
