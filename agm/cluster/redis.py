@@ -42,6 +42,8 @@ _LISTEN = 1000
 _STREAM = 10_000
 #: Pairs that are pruned at once.
 _PRUNED = 2000
+#: Turns of the reactor after the deadline, each of which sends and reads what there is.
+_TURNS = 3
 #: Beats without an answer after which the connection is taken for dead: a machine that is gone closes nothing.
 _DEAD = 20
 
@@ -258,10 +260,10 @@ class RedisStore:
         done = False
         timer: Any = None
 
-        def look_once_more() -> None:
+        def look_again(turns: int) -> None:
             nonlocal timer
-            # the answer may be there, while this process was busy itself: it is read before the next timers
-            timer = self._reactor.callLater(0, give_up)
+            # while this process was busy itself, the question may not have left it, or the answer not been read
+            timer = self._reactor.callLater(0, *((look_again, turns - 1) if turns else (give_up,)))
 
         def give_up() -> None:
             nonlocal done
@@ -269,7 +271,7 @@ class RedisStore:
             self._away()
             waiting.errback(StoreAway())
 
-        timer = self._reactor.callLater(DEADLINE, look_once_more)
+        timer = self._reactor.callLater(DEADLINE, look_again, _TURNS)
 
         def answered(result: Any) -> None:
             nonlocal done
