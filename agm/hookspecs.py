@@ -12,19 +12,25 @@ Each hook says what an exception does.  It is always logged with the plugin, the
 hook that *fails open* is then passed over, and the other plugins are asked; one that *fails closed* ends the request
 with 500 (or the start with one line), because going on would do what nobody intended.  An :class:`agm.api.GatewayError`
 is no failure but an answer: the client gets it.
+
+The interface has a version, :data:`API_VERSION`.  What is renamed keeps its old name, with a warning at the start that
+names the plugin, until the first number changes: a hook by a row in :data:`RENAMED`; an argument by staying beside the
+new one, which the gateway passes both, with ``@hookspec(warn_on_impl_args={"old": FutureWarning("…")})``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pluggy
 
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Verdict
 from agm.core.client_keys import ClientKey
+from agm.core.dialect import TranslatedCall
 from agm.core.request import (
     Account,
     AccountChoice,
@@ -32,6 +38,7 @@ from agm.core.request import (
     GatewayRequest,
     ModelChoice,
     RequestRecord,
+    UpstreamKind,
     UpstreamRequest,
 )
 
@@ -44,6 +51,37 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("agm")
 
+#: The version of this interface.  Its second number grows with each hook, argument or type of result more; its first
+#: one where a plugin that keeps to the interface could break, and with nothing else.
+API_VERSION = "1.1"
+#: Since which version each hook is there; ``HOOK.ARGUMENT`` for arguments that are younger than their hook.
+SINCE: Mapping[str, str] = {
+    "agm_upstream_kinds": "1.1",
+    "agm_settings": "1.1",
+    "agm_configure": "1.0",
+    "agm_client_keys": "1.0",
+    "agm_accounts": "1.0",
+    "agm_started": "1.1",
+    "agm_look_up": "1.1",
+    "agm_map_model": "1.0",
+    "agm_answer_request": "1.1",
+    "agm_transform_request": "1.0",
+    "agm_filter_accounts": "1.0",
+    "agm_select_account": "1.0",
+    "agm_wrap_request": "1.0",
+    "agm_classify_error": "1.0",
+    "agm_answer_headers": "1.1",
+    "agm_transform_event": "1.0",
+    "agm_transform_event.account": "1.1",
+    "agm_attempt_finished": "1.0",
+    "agm_request_finished": "1.0",
+    "agm_alert": "1.1",
+    "agm_resources": "1.0",
+    "agm_stopping": "1.1",
+}
+#: Hooks that have another name now, each with that and the version that gave it.
+RENAMED: Mapping[str, tuple[str, str]] = {}
+
 
 class Site(Protocol):
     """The site that resources are added to, with what an :class:`agm.api.ApiResource` is made of."""
@@ -52,6 +90,9 @@ class Site(Protocol):
     gateway: Any
     #: Who may talk to it.
     access: Any
+    #: Put a function here under the name of a dialect, and ``agm explain --dialect NAME`` explains its requests:
+    #: ``translate(path, body) -> agm.api.TranslatedCall``, or a :class:`agm.api.GatewayError` that it raises.
+    dialects: dict[str, Callable[[str, bytes], TranslatedCall]]
 
 
 class ClientKeySource(Protocol):
@@ -66,6 +107,25 @@ class ClientKeySource(Protocol):
 
     def __len__(self) -> int:
         """Return how many keys there are; 0 if there is certainly none.  A source that cannot tell returns 1."""
+
+
+@hookspec
+def agm_upstream_kinds() -> Iterable[UpstreamKind]:  # type: ignore[empty-body]
+    """
+    Add kinds of upstreams, for ``[[accounts]] kind = "NAME"``: other services than Google's, and other ways to them.
+
+    Asked once, when the plugin is loaded, before any setting is read.
+
+    :returns: what each kind can do, and how it is spoken to.
+
+    Synchronous.  Takes no wrapper.  Fails closed: the start ends.  What its functions raise later ends the request.
+
+    Example::
+
+        @hookimpl
+        def agm_upstream_kinds():
+            return [UpstreamKind("mirror", {"generateContent", "countTokens"}, endpoints=("https://gemini.example.net",))]
+    """
 
 
 @hookspec
@@ -143,8 +203,9 @@ def agm_accounts(  # type: ignore[empty-body]
     :param config: the whole configuration.
     :returns: accounts with their credentials.
 
-    May be asynchronous: the gateway serves from the other accounts meanwhile.  Fails closed: the start ends, or the
-    reload is refused; what fails later is logged, and its accounts are missing.
+    May be asynchronous: the gateway serves from the other accounts meanwhile, after a reload also from those that came
+    before.  Fails closed: the start ends, or the reload is refused; what fails later is logged, and its accounts are
+    missing, or stay as they were before a reload.
 
     Example::
 
@@ -401,8 +462,8 @@ def agm_transform_event(
     :returns: the document for the client; None for no change; of a stream also a list of documents, which come in its
         place (an empty one drops it), or :class:`agm.api.EndStream` to end it well.
 
-    Synchronous.  Takes no wrapper.  Fails closed: the answer breaks off, and does not look complete.  Where no plugin
-    has it, answers pass byte for byte.
+    Synchronous.  Takes no wrapper.  Fails closed: the answer breaks off, and does not look complete; before anything
+    has gone to the client it is 500.  Where no plugin has it, answers pass byte for byte.
 
     Example::
 
@@ -451,6 +512,25 @@ def agm_request_finished(record: RequestRecord) -> Awaitable[None] | None:
 
 
 @hookspec
+def agm_alert(alert: Alert) -> Awaitable[None] | None:
+    """
+    Hear of something that somebody may have to act on.
+
+    :param alert: what it is; the same may be said again.
+    :returns: nothing.
+
+    May be asynchronous; nobody waits for it.  Fails open.
+
+    Example::
+
+        @hookimpl
+        async def agm_alert(alert):
+            if alert.kind == "account_off":
+                await pager.call(alert.text)
+    """
+
+
+@hookspec
 def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-body]
     """
     Add HTTP resources beside the API: another dialect, a page.
@@ -458,7 +538,9 @@ def agm_resources(site: Site) -> Mapping[str, IResource]:  # type: ignore[empty-
     :param site: the site; ``site.gateway`` is the gateway, whose ``call`` serves a call within the process, and whose
         ``http`` is a treq client over its connections; ``site.access`` says who may talk to it.
     :returns: twisted.web resources by the first segment of their path.  A subclass of :class:`agm.api.ApiResource`
-        checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.
+        checks the Host, the Origin and the client key as the gateway's own do; a plain one checks nothing.  Below the
+        versions of the Gemini API a path has several segments, ``v1/chat/completions``, and an ApiResource that says
+        by ``claims(wire)`` which requests for it, or below it, are its own; all others stay the gateway's.
 
     Synchronous; called once.  Fails closed: the start ends.
 

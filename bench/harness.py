@@ -126,13 +126,13 @@ def account(url: str, kind: str = "api-key", name: str = "bench") -> str:
     return f'[[accounts]]\nname = "{name}"\nkind = "{kind}"\n{credential}\nendpoints = ["{url}"]\n'
 
 
-def load(url: str, target: str, requests: int, connections: int = 16) -> None:
+def load(url: str, target: str, requests: int, connections: int = 16, *, prompt: bytes = PROMPT) -> None:
     """Make requests over keep-alive connections; every answer must be a complete 200."""
     host, _, port = url.removeprefix("http://").partition(":")
     request = (
         f"POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(PROMPT)}\r\n\r\n"
-    ).encode() + PROMPT
+        f"Content-Length: {len(prompt)}\r\n\r\n"
+    ).encode() + prompt
     failures: list[str] = []
 
     def one(count: int) -> None:
@@ -167,19 +167,35 @@ def is_whole(answer: bytes) -> bool:
     return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n")
 
 
+def _running_seconds(pid: int) -> float:
+    """CPU time of the threads of a process and its children that live, to the nanosecond where the kernel tells."""
+    try:
+        tasks = [task for it in family(pid) for task in Path(f"/proc/{it}/task").iterdir()]
+        return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+    except OSError:
+        return cpu_seconds(pid)
+
+
 def cpu_per_request(twistd: Twistd, target: str, requests: int) -> float:
     """Microseconds of CPU that a gateway uses for a request."""
-    before = cpu_seconds(twistd.process.pid)
+    before = _running_seconds(twistd.process.pid)
     load(twistd.url(), target, requests)
-    return (cpu_seconds(twistd.process.pid) - before) * 1e6 / requests
+    return (_running_seconds(twistd.process.pid) - before) * 1e6 / requests
 
 
-def rounds(gateways: Sequence[Twistd], target: str, *, requests: int, count: int = 5) -> list[list[float]]:
-    """Microseconds a request for each gateway, measured in turn; the first round warms up and is not counted."""
+def rounds(
+    gateways: Sequence[Twistd], target: str | Sequence[str], *, requests: int, count: int = 5
+) -> list[list[float]]:
+    """
+    Microseconds a request for each gateway, measured in turn; the first round warms up and is not counted.
+
+    :param target: the path and the query, of all gateways or of each.
+    """
+    targets = [target] * len(gateways) if isinstance(target, str) else target
     found: list[list[float]] = [[] for _ in gateways]
     for number in range(count + 1):
-        for figures, it in zip(found, gateways, strict=True):
-            figure = cpu_per_request(it, target, requests)
+        for figures, it, path in zip(found, gateways, targets, strict=True):
+            figure = cpu_per_request(it, path, requests)
             if number:
                 figures.append(figure)
     return found

@@ -25,17 +25,36 @@ settings.register_profile("all", deadline=None)
 settings.register_profile("short", deadline=None, max_examples=30)
 settings.load_profile("all" if os.environ.get("AGM_TEST_ALL") else "short")
 
-#: Rows of large tables that say again what others say: accounts of Vertex AI are relayed as those with an API key are,
-#: and an array with an API key as a stream of events is.
-_SAID_TWICE = re.compile(r"[\[-]vertex[\]-]|[\[-]api-key-(?:.+-)?array[\]-]|[\[-]array-(?:.+-)?api-key[\]-]")
-_TABLES = ("faults", "clients")
+#: Rows of tables that ``tests/run.sh --all`` alone runs, each with why the others speak for them.
+_LEFT_TO_ALL = (
+    # accounts of Vertex AI are relayed as those with an API key are, and an array with an API key as events are
+    r"tests/(?:faults|clients)/.*[\[-]vertex[\]-]",
+    r"tests/(?:faults|clients)/.*[\[-](?:api-key-(?:.+-)?array|array-(?:.+-)?api-key)[\]-]",
+    # the answers of the emulator without a gateway: what comes through the gateway is compared with the same table
+    r"tests/clients/test_sdk_methods.py.*-direct\]",
+    # the same decision as for a stream; each of these waits between its attempts
+    r"test_upstream_faults.py::test_a_fault_with_no_other_account\[(?:api-key-(?:unary|sse)-(?!openai)|code-assist-array)",
+    # a process for each private name of Twisted's: one of the transport's and one of the parser's are tried always
+    r"test_features.py::test_without_a_private_name.*\[(?!_aborting|dataBuffer)",
+    r"test_features.py::test_all_of_them_can_be_turned_off\[(?:configuration|neither)",
+    r"test_trial_command.py::test_each_failure_has_its_cure\[emu-(?!401)",
+    r"test_json_bounds.py::.*\[(?:1000000|code-assist-streamGenerateContent)\]",
+    r"test_credentials_through_gateway.py::test_a_failing_token_endpoint.*\[(?:429|500)\]",
+    r"test_one_client_and_others.py::test_no_sequence.*\[[123]-(?:api-key|vertex)\]",
+    r"test_slowhttptest.py::.*\[slow (?:bodies|heads of POST)\]",
+    r"test_soak.py::.*\[truncation\]",
+    r"test_clock.py::.*-1h-back\]",
+    r"test_process.py::test_a_mistake_on_the_command_line_is_one_line\[arguments[2-7]",
+    r"test_install.py::.*\[wheel\]",  # made and installed anew
+)
+_LEFT = re.compile("|".join(_LEFT_TO_ALL))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave what large tables say twice to ``tests/run.sh --all``."""
+    """Leave to ``tests/run.sh --all`` what the rows of large tables beside them say as well."""
     for item in items:
-        if item.path.parent.name in _TABLES and _SAID_TWICE.search(item.name):
+        if _LEFT.search(item.nodeid):
             item.add_marker("slow")
 
 

@@ -41,9 +41,9 @@ fi
     exit 1
 }
 
-# Many tests wait more than they work, so there is a process more than the two processors of a small machine.  The tests
+# Many tests wait more than they work, so there are two processes more than the two processors of a small machine.  The tests
 # of a module stay together: some share a gateway whose accounts the tests before them have used.
-workers=(-n "${AGM_TEST_PROCESSES:-3}" --dist loadfile)
+workers=(-n "${AGM_TEST_PROCESSES:-4}" --dist loadfile)
 if [ -z "$all" ]; then
     exec "$bin/python" -m pytest "${workers[@]}" -m "not slow"
 fi

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -22,6 +26,12 @@ class DemoUpstream(Service):
         self._socket.setblocking(False)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._port: IListeningPort | None = None
+
+    def make_folder(self) -> Path:
+        """Make a folder for what the gateway writes meanwhile; it goes with the process."""
+        folder = tempfile.mkdtemp(prefix="agm-demo-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     def startService(self) -> None:
         """Serve."""

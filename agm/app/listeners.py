@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -20,6 +21,8 @@ from twisted.python.failure import Failure
 
 from agm.config.listeners import Listener
 from agm.config.problems import fail
+from agm.core.listening import Description
+from agm.net.port_owner import is_gateway, owner_of
 from agm.web.site import GatewaySite
 
 log = Logger()
@@ -76,14 +79,29 @@ def as_inherited(listener: Listener, endpoint: IStreamServerEndpoint) -> Listene
 
 
 class ListenerService(Service):
-    """Listens; a port that is taken ends the start."""
+    """
+    Listens; a port that is taken ends the start.
 
-    def __init__(self, reactor: Any, endpoint: IStreamServerEndpoint, description: str, site: GatewaySite) -> None:
+    :param told: where it listens was told by somebody else.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint,
+        description: str,
+        site: GatewaySite,
+        *,
+        told: bool = False,
+    ) -> None:
+        self._told = told
         self._reactor = reactor
         self._endpoint = endpoint
         self._description = description
         self._site = site
         self._port: IListeningPort | None = None
+        #: Whether nobody else takes the connections that wait when this closes.
+        self.last = False
         #: Fires once it listens.
         self.bound: Deferred[None] = Deferred()
 
@@ -93,7 +111,7 @@ class ListenerService(Service):
         binding = True
 
         def refused(failure: Failure) -> None:
-            message = f"cannot listen on {self._description}: {_why(failure)}"
+            message = f"cannot listen on {self._description}: {why_not(failure)}{_cure(failure, self._description)}"
             failed.append(message)
             if not binding:  # an endpoint that takes its time: the reactor runs already
                 log.critical("{message}", message=message)
@@ -113,26 +131,72 @@ class ListenerService(Service):
         if getattr(port, "factory", None) is not self._site:
             self._site.wrapped = True
         address = port.getHost()
-        shown = _shown(address, "https" if self._description.startswith("ssl:") else "http")
-        log.info("listening on {address}", address=shown)
+        shown = shown_address(address, self._description)
+        if not self._told:
+            log.info("listening on {address}", address=shown)
         self._site.gateway.live.listening.append(shown)
         self.bound.callback(None)
+
+    def accept_waiting(self) -> None:
+        """Take the connections that wait: a closed socket would reset what their clients believe to be open."""
+        port: Any = self._port
+        take = getattr(port, "take_one", None) or getattr(port, "doRead", None)
+        known = -1
+        while take is not None and len(self._site.channels) > known:
+            known = len(self._site.channels)
+            take()
 
     def stopService(self) -> Deferred[None] | None:
         """Take no further connection."""
         super().stopService()
-        port, self._port = self._port, None
-        return None if port is None else port.stopListening()
+        port = self._port
+        if port is None:
+            return None
+        if self.last:  # Twisted closes it in its next turn, until when some may have come
+            self._reactor.callLater(0, self.accept_waiting)
+        return maybeDeferred(port.stopListening).addBoth(self._closed)
+
+    def _closed(self, result: Any) -> Any:
+        self._port = None
+        return result
 
 
-def _why(failure: Failure) -> object:
+def why_not(failure: Failure) -> object:
     """The reason of an error in listening, without the numbers and paths that sockets wrap it in."""
     error = failure.value
     reason = error.socketError if isinstance(error, CannotListenError) else error
     return getattr(reason, "strerror", None) or reason
 
 
-def _shown(address: Any, scheme: str) -> str:
+def _cure(failure: Failure, description: str) -> str:
+    """Say who holds a port that is taken, and what to do about it; nothing where neither is known."""
+    error = failure.value
+    kind = Description.parse(description).kind
+    if not isinstance(error, CannotListenError) or kind not in ("tcp", "tcp6", "ssl"):
+        return ""
+    number = getattr(error.socketError, "errno", None)
+    port = int(error.port) if isinstance(error.port, int) else 0
+    if number == errno.EACCES and 0 < port < 1024:
+        return "; a port below 1024 needs a right of its own: take another, or let systemd bind it (docs/deploy.md)"
+    if number != errno.EADDRINUSE or not port:
+        return ""
+    other = f"--port {port + 1}" if kind == "tcp" and port < 65535 else "another port"
+    owner = owner_of(port)
+    if owner is not None and owner.is_agm:
+        return (
+            f": {owner} runs there already; use that one (`agm status`), end it (`kill {owner.pid}`), or take {other}"
+        )
+    if owner is not None:
+        return f": {owner} holds it; end that, or take {other}"
+    host = Listener.parse(description).interface or ""
+    if is_gateway({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port):  # noqa: S104  # compared, not bound
+        return f": an agm runs there already; use that one (`agm status`), end it, or take {other}"
+    return f"; `ss -ltnp 'sport = {port}'` says who holds it (as root, of everybody), or take {other}"
+
+
+def shown_address(address: Any, description: str) -> str:
+    """An address as a person reads it: ``http://127.0.0.1:8045`` or ``unix:/run/agm.sock``."""
+    scheme = "https" if description.startswith("ssl:") else "http"
     host = getattr(address, "host", None)
     if host is None:
         name = getattr(address, "name", address)

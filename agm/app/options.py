@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from twisted.python import usage
 
 from agm.config.problems import fail
+from agm.config.tables import MOST_WORKERS
 from agm.observe.logging import FORMATS
 
 
@@ -27,6 +28,7 @@ class Options(usage.Options):
             None,
             "The configuration; else $AGM_CONFIG, else agm/agm.toml in your configuration folder.",
         ),
+        ("workers", "w", None, "Serve with so many processes; else as [gateway] workers says, or 1."),
         ("log-format", None, None, "How the log looks: text or json; else as [log] format says."),
     )
     optFlags = (("demo", None, "Serve everything from a built-in emulator: no account, no network."),)
@@ -40,7 +42,10 @@ class Options(usage.Options):
         self["plugin"] = []
 
     def opt_listen(self, endpoint: str) -> None:
-        """Listen on this Twisted server endpoint, e.g. unix:/run/agm.sock. May be given several times."""
+        r"""
+        Listen on this Twisted server endpoint, e.g. unix:/run/agm.sock or 'tcp6:8045:interface=\:\:1'. May be given
+        several times.
+        """
         self["listen"].append(endpoint)
 
     def opt_plugin(self, module: str) -> None:
@@ -67,5 +72,9 @@ class Options(usage.Options):
             if not re.fullmatch(r"[0-9]{1,5}", self["port"]) or not 0 <= int(self["port"]) <= 65535:
                 fail(f"--port {self['port']!r} is not a port: give a number from 0 to 65535")
             self["listen"].insert(0, f"tcp:{int(self['port'])}:interface=127.0.0.1")
+        if self["workers"] is not None:
+            if not re.fullmatch(r"[0-9]{1,5}", self["workers"]) or not 1 <= int(self["workers"]) <= MOST_WORKERS:
+                fail(f"--workers {self['workers']!r} is not a number of processes: give one from 1 to {MOST_WORKERS}")
+            self["workers"] = int(self["workers"])
         if self["log-format"] not in (None, *FORMATS):
             fail(f"--log-format {self['log-format']!r} is not a format: give {' or '.join(FORMATS)}")

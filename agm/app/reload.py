@@ -26,10 +26,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from agm import config as configuration
-from agm.app.systemd import ServiceManager
+from agm.app.systemd import Manager, ServiceManager
 from agm.config import Config, ConfigError
 from agm.config.identity import Identity
 from agm.core.listening import ListenerRefused
+from agm.core.words import counted
 from agm.plugins.hooks import HookFailed
 from agm.serving.gateway import Gateway
 
@@ -89,6 +90,7 @@ class ConfigWatch(Service):
     :param adapt: what the composition root changes about a configuration that was read; the identity by default.
     :param manager: is told when a reload begins and ends.
     :param certificates: those of the listeners.
+    :param editable: whether what is written into the file is what serves, and so may be written by the admin API.
     """
 
     def __init__(
@@ -97,10 +99,13 @@ class ConfigWatch(Service):
         gateway: Gateway,
         path: Path | None,
         adapt: Callable[[Config], Config] = lambda c: c,
-        manager: ServiceManager = ServiceManager(),  # noqa: B008  # a frozen value
+        manager: Manager = ServiceManager(),  # noqa: B008  # a frozen value
         certificates: Sequence[ServerCertificate] = (),
+        *,
+        editable: bool = True,
     ) -> None:
         self._manager = manager
+        self._editable = editable
         self._reactor = reactor
         self._gateway = gateway
         self._path = path
@@ -119,6 +124,8 @@ class ConfigWatch(Service):
     def startService(self) -> None:
         """Start watching."""
         super().startService()
+        if self._editable and self._path is not None:
+            self._gateway.reload_file = self.reload
         self._looking.start(LOOK_EVERY, now=False)
         if threading.current_thread() is threading.main_thread():  # Python takes signals in the main thread only
             self._before = signal.signal(signal.SIGHUP, self._hung_up)
@@ -126,6 +133,7 @@ class ConfigWatch(Service):
     def stopService(self) -> None:
         """Stop watching."""
         super().stopService()
+        self._gateway.reload_file = None
         if self._looking.running:
             self._looking.stop()
         if self._before is not None:
@@ -206,7 +214,7 @@ class ConfigWatch(Service):
                     return
         finally:
             self._reloading = False
-            self._manager.ready(f"serving from {len(self._gateway.pool)} accounts")
+            self._manager.ready(f"serving from {counted(len(self._gateway.pool), 'account')}")
 
     async def _put_in_force(self, path: Path, config: Config | ConfigError) -> None:
         before = self._gateway.config
@@ -226,7 +234,8 @@ class ConfigWatch(Service):
             log.warn("{warning}", warning=warning)
         for name in sorted(_serving(config) & _off(before)):
             log.info("{account}: its secret is available again", account=name)
-        log.info("{path} is loaded: {accounts} accounts", path=str(path), accounts=len(self._gateway.pool))
+        count = len(self._gateway.pool)
+        log.info("{path} is loaded: {pool}", path=str(path), pool=counted(count, "account"), accounts=count)
         for key in needs_restart(before, config):
             log.warn("{key} has changed; the change takes effect after a restart", key=key)
 
@@ -301,6 +310,7 @@ def needs_restart(before: Config, after: Config) -> list[str]:
             "public_url",
             "trusted_proxies",
             "fast_sockets",
+            "workers",
         )
         if getattr(before.gateway, name) != getattr(after.gateway, name)
     ]

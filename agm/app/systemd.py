@@ -12,10 +12,31 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import attrs
 
-__all__ = ["ServiceManager"]
+__all__ = ["Manager", "ServiceManager"]
+
+
+class Manager(Protocol):
+    """Whoever started the process and is told how it is; `watchdog` as in :class:`ServiceManager`."""
+
+    @property
+    def watchdog(self) -> float | None:
+        """Seconds within which it wants to hear of the process again and again; None if it does not."""
+
+    def ready(self, status: str) -> None:
+        """It serves.  `status` is a line for a person."""
+
+    def reloading(self) -> None:
+        """It reads its configuration again; :meth:`ready` says when that is done."""
+
+    def stopping(self, status: str, patience: float) -> None:
+        """It stops, and may take so many seconds.  `status` is a line for a person."""
+
+    def alive(self) -> None:
+        """It still turns."""
 
 
 @attrs.frozen

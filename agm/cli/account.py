@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,14 @@ from agm.cli import files
 from agm.cli.account_status import details, standing, summary
 from agm.cli.files import Refused
 from agm.cli.parsers import RecordingParser
+from agm.cli.plugin_checks import kinds_of
 from agm.cli.running import add_options, find_running, json_text, printable
 from agm.cli.trial import run_test
-from agm.config import find, load, parse
+from agm.config import default, find, load, parse
 from agm.config.secret import why_unusable
+from agm.config.words import nearest_of
+from agm.core.request import BUILT_IN_KINDS
+from agm.persist.account_files import AT, KEPT, place_of, reference, secret_files
 
 __all__ = [
     "FILE_LIMIT",
@@ -45,8 +50,6 @@ __all__ = [
     "write_account",
 ]
 
-_AT = ("accounts",)
-_KEPT = "kept by agm, removed with the account"  # beside a file's name: this command wrote the file
 _KEY_LIMIT = 64 * 1024
 FILE_LIMIT = 2**20
 
@@ -100,10 +103,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "add an account; the API key is asked for, or read from a pipe",
         "  agm account add work\n"
         "  agm account add work < key.txt\n"
-        "  agm account add cloud --kind vertex --credentials adc --project my-project",
+        "  agm account add cloud --kind vertex --credentials adc --project my-project\n"
+        "  agm account add local --kind openai --endpoint http://127.0.0.1:8000/v1",
     )
     add.add_argument("name", metavar="NAME", help="the account's name: letters, digits, '.', '_' and '-'")
-    add.add_argument("--kind", choices=("api-key", "vertex", "code-assist"), default="api-key", help="default: api-key")
+    add.add_argument(
+        "--kind",
+        metavar="KIND",
+        default="api-key",
+        help="api-key (the default), vertex, code-assist, or a kind that a plugin has",
+    )
+    add.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of a plugin's kind; repeatable"
+    )
     credential = add.add_mutually_exclusive_group()
     credential.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the API key")
     credential.add_argument("--api-key-file", metavar="FILE", help="the file that holds the API key")
@@ -203,17 +215,53 @@ def _add(args: argparse.Namespace) -> int:
         if args.credentials != "adc":
             _Login.read(Path(args.credentials), "--credentials")
             source = {"credentials": _absolute(args.credentials)}
-    elif args.kind != "api-key":
+    elif args.kind in ("vertex", "code-assist"):
         express = ", or one of --api-key-env and --api-key-file (express mode)" if args.kind == "vertex" else ""
         args.usage_error(f"a {args.kind} account needs --credentials adc|FILE{express}")
-    table = new_table(args, args.name, source, args.project)
+    table = {**new_table(args, args.name, source, args.project), **_settings(args)}
+    if not source and not _asks_for_key(args.kind, path):
+        print(
+            f"no key is asked for, as {args.kind} accounts can do without; --api-key-env and --api-key-file give one",
+            file=sys.stderr,
+        )
+        return write_account(path, table, "")
     if source:
         return write_account(path, table, "api_key" if "credentials" not in source else "credentials")
-    stored = path.parent / "keys" / f"{args.name}.key"
+    stored = place_of(path, args.name)
     table["api_key_file"] = reference(path, stored)
     foresee(path, table)
     key = ask_for_key(args.name)
     return write_account(path, table, "api_key_file", files.SecretFile(stored, key.encode("utf-8") + b"\n"))
+
+
+def _settings(args: argparse.Namespace) -> dict[str, object]:
+    """What ``--set`` says, each value as TOML or else as text."""
+    found: dict[str, object] = {}
+    for each in args.set:
+        key, equals, value = each.partition("=")
+        if not equals or not re.fullmatch("[A-Za-z0-9_-]+", key):
+            args.usage_error("--set takes KEY=VALUE")
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _asks_for_key(kind: str, path: Path) -> bool:
+    """Return whether an account of a kind has to have a key; :raises Refused: if there is no such kind."""
+    if kind in BUILT_IN_KINDS:
+        return True
+    config = load(path, environ=os.environ) if path.exists() else default()
+    try:
+        kinds = kinds_of(config)
+    except Exception as e:  # PluginError, which is not imported for everybody
+        raise Refused(str(e)) from None
+    if kind not in kinds:
+        near = nearest_of(kind, kinds)
+        hint = f"did you mean {near}?" if near else "a plugin that has it goes into [plugins] load"
+        raise Refused(f"there is no kind {kind}; {hint} The kinds are {', '.join(kinds)}.")
+    return kinds[kind].needs_key
 
 
 def new_table(args: argparse.Namespace, name: str, source: Mapping[str, str], project: str | None) -> dict[str, object]:
@@ -240,13 +288,13 @@ def foresee(path: Path, table: Mapping[str, object]) -> None:
 
 
 def _with(text: str, table: Mapping[str, object], notes: Mapping[str, str] | None = None) -> str:
-    if any(each.get("name") == table["name"] for each in files.tables(text, _AT)):
+    if any(each.get("name") == table["name"] for each in files.tables(text, AT)):
         raise Refused(f"there is an account {table['name']!r} already; choose another name, or remove it first")
-    return files.added(text, _AT, table, notes)
+    return files.added(text, AT, table, notes)
 
 
 def write_account(path: Path, table: Mapping[str, object], source: str, secret: files.SecretFile | None = None) -> int:
-    notes = {source: _KEPT} if secret is not None else {}
+    notes = {source: KEPT} if secret is not None else {}
     new = files.edit(path, lambda text: _with(text, table, notes), environ=os.environ, secret=secret)
     print(f"added {table['name']} ({table['kind']}) to {path}")
     if secret is not None:
@@ -263,11 +311,6 @@ def write_account(path: Path, table: Mapping[str, object], source: str, secret: 
 def warn(messages: Sequence[str]) -> None:
     for message in messages:
         print(f"warning: {message}", file=sys.stderr)
-
-
-def reference(path: Path, stored: Path) -> str:
-    """Return how the configuration names a file beside it; absolute if a link could lead there from elsewhere."""
-    return str(stored if path.is_symlink() else stored.relative_to(path.parent))
 
 
 def _absolute(name: str) -> str:
@@ -407,7 +450,7 @@ def _import(args: argparse.Namespace) -> int:
     if args.kind == "vertex" and project is None:
         raise Refused(f"{args.file}: the file names no project, which a vertex account needs; give --project")
     name = args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", login.owner or project or source.stem)
-    stored = path.parent / "keys" / f"{name}.json"
+    stored = place_of(path, name, "json")
     referred = reference(path, stored) if args.copy else str(source.absolute())
     table = new_table(args, name, {"credentials": referred}, project)
     if not args.copy:
@@ -426,15 +469,17 @@ def _list(args: argparse.Namespace) -> int:
     path = find(args.config, os.environ)
     text = "" if path is None else files.read(path)
     entries = () if path is None else parse(text, path=path, environ=os.environ).accounts
-    accounts = [_described(table) for table in files.tables(text, _AT)]
-    live = standing(args) if accounts else None
+    accounts = [_described(table) for table in files.tables(text, AT)]
+    live = standing(args)
+    known = {each["name"] for each in accounts}
+    others = [_described_live(each) for name, each in (live or {}).items() if name not in known]
     if args.json:
         if live is None:  # what is missing here may be set where the gateway is started
             shown = [{**each, "unusable": entry.unusable} for each, entry in zip(accounts, entries, strict=True)]
         else:
-            shown = [{**each, "live": live.get(str(each["name"]))} for each in accounts]
+            shown = [{**each, "live": live.get(str(each["name"]))} for each in [*accounts, *others]]
         print(json_text(shown))
-    elif not accounts:
+    elif not accounts and not others:
         print("no accounts; `agm account add NAME` adds one", file=sys.stderr)
     elif live is None:
         print(columns(accounts))
@@ -442,7 +487,7 @@ def _list(args: argparse.Namespace) -> int:
             if entry.unusable is not None:
                 print(f"{entry.name}: off: {entry.unusable}")
     else:
-        print(columns([{**each, "state": _state(each, live)} for each in accounts]))
+        print(columns([{**each, "state": _state(each, live)} for each in [*accounts, *others]]))
         for name, account in live.items():
             for line in details(account):
                 print(printable(f"{name}: {line}"))
@@ -455,16 +500,22 @@ def _state(account: Mapping[str, object], live: Mapping[str, Mapping[str, Any]])
 
 def _described(table: Mapping[str, Any]) -> dict[str, object]:
     """Describe an account's table, which is known to be valid, without its secrets."""
-    source = next(key for key in _SOURCES if key in table)
+    source = next((key for key in _SOURCES if key in table), None)
     return {
         "name": table["name"],
         "kind": table["kind"],
-        "credential": "adc" if table[source] == "adc" and source == "credentials" else source,
+        "credential": "adc" if source == "credentials" and table[source] == "adc" else source,
         "project": table.get("project"),
         "location": table.get("location", "global") if table["kind"] == "vertex" else None,
         "models": table.get("models", ["*"]),
         "enabled": table.get("enabled", True),
     }
+
+
+def _described_live(account: Mapping[str, Any]) -> dict[str, object]:
+    """Describe an account that the gateway has beside those of the file: a demo's, or a plugin's."""
+    unknown = dict.fromkeys(("credential", "project", "location", "models"))
+    return {"name": account["name"], "kind": account["kind"], **unknown, "enabled": True}
 
 
 def columns(rows: Sequence[Mapping[str, object]]) -> str:
@@ -493,7 +544,7 @@ def _cell(value: object) -> str:
 def _found(args: argparse.Namespace) -> Path:
     """The configuration, which holds the account that is named."""
     path = find(args.config, os.environ)
-    files.index_of("" if path is None else files.read(path), _AT, args.name, "account")
+    files.index_of("" if path is None else files.read(path), AT, args.name, "account")
     assert path is not None, "no account is found in no file"
     return path
 
@@ -510,10 +561,10 @@ def _switch(args: argparse.Namespace, enabled: bool) -> int:
     path = _found(args)
 
     def change(text: str) -> str:
-        index = files.index_of(text, _AT, args.name, "account")
-        if files.tables(text, _AT)[index].get("enabled", True) is enabled:
+        index = files.index_of(text, AT, args.name, "account")
+        if files.tables(text, AT)[index].get("enabled", True) is enabled:
             return text
-        return files.changed(text, _AT, index, "enabled", enabled)
+        return files.changed(text, AT, index, {"enabled": enabled})
 
     before = files.read(path)
     warn(files.edit(path, change, environ=os.environ))
@@ -552,10 +603,10 @@ def _remove(args: argparse.Namespace) -> int:
     secrets: dict[Path, bool] = {}
 
     def change(text: str) -> str:
-        index = files.index_of(text, _AT, args.name, "account")
+        index = files.index_of(text, AT, args.name, "account")
         secrets.clear()
         secrets.update(secret_files(text, index, path))
-        return files.removed(text, _AT, index)
+        return files.removed(text, AT, index)
 
     warn(files.edit(path, change, environ=os.environ))
     print(f"removed {args.name} from {path}")
@@ -577,23 +628,3 @@ def _agreed(question: str) -> bool:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return False
-
-
-_FILES = ("api_key_file", "credentials")
-
-
-def secret_files(text: str, index: int, path: Path) -> dict[Path, bool]:
-    """The files that an account names, each with whether agm wrote it and no other account uses it."""
-    tables = files.tables(text, _AT)
-    others = {_file(table, key, path) for at, table in enumerate(tables) if at != index for key in _FILES}
-    found = {}
-    for key in _FILES:
-        if file := _file(tables[index], key, path):
-            written = file.parent == path.parent / "keys" and _KEPT in files.note(text, _AT, index, key)
-            found[file] = written and file not in others
-    return found
-
-
-def _file(table: Mapping[str, object], key: str, path: Path) -> Path | None:
-    value = table.get(key)
-    return path.parent / value if isinstance(value, str) and value != "adc" else None

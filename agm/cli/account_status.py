@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agm.cli.files import Refused
-from agm.cli.running import find_running, printable
+from agm.cli.running import find_running, is_meant, printable
+from agm.core.words import counted
 
 __all__ = ["STATES", "details", "duration", "standing", "summary"]
 
@@ -24,10 +25,11 @@ def standing(args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]] | None
     if running is None:
         return None
     try:
-        return {account["name"]: account for account in running.ask("/_agm/accounts")["accounts"]}
+        found = running.ask("/_agm/accounts")
     except Refused as refusal:
         print(f"the running gateway does not report the state of its accounts: {refusal}", file=sys.stderr)
         return None
+    return {account["name"]: account for account in found["accounts"]} if is_meant(found, args) else None
 
 
 def summary(account: Mapping[str, Any] | None) -> str:
@@ -42,7 +44,7 @@ def summary(account: Mapping[str, Any] | None) -> str:
     if limit is not None and account["in_flight"] >= limit:
         return "full"
     count = len(account["models"])
-    return "ready" if not count else f"ready but for {count} model{'' if count == 1 else 's'}"
+    return "ready" if not count else f"ready but for {counted(count, 'model')}"
 
 
 def details(account: Mapping[str, Any]) -> Sequence[str]:

@@ -6,6 +6,7 @@ printed.
 """
 
 import argparse
+import datetime
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from agm.cli.running import client_key, json_text, printable
+from agm.core.words import counted
 
 if TYPE_CHECKING:
     from agm.diagnose.doctor import Finding
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         print(json_text(document))
     else:
         doubtful = sum(finding.level == "warning" for finding in found)
-        print(f"\n{len(found)} findings: {wrong} errors, {doubtful} warnings")
+        print(f"\n{counted(len(found), 'finding')}: {counted(wrong, 'error')}, {counted(doubtful, 'warning')}")
     return 1 if wrong else 0
 
 
@@ -108,6 +110,8 @@ def _look(args: argparse.Namespace, take: "Callable[[Iterable[Finding]], None]")
         take(limited("files", lambda: here.modes(setup.path, _state(setup)), LOCAL))
     take(limited("environment", lambda: here.environment(os.environ, setup.address, setup.config), LOCAL))
     take(limited("live", lambda: here.live(setup.config, os.environ), LOCAL))
+    now = datetime.datetime.now(datetime.UTC)
+    take(limited("certificate", lambda: here.certificates(setup.config, os.environ, now), LOCAL))
     take(limited("port", lambda: here.port(setup.listen, args.url, key), LOCAL))
     if not args.offline:
         take(limited("public", lambda: here.public(setup.config), LOCAL))

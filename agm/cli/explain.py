@@ -20,6 +20,7 @@ from agm.cli.account_status import STATES
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text, printable
 from agm.config import default, find, load
+from agm.core.money import dollars
 
 __all__ = ["add_parser", "readable", "run"]
 
@@ -49,7 +50,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("model", metavar="MODEL", help="the model, as a client names it")
     parser.add_argument("--method", choices=_METHODS, help="Google's method; default: generateContent")
+    parser.add_argument(
+        "--api-version",
+        choices=("v1", "v1beta", "v1alpha", "v1beta1"),
+        help="the version in its path; v1beta1 is a client's of Vertex AI; default: v1beta",
+    )
     parser.add_argument("--stream", action="store_true", help="short for --method streamGenerateContent")
+    parser.add_argument(
+        "--dialect",
+        metavar="NAME",
+        help="the request is one of a client of another API, openai or anthropic: show what it is translated to",
+    )
+    parser.add_argument("--path", help="the path of that request; default: the dialect's usual one")
     parser.add_argument("--alt", choices=("sse", "json"), help="how a stream is to be framed; default: as configured")
     body = parser.add_mutually_exclusive_group()
     body.add_argument("--body", metavar="FILE|-", help="the request's JSON body; - is standard input")
@@ -71,7 +83,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Explain; 0, or 1 if the request would be refused, or nothing can be said about it."""
-    if args.stream:
+    if args.dialect is not None and (args.method is not None or args.alt is not None):
+        args.usage_error("--dialect: the request's path and body say what is called and how it is answered")
+    if args.path is not None and args.dialect is None:
+        args.usage_error("--path is of a request in a dialect; give --dialect, too")
+    if args.dialect is not None:
+        pass
+    elif args.stream:
         if args.method not in (None, "streamGenerateContent"):
             args.usage_error(f"--stream is --method streamGenerateContent, not {args.method}")
         args.method = "streamGenerateContent"
@@ -92,12 +110,20 @@ def _question(args: argparse.Namespace) -> bytes:
     """The JSON that ``POST /_agm/explain`` takes.  The body in it is what was given, byte for byte."""
     method = args.method or "generateContent"
     head: dict[str, object] = {"model": args.model, "method": method, "headers": dict(map(_header, args.header))}
+    if args.api_version is not None:
+        head["version"] = args.api_version
+    if args.dialect is not None:
+        head |= {"dialect": args.dialect, "path": args.path or ""}
     if args.alt is not None:
         head["query"] = {"alt": args.alt}
     if args.key is not None:
         head["key"] = args.key
     if args.body is not None:
         body = _read_body(args.body)
+    elif args.dialect is not None:
+        said = {"role": "user", "content": "Hello" if args.text is None else args.text}
+        asked = {"model": args.model, "max_tokens": 1024, "messages": [said], "stream": args.stream}
+        body = json.dumps(asked).encode("utf-8")
     else:
         body = json.dumps(_prompt(args.model, method, "Hello" if args.text is None else args.text)).encode("utf-8")
     return json.dumps(head).encode("utf-8")[:-1] + b',"body":' + body + b"}"
@@ -159,7 +185,9 @@ def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
     from agm.core.errors import GatewayError
     from agm.serving.assemble import make_gateway
     from agm.serving.explain import explain
+    from agm.web.access import Access
     from agm.web.admin.explain import incoming, read_question
+    from agm.web.root import make_site
 
     path = find(args.config, os.environ)
     config = default() if path is None else load(path, environ=os.environ)
@@ -169,7 +197,10 @@ def _explained(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
     if gateway.awaits_accounts:
         print("accounts that plugins fetch from elsewhere are missing", file=sys.stderr)
     try:
-        return _result(reactor, explain(gateway, incoming(gateway, read_question(question), "explained")))
+        asked = read_question(question)
+        # only a site has what plugins add to it, dialects among them
+        dialects = {} if asked.dialect is None else make_site(gateway, Access.configured(config.gateway, [])).dialects
+        return _result(reactor, explain(gateway, incoming(gateway, asked, "explained", dialects)))
     except GatewayError as refusal:
         raise Refused(printable(refusal.message)) from None
 
@@ -205,6 +236,12 @@ def readable(found: Mapping[str, Any]) -> str:
         ),
         ("client key", [_key(found)]),
     ]
+    if found.get("budgets"):
+        sections.append(("budgets", [_budget(it) for it in found["budgets"]]))
+    if dialect := found.get("dialect"):
+        sections += [("in " + dialect["name"], _body(dialect["body"])), ("translated", _body(dialect["translated"]))]
+        if dialect["left_out"]:
+            sections.append(("left out", dialect["left_out"]))
     if model := found.get("model"):
         change = model["served"] if model["served"] == model["asked"] else f"{model['asked']} → {model['served']}"
         sections.append(("model", [f"{change}: {model['reason']}{_by(model)}"]))
@@ -246,6 +283,12 @@ def _key(found: Mapping[str, Any]) -> str:
     if found.get("client_key_required"):
         return "none given, but the gateway requires one, and its limits apply: name one with --key"
     return "none, and none is required"
+
+
+def _budget(it: Mapping[str, Any]) -> str:
+    amounts = f"{dollars(it['spent'])} of {dollars(it['limit'])} a {it['per']} spent"
+    then = " (a warning only)" if it["then"] == "warn" else ""
+    return f"{it['of']}: {amounts}{then}, anew in {_duration(it['seconds_left'])}"
 
 
 def _by(part: Mapping[str, Any]) -> str:

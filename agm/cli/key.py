@@ -20,6 +20,7 @@ from agm.cli.account import DiscreetParser, columns, warn
 from agm.cli.files import Refused
 from agm.cli.running import add_options, find_running, json_text
 from agm.config import find
+from agm.core.words import counted
 
 __all__ = ["add_parser", "run"]
 
@@ -62,7 +63,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         _create,
         "create a key for a client, and print it once",
         '  agm key create laptop --model "gemini-*" --requests-per-minute 60\n'
-        "  agm key create intern --tokens-per-day 2000000 --expires 30d",
+        "  agm key create intern --tokens-per-day 2000000 --expires 30d\n"
+        "  agm key create operator --admin",
     )
     create.add_argument("name", metavar="NAME", help="the key's name in logs and limits")
     create.add_argument(
@@ -70,10 +72,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     for limit in _LIMITS:
         create.add_argument(f"--{limit.replace('_', '-')}", metavar="N", type=int, help="default: no limit")
+    create.add_argument("--team", metavar="NAME", help="the team that it belongs to")
+    create.add_argument("--weight", metavar="N", type=int, help="its share while accounts are short; default: 1")
     create.add_argument(
         "--expires",
         metavar="WHEN",
         help="30d, 12h or 2w from now; a date, whose day still counts; or 2027-01-31T18:00Z; default: never",
+    )
+    create.add_argument(
+        "--admin", action="store_true", help="it may read and change everything below /_agm, on other machines, too"
     )
     action(
         "list",
@@ -100,6 +107,11 @@ def _create(args: argparse.Namespace) -> int:
     for limit in _LIMITS:
         if getattr(args, limit) is not None:
             table[limit] = getattr(args, limit)
+    for name in ("team", "weight"):
+        if getattr(args, name) is not None:
+            table[name] = getattr(args, name)
+    if args.admin:
+        table["admin"] = True
     if args.expires is not None:
         table["expires"] = moment(args.expires, datetime.datetime.now(datetime.UTC))
 
@@ -176,6 +188,7 @@ def _described(table: Mapping[str, Any]) -> dict[str, object]:
         "source": next(source for source in ("key", "key_env", "key_sha256") if source in table),
         "models": table.get("models", []),
         **{limit: table.get(limit) for limit in _LIMITS},
+        "admin": table.get("admin", False),
         "expires": None if expires is None else expires.isoformat().replace("+00:00", "Z"),
     }
 
@@ -183,6 +196,8 @@ def _described(table: Mapping[str, Any]) -> dict[str, object]:
 def _row(key: Mapping[str, object], used: Mapping[str, Mapping[str, int]] | None) -> dict[str, object]:
     """The same for a table that fits a terminal."""
     limits = [f"{key[limit]} {words}" for limit, words in _LIMITS.items() if key[limit] is not None]
+    if key["admin"]:
+        limits.append("admin")
     row = {
         "name": key["name"],
         "source": key["source"],
@@ -193,7 +208,11 @@ def _row(key: Mapping[str, object], used: Mapping[str, Mapping[str, int]] | None
     if used is None:
         return row
     today = used.get(str(key["name"]))
-    told = "not in the running gateway" if today is None else f"{today['requests']} requests, {today['tokens']} tokens"
+    told = (
+        "not in the running gateway"
+        if today is None
+        else f"{counted(today['requests'], 'request')}, {counted(today['tokens'], 'token')}"
+    )
     return {**row, "today": told}
 
 

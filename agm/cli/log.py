@@ -1,8 +1,8 @@
 """
 ``agm log``: the requests that the gateway remembers, and what was tried for each.
 
-The file is read, not the gateway asked: it makes no difference whether one runs.  Only ``agm log bodies`` asks the
-running gateway, to keep bodies for a time or to end that.
+The file is read, so it makes no difference whether a gateway runs.  One that runs is asked where its file is, and by
+``agm log bodies`` to keep bodies for a time or to end that; without one, the configuration says where.
 """
 
 import argparse
@@ -22,8 +22,9 @@ import attrs
 
 from agm.cli.account_status import duration
 from agm.cli.files import Refused
-from agm.cli.running import add_options, find_running, json_text, printable
+from agm.cli.running import add_options, find_running, is_meant, json_text, printable
 from agm.config import find, load
+from agm.core.money import dollars
 
 if TYPE_CHECKING:
     from agm.observe.requestlog.store import Filter
@@ -80,6 +81,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATTERN", help="of this model, requested or served; * is a wildcard")
     parser.add_argument("--account", metavar="NAME", help="of this account: it served them, or was tried")
     parser.add_argument("--key", metavar="NAME", help="of the client key of this name")
+    parser.add_argument("--team", metavar="NAME", help="of the client keys of this team")
     parser.add_argument("--since", metavar="TIME", type=when, help="from 1h (or s, m, d, w) ago on, or from a date on")
     parser.add_argument("--until", metavar="TIME", type=when, help="before that")
 
@@ -144,7 +146,9 @@ def filter_of(args: argparse.Namespace) -> "Filter":
     """Make the filter that the arguments describe."""
     from agm.observe.requestlog.store import Filter
 
-    return Filter(model=args.model, account=args.account, key=args.key, since=args.since, until=args.until)
+    return Filter(
+        model=args.model, account=args.account, key=args.key, team=args.team, since=args.since, until=args.until
+    )
 
 
 def path_of(args: argparse.Namespace) -> Path:
@@ -153,6 +157,8 @@ def path_of(args: argparse.Namespace) -> Path:
 
     if args.file is not None:
         return Path(args.file)
+    if (told := _told(args)) is not None:
+        return told
     path = find(args.config, os.environ)
     if path is None:
         raise Refused("without a configuration file no request is recorded; --file names a request log")
@@ -162,6 +168,29 @@ def path_of(args: argparse.Namespace) -> Path:
     if not config.request_log.enabled and not found.exists():
         raise Refused(f"{path}: request_log.enabled is false: no request is recorded")
     return found
+
+
+def _told(args: argparse.Namespace) -> Path | None:
+    """Ask the running gateway where its log is; None where none runs, or it does not tell, or has none."""
+    running = find_running(args, None)
+    if running is None:
+        return None
+    try:
+        found = running.ask("/_agm/log")
+    except Refused:
+        if args.url is not None:
+            raise
+        return None  # it asks for a key: the configuration says as much, unless it was started by another user
+    if not is_meant(found, args) or not found["enabled"]:
+        return None
+    path = Path(found["path"])
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return path  # nothing is written yet, or it is on another machine: who opens it says so
+    except OSError as e:
+        raise Refused(f"{path}: the gateway's request log cannot be read: {e.strerror}") from None
+    return path
 
 
 def open_log(path: Path) -> sqlite3.Connection:
@@ -294,6 +323,12 @@ def _details(row: Mapping[str, Any]) -> str:
     if row["total_tokens"] is not None:
         names = ("prompt", "output", "cached", "thought", "tool", "total")
         facts.append(("tokens", ", ".join(f"{row[f'{name}_tokens']:,} {name}" for name in names)))
+    if row.get("team") is not None:
+        facts.insert(3, ("team", row["team"]))
+    if row.get("cost") is not None:
+        facts.append(("cost", dollars(row["cost"])))
+    elif row["account"] is not None and row["outcome"] != "error":
+        facts.append(("cost", "not known"))
     if row["finish_reason"] is not None:
         facts.append(("finished", row["finish_reason"]))
     lines = [f"{name:<10}{printable(str(value))}" for name, value in facts]

@@ -12,6 +12,7 @@ import attrs
 
 from agm.cli.account_status import STATES, details, duration, summary
 from agm.cli.running import printable
+from agm.core.words import counted
 
 __all__ = ["Overview", "Section", "sparkline"]
 
@@ -40,16 +41,25 @@ class Overview:
     def head(self) -> Sequence[str]:
         """What runs, how long, and how much it has served."""
         gateway, totals = self.document["gateway"], self.document["totals"]
-        errors = _count(totals["errors"], "error", "errors")
+        errors = counted(totals["errors"], "error")
         lines = [
             f"agm {gateway['version']} at {self.address}, up {duration(self.document['uptime'])}, pid {gateway['pid']}",
             f"configuration {gateway['config'] or 'none: defaults'}; client keys {gateway['auth_mode']}; "
             f"strategy {gateway['strategy']}",
-            f"{_count(totals['requests'], 'request', 'requests')} ({errors}), {totals['open']} in flight, "
-            f"{_count(totals['streams'], 'stream', 'streams')}; "
+            f"{counted(totals['requests'], 'request')} ({errors}), {totals['open']} in flight, "
+            f"{counted(totals['streams'], 'stream')}; "
             f"{totals['prompt_tokens']:,} prompt and {totals['output_tokens']:,} output tokens; "
             f"{_size(totals['sent'])} sent",
         ]
+        workers = self.document.get("workers")
+        if workers is not None:
+            each = ", ".join(f"{it['worker']}: {it['requests']:,}, {it['open']} in flight" for it in workers["told"])
+            there = max(workers["running"], workers["configured"])
+            lines.append(
+                f"{workers['heard']} of {there} workers heard ({each})"
+                if workers["alone"] is None
+                else f"worker {workers['alone']} of {there} alone"
+            )
         return [printable(line) for line in lines]
 
     @property
@@ -137,10 +147,6 @@ def _reason(request: Mapping[str, Any]) -> str | None:
 
 def _left(seconds: float | None) -> str | None:
     return None if seconds is None else duration(seconds)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _size(count: float) -> str:

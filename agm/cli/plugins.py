@@ -1,7 +1,7 @@
 """
 ``agm plugins``: the plugins of the gateway in the order in which they are asked, and how often each failed.
 
-Of a gateway that does not run the plugins are loaded in this process, and none of their hooks is called.
+Of a gateway that does not run the plugins are loaded in this process, and asked for no more than their kinds.
 """
 
 import argparse
@@ -65,4 +65,8 @@ def _readable(found: Mapping[str, Any]) -> str:
     hooks = [
         {"hook": each["hook"], "asked_in_this_order": ", ".join(each["plugins"]) or None} for each in found["hooks"]
     ]
-    return "\n".join(printable(line) for line in f"{columns(plugins)}\n\n{columns(hooks)}".split("\n"))
+    kinds = [f"{kind} ({plugin['name']})" for plugin in found["plugins"] for kind in plugin.get("kinds", ())]
+    below = [f"version {found['api_version']} of the hooks"] if "api_version" in found else []  # of an earlier gateway
+    below += [f"kinds of upstreams: {', '.join(kinds)}"] if kinds else []
+    shown = "\n".join([columns(plugins), "", columns(hooks), "", *below])
+    return "\n".join(printable(line) for line in shown.split("\n"))

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import socket
+import ssl
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,9 +23,9 @@ import attrs
 from agm.cli import files
 from agm.cli.files import Refused
 from agm.config import GatewayConfig, find, parse
-from agm.core.listening import Description
+from agm.core.listening import Description, is_loopback
 
-__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "json_text", "printable"]
+__all__ = ["Running", "add_options", "address_of", "client_key", "find_running", "is_meant", "json_text", "printable"]
 
 #: Seconds to connect, and to wait for an answer: plugins may take their time with an explanation.
 CONNECT, ANSWER = 5.0, 60.0
@@ -72,7 +73,10 @@ def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | 
     key = client_key(args.client_key_env)
     address = args.url if args.url is not None else address_of(_listeners(args.config))
     if address is None:
-        _say(f"no listener of the configuration is on loopback; --url names another: {otherwise}", otherwise)
+        _say(
+            f"no listener of the configuration is on loopback; add one for the tools, or write --url: {otherwise}",
+            otherwise,
+        )
         return None
     running = Running.at(address, key)
     try:
@@ -83,6 +87,20 @@ def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | 
         _say(f"no gateway runs at {address}: {otherwise}", otherwise)
         return None
     return running
+
+
+def is_meant(document: Mapping[str, Any], args: argparse.Namespace) -> bool:
+    """
+    Return whether the gateway that answered is the one that the arguments mean.
+
+    At an address that the configuration names, or that nobody named, another may run.
+
+    :param document: its answer, with the path of its configuration as ``config``.
+    """
+    path = find(args.config, os.environ)
+    if args.url is not None or path is None or document.get("config") == str(path):
+        return True
+    return args.config is None and "AGM_CONFIG" not in os.environ and document.get("config") is None
 
 
 def client_key(variable: str | None) -> str | None:
@@ -112,20 +130,23 @@ def _listeners(named: str | None) -> tuple[str, ...]:
 def address_of(listen: Iterable[str]) -> str | None:
     """
     Return where this machine reaches a gateway with these Twisted server endpoints: ``http://127.0.0.1:8045``,
-    ``unix:/run/agm.sock``, or None.  A TCP port on loopback goes first.
+    ``https://127.0.0.1:8443``, ``unix:/run/agm.sock``, or None.  They are taken in this order.
     """
-    sockets = []
+    secure: list[str] = []
+    sockets: list[str] = []
     for description in listen:
         parsed = Description.parse(description)
-        if parsed.kind in ("tcp", "tcp6"):
+        if parsed.kind in ("tcp", "tcp6", "ssl"):
             port = parsed.argument("port", 0) or ""
             anywhere = "::" if parsed.kind == "tcp6" else "0.0.0.0"  # noqa: S104  # compared, not bound
-            host = _loopback(parsed.argument("interface", 1) or anywhere)
+            host = _loopback(parsed.argument("interface", 4 if parsed.kind == "ssl" else 1) or anywhere)
             if host is not None and port.isdecimal() and int(port) > 0:
-                return f"http://{host}:{int(port)}"
+                if parsed.kind != "ssl":
+                    return f"http://{host}:{int(port)}"
+                secure.append(f"https://{host}:{int(port)}")
         elif parsed.kind == "unix" and (address := parsed.argument("address", 0)):
             sockets.append(f"unix:{address}")
-    return next(iter(sockets), None)
+    return next(iter([*secure, *sockets]), None)
 
 
 def _loopback(interface: str) -> str | None:
@@ -179,12 +200,24 @@ class Running:
         if self._scheme == "unix":
             client = _UnixConnection(self._host)
         elif self._scheme == "https":
-            client = http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT)
+            client = http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT, context=self._context())
         else:
             client = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT)
         client.connect()
         client.sock.settimeout(ANSWER)
         return client
+
+    def _context(self) -> ssl.SSLContext:
+        """
+        Return how TLS is checked: as everywhere, but for loopback, where no certificate of a name holds.
+
+        There nobody can come between, and plain HTTP is believed as well.
+        """
+        context = ssl.create_default_context()
+        if is_loopback(self._host):
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
     def ask(self, target: str, question: bytes | None = None) -> Any:
         """

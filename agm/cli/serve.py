@@ -34,7 +34,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="ENDPOINT",
         action="append",
         default=[],
-        help="listen on this Twisted server endpoint, e.g. unix:/run/agm.sock; may be given several times",
+        help=r"listen on this Twisted server endpoint, e.g. unix:/run/agm.sock or 'tcp6:8045:interface=\:\:1'; may be"
+        " given several times",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="the file; else $AGM_CONFIG, else agm.toml in your configuration folder"
@@ -46,6 +47,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=[],
         help="load this plugin, a dotted module name; may be given several times",
     )
+    parser.add_argument("--workers", metavar="N", help="serve with so many processes; default: [gateway] workers, or 1")
     parser.add_argument("--log-format", metavar="FORMAT", help="text or json; default: [log] format")
     parser.add_argument("--demo", action="store_true", help="answer from a built-in emulator: no account, no network")
     parser.add_argument("--open", action="store_true", help="open the dashboard in a browser once the gateway answers")
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def options_of(args: argparse.Namespace) -> Sequence[str]:
     """The options of ``twistd agm`` that say the same."""
     options = []
-    for name in ("port", "config", "log_format"):
+    for name in ("port", "config", "workers", "log_format"):
         if (value := getattr(args, name)) is not None:
             options.append(f"--{name.replace('_', '-')}={value}")
     options += [f"--listen={endpoint}" for endpoint in args.listen]

@@ -12,7 +12,7 @@ from agm.cli.account import columns
 from agm.cli.overview import Overview
 from agm.cli.running import add_options, find_running, json_text, printable
 
-__all__ = ["NOBODY", "add_parser", "another_version", "run", "text"]
+__all__ = ["NOBODY", "add_parser", "add_worker", "another_version", "of_worker", "run", "text"]
 
 #: What to do where no gateway runs.
 NOBODY = "`twistd -n agm` starts one"
@@ -30,6 +30,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         allow_abbrev=False,
     )
     add_options(parser, offline=False)
+    add_worker(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,13 +39,23 @@ def run(args: argparse.Namespace) -> int:
     running = find_running(args, NOBODY)
     if running is None:
         return 1
-    found = running.ask("/_agm/status")
+    found = running.ask(f"/_agm/status{of_worker(args.worker)}")
     try:
         print(json_text(found) if args.json else text(Overview(found, running.address)))
     except (KeyError, TypeError, IndexError):
         print(another_version(found), file=sys.stderr)
         return 1
     return 0
+
+
+def add_worker(parser: argparse.ArgumentParser) -> None:
+    """Add ``--worker``."""
+    parser.add_argument("--worker", type=int, metavar="N", help="of one worker alone; else of all together")
+
+
+def of_worker(number: int | None) -> str:
+    """Return the query that names a worker."""
+    return "" if number is None else f"?worker={number}"
 
 
 def another_version(found: object) -> str:

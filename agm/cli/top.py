@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from agm.cli.files import Refused
 from agm.cli.overview import Overview, sparkline
 from agm.cli.running import Running, add_options, find_running, printable
-from agm.cli.status import NOBODY, another_version, text
+from agm.cli.status import NOBODY, add_worker, another_version, of_worker, text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,6 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         allow_abbrev=False,
     )
     add_options(parser, offline=False, as_json=False)
+    add_worker(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     running = find_running(args, NOBODY)
     if running is None:
         return 1
-    found = running.ask("/_agm/status")
+    query = of_worker(args.worker)
+    found = running.ask(f"/_agm/status{query}")
     try:
         shown = text(Overview(found, running.address))
     except (KeyError, TypeError, IndexError):
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if not sys.stdout.isatty():
         print(shown)
         return 0
-    with contextlib.suppress(KeyboardInterrupt), Follower(running) as follower, _keys() as keys:
+    with contextlib.suppress(KeyboardInterrupt), Follower(running, query) as follower, _keys() as keys:
         _watch(found, follower, keys)
     return 0
 
@@ -120,7 +122,8 @@ class Follower:
     from whenever there is something.
     """
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running, query: str = "") -> None:
+        self._query = query
         self.told: queue.SimpleQueue[tuple[str | None, Any]] = queue.SimpleQueue()
         self.wake, self._waker = os.pipe()
         self.address = running.address
@@ -152,7 +155,7 @@ class Follower:
             self._over.wait(AGAIN)
 
     def _lines(self) -> Iterator[bytes]:
-        client, answer = self._running.follow("/_agm/events")
+        client, answer = self._running.follow(f"/_agm/events{self._query}")
         self._client = client
         try:
             client.sock.settimeout(SILENCE)

@@ -45,8 +45,7 @@ def lines_of(trial: "Trial") -> Sequence[str]:
     """Describe the result of a trial for people; the first line says whether the account works."""
     what = f"{trial.account} ({trial.kind})"
     if trial.ok:
-        counted = f"{trial.tokens} token{'' if trial.tokens == 1 else 's'}"
-        return [f"{what}: ok, {trial.model} counted {counted} in {trial.seconds:.1f} s"]
+        return [f"{what}: ok, {trial.answered} in {trial.seconds:.1f} s"]
     status = "" if trial.status is None else f"{trial.status} "
     lines = [f"{what}: failed, {status}{trial.reason or ''}".rstrip(", ")]
     if trial.message:

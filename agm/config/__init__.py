@@ -13,12 +13,14 @@ configuration itself and the files that ``api_key_file`` and ``ca_file`` name; n
 """
 
 from agm.config.accounts import AccountConfig, default_endpoints
+from agm.config.alerts import AlertConfig
 from agm.config.client_keys import AuthConfig, ClientKeyConfig
 from agm.config.loading import Config, default, default_path, find, known_keys, load, parse
 from agm.config.network import UpstreamConfig
 from agm.config.problems import ConfigError, Problem
 from agm.config.secret import Secret
 from agm.config.tables import (
+    DialectsConfig,
     GatewayConfig,
     LimitsConfig,
     LogConfig,
@@ -33,10 +35,12 @@ from agm.config.tables import (
 
 __all__ = [
     "AccountConfig",
+    "AlertConfig",
     "AuthConfig",
     "ClientKeyConfig",
     "Config",
     "ConfigError",
+    "DialectsConfig",
     "GatewayConfig",
     "LimitsConfig",
     "LogConfig",

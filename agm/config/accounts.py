@@ -2,17 +2,22 @@
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import attrs
+import msgspec
 
-from agm.config.addresses import read_endpoint
+from agm.config.addresses import ends_in_version, read_endpoint
 from agm.config.files import read_path
 from agm.config.logins import read_login
-from agm.config.network import read_authorities, read_proxy
+from agm.config.network import authorities_in, read_proxy
+from agm.config.plugin_settings import problems_of
+from agm.config.problems import Problem
 from agm.config.reading import Place, Reader, RefusedError, array_of, setting, values_of
 from agm.config.secret import (
     Secret,
@@ -26,23 +31,22 @@ from agm.config.secret import (
     why_unusable,
 )
 from agm.config.values import one_of, read_boolean, read_fraction, read_text, whole_number
-from agm.config.words import show
+from agm.config.words import nearest_of, show
 from agm.core.network import Authorities, Network, ProxySetting
+from agm.core.request import BUILT_IN_KINDS, UpstreamKind
 
-AccountKind = Literal["api-key", "vertex", "code-assist"]
+
+def default_endpoints(kind: str, location: str = "global") -> tuple[str, ...]:
+    """
+    The base URLs of an account that names none: Google's own, for Vertex AI those of the location.
+
+    None for a kind of a plugin's, which is not known here.
+    """
+    known = BUILT_IN_KINDS.get(kind)
+    return () if known is None else known.default_endpoints(location)
 
 
-def default_endpoints(kind: AccountKind, location: str = "global") -> tuple[str, ...]:
-    """The base URLs of an account that names none: Google's own, for Vertex AI those of the location."""
-    if kind == "api-key":
-        return ("https://generativelanguage.googleapis.com",)
-    if kind == "code-assist":
-        return ("https://cloudcode-pa.googleapis.com",)
-    if location == "global":
-        return ("https://aiplatform.googleapis.com",)
-    if location in ("us", "eu"):
-        return (f"https://aiplatform.{location}.rep.googleapis.com",)
-    return (f"https://{location}-aiplatform.googleapis.com",)
+_NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True)
@@ -55,10 +59,11 @@ class AccountConfig:
     no limit; ``reserve`` is a fraction; ``proxy`` and ``ca_file`` of ``None`` are those of ``[upstream]``.  An account
     that is not ``enabled`` may lack its secret; of one that is, ``unusable`` says why its secret is missing or cannot
     be used, and what helps.  ``login`` tells the credential in the file of ``credentials`` from another one.
+    ``settings`` are the keys of an account of a plugin's kind that are that kind's own, as they were written.
     """
 
     name: str
-    kind: AccountKind
+    kind: str
     api_key: Secret | None = None
     credentials: str | None = None
     access_token: Secret | None = None
@@ -75,6 +80,7 @@ class AccountConfig:
     enabled: bool = True
     unusable: str | None = None
     login: str | None = attrs.field(default=None, repr=False)
+    settings: Mapping[str, Any] = attrs.field(default=_NO_SETTINGS, repr=False)
 
     @endpoints.default
     def _endpoints_of_kind(self) -> tuple[str, ...]:
@@ -114,7 +120,38 @@ def _read_location(value: object, place: Place) -> str:
     return text
 
 
+def mistaken_for(kind: str) -> str | None:
+    """Return the built-in kind that a name is too like to be that of another; None for itself, and for all others."""
+    near = difflib.get_close_matches(kind, BUILT_IN_KINDS, 1, _ALIKE)
+    return near[0] if near and near[0] != kind else None
+
+
+#: Of 1, how alike two names are that nobody tells apart: ``vertx`` and ``vertex``.
+_ALIKE = 0.88
+
+
+def _read_kind(value: object, place: Place) -> str:
+    """Any name: whether a plugin has such a kind is not known here, see :func:`kind_problems`."""
+    if isinstance(value, str) and re.fullmatch("[a-z][a-z0-9-]{0,62}", value) and mistaken_for(value) is None:
+        return value
+    return one_of(*BUILT_IN_KINDS)(value, place)
+
+
 _API_KEY = ("api_key", "api_key_env", "api_key_file")
+#: What accounts of every kind have, those of plugins' too; all else is the kind's own.
+_OF_EVERY_KIND = (
+    "name",
+    "kind",
+    *_API_KEY,
+    "endpoints",
+    "models",
+    "priority",
+    "max_concurrency",
+    "max_sessions",
+    "proxy",
+    "ca_file",
+    "enabled",
+)
 
 
 _TOKEN = ("credentials", "access_token", "access_token_env")
@@ -125,11 +162,7 @@ class AccountTable:
     """``[[accounts]]`` as written."""
 
     name: str = setting(_read_name, "", required="each account needs a name of its own")
-    kind: AccountKind = setting(
-        one_of("api-key", "vertex", "code-assist"),
-        "api-key",
-        required="write api-key, vertex or code-assist",
-    )
+    kind: str = setting(_read_kind, "api-key", required="write api-key, vertex or code-assist")
     api_key: Secret | None = setting(read_written_secret)
     api_key_env: str | None = setting(read_variable)
     api_key_file: Path | None = setting(read_path)
@@ -150,21 +183,41 @@ class AccountTable:
     max_sessions: int | None = setting(whole_number(1, 1_000_000, "; leave it out for no limit"))
     reserve: float = setting(read_fraction, 0.0)
     proxy: ProxySetting | None = setting(read_proxy)
-    ca_file: Authorities | None = setting(read_authorities)
+    ca_file: Path | None = setting(read_path)
     enabled: bool = setting(read_boolean, True)
 
 
 def read_account(value: object, place: Place) -> AccountConfig:
     """A table of ``[[accounts]]``."""
+    settings = _NO_SETTINGS
+    if isinstance(value, dict) and _is_foreign(value.get("kind")):
+        settings = {key: item for key, item in value.items() if key not in _OF_EVERY_KIND}
+        value = {key: item for key, item in value.items() if key in _OF_EVERY_KIND}
     values = values_of(AccountTable, value, place)
     written = AccountTable(**values)
     assert isinstance(value, dict), "no other value gets beyond the lines above"
-    if "kind" in values:
+    if _is_foreign(values.get("kind")):
+        given = [name for name in _API_KEY if name in value]
+        for name in given[1:]:
+            (place / name).problem(f"give {given[0]} or {name}, not both")
+    elif "kind" in values:
         _check_sources(written.kind, value, place)
+        for number, url in enumerate(written.endpoints or ()):
+            if ends_in_version(url):
+                shown = show(value["endpoints"][number])
+                (place / "endpoints")[number].warn(f"{shown} ends in an API version, which the gateway adds itself")
     if written.name and (holder := (place / "name").claim("account", written.name)):
         (place / "name").problem(f"{show(written.name)} is {holder} already; give each account its own name")
     # A disabled account may be disabled for the very reason that its secret is not there.
     found = _Secrets.of(written, place) if written.enabled else _Secrets(written.api_key, written.access_token)
+    authorities: Authorities | None = None
+    if written.ca_file is not None and written.enabled:
+        try:
+            authorities = authorities_in(written.ca_file, place / "ca_file")
+        except RefusedError as lacking:  # without them its upstream could not be told from another
+            (place / "ca_file").lack(f"{lacking}; until then {show(written.name)} is off")
+            brief = str(lacking).replace(repr(str(written.ca_file)), repr(written.ca_file.name))
+            found = attrs.evolve(found, unusable=found.unusable or f"the ca_file {brief}")
     if (
         found.api_key is not None
         and written.enabled
@@ -189,11 +242,42 @@ def read_account(value: object, place: Place) -> AccountConfig:
         max_sessions=written.max_sessions,
         reserve=written.reserve,
         proxy=written.proxy,
-        ca_file=written.ca_file,
+        ca_file=authorities,
         enabled=written.enabled,
         unusable=found.unusable,
         login=found.login,
+        settings=settings,
     )
+
+
+def _is_foreign(kind: object) -> bool:
+    return isinstance(kind, str) and kind not in BUILT_IN_KINDS and mistaken_for(kind) is None
+
+
+def kind_problems(
+    accounts: Iterable[AccountConfig], kinds: Mapping[str, UpstreamKind], file: Path | None
+) -> Iterator[Problem]:
+    """
+    Say what is wrong with accounts whose kind is a plugin's, which the file alone cannot tell.
+
+    :param accounts: all of a configuration, in its order.
+    :param kinds: all that there are, by name.
+    """
+    for number, entry in enumerate(accounts):
+        at = f"accounts[{number}]"
+        if entry.kind in BUILT_IN_KINDS:
+            continue
+        kind = kinds.get(entry.kind)
+        if kind is None:
+            near = nearest_of(entry.kind, kinds)
+            hint = f"did you mean {near!r}?" if near else "a plugin that has it goes into [plugins] load"
+            yield Problem(file, f"{at}.kind", f"{show(entry.kind)} is not one of {', '.join(kinds)}; {hint}")
+            continue
+        yield from problems_of(at, entry.settings, kind.settings or msgspec.Struct, file, of=f"{kind.name} accounts")
+        if entry.enabled and not entry.endpoints and not kind.default_endpoints():
+            yield Problem(file, f"{at}.endpoints", f"is missing: {kind.name} accounts each name their own")
+        if entry.enabled and kind.needs_key and entry.api_key is None and entry.unusable is None:
+            yield Problem(file, f"{at}.api_key", f"is missing: write one of {', '.join(_API_KEY)}")
 
 
 @attrs.frozen
@@ -235,7 +319,7 @@ def _fit(secret: object, place: Place) -> Secret:
     return secret
 
 
-def _check_sources(kind: AccountKind, table: Mapping[str, object], place: Place) -> None:
+def _check_sources(kind: str, table: Mapping[str, object], place: Place) -> None:
     """Check that the account has the credentials that its kind needs, and none that its kind does not use."""
     api_keys = [name for name in _API_KEY if name in table]
     beside = [name for name in (*_TOKEN, "project") if name in table]

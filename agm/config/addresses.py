@@ -105,9 +105,12 @@ def read_endpoint(value: object, place: Place) -> str:
             f"{shown} would send credentials over the network in the clear; write https"
             " (plain http is for loopback hosts only)"
         )
-    if _VERSION_AT_THE_END.search(path):
-        place.warn(f"{shown} ends in an API version, which the gateway adds itself")
     return f"{split.scheme}://{_netloc(split)}{path}"
+
+
+def ends_in_version(url: str) -> bool:
+    """Return whether a URL ends in an API version, as ``/v1beta``."""
+    return _VERSION_AT_THE_END.search(urlsplit(url).path) is not None
 
 
 def read_public_url(value: object, place: Place) -> str:
@@ -222,3 +225,26 @@ def read_collector(value: object, place: Place) -> str:
     if split.path.rstrip("/").endswith("/v1/traces"):
         raise RefusedError(f"{shown} ends in /v1/traces, which is added; write the base URL alone")
     return f"{split.scheme}://{_netloc(split)}{split.path.rstrip('/')}"
+
+
+def why_no_webhook(text: str) -> str | None:
+    """Explain why a text is no URL that can be posted to, without a word of it; None if it is one."""
+    expected = "write it whole, like https://hooks.example.net/agm"
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        return f"holds characters that no URL has; {expected}"
+    try:
+        split = urlsplit(text)
+        host, usable = (split.hostname or ""), split.port != 0
+    except ValueError:
+        return f"cannot be read as a URL; {expected}"
+    if split.scheme not in ("http", "https") or not usable or not _is_host(host):
+        return f"is no URL of a webhook; {expected}"
+    if "@" in split.netloc or split.fragment:
+        return f"has a user or a fragment, which no webhook takes; {expected}"
+    return None
+
+
+def in_the_clear(url: str) -> bool:
+    """Return whether what is sent to a URL can be read on the way."""
+    split = urlsplit(url)
+    return split.scheme == "http" and not is_loopback_host(split.hostname or "")

@@ -31,7 +31,7 @@ class ClientKeyConfig:
     ``digest`` is the SHA-256 of the key in lower-case hexadecimal; ``models`` are patterns, none meaning
     every model; ``requests_per_minute`` and the like are ``None`` for no limit; ``expires`` is in seconds
     since the epoch; ``admin`` may ask the gateway about itself from anywhere; keys of one ``team`` share what they
-    make; ``metadata`` are for plugins.
+    make; while accounts are short, one of a larger ``weight`` is served more often; ``metadata`` are for plugins.
     """
 
     name: str
@@ -45,6 +45,7 @@ class ClientKeyConfig:
     max_sessions: int | None = None
     expires: float | None = None
     team: str | None = None
+    weight: int = 1
     metadata: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -97,6 +98,7 @@ class _ClientKeyTable:
     expires: float | None = setting(read_moment)
     admin: bool = setting(read_boolean, False)
     team: str | None = setting(read_text)
+    weight: int = setting(whole_number(1, 1000), 1)
     metadata: Mapping[str, str] = setting(read_metadata, MappingProxyType({}))
 
 
@@ -121,6 +123,7 @@ def read_client_key(value: object, place: Place) -> ClientKeyConfig:
         max_sessions=written.max_sessions,
         expires=written.expires,
         team=written.team,
+        weight=written.weight,
         metadata=written.metadata,
     )
 

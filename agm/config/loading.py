@@ -7,20 +7,25 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 import platformdirs
 
 from agm.config.accounts import AccountConfig, AccountTable, read_account
+from agm.config.alerts import AlertConfig, AlertTable, read_alert
+from agm.config.budgets import BudgetTable, check_budgets, read_budget
 from agm.config.client_keys import AuthConfig, read_auth
 from agm.config.cluster import ClusterConfig, ClusterTable, read_cluster
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment
+from agm.config.prices import PriceTable, read_prices
 from agm.config.problems import ConfigError, Problem
 from agm.config.reading import Place, Reading, array_of_tables, keys_below, setting, table_of, values_of
 from agm.config.tables import (
+    DialectsConfig,
     GatewayConfig,
     LimitsConfig,
     LogConfig,
@@ -35,6 +40,8 @@ from agm.config.tables import (
     read_metrics,
     read_plugins,
 )
+from agm.core.money import Price
+from agm.core.spending import Budget
 
 
 @attrs.frozen(kw_only=True)
@@ -56,11 +63,15 @@ class Config:
     models: ModelsConfig = setting(table_of(ModelsConfig), ModelsConfig(), inside=ModelsConfig)
     pool: PoolConfig = setting(table_of(PoolConfig), PoolConfig(), inside=PoolConfig)
     accounts: tuple[AccountConfig, ...] = setting(array_of_tables(read_account), (), inside=AccountTable, several=True)
+    prices: Mapping[str, Price] = setting(read_prices, MappingProxyType({}), inside=PriceTable)
+    budgets: tuple[Budget, ...] = setting(array_of_tables(read_budget), (), inside=BudgetTable, several=True)
     log: LogConfig = setting(table_of(LogConfig), LogConfig(), inside=LogConfig)
     metrics: MetricsConfig = setting(read_metrics, MetricsConfig(), inside=MetricsTable)
     otel: OtelConfig = setting(table_of(OtelConfig), OtelConfig(), inside=OtelConfig)
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
     cluster: ClusterConfig = setting(read_cluster, ClusterConfig(), inside=ClusterTable)
+    alerts: tuple[AlertConfig, ...] = setting(array_of_tables(read_alert), (), inside=AlertTable, several=True)
+    dialects: DialectsConfig = setting(table_of(DialectsConfig), DialectsConfig(), inside=DialectsConfig)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()
@@ -95,6 +106,7 @@ def _config(text: str, reading: Reading) -> Config:
         raise ConfigError(reading.problems, reading.files)
     check_environment(values, reading)
     check_reach(values, reading)
+    check_budgets(values, reading)
     return Config(
         path=None if reading.file is None else reading.file.absolute(),
         warnings=tuple(reading.warnings),

@@ -5,6 +5,7 @@
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -35,9 +36,13 @@ _CA_FILE_LIMIT = 4 * 2**20
 
 def read_authorities(value: object, place: Place) -> Authorities:
     """The certificates in a PEM file."""
+    return authorities_in(read_path(value, place), place)
+
+
+def authorities_in(path: Path, place: Place) -> Authorities:
+    """Read the certificates of a PEM file.  :raises RefusedError: if it has none that can be used."""
     from agm.net.trust import certificates_in  # OpenSSL takes its time, and few have authorities of their own
 
-    path = read_path(value, place)
     place.reading.look_at(path)
     try:
         with path.open("rb") as file:

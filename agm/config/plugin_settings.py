@@ -24,25 +24,31 @@ def read_settings(name: str, table: Mapping[str, object], schema: type[S], file:
     :param schema: its fields are the keys of the table; those without a default have to be there.
     :raises ConfigError: with every problem; a value is never told, which may be a secret.
     """
-    if problems := list(problems_of(name, table, schema, file)):
+    if problems := list(problems_of(f"plugins.{name}", table, schema, file)):
         raise ConfigError(problems)
     return msgspec.convert(dict(table), schema)
 
 
 def problems_of(
-    name: str, table: Mapping[str, object], schema: type[msgspec.Struct], file: Path | None
+    place: str, table: Mapping[str, object], schema: type[msgspec.Struct], file: Path | None, *, of: str = ""
 ) -> Iterator[Problem]:
-    """Say what is wrong with a table."""
-    place = f"plugins.{name}"
+    """
+    Say what is wrong with a table.
+
+    :param place: where it stands, as ``plugins.NAME``.
+    :param of: whose keys these are, where it has others beside.
+    """
     fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
     found = False
     for key, value in table.items():
         at = f"{place}.{key if re.fullmatch('[A-Za-z0-9_-]{1,80}', key) else quote(key)}"
         if key not in fields:
             near = nearest_of(key, fields)
-            hint = f"did you mean {near!r}?" if near else f"the keys here are {', '.join(fields)}"
+            keys = f"{of} have {', '.join(fields)}" if of else f"the keys here are {', '.join(fields)}"
+            hint = f"; did you mean {near!r}?" if near else f"; {keys}"
+            none = f"; {of} have none of their own" if of else " here: there are none"
             found = True
-            yield Problem(file, at, f"unknown key{';' if fields else ''} {hint if fields else 'here: there are none'}")
+            yield Problem(file, at, f"unknown key{hint if fields else none}")
             continue
         try:
             msgspec.convert(value, fields[key].type)

@@ -127,8 +127,8 @@ def digest_of(secret: Secret) -> str:
 _KEY_FILE_LIMIT = 64 * 1024
 
 
-def secret_from_file(path: object, place: Place) -> Secret:
-    """The one key that a file holds; ``path`` is a :class:`Path`.  Raises :class:`UnusableError`."""
+def secret_from_file(path: object, place: Place, what: str = "the key") -> Secret:
+    """The one key, or `what` else, that a file holds; ``path`` is a :class:`Path`.  Raises :class:`UnusableError`."""
     assert isinstance(path, Path)
     place.reading.look_at(path)
     try:
@@ -136,10 +136,10 @@ def secret_from_file(path: object, place: Place) -> Secret:
             mode = os.fstat(file.fileno()).st_mode
             held = file.read(_KEY_FILE_LIMIT + 1)
     except (OSError, ValueError) as failure:
-        raise _file_unusable("{file}", path, f"cannot be read: {cure_unreadable(failure, 'the key')}") from None
+        raise _file_unusable("{file}", path, f"cannot be read: {cure_unreadable(failure, what)}") from None
     text = held.decode("utf-8-sig", "replace").strip()
     if why := _NOT_ONE_KEY if len(held) > _KEY_FILE_LIMIT else why_unusable(text):
-        cure = "" if text else "; put the key there"
+        cure = "" if text else f"; put {what} there"
         raise _file_unusable("the content of {file}", path, why + cure)
     if warning := open_to_others(path, mode):
         place.warn(warning)

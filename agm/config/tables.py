@@ -1,6 +1,6 @@
 """
 The tables that are plain settings: ``[gateway]``, ``[timeouts]``, ``[limits]``, ``[pool]``, ``[models]``, ``[log]``,
-``[metrics]``, ``[otel]``, ``[request_log]`` and ``[plugins]``.
+``[metrics]``, ``[otel]``, ``[request_log]``, ``[dialects]`` and ``[plugins]``.
 """
 
 # ruff: noqa: RUF009 - `setting` makes an attrs field, which ruff cannot know; it is no shared default
@@ -36,6 +36,9 @@ from agm.config.values import (
 )
 from agm.config.words import quote, shorten, show, sort_of
 
+#: More processes than that on one machine are a mistake.
+MOST_WORKERS = 256
+
 Strategy = Literal["sticky", "round-robin", "least-loaded", "priority"]
 
 DEFAULT_MODELS = (
@@ -56,7 +59,8 @@ class GatewayConfig:
 
     ``listen`` are Twisted server endpoints; ``max_body`` is in bytes; ``allowed_hosts`` are bare names in
     lower case, beyond the loopback ones; ``cors_origins`` are as browsers send them; ``public_url`` has no slash at
-    its end; ``trusted_proxies`` are as :class:`~agm.core.sender.TrustedProxies` takes them.
+    its end; ``trusted_proxies`` are as :class:`~agm.core.sender.TrustedProxies` takes them; ``workers`` is how many
+    processes serve.
     """
 
     listen: tuple[str, ...] = setting(
@@ -72,6 +76,7 @@ class GatewayConfig:
     public_url: str | None = setting(read_public_url)
     trusted_proxies: tuple[str, ...] = setting(array_of(read_proxy_address), ())
     fast_sockets: bool = setting(read_boolean, True)
+    workers: int = setting(whole_number(1, MOST_WORKERS), 1)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +90,7 @@ class TimeoutsConfig:
     request_read: float = setting(seconds(), 60.0)
     client_stall: float = setting(seconds(), 300.0)
     drain: float = setting(seconds(zero=True), 30.0)
+    lame_duck: float = setting(seconds(zero=True), 0.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -171,6 +177,18 @@ class ModelsConfig:
     aliases: Mapping[str, str] = setting(read_aliases, MappingProxyType({}))
     fallbacks: Mapping[str, tuple[str, ...]] = setting(read_fallbacks, MappingProxyType({}))
     display_name: Literal["id", "upstream"] = setting(one_of("id", "upstream"), "id")
+
+
+@attrs.frozen(kw_only=True)
+class DialectsConfig:
+    """
+    Which other APIs are spoken, each by a plugin in :mod:`agm.dialects`, and the model that serves where a client of
+    theirs asks for one that is not known; ``None`` for 404.
+    """
+
+    openai: bool = setting(read_boolean, True)
+    anthropic: bool = setting(read_boolean, True)
+    default_model: str | None = setting(read_text)
 
 
 @attrs.frozen(kw_only=True)

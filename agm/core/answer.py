@@ -6,9 +6,10 @@ Bytes are laid out here as a client wants them; nothing is sent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import msgspec
@@ -24,19 +25,20 @@ class LocalAnswer:
     """
     An answer that needs no upstream.
 
-    `content` is one document, or the documents of a stream in their order, which are laid out as the client wants them;
-    or bytes, which go out as they are and must be laid out so.  `headers` are beside those that the form of the answer
-    needs.
+    `content` is one document, or the documents of a stream in their order, which are laid out as the client wants them:
+    events of an interaction have their ``event_type`` beside, and a stream of the OpenAI surface ends with ``[DONE]``.
+    Bytes go out as they are, and must be laid out so.  `headers` are beside those that the form of the answer needs.
     """
 
     content: Mapping[str, Any] | Sequence[Mapping[str, Any]] | bytes
     status: int = 200
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
-    def body(self, framing: Framing) -> bytes:
+    def body(self, framing: Framing, method: str = "") -> bytes:
         """
         Lay it out.
 
+        :param method: what is answered, as hooks see it.
         :raises TypeError: if it has not what the framing asks for, or JSON cannot hold it.
         """
         content = self.content
@@ -52,7 +54,15 @@ class LocalAnswer:
         encoded = [msgspec.json.encode(dict(document)) for document in several]
         if framing is Framing.ARRAY:
             return b"[" + b",\n".join(encoded) + b"]"
-        return b"".join(b"data: " + document + b"\r\n\r\n" for document in encoded)
+        if method.startswith("interactions."):
+            kinds = [document.get("event_type") for document in several]
+            if not all(isinstance(kind, str) and kind.isprintable() for kind in kinds):
+                raise TypeError("an event of an interaction has no event_type")
+            lines = [f"event: {kind}\ndata: ".encode() for kind in kinds]
+            events = [line + document + b"\n\n" for line, document in zip(lines, encoded, strict=True)]
+            return b"".join(events) + b"event: done\ndata: [DONE]\n\n"
+        done = b"data: [DONE]\n\n" if method.startswith("openai.") else b""
+        return b"".join(b"data: " + document + b"\r\n\r\n" for document in encoded) + done
 
 
 @attrs.frozen(slots=False)
@@ -60,10 +70,46 @@ class KeepAnswer:
     """
     No answer, but the wish to get the upstream's: the record of the request holds the bytes that its client got.
 
-    An answer of more than `most` bytes is not kept.
+    An answer of more than `most` bytes is not kept.  `headers` go out with a good answer; one that is made once for all
+    requests costs none of them anything.
+
+    :raises TypeError: if a header cannot be sent.
     """
 
     most: int = 1024 * 1024
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    #: The same, as they are written.
+    lines: tuple[tuple[bytes, bytes], ...] = attrs.field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in self.headers.items():
+            check_header(name, value)
+        lines = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.headers.items())
+        object.__setattr__(self, "lines", lines)
+
+
+#: A header's name and value as RFC 9110 has them; a line break in one would begin another.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile("[^\\x00-\\x08\\x0a-\\x1f\\x7f\\u0100-\\U0010ffff]*")
+#: Headers that say how an answer is laid out or sent.
+_OF_THE_HOP = frozenset(
+    {"connection", "content-encoding", "content-length", "date", "keep-alive", "server", "te", "trailer"}
+    | {"transfer-encoding", "upgrade", "x-agm-request-id"}
+)
+
+
+def check_header(name: object, value: object) -> None:
+    """
+    Check that a header may be added to an answer.
+
+    :raises TypeError: if it cannot be sent, or is not a plugin's to say.
+    """
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError("it returned a header that is not text: both its name and its value are strings")
+    if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+        raise TypeError("it returned a header that cannot be sent: a name is a token, a value one line of Latin-1")
+    if name.lower() in _OF_THE_HOP:
+        raise TypeError(f"it returned the header {name.lower()}, which says how the answer is sent, and is agm's own")
 
 
 #: Nothing was looked up.
@@ -79,10 +125,14 @@ class Answer:
 
     :ivar status: the HTTP status; an error's body is google.rpc.Status JSON.
     :ivar account: the name of the account that answers; None for an answer of the gateway's own.
+    :ivar headers: ``retry-after``, if there is one, and others that are for clients; names in lower case.
+    :ivar request: the request as it was made, with the mapped model: a :class:`agm.core.request.GatewayRequest`.
     """
 
     status: int
     account: str | None = None
+    headers: Mapping[str, str] = NOTHING
+    request: Any = None
     #: How the bytes are laid out.
     framing: Framing = Framing.UNARY
 
@@ -98,8 +148,8 @@ class Answer:
         """
         raise NotImplementedError
 
-    def close(self) -> None:
-        """End the call; what has not come is not wanted."""
+    def close(self, outcome: Literal["ok", "error", "aborted", "cancelled"] = "cancelled") -> None:
+        """End the call; what has not come is not wanted.  Only the first call counts, and none after the end."""
         raise NotImplementedError
 
     async def read(self) -> bytes:

@@ -21,6 +21,7 @@ from enum import Enum
 
 import attrs
 
+from agm.core import kinds
 from agm.core.durations import parse_duration, parse_retry_after, seconds_until, until_pacific_midnight
 from agm.core.google_error import ErrorInfo, GoogleError, QuotaViolation, read_error
 
@@ -81,11 +82,7 @@ class Verdict:
 #: The APIs that an account of each kind is asked through; words about another one are about a tool or a file.
 OWN_SERVICES: Mapping[str, frozenset[str]] = {
     kind: frozenset({*services, "serviceusage.googleapis.com"})  # this one lends a project for billing and quota
-    for kind, services in {
-        "api-key": ("generativelanguage.googleapis.com",),
-        "vertex": ("aiplatform.googleapis.com",),
-        "code-assist": ("cloudcode-pa.googleapis.com", "cloudaicompanion.googleapis.com"),
-    }.items()
+    for kind, services in kinds.SERVICES.items()
 }
 #: Reasons that no waiting mends.
 _LOCKED = frozenset({"API_KEY_INVALID", "API_KEY_EXPIRED", "CONSUMER_SUSPENDED", "VALIDATION_REQUIRED"})

@@ -47,6 +47,8 @@ class ClientKey:
     expires: float | None = None
     #: The team that its bearer belongs to; keys of one team share what they make.
     team: str | None = None
+    #: Its share while accounts are short: a key of weight 2 is served twice as often as one of weight 1.
+    weight: int = 1
     #: What is known of whoever has it, for plugins: a team, a user.
     metadata: Mapping[str, str] = attrs.field(factory=dict)
     patterns: Patterns = attrs.field(init=False, repr=False, eq=False)

@@ -21,6 +21,7 @@ OTHER = "other"
 MAX_REASONS = 200
 MAX_MODELS = 300
 MAX_ACCOUNTS = 20_000
+MAX_DIALECTS = 20
 
 #: Seconds: an answer's first byte comes in tens of milliseconds or, after much thought, in minutes.
 FIRST_BYTE_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 120.0, 300.0)
@@ -97,6 +98,9 @@ class Counters:
     :ivar tries: by (account, reason), likewise.
     :ivar errors: that clients got, by (whose, reason): ``gateway`` or ``upstream``.
     :ivar tokens: by model, in the order of :data:`TOKENS`.
+    :ivar costs: in US dollars, by model.
+    :ivar unpriced: requests that an upstream has answered and whose price is not known, by model.
+    :ivar dialects: requests of clients that speak another API, by (dialect, status, outcome).
     """
 
     def __init__(self, known_model: Callable[[str], bool], kind_of: Callable[[str], str]) -> None:
@@ -111,6 +115,10 @@ class Counters:
         self.tries: dict[tuple[str, str], int] = {}
         self.errors: dict[tuple[str, str], int] = {}
         self.tokens: dict[str, list[int]] = {}
+        self.costs: dict[str, float] = {}
+        self.unpriced: dict[str, int] = {}
+        self.dialects: dict[tuple[str, str, str], int] = {}
+        self._dialects = BoundedLabels(MAX_DIALECTS)
         self.received = 0
         self.sent = 0
         self.lag = Histogram(LAG_BOUNDS)
@@ -123,6 +131,9 @@ class Counters:
         code = _CODES.get(record.status) or f"{record.status // 100 % 10}xx"
         key = (method, framing, code, outcome)
         self.requests[key] = self.requests.get(key, 0) + 1
+        if request.dialect is not None:
+            spoken = (self._dialects[request.dialect], code, outcome)
+            self.dialects[spoken] = self.dialects.get(spoken, 0) + 1
         self.received += len(request.body.raw)
         self.sent += record.sent
         if record.first_byte is not None and outcome != "error":
@@ -156,6 +167,13 @@ class Counters:
             tokens[2] += usage.cached
             tokens[3] += usage.thoughts
             tokens[4] += usage.tool
+        if record.account is not None and outcome != "error":
+            if usage is None:
+                model = self._models[request.model]
+            if record.cost is None:
+                self.unpriced[model] = self.unpriced.get(model, 0) + 1
+            else:
+                self.costs[model] = self.costs.get(model, 0.0) + record.cost
 
     def refused(self, reason: str) -> None:
         """Count an error of the gateway's own that a client got."""

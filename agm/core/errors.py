@@ -76,7 +76,7 @@ def error_info(reason: str, **metadata: str) -> dict[str, Any]:
 class GatewayError(Exception):
     """Something that ends a request with an answer of the gateway's own.  Subclasses fix the status."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
     reason: ClassVar[str] = "INTERNAL"
 
     def __init__(
@@ -193,8 +193,12 @@ class UpstreamTimeout(GatewayError):
     status, reason = 504, "UPSTREAM_TIMEOUT"
 
 
-def with_retry_info(body: bytes, seconds: float) -> bytes:
-    """An upstream's error body with RetryInfo set to `seconds`; as it was if it is not google.rpc.Status."""
+def with_retry_info(body: bytes, seconds: float, outlook: str = "") -> bytes:
+    """
+    An upstream's error body with RetryInfo set to `seconds`; as it was if it is not google.rpc.Status.
+
+    :param outlook: a sentence for people, which is added as ``google.rpc.LocalizedMessage``.
+    """
     try:
         document = documents.decode(body)
         error = document["error"]
@@ -204,4 +208,7 @@ def with_retry_info(body: bytes, seconds: float) -> bytes:
     except (*NOT_JSON, KeyError, TypeError, AttributeError):
         return body
     error["details"] = [*details, retry_info(seconds)]
+    if outlook:
+        kind = "type.googleapis.com/google.rpc.LocalizedMessage"
+        error["details"].append({"@type": kind, "locale": "en", "message": outlook})
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -1,4 +1,4 @@
-"""What the three kinds of upstreams can do.  How each is spoken to is in :mod:`agm.plugins.builtin.wrapping`."""
+"""What the built-in kinds of upstreams can do.  How each is spoken to is in :mod:`agm.plugins.builtin.wrapping`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ RESOURCE_METHODS = frozenset(
 DEVELOPER_SESSIONS = frozenset({"BidiGenerateContent", "BidiGenerateMusic", "interactions.live", "auth_tokens.create"})
 VERTEX_SESSIONS = frozenset({"LlmBidiService.BidiGenerateContent"})
 
-#: The methods that each kind has, by Google's names.
+#: The methods that each built-in kind has, by Google's names.
 METHODS: Mapping[str, frozenset[str]] = {
     "api-key": frozenset(
         {
@@ -109,3 +109,22 @@ METHODS: Mapping[str, frozenset[str]] = {
     ),
     "code-assist": frozenset({"generateContent", "streamGenerateContent", "countTokens"}),
 }
+
+#: Every method that a kind may have.
+ALL_METHODS = frozenset().union(*METHODS.values())
+
+#: The APIs that an account of each kind is asked through; the last is the one that has to be enabled.
+SERVICES: Mapping[str, tuple[str, ...]] = {
+    "api-key": ("generativelanguage.googleapis.com",),
+    "vertex": ("aiplatform.googleapis.com",),
+    "code-assist": ("cloudcode-pa.googleapis.com", "cloudaicompanion.googleapis.com"),
+}
+
+
+def vertex_endpoints(location: str) -> tuple[str, ...]:
+    """Vertex AI's base URL for a location."""
+    if location == "global":
+        return ("https://aiplatform.googleapis.com",)
+    if location in ("us", "eu"):
+        return (f"https://aiplatform.{location}.rep.googleapis.com",)
+    return (f"https://{location}-aiplatform.googleapis.com",)

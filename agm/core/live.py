@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +20,7 @@ from agm.core.documents import undense
 from agm.core.errors import NOT_JSON, InvalidRequest, status_body
 from agm.core.ownership import Maker
 from agm.core.wire.target import bare_model
-from agm.core.wire.usage import Usage, last_usage
+from agm.core.wire.usage import GENERATE, Names, Usage, last_usage
 from agm.core.wire.websocket import Closing, FrameReader
 
 #: Google's names for what is called: the Developer API's, its music, Vertex AI's, and a live interaction.
@@ -208,13 +208,11 @@ def closing_of(status: int, message: str) -> Closing:
 
 #: So much of a message is looked through at its beginning and at its end: between them is audio, as a rule.
 _EDGE = 8 * 1024
-_USAGE = (b'"usageMetadata"', b'"usage"')
 _HANDLE = re.compile(rb'"(?:newHandle|new_handle)"\s*:\s*"([^"\\]{1,4096})"')
-_BEGUN = re.compile(
-    rb'"event_type"\s*:\s*"interaction\.(?:created|connected)".{0,400}?"(?:interaction_id|id)"\s*:\s*"([\w.-]{1,256})"',
-    re.DOTALL,
-)
-_TURN_OVER = re.compile(rb'"(?:turnComplete|turn_complete)"\s*:\s*true|"interaction\.completed"')
+#: The event that tells the id of an interaction, and the id: either may come first.
+_BEGUN = re.compile(rb'"event_type"\s*:\s*"interaction\.(?:created|connected)"')
+_ID = re.compile(rb'"(?:interaction_id|id)"\s*:\s*"([\w.-]{1,256})"')
+_TURN_OVER = re.compile(rb'"(?:turnComplete|turn_complete)"\s*:\s*true')
 #: What begins another turn.
 _CONTENT = (b'"modelTurn"', b'"toolCall"', b'"outputTranscription"', b'"step.start"', b'"audioChunks"')
 
@@ -225,13 +223,15 @@ class LiveWatch:
     the handles that resume a session, and of the interactions that are begun.
 
     :param on_handle: called with each new handle, and with ``interactions/ID``.
+    :param names: what the session's API calls its counts.
     :ivar finish: how the session was closed, for the record.
     """
 
-    __slots__ = ("_head", "_last", "_on_handle", "_over", "_sum", "_tail", "finish")
+    __slots__ = ("_head", "_last", "_names", "_on_handle", "_over", "_sum", "_tail", "finish")
 
-    def __init__(self, on_handle: Callable[[str], object]) -> None:
+    def __init__(self, on_handle: Callable[[str], object], names: Names = GENERATE) -> None:
         self._on_handle = on_handle
+        self._names = names
         #: The beginning and the end of a message that has come in part.
         self._head = self._tail = b""
         self._sum = Usage()
@@ -262,8 +262,8 @@ class LiveWatch:
         content = any(data.find(word, start, end) >= 0 for word in _CONTENT) if self._over else False
         if content:
             self._commit()
-        if any(data.find(word, start, end) >= 0 for word in _USAGE):
-            found = last_usage(data[start:end])
+        if data.find(self._names.usage, start, end) >= 0:
+            found = last_usage(data[start:end], self._names)
             if found is not None:
                 self._last = found
         if data.find(b"urn", start, end) >= 0 and _TURN_OVER.search(data, start, end):
@@ -273,8 +273,8 @@ class LiveWatch:
             if handle is not None:
                 self._on_handle(handle[1].decode("utf-8", "replace"))
         elif data.find(b'"interaction.c', start, end) >= 0:
-            told = _BEGUN.search(data, start, end)
-            if told is not None:
+            told = _BEGUN.search(data, start, end) and _ID.search(data, start, end)
+            if told:
                 self._on_handle("interactions/" + told[1].decode("ascii"))
 
     def _commit(self) -> None:
@@ -290,8 +290,15 @@ class LiveWatch:
 
 
 def _added(one: Usage, other: Usage) -> Usage:
-    counts = {field.name: getattr(one, field.name) + getattr(other, field.name) for field in attrs.fields(Usage)}
-    return Usage(**counts)
+    counts = {
+        name: getattr(one, name) + getattr(other, name)
+        for name in ("prompt", "output", "cached", "thoughts", "tool", "total", "images")
+    }
+    parts: Counter[tuple[str, str]] = Counter()
+    for of, modality, count in (*one.modalities, *other.modalities):
+        parts[of, modality] += count
+    modalities = tuple((of, modality, count) for (of, modality), count in parts.items())
+    return Usage(**counts, modalities=modalities, tier=other.tier or one.tier)
 
 
 # Handles and tokens

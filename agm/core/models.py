@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import attrs
 
-from agm.core.errors import InvalidRequest
+from agm.core.errors import InvalidRequest, NotFound
 from agm.core.wire.target import bare_model
 
 DEFAULT_PAGE = 50
@@ -102,6 +102,29 @@ def supported_methods(model: str) -> tuple[str, ...]:
     return _GENERATION
 
 
+#: How the names of Google's models begin, and those of the emulator.
+_OF_GOOGLE = re.compile(
+    r"(?:gemini|gemma|learnlm|imagen|veo|lyria|chirp|emu)-|aqa\Z|embedding-\d|textembedding-|text-embedding-\d\d"
+    r"|text-multilingual-embedding-|(?:tunedModels|dynamic|publishers|projects)/"
+)
+
+
+def is_googles(model: str) -> bool:
+    """Return whether a name looks like one of Google's models, listed or not: lists omit previews."""
+    return _OF_GOOGLE.match(model) is not None
+
+
+def unknown_model(model: str) -> NotFound:
+    """Make the error for a client of another API that asks for a model which nobody has named."""
+    shown = model if len(model) <= 80 else model[:77] + "..."
+    return NotFound(
+        f"No model is called {shown} here. Write in the configuration which Gemini model serves it: "
+        f'[models.aliases] "{shown}" = "gemini-2.5-flash"; or, for every name that is not known, '
+        '[dialects] default_model = "gemini-2.5-flash".',
+        reason="MODEL_NOT_FOUND",
+    )
+
+
 #: Asked for if nothing in the configuration says what an account serves.
 _USUAL = ("gemini-2.5-flash", "gemini-2.5-pro")
 
@@ -169,6 +192,11 @@ class Catalog:
         found.update((model, resource) for model, resource in known.items() if model not in found)
         self._models = found
         self._ids_by_display_name = {names.get(model, model): model for model in reversed(found)}
+
+    @property
+    def resources(self) -> Sequence[Mapping[str, Any]]:
+        """All of them."""
+        return tuple(self._models.values())
 
     def __contains__(self, model: str) -> bool:
         """Return whether this is the id of one of them."""

@@ -402,6 +402,9 @@ class Ownership(Protocol):
     def __len__(self) -> int:
         """Count the known names."""
 
+    def __bool__(self) -> bool:
+        """Tell whether any name is known."""
+
     @property
     def collections(self) -> Set[str]:
         """The collections of which a name is known that a body may hold; ``models`` for the operations of models."""
@@ -448,6 +451,9 @@ class KnownOwners:
 
     def __len__(self) -> int:
         return sum(map(len, self._owners.values()))
+
+    def __bool__(self) -> bool:
+        return any(self._owners.values())
 
     @property
     def collections(self) -> Set[str]:

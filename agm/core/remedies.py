@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agm.core.classify import Fault
+from agm.core.kinds import SERVICES
 from agm.core.pool.cooldown import KnownCooldown
 from agm.core.pool.exclusions import Cause
 from agm.core.request import Account
 
 __all__ = ["fix_for", "remedy"]
 
-_SERVICES = {
-    "api-key": "generativelanguage.googleapis.com",
-    "vertex": "aiplatform.googleapis.com",
-    "code-assist": "cloudaicompanion.googleapis.com",
-}
 _NETWORK = "check the account's endpoints, and this machine's network"
 _NEW_KEY = "create a new key and replace this one with it"
 _BILLING = "check the billing of the account's project"
@@ -60,12 +56,13 @@ def remedy(account: Account, fault: Fault | None, reason: str) -> str | None:
     if reason in _BY_REASON:
         return _BY_REASON[reason]
     if reason in ("SERVICE_DISABLED", "API_KEY_SERVICE_BLOCKED", "API_KEY_BLOCKED"):
-        return f"enable {_SERVICES.get(account.kind, 'its API')} for the project, or for the key"
+        service = SERVICES[account.kind][-1] if account.kind in SERVICES else "its API"
+        return f"enable {service} for the project, or for the key"
     match fault:
-        case Fault.CREDENTIAL | Fault.LOCKED if account.kind == "api-key" or account.express:
-            return _NEW_KEY
-        case Fault.CREDENTIAL | Fault.LOCKED:
+        case Fault.CREDENTIAL | Fault.LOCKED if account.kind in ("vertex", "code-assist") and not account.express:
             return f"sign in again: agm login {account.name}, or put new credentials in place"
+        case Fault.CREDENTIAL | Fault.LOCKED:
+            return _NEW_KEY
         case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR if account.kind == "vertex":
             return f"grant roles/aiplatform.user on project {account.project} to the owner of the credentials"
         case Fault.FORBIDDEN | Fault.BLOCKED | Fault.UNCLEAR if account.kind == "code-assist":

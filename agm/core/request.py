@@ -7,12 +7,13 @@ are left out before a :class:`GatewayRequest` is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import attrs
 import msgspec
 
+from agm.core import kinds
 from agm.core.answer import NOTHING
 from agm.core.classify import Verdict
 from agm.core.documents import undense
@@ -25,8 +26,6 @@ from agm.core.wire.bytechain import ByteChain
 from agm.core.wire.envelope import unreadable
 from agm.core.wire.usage import Usage
 from agm.core.wire.vertex import Place
-
-Kind = Literal["api-key", "vertex", "code-assist"]
 
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
@@ -126,6 +125,11 @@ class GatewayRequest:
     found: Mapping[str, Any] = NOTHING
     #: What the client's key says of whoever has it: a team, a user.
     key_metadata: Mapping[str, str] = NOTHING
+    #: The team of the client's key, and the key's weight while accounts are short.
+    team: str | None = None
+    weight: int = 1
+    #: The dialect that the client speaks, ``openai`` for one, where a plugin translates it; None for Google's own API.
+    dialect: str | None = None
 
 
 @attrs.frozen(eq=False)
@@ -140,7 +144,8 @@ class Account:
     """
 
     name: str
-    kind: Kind
+    #: Its name; :attr:`upstream` describes it.
+    kind: str
     endpoints: tuple[str, ...]
     project: str | None = None
     location: str = "global"
@@ -155,6 +160,129 @@ class Account:
     #: How many Live sessions it may hold; None is no limit.
     max_sessions: int | None = None
     unusable: str | None = None
+    #: What a plugin's kind has of its own in the account's table: its ``settings``, filled in.
+    settings: Any = None
+    #: What its kind is like; of a kind of a plugin's the gateway fills it in.
+    upstream: UpstreamKind = attrs.field(repr=False)
+
+    @upstream.default
+    def _upstream_of_kind(self) -> UpstreamKind:
+        return BUILT_IN_KINDS.get(self.kind) or UpstreamKind(self.kind, ())
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """The methods that its kind has, by Google's names."""
+        return self.upstream.methods
+
+
+class AnswerReader(Protocol):
+    """
+    Reads one answer of a foreign upstream into documents of the Gemini API; a kind makes one for each answer.
+
+    Either method may raise an :class:`ErrorInAnswer`, or a :class:`agm.api.GatewayError`.
+    """
+
+    def read(self, document: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """
+        Read a document of the upstream's: an event of a stream, or a unary answer as a whole.
+
+        :returns: what the client gets in its place: of a stream any number of documents, else one.
+        """
+
+    def end(self, done: bool) -> Iterable[dict[str, Any]]:
+        """
+        End a stream; not called for a unary answer.
+
+        :param done: whether the upstream has sent ``[DONE]``; nothing that comes behind it is read.
+        :returns: the client's last documents.
+        :raises agm.api.GatewayError: if the answer is not whole; it then breaks off.
+        """
+
+
+class ErrorInAnswer(Exception):
+    """
+    What an :class:`AnswerReader` raises for a good status whose answer turns out to be an error.
+
+    :param status: the HTTP status that it should have had, 400 or more.
+    :param body: the upstream's own words, for the kind's ``read_error``.
+    """
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"the answer is an error, {status}")
+        self.status = status
+        self.body = body
+
+
+@attrs.frozen
+class ModelList:
+    """
+    Where an upstream lists its models, and how the list reads.
+
+    `path` is put after the account's first endpoint; `read` makes model resources of the Gemini API (``name`` with
+    ``models/`` in front, ``supportedGenerationMethods``) of the document that comes.
+    """
+
+    path: str
+    read: Callable[[dict[str, Any]], Iterable[Mapping[str, Any]]]
+
+
+def _names(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(names)
+
+
+def bearer(key: str) -> Mapping[str, str]:
+    """Return the headers of a key that goes along as a bearer token."""
+    return {"authorization": f"Bearer {key}"}
+
+
+def _google_key(key: str) -> Mapping[str, str]:
+    return {"x-goog-api-key": key}
+
+
+@attrs.frozen(eq=False)
+class UpstreamKind:
+    """
+    A kind of upstream: ``[[accounts]] kind = "NAME"``, what it can do and how it is spoken to.
+
+    `methods` are Google's names of what it serves.  `wrap` makes a request of the client's, as ``agm_wrap_request``
+    does; without it, other plugins do.  `endpoints` are those of an account that names none.  `authenticate` makes the
+    headers of an account's key, and `needs_key` says whether an account must have one.  `read_answer` makes what reads
+    one answer, where the upstream does not answer as Gemini does, and `read_error` says what its errors mean, as
+    ``agm_classify_error`` does.  `models` is its list of models, and `settings` a struct of the keys that its
+    ``[[accounts]]`` tables have beside those of all accounts; :attr:`Account.settings` holds it, filled in.
+    """
+
+    name: str
+    methods: frozenset[str] = attrs.field(converter=_names)
+    wrap: Callable[[GatewayRequest, Account, bytes], UpstreamRequest | None] | None = None
+    endpoints: tuple[str, ...] | Callable[[str], tuple[str, ...]] = ()
+    authenticate: Callable[[str], Mapping[str, str]] = bearer
+    needs_key: bool = True
+    read_answer: Callable[[GatewayRequest, Account], AnswerReader] | None = None
+    read_error: Callable[[int, bytes, Mapping[str, str], Account, GatewayRequest], Verdict | None] | None = None
+    models: ModelList | None = None
+    settings: type[msgspec.Struct] | None = None
+
+    def default_endpoints(self, location: str = "global") -> tuple[str, ...]:
+        """Return the base URLs of an account that names none: none, where each account has its own."""
+        return self.endpoints if isinstance(self.endpoints, tuple) else self.endpoints(location)
+
+
+#: The kinds that need no plugin.
+BUILT_IN_KINDS: Mapping[str, UpstreamKind] = {
+    kind.name: kind
+    for kind in (
+        UpstreamKind(
+            "api-key",
+            kinds.METHODS["api-key"],
+            endpoints=("https://generativelanguage.googleapis.com",),
+            authenticate=_google_key,
+            models=ModelList("/v1beta/models?pageSize=1000", lambda document: document.get("models", [])),
+        ),
+        UpstreamKind("vertex", kinds.METHODS["vertex"], endpoints=kinds.vertex_endpoints),
+        UpstreamKind("code-assist", kinds.METHODS["code-assist"], endpoints=("https://cloudcode-pa.googleapis.com",)),
+    )
+}
 
 
 @attrs.frozen(slots=False)
@@ -271,3 +399,5 @@ class RequestRecord:
     finish_reason: str | None = None
     #: The bytes of an answer that came whole, where a plugin has asked for them with a ``KeepAnswer``.
     answer: bytes | None = attrs.field(default=None, repr=False)
+    #: What it cost in US dollars, by list prices; None where that is not known, or nothing was used.
+    cost: float | None = None

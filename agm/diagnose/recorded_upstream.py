@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import attrs
@@ -15,7 +15,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
@@ -26,6 +26,7 @@ from agm.core.network import Network
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.bytechain import ByteChain
 from agm.diagnose.recording import NO_ANSWER, Answer, emulated_error
+from agm.diagnose.replay_clock import ReplayClock
 from agm.net.timers import Deadlines
 from agm.serving.health_checks import QUESTION
 from agm.upstream.client import UpstreamAnswer, UpstreamFailed, WholeAnswer
@@ -52,19 +53,53 @@ class RecordedCredential:
         """The next attempt asks the recording, as any does."""
 
 
+class Answers(Protocol):
+    """Says what upstreams answer."""
+
+    def due(self, now: float, account: str, model: str, body: bytes, *, own: bool) -> Answer | None:
+        """
+        Give the answer to an attempt, at a number of seconds after the beginning; None for a good one at once.
+
+        :param body: the request's.
+        :param own: whether it is a question of the gateway's own.
+        """
+
+
+class RecordedAnswers:
+    """The answers of a recording, each as often as it says."""
+
+    def __init__(self, answers: Iterable[Answer]) -> None:
+        self._answers = tuple(answers)
+        self._left = [answer.times for answer in self._answers]
+
+    def due(self, now: float, account: str, model: str, body: bytes, *, own: bool) -> Answer | None:
+        """See :class:`Answers`; a question of the gateway's own gets one that is there for always."""
+        for place, answer in enumerate(self._answers):
+            if own and answer.times:
+                continue
+            if (
+                answer.account in (account, "*")
+                and answer.model in (model, None)
+                and answer.since <= now < (float("inf") if answer.until is None else answer.until)
+                and (self._left[place] or not answer.times)
+            ):
+                self._left[place] -= 1
+                return answer
+        return None
+
+
 class RecordedUpstream:
     """
-    Answers as a recording says, and well where it says nothing.
+    Answers as it was recorded, and well where nothing was.
 
     :param epoch: when the clock began, in seconds since the epoch, for times in errors.
     """
 
-    def __init__(self, clock: Clock, answers: Iterable[Answer], epoch: float) -> None:
+    def __init__(self, clock: ReplayClock, answers: Answers, epoch: float) -> None:
         self._clock = clock
         self.deadlines = Deadlines(clock)
         self._epoch = epoch
-        self._answers = tuple(answers)
-        self._left = [answer.times for answer in self._answers]
+        self._answers = answers
 
     def connections(self) -> dict[str, tuple[int, int]]:
         """None: there is no network here."""
@@ -95,7 +130,9 @@ class RecordedUpstream:
         text = bytes(body) if isinstance(body, bytes | ByteChain) else b""
         call = _Call.of(url, text)
         account = next(value.decode("utf-8") for name, value in headers if name == _WHOSE)
-        answer = self._due(account, call.model, own=QUESTION in text) or Answer(account, status=200)
+        now = self._clock.seconds()
+        answer = self._answers.due(now, account, call.model, text, own=QUESTION in text)
+        answer = answer or Answer(account, status=200)
         reason = NO_ANSWER.get(answer.fault or "")
         if reason == "FIRST_BYTE_TIMEOUT" or answer.latency > timeout:
             await deferLater(self._clock, timeout)
@@ -114,7 +151,7 @@ class RecordedUpstream:
             return self._answered(status, error)
         if answer.status is not None and answer.status >= 300:
             return self._answered(answer.status, _error(answer, answer.status, call))
-        return self._answered(200, call.good(), answer.lasts, cut=answer.fault == "cut")
+        return self._answered(200, call.good(answer.usage), answer.lasts, cut=answer.fault == "cut")
 
     async def fetch(self, method: str, url: str, *_: object, **__: object) -> WholeAnswer:
         """Answer a question about a project or a quota."""
@@ -124,22 +161,6 @@ class RecordedUpstream:
     def treq(self, network: Network | None = None) -> HTTPClient:
         """Return a client for plugins that reaches nobody: a replay has no network."""
         return HTTPClient(_Nobody())
-
-    def _due(self, account: str, model: str, *, own: bool) -> Answer | None:
-        """The answer to an attempt; to a question of the gateway's `own`, only one that is there for always."""
-        now = self._clock.seconds()
-        for place, answer in enumerate(self._answers):
-            if own and answer.times:
-                continue
-            if (
-                answer.account in (account, "*")
-                and answer.model in (model, None)
-                and answer.since <= now < (float("inf") if answer.until is None else answer.until)
-                and (self._left[place] or not answer.times)
-            ):
-                self._left[place] -= 1
-                return answer
-        return None
 
     def _answered(self, status: int, body: bytes, lasts: float = 0.0, *, cut: bool = False) -> UpstreamAnswer:
         return UpstreamAnswer(status, _Response(self._clock, status, body, lasts, cut))
@@ -178,11 +199,13 @@ class _Call:
         kind = "vertex" if "/publishers/" in target else "api-key"
         return cls(kind, method, unquote(target.rpartition("/")[2]), framing)
 
-    def good(self) -> bytes:
-        """A good answer, whole."""
+    def good(self, usage: dict[str, int] | None) -> bytes:
+        """A good answer, whole, which says so of its usage."""
         document: dict[str, Any] = {"totalTokens": 1}
         if self.method in ("generateContent", "streamGenerateContent"):
             document = {"candidates": [{"content": {"parts": [{"text": "replayed"}]}, "finishReason": "STOP"}]}
+        if usage is not None:
+            document["usageMetadata"] = usage
         text = msgspec.json.encode({"response": document} if self.kind == "code-assist" else document)
         match self.framing:
             case Framing.SSE:
@@ -195,7 +218,7 @@ class _Call:
 class _Response:
     """An answer on its way, and the connection that it comes on."""
 
-    def __init__(self, clock: Clock, status: int, body: bytes, lasts: float, cut: bool) -> None:
+    def __init__(self, clock: ReplayClock, status: int, body: bytes, lasts: float, cut: bool) -> None:
         self.headers = Headers()
         self.first: Mapping[bytes, bytes] = {}
         self.complete = False

@@ -97,6 +97,8 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True):
     latency: float = 0.0
     lasts: float = 0.0
     model: str | None = None
+    #: What a good answer says of its usage, in Google's words: ``{"promptTokenCount": 12}``.
+    usage: dict[str, int] | None = None
     #: How often, or 0 for always; only from one time on, and until another.
     times: int = 1
     since: float = msgspec.field(name="from", default=0.0)

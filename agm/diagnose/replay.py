@@ -15,7 +15,6 @@ from typing import Any
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from agm import hookimpl
@@ -24,11 +23,12 @@ from agm.core.answer import Answer
 from agm.core.client_keys import ClientKey
 from agm.core.errors import GatewayError
 from agm.core.pool.cooldown import ALL_MODELS, Remembered
-from agm.core.request import AttemptRecord
+from agm.core.request import AttemptRecord, RequestRecord
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import parse_call, quote_model
-from agm.diagnose.recorded_upstream import RecordedCredential, RecordedUpstream
+from agm.diagnose.recorded_upstream import Answers, RecordedAnswers, RecordedCredential, RecordedUpstream
 from agm.diagnose.recording import PATIENCE, Recording, RecordingError, Request
+from agm.diagnose.replay_clock import ReplayClock
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.plugins.manager import make_plugin_manager
 from agm.serving.answers import FinalAnswer, OpenAnswer
@@ -161,20 +161,33 @@ class Replay:
 
     :param plugins: as for :func:`agm.plugins.manager.make_plugin_manager`, beside those of the configuration.
     :param entry_points: whether installed plugins count.
+    :param answers: what upstreams answer, in place of what the recording says.
+    :param epoch: when the clock begins, in seconds since the epoch, in place of what the recording says.
+    :ivar gateway: what serves.
     :raises agm.plugins.manager.PluginError: if a plugin cannot be used.
     """
 
     def __init__(
-        self, recording: Recording, config: Config, *, plugins: Sequence[object] = (), entry_points: bool = True
+        self,
+        recording: Recording,
+        config: Config,
+        *,
+        plugins: Sequence[object] = (),
+        entry_points: bool = True,
+        answers: Answers | None = None,
+        epoch: float | None = None,
     ) -> None:
         self._recording = recording
-        self._clock = Clock()
-        self._epoch = recording.head.epoch()
+        self._clock = ReplayClock()
+        self._epoch = recording.head.epoch() if epoch is None else epoch
+        #: The records of the requests that have ended, and the gateway's own errors that ended some of them.
+        self.records: dict[str, RequestRecord] = {}
+        self.errors: dict[str, GatewayError] = {}
         self._events: list[Event] = []
         self._open = 0
         self._known: dict[str, Remembered] = {}
         self._until: dict[tuple[str, str], float | None] = {}
-        client = RecordedUpstream(self._clock, recording.answers, self._epoch)
+        client = RecordedUpstream(self._clock, answers or RecordedAnswers(recording.answers), self._epoch)
         manager = make_plugin_manager(
             [*config.plugins.load, *plugins, self],
             folder=config.plugins.path,
@@ -183,7 +196,7 @@ class Replay:
         )
         hooks = Hooks(manager, self._clock, config.plugins.timeout)
         nowhere: Any = None  # nothing is refreshed
-        self._gateway = Gateway(
+        self.gateway = Gateway(
             self._clock,
             config,
             hooks,
@@ -193,7 +206,7 @@ class Replay:
             wall=self._wall,
             credential_of=lambda source: RecordedCredential(source.account.name),
         )
-        self._gateway.pool.changed = self._notice
+        self.gateway.pool.changed = self._notice
 
     def _wall(self) -> float:
         return self._epoch + self._clock.seconds()
@@ -211,10 +224,8 @@ class Replay:
             clock.callLater(request.at, self._start, request, failures)
         patience = self._recording.requests[-1].at + PATIENCE
         while self._open and not failures:
-            calls = clock.getDelayedCalls()
-            if not calls or clock.seconds() > patience:
+            if not clock.step() or clock.seconds() > patience:
                 raise RecordingError("a request waits for something that is not in the recording")
-            clock.advance(max(min(call.getTime() for call in calls) - clock.seconds(), 0.0))
         if failures:
             failures[0].raiseException()
         return Replayed(tuple(self._events))
@@ -228,7 +239,7 @@ class Replay:
     # One request
 
     async def _one(self, request: Request) -> None:
-        gateway = self._gateway
+        gateway = self.gateway
         self._say(
             "asks",
             request=request.request,
@@ -255,9 +266,10 @@ class Replay:
                 outcome = "aborted" if opened.body.failed else "ok"
         except GatewayError as e:
             status = e.status
+            self.errors[request.request] = e
         except HookFailed:
             status = 500
-        record = call.end(outcome, status, sent)
+        record = self.records[request.request] = call.end(outcome, status, sent)
         records = record.attempts
         self._say(
             {"ok": "served", "aborted": "broken"}.get(outcome, "failed"),
@@ -287,7 +299,7 @@ class Replay:
     def _key(self, name: str) -> ClientKey:
         """A key of the configuration, or one without limits."""
         try:
-            return self._gateway.clients.named(name)
+            return self.gateway.clients.named(name)
         except GatewayError:
             return ClientKey(name, "")
 
@@ -315,7 +327,7 @@ class Replay:
     def _notice(self) -> None:
         """Tell what has changed in what the pool knows."""
         now = self._clock.seconds()
-        before, self._known = self._known, self._gateway.pool.remember()
+        before, self._known = self._known, self.gateway.pool.remember()
         for name, known in self._known.items():
             if known.disabled is not None and before.get(name, Remembered()).disabled is None:
                 self._say("disabled", account=name, reason=known.disabled)

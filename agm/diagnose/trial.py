@@ -16,7 +16,7 @@ from agm.core.answer import Answer
 from agm.core.errors import NOT_JSON, GatewayError
 from agm.core.models import model_to_count
 from agm.core.remedies import remedy
-from agm.core.request import Account
+from agm.core.request import Account, Body, GatewayRequest
 from agm.core.wire.answer_filters import Framing
 from agm.core.wire.target import parse_call, quote_model
 from agm.plugins.hooks import HookFailed
@@ -25,6 +25,9 @@ from agm.serving.attempts import Attempts
 from agm.serving.fallbacks import FallingBack
 from agm.serving.gateway import Gateway
 from agm.serving.prepare import Answered, InboundCall
+from agm.upstream.client import UpstreamFailed
+from agm.upstream.credentials.credential import CredentialError
+from agm.upstream.reports import ask_for_models, models_in
 
 _QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
 #: Seconds to wait for an upstream's answer: a count takes a moment.
@@ -38,7 +41,8 @@ class Trial:
     """
     What came of it.
 
-    `tokens` is what was counted, None if nothing was; `status` is the HTTP status of the last answer, None if there
+    `tokens` is what was counted, None if nothing was; `models` how many the account listed, where its kind counts no
+    tokens; `status` is the HTTP status of the last answer, None if there
     was none; `reason` is Google's word for the failure or agm's, `message` a sentence, `cure` what a person can do.
     """
 
@@ -51,11 +55,19 @@ class Trial:
     reason: str | None = None
     message: str | None = None
     cure: str | None = None
+    models: int | None = None
 
     @property
     def ok(self) -> bool:
         """Whether the account serves."""
-        return self.tokens is not None
+        return self.tokens is not None or self.models is not None
+
+    @property
+    def answered(self) -> str:
+        """What a good account has answered, in words."""
+        if self.models is not None:
+            return f"{self.models} model{'' if self.models == 1 else 's'} listed"
+        return f"{self.model} counted {self.tokens} token{'' if self.tokens == 1 else 's'}"
 
 
 def for_trials(config: Config) -> Config:
@@ -78,6 +90,8 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
     if account.unusable is not None:
         reason = "CREDENTIAL_UNAVAILABLE"
         return Trial(account.name, account.kind, None, None, 0.0, reason=reason, message=account.unusable)
+    if "countTokens" not in account.methods:
+        return await _list_models(gateway, account)
     model = model or model_to_count(account.models, gateway.config.models.list)
     if model is None:
         return Trial(
@@ -139,6 +153,63 @@ async def try_account(gateway: Gateway, account: Account, model: str | None = No
         verdict.reason if verdict is not None else None,
         message,
         remedy(account, verdict.fault if verdict is not None else None, verdict.reason if verdict is not None else ""),
+    )
+
+
+async def _list_models(gateway: Gateway, account: Account) -> Trial:
+    """Ask an account that cannot count tokens for its models: that costs nothing either, and needs its credential."""
+    if account.upstream.models is None:
+        message = f"{account.kind} accounts neither count tokens nor list models, so nothing is known of it"
+        return Trial(account.name, account.kind, None, None, 0.0, reason="NOTHING_TO_TRY", message=message)
+    began = gateway.reactor.seconds()
+    status: int | None = None
+    reason, message, fault = "", "", None
+    try:
+        answer = await ask_for_models(gateway.client, account, gateway.credentials[account.name], PATIENCE)
+        status = answer.status
+        if status == 200:
+            models = models_in(answer, account)
+            return Trial(
+                account.name, account.kind, None, None, gateway.reactor.seconds() - began, status, models=len(models)
+            )
+        verdict = gateway.hooks.classify_error(status, answer.body, {}, account, _asked(gateway, account))
+        reason, message, fault = verdict.reason, verdict.message, verdict.fault
+    except UpstreamFailed as e:
+        reason, message = e.reason, str(e)
+    except CredentialError as e:
+        reason, message = "CREDENTIAL_UNAVAILABLE", e.reason
+    except Exception:  # whatever the kind's reader raises for what is no list
+        reason, message = "NOT_AN_ANSWER", "what it answered is no list of models"
+    return Trial(
+        account.name,
+        account.kind,
+        None,
+        None,
+        gateway.reactor.seconds() - began,
+        status,
+        reason,
+        gateway.redactor.text(message) or None,
+        remedy(account, fault, reason),
+    )
+
+
+def _asked(gateway: Gateway, account: Account) -> GatewayRequest:
+    """A request to which an answer that is none of a call's may be taken for one."""
+    return GatewayRequest(
+        id=f"trial-{account.name}",
+        path="/v1beta/models",
+        version="v1beta",
+        method="generateContent",
+        asked_model="",
+        model="",
+        framing=Framing.UNARY,
+        query={},
+        headers={},
+        client_key=None,
+        received_at=gateway.wall(),
+        body=Body(b"{}"),
+        upstream_framing=Framing.UNARY,
+        explaining=True,
     )
 
 

@@ -16,7 +16,9 @@ The modules, from the pure to the ones that touch a socket:
   ``openai``, ``oauth``, ``control``: a call in, a reply out; ``live``: a session's message in, its messages out;
 * ``stored``, ``storage``, ``uploads``, ``batches``, ``stores``, ``tuning``, ``videos``, ``jobs``: the same, about what
   is kept;
-* ``playback``, ``sockets``, ``site``, ``tap``: the socket.
+* ``scenarios``: faults of a bad day, by a name;
+* ``playback``, ``sockets``, ``site``, ``tap``: the socket; ``command``: the program ``agm-emulator``;
+  ``pytest_plugin``: for the tests of others.
 
 Nothing here imports the gateway: the two only meet over HTTP.
 """

@@ -190,6 +190,37 @@ def _words(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 
 
+def _told(name: str, said: str) -> tuple[int, dict[str, Any]] | None:
+    """The arguments that the prompt gives for a function, and where: ``Edit {"path": "x"}``."""
+    for found in re.finditer(rf"(?<![A-Za-z0-9_]){re.escape(name)}\s*\(?\s*(?=\{{)", said):
+        try:
+            args, _ = json.JSONDecoder().raw_decode(said, found.end())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(args, dict):
+            return found.start(), args
+    return None
+
+
+def _chosen(declared: Sequence[Mapping[str, Any]], said: str, seed: int) -> list[tuple[str, Any]]:
+    """
+    The functions that a prompt calls, with their arguments.
+
+    Those behind whose names it has a JSON object, in its order and with that; else those that it names, else the first.
+    """
+    told = [(found, one) for one in declared if (found := _told(one.get("name", ""), said)) is not None]
+    if told:
+        return [(one.get("name", ""), args) for (_, args), one in sorted(told, key=lambda pair: pair[0][0])]
+    words = f" {_words(said)} "
+    named = [one for one in declared if f" {_words(one.get('name', ''))} " in words]
+    chosen = []
+    for function in named or declared[:1]:
+        schema = function.get("parametersJsonSchema") or function.get("parameters") or {}
+        args = values.example(schema, seed=seed) if schema else {}
+        chosen.append((function.get("name", ""), args if isinstance(args, dict) else {}))
+    return chosen
+
+
 def _calls(model: str, request: Mapping[str, Any], digest: bytes) -> list[dict[str, Any]]:
     """The function calls that the model makes now: none, one, or one for each function that the prompt names."""
     declared = [one for tool in request.get("tools", ()) for one in tool.get("functionDeclarations", ())]
@@ -204,13 +235,9 @@ def _calls(model: str, request: Mapping[str, Any], digest: bytes) -> list[dict[s
         return []
     if mode != "ANY" and (any("functionResponse" in part for part in last.get("parts", ())) or not _texts(last)):
         return []
-    said = f" {_words(_texts(last))} "
-    named = [one for one in declared if f" {_words(one.get('name', ''))} " in said]
     calls = []
-    for index, function in enumerate(named or declared[:1]):
-        schema = function.get("parametersJsonSchema") or function.get("parameters") or {}
-        args = values.example(schema, seed=digest[3]) if schema else {}
-        call = {"name": function.get("name", ""), "args": args if isinstance(args, dict) else {}}
+    for index, (name, args) in enumerate(_chosen(declared, _texts(last), digest[3])):
+        call = {"name": name, "args": args}
         if model.startswith("gemini-3"):
             call = {"id": identifier(digest[index:])[:8], **call}
         calls.append(call)

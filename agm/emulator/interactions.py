@@ -192,7 +192,7 @@ def _made(context: _Context, message: Mapping[str, Any], model: str, fault: Faul
     elif fault is not None and fault.name == "blockprompt":
         said, ends = [], "failed"
     return Interaction(
-        name=_name(holdings.new_id(seed, 23)),
+        name=name_of(holdings.new_id(seed, 23)),
         account=account,
         named={"model": name} if model else {"agent": name},
         given={name: message[name] for name in ("input", "previous_interaction_id", "labels") if name in message},
@@ -216,7 +216,7 @@ def _referenced(
     return context.state.holdings.referenced(request, model, context.account, context.now)
 
 
-def _name(word: str) -> str:
+def name_of(word: str) -> str:
     """An id as Google makes them: a message of two words that are the same, in base64."""
     field = bytes([len(word)]) + word.encode()
     return "v1_" + base64.urlsafe_b64encode(b"\x0a" + field + b"\x12" + field).decode().rstrip("=")
@@ -233,14 +233,14 @@ def _shown(made: Interaction, *, status: str = "", with_input: bool = False) -> 
         document |= {"steps": list(made.steps), "usage": made.usage}
     if with_input:
         document["input"] = made.given.get("input")
-    document |= {"created": _second(made.created), "updated": _second(made.updated), "service_tier": "standard"}
+    document |= {"created": second(made.created), "updated": second(made.updated), "service_tier": "standard"}
     if made.environment:
         document["environment_id"] = made.environment
     document |= {name: value for name, value in made.given.items() if name != "input"}
     return {**document, "object": "interaction", **made.named}
 
 
-def _second(moment: float) -> str:
+def second(moment: float) -> str:
     return timestamp(int(moment))
 
 
@@ -280,7 +280,7 @@ def _create_token(context: _Context) -> Reply:
     made = context.interaction
     token = f"auth_tokens/{context.state.holdings.new_id(context.state.seed, 40)}"
     made.tokens.append(token)
-    document = {"auth_token": token, "expires_at": _second(context.now + TOKEN_LIFETIME)}
+    document = {"auth_token": token, "expires_at": second(context.now + TOKEN_LIFETIME)}
     return body_reply(200, framing.compact(document), framing.JSON_TYPE)
 
 

@@ -13,7 +13,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -74,6 +74,61 @@ def say(document: Any) -> Send:
     return Send(frame(BINARY, framing.pretty(document) + b"\n"))
 
 
+@attrs.define
+class Played:
+    """What faults have done to a session."""
+
+    went_away: bool = False
+
+
+def played(fault: Fault | None, documents: Sequence[Mapping[str, Any]], done: Played) -> list[Step]:
+    """Return how the messages of an answer go out under a fault."""
+    if fault is None:
+        return [*map(say, documents)]
+    name, count = fault.name, fault.count
+    if name == "goaway" and not done.went_away:
+        done.went_away = True
+        left = fault.number or 0.0
+        away = say({"goAway": {"timeLeft": errors.duration(left)}})
+        return [*map(say, documents), away, Wait(left), Close(1000, "The session has ended.")]
+    if name == "slow":
+        return [step for document in documents for step in (say(document), Wait(_SLOW))]
+    if name in ("cut", "drop", "rst", "hang", "halfframe", "wsclose", "midstream", "errdata", "errtail"):
+        after = count if name in ("drop", "rst", "hang", "errdata", "errtail") else 1
+        steps: list[Step] = [*map(say, documents[:after])]
+        match name:
+            case "cut" | "drop":
+                return [*steps, Cut()]
+            case "rst":
+                return [*steps, Wait(0.05), Reset()]
+            case "hang":
+                return [*steps, Hang()]
+            case "halfframe":
+                whole = say(documents[-1]).data
+                return [*steps, Send(whole[: len(whole) // 2]), Cut()]
+            case "wsclose":
+                return [*steps, Close(count, f"The emulator was asked to close with {count}.")]
+        return [*steps, Close(1011, "Internal error encountered.")]
+    if name == "giant":
+        block = {"serverContent": {"modelTurn": {"parts": [{"text": "x" * _BLOCK}], "role": "model"}}}
+        times = max(1, round((fault.number or 0.0) * 1024 * 1024 / _BLOCK))
+        return [Fill(say(block).data, times), *map(say, documents[-2:])]
+    return [*map(say, documents)]
+
+
+class Talk(Protocol):
+    """
+    What a connection talks to: a value that changes, to which messages come and from which steps do.
+
+    :ivar interrupted: what tells the client that it spoke before an answer was over; None where both are heard.
+    """
+
+    interrupted: Mapping[str, Any] | None
+
+    def received(self, payload: bytes) -> Sequence[Step]:
+        """Return what follows from a message."""
+
+
 def handles(call: Call) -> bool:
     """Return whether a path is a session's."""
     return _path(call) is not None
@@ -104,6 +159,8 @@ class Session:
     :raises GoogleError: where Vertex AI refuses the request itself.
     """
 
+    interrupted: Mapping[str, Any] | None = {"serverContent": {"interrupted": True}}
+
     def __init__(self, call: Call, state: State, entry: Entry) -> None:
         path = _path(call)
         assert path is not None, "see handles()"
@@ -120,7 +177,7 @@ class Session:
         self._contents: list[dict[str, Any]] = []
         self._audio = b""
         self._heard = 0
-        self._went_away = False
+        self._played = Played()
         self._prompts: list[Any] = []
         self._music_config: dict[str, Any] = {}
         if self._kind is Kind.VERTEX:
@@ -266,39 +323,7 @@ class Session:
     # What the model says
 
     def _answered(self) -> list[Step]:
-        fault = self._fault
-        documents = self._documents()
-        if fault is None:
-            return [*map(say, documents)]
-        name, count = fault.name, fault.count
-        if name == "goaway" and not self._went_away:
-            self._went_away = True
-            left = fault.number or 0.0
-            away = say({"goAway": {"timeLeft": errors.duration(left)}})
-            return [*map(say, documents), away, Wait(left), Close(1000, "The session has ended.")]
-        if name == "slow":
-            return [step for document in documents for step in (say(document), Wait(_SLOW))]
-        if name in ("cut", "drop", "rst", "hang", "halfframe", "wsclose", "midstream", "errdata", "errtail"):
-            after = count if name in ("drop", "rst", "hang", "errdata", "errtail") else 1
-            steps: list[Step] = [*map(say, documents[:after])]
-            match name:
-                case "cut" | "drop":
-                    return [*steps, Cut()]
-                case "rst":
-                    return [*steps, Wait(0.05), Reset()]
-                case "hang":
-                    return [*steps, Hang()]
-                case "halfframe":
-                    whole = say(documents[-1]).data
-                    return [*steps, Send(whole[: len(whole) // 2]), Cut()]
-                case "wsclose":
-                    return [*steps, Close(count, f"The emulator was asked to close with {count}.")]
-            return [*steps, Close(1011, "Internal error encountered.")]
-        if name == "giant":
-            block = {"serverContent": {"modelTurn": {"parts": [{"text": "x" * _BLOCK}], "role": "model"}}}
-            times = max(1, round((fault.number or 0.0) * 1024 * 1024 / _BLOCK))
-            return [Fill(say(block).data, times), *map(say, documents[-2:])]
-        return [*map(say, documents)]
+        return played(self._fault, self._documents(), self._played)
 
     def _documents(self) -> list[dict[str, Any]]:
         """The messages of one turn, and what it is remembered by."""

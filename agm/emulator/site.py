@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.web import http, resource, server
 from twisted.web.server import NOT_DONE_YET, Request
 
-from agm.emulator import codeassist, control, developer, live, oauth, openai, pages, vertex
+from agm.emulator import codeassist, control, developer, live, liveinteraction, oauth, openai, pages, vertex
 from agm.emulator.calls import Call
 from agm.emulator.errors import GoogleError
 from agm.emulator.playback import Playback
@@ -48,11 +48,13 @@ def answer(call: Call, state: State, entry: Entry) -> Reply:
     return pages.not_found(call.path)
 
 
-def open_session(call: Call, state: State, entry: Entry) -> live.Session | Reply:
-    """A Live session, if that is what is asked for and Vertex AI does not refuse it."""
+def open_session(call: Call, state: State, entry: Entry) -> live.Talk | Reply:
+    """A Live session or interaction, if that is what is asked for and Vertex AI does not refuse it."""
     if call.headers.get("upgrade", "").lower() != "websocket" or not call.headers.get("sec-websocket-key"):
         return pages.not_found(call.path)
     try:
+        if liveinteraction.handles(call):
+            return liveinteraction.LiveInteraction(call, state, entry)
         return live.Session(call, state, entry)
     except GoogleError as error:
         return json_reply(error.document(), status=error.status)
@@ -109,9 +111,9 @@ class Everything(resource.Resource):
                 body=call.body,
             )
             try:
-                if live.handles(call):
+                if live.handles(call) or liveinteraction.handles(call):
                     opened = open_session(call, self._state, entry)
-                    if isinstance(opened, live.Session):
+                    if not isinstance(opened, Reply):
                         take_over(self._reactor, clock, request, opened, entry)
                         return NOT_DONE_YET
                     reply = opened

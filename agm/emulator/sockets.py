@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from agm.emulator.live import Close, Session, Step, say
+from agm.emulator.live import Close, Step, Talk, say
 from agm.emulator.replies import Cut, Fill, Hang, Reset, Send, Wait
 from agm.emulator.requestlog import MOST_BODY, Entry
 from agm.emulator.state import Clock
@@ -27,7 +27,7 @@ from agm.emulator.websocket import CLOSE, PING, PONG, BadFrame, Frames, accepted
 CLOSING = 2.0
 
 
-def take_over(reactor: IReactorTime, clock: Clock, request: Request, session: Session, entry: Entry) -> None:
+def take_over(reactor: IReactorTime, clock: Clock, request: Request, session: Talk, entry: Entry) -> None:
     """Answer 101, and have the connection talk to a session from now on."""
     key = request.getHeader("sec-websocket-key") or ""
     channel: Any = request.channel
@@ -58,7 +58,7 @@ class Socket(Protocol):
 
     transport: Any
 
-    def __init__(self, reactor: IReactorTime, clock: Clock, session: Session, entry: Entry) -> None:
+    def __init__(self, reactor: IReactorTime, clock: Clock, session: Talk, entry: Entry) -> None:
         self._reactor = reactor
         self._clock = clock
         self._session = session
@@ -110,10 +110,11 @@ class Socket(Protocol):
         self.transport.loseConnection()
 
     def _play(self, steps: Sequence[Step]) -> None:
-        if steps and self._steps:
+        interrupted = self._session.interrupted
+        if steps and self._steps and interrupted is not None:
             self._stop_timer()
             self._steps.clear()
-            self._write(say({"serverContent": {"interrupted": True}}).data)
+            self._write(say(interrupted).data)
         self._steps.extend(steps)
         self._go_on()
 

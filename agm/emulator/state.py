@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from agm.emulator.faults import Fault, from_model, from_step
 from agm.emulator.holdings import Holdings
 from agm.emulator.requestlog import RequestLog
+from agm.emulator.scenarios import SCENARIOS
 
 #: Credentials in Google's own forms may be real ones, sent here by mistake: their accounts are named by a hash.
 _GOOGLE_FORM = re.compile(r"AIza|AQ\.|ya29\.|1//|4/|ey[A-Za-z0-9_-]+\.")
@@ -164,6 +165,8 @@ class State:
         self.holdings = Holdings()
         self.accounts: dict[str, Account] = {}
         self.scripts: dict[str, Script] = {}
+        self.scenario: str | None = None
+        self._following: dict[str, Script] = {}  # the scenario, for each account that has called
         self.grants: dict[str, Grant] = {}
         # code-assist's operations: name to account, tier and project
         self.onboardings: dict[str, tuple[str, str, str | None]] = {}
@@ -180,10 +183,12 @@ class State:
         """Forget accounts, scripts, tokens, faults that happened, the log, and the clock's offset."""
         self.clock.reset()
         self.log.clear()
+        self.scenario = None
         self.holdings.clear()
         for forgotten in (
             self.accounts,
             self.scripts,
+            self._following,
             self.grants,
             self.onboardings,
             self.codes,
@@ -249,9 +254,28 @@ class State:
             self.scripts.pop(name, None)
         return name
 
+    def follow(self, scenario: str | None) -> None:
+        """
+        Have accounts without a script of their own follow a scenario, each from its beginning; None ends it.
+
+        :raises ValueError: if there is none of this name.
+        """
+        if scenario is not None and scenario not in SCENARIOS:
+            raise ValueError(f"unknown scenario {scenario!r}; there are {', '.join(SCENARIOS)}")
+        self.scenario = scenario
+        self._following.clear()
+
+    def _script_of(self, account: str) -> Script | None:
+        if account in self.scripts or self.scenario is None:
+            return self.scripts.get(account)
+        if account not in self._following:
+            found = SCENARIOS[self.scenario]
+            self._following[account] = Script([from_step(step) for step in found.steps], found.repeat)
+        return self._following[account]
+
     def fault_for(self, account: str, model: str) -> Fault | None:
         """The fault of this call: the script's, else the one that the model's name asks for and that is still due."""
-        script = self.scripts.get(account)
+        script = self._script_of(account)
         fault = script.next() if script is not None else None
         if fault is not None:
             return fault

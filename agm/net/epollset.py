@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from agm.net.features import SOCKETS, enabled
 from agm.net.interfaces import GatewayTransport
-from agm.net.writes import buffered, lowest, turn
+from agm.net.writes import begin_turn, buffered, end_turn, lowest
 
 #: How many sockets are handed out before the reactor gets its turn.
 MOST = 256
@@ -143,7 +143,8 @@ class SocketSet:
     def doRead(self) -> None:
         """Hand out what is ready."""
         members = self._members
-        with turn():
+        begin_turn()
+        try:
             for fd, event in self._epoll.poll(0, MOST):
                 member = members.get(fd)
                 if member is not None:  # another one has not closed it meanwhile
@@ -151,6 +152,8 @@ class SocketSet:
                         self._ready(member, fd, event)
                     except BaseException:  # no other connection has to do with it
                         log.failure("closing a connection failed")
+        finally:
+            end_turn()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor lets go of everything: so do the members."""

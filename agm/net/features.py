@@ -85,6 +85,12 @@ PRIVATE_NAMES: Final = (
         "__init__",
         "left out: the attributes that it sets are made when they are first read",
     ),
+    PrivateName(
+        "agm.net.sharing",
+        "twisted.internet.tcp.Port",
+        "_shouldShutdown",
+        "written: a socket that others share is closed, and not shut down",
+    ),
     PrivateName("agm.net.clocks", "twisted.internet.base.ReactorBase", "seconds", "written: the steady clock"),
     PrivateName("agm.net.clocks", "twisted.internet.base.DelayedCall", "seconds", "written: the same"),
     PrivateName(

@@ -13,8 +13,6 @@ receiver of an earlier one at work.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fcntl import ioctl
 from sys import byteorder
 from termios import TIOCOUTQ
@@ -87,16 +85,17 @@ def send_soon(transport: GatewayTransport, data: bytes) -> None:
     _waiting[transport] = data
 
 
-@contextmanager
-def turn() -> Iterator[None]:
-    """While this lasts, sockets that are ready are handed out one after the other; what they write goes out then."""
+def begin_turn() -> None:
+    """Sockets that are ready are handed out one after the other; what they write goes out with :func:`end_turn`."""
     global _in_turn
     _in_turn = True
-    try:
-        yield
-    finally:
-        _in_turn = False
-        _flush_all()
+
+
+def end_turn() -> None:
+    """Write what has been held since :func:`begin_turn`."""
+    global _in_turn
+    _in_turn = False
+    _flush_all()
 
 
 def flush(transport: GatewayTransport) -> None:

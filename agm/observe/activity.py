@@ -254,6 +254,9 @@ class Live:
             self._not_asked(request, attempts) if failed else 0,
             most,
             request.parent,
+            request.team,
+            record.cost,
+            request.dialect,
         )
         self.finished.append(finished)
         if self.told is not None:
@@ -396,6 +399,7 @@ def _describe_open(underway: Underway, now: float) -> dict[str, Any]:
         "client_key": request.client_key,
         "client": request.headers.get("user-agent", "")[:MAX_TEXT],
         "method": request.method,
+        "dialect": request.dialect,
         "framing": request.framing.value,
         "asked": request.asked_model[:MAX_TEXT],
         "served": request.model[:MAX_TEXT],

@@ -23,6 +23,7 @@ from agm import __version__
 from agm.core.counters import TOKENS, Counters, Histogram
 from agm.core.pool.cooldown import Remembered
 from agm.core.pool.pool import Pool
+from agm.observe.machine_metrics import Family, families_of
 from agm.observe.observed import Observed
 
 #: Hosts that are told apart; an upload goes where an upstream says.
@@ -35,6 +36,26 @@ class Exposition(NamedTuple):
 
     body: bytes
     content_type: str
+
+
+class Sum(Collector):
+    """What several processes have told, added up."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything."""
+        for family in self._families:
+            metric = Metric(family.name, family.what, family.kind)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, labels, value)
+            yield metric
+
+    def expose(self, accept: str) -> Exposition:
+        """See :meth:`Figures.expose`."""
+        encode, content_type = choose_encoder(accept)
+        return Exposition(encode(self), content_type)
 
 
 class Figures(Collector):
@@ -57,6 +78,10 @@ class Figures(Collector):
         """All of it, in the newest form that an ``Accept`` header asks for: OpenMetrics or Prometheus text."""
         encode, content_type = choose_encoder(accept)
         return Exposition(encode(self.registry), content_type)
+
+    def families(self) -> list[Family]:
+        """All of it, for a sum over several processes."""
+        return families_of(self.registry.collect())
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: that the registry need not ask for everything to learn the names."""
@@ -81,6 +106,12 @@ class Figures(Collector):
             "Calls that have ended, by outcome.",
             ["method", "framing", "code", "outcome"],
             counters.requests.items(),
+        )
+        yield _counter(
+            "agm_dialect_requests",
+            "Those of them that clients of another API made, by its dialect.",
+            ["dialect", "code", "outcome"],
+            counters.dialects.items(),
         )
         yield _histogram(
             "agm_request_first_byte_seconds",
@@ -111,6 +142,18 @@ class Figures(Collector):
             "Tokens that upstreams reported; cached tokens are prompt tokens, too.",
             ["model", "type"],
             (((model, TOKENS[at]), n) for model, counts in counters.tokens.items() for at, n in enumerate(counts)),
+        )
+        yield _counter(
+            "agm_cost_dollars",
+            "US dollars that calls have cost by list prices, as far as these are known.",
+            ["model"],
+            (((model,), cost) for model, cost in counters.costs.items()),
+        )
+        yield _counter(
+            "agm_requests_unpriced",
+            "Calls that an upstream has answered and whose price is not known.",
+            ["model"],
+            (((model,), count) for model, count in counters.unpriced.items()),
         )
         flowing = observed.live.relays()
         sent = counters.sent + sum(relay.sent for relay in flowing)
@@ -220,7 +263,7 @@ def bounded(connections: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int
     return found
 
 
-def _counter(name: str, what: str, labels: list[str], counts: Iterable[tuple[Any, int]]) -> Metric:
+def _counter(name: str, what: str, labels: list[str], counts: Iterable[tuple[Any, float]]) -> Metric:
     family = CounterMetricFamily(name, what, labels=labels)
     for values, count in counts:
         family.add_metric(list(values), count)

@@ -61,6 +61,12 @@ class Finished(msgspec.Struct, frozen=True):
     most: int
     #: The id of the request for which a plugin made this one.
     parent: str | None = None
+    #: The team of the client's key.
+    team: str | None = None
+    #: In US dollars; None where it is not known, or nothing was used.
+    cost: float | None = None
+    #: The dialect that its client speaks; None for Google's own API.
+    dialect: str | None = None
 
 
 def tokens_of(usage: Usage) -> tuple[int, int]:
@@ -75,6 +81,7 @@ def describe_finished(one: Finished) -> dict[str, Any]:
     return {
         "id": one.id,
         "parent": one.parent,
+        "dialect": one.dialect,
         "at": round(one.at, 3),
         "client_key": one.client_key,
         "client": one.client,
@@ -90,6 +97,8 @@ def describe_finished(one: Finished) -> dict[str, Any]:
         "sent": one.sent,
         "prompt_tokens": prompt,
         "output_tokens": output,
+        "cost": one.cost,
+        "team": one.team,
         "finish_reason": one.finish_reason,
         "reason": one.reason,
         "message": one.message,

@@ -11,6 +11,7 @@ It never decides what is logged, but for the level.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import syslog
@@ -64,6 +65,9 @@ _PRIORITIES: Mapping[Any, int] = {
 _OWN = frozenset(
     {"time", "level", "logger", "message", "traceback", "format", "system", "isError", "failure", "why", "logLevel"}
 )
+#: What Twisted says at level info of its own doings, as :mod:`twisted.python.log` and as factories have it.
+_LEGACY_NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
+_FACTORY_NOISE = frozenset({"Starting factory {factory!r}", "Stopping factory {factory!r}"})
 #: Characters by which a line is shown in another order than it has, or as more than one.
 _ORDERING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 #: Characters that a terminal acts upon, but for the tab and the end of a line.
@@ -71,6 +75,21 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 _CONTROLS |= {code: f"\\u{code:04x}" for code in _ORDERING}
 #: Those that JSON would let stand.
 _JSON_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *_ORDERING)}
+
+
+def _ranked(event: LogEvent) -> tuple[LogEvent, int]:
+    """Return an event and the rank of its level; what Twisted says of its own doings is for debugging."""
+    rank = _RANKS.get(event.get("log_level"), _INFO)
+    if rank == _INFO and LATER not in event and _is_noise(event):
+        return {**event, "log_level": LogLevel.debug}, _RANKS[LogLevel.debug]
+    return event, rank
+
+
+def _is_noise(event: LogEvent) -> bool:
+    namespace = event.get("log_namespace")
+    if namespace == "log_legacy":
+        return _LEGACY_NOISE.fullmatch(str(event.get("log_text"))) is not None
+    return str(namespace).startswith("twisted.") or event.get("log_format") in _FACTORY_NOISE
 
 
 # -- Lines -------------------------------------------------------------------------------------------
@@ -257,7 +276,7 @@ class FileObserver:
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event, now or soon; in any thread."""
-        rank = _RANKS.get(event.get("log_level"), _INFO)
+        event, rank = _ranked(event)
         if rank >= self._least:
             if LATER in event:
                 self._held.append(event)
@@ -265,6 +284,12 @@ class FileObserver:
                 self._held.extend(self._lines([event]))
             if rank > _INFO or not self._is_due():
                 self.flush()
+
+    def write_lines(self, text: str) -> None:
+        """Write lines that another process has made, with those of this one."""
+        self._held.append(text)
+        if not self._is_due():
+            self.flush()
 
     def flush(self) -> None:
         """Write what is held."""
@@ -341,8 +366,9 @@ def syslog_observer(redactor: Redactor, form: str, level: str, send: Callable[[i
 
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:
+        event, rank = _ranked(event)
         level = event.get("log_level")
-        if _RANKS.get(level, 1) < least:
+        if rank < least:
             return
         if form == "json":
             entry = "".join(as_json([event]))

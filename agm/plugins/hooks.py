@@ -11,7 +11,6 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -34,8 +33,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from agm.config.accounts import kind_problems
 from agm.config.plugin_settings import problems_of
 from agm.config.problems import Problem
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import GatewayError
@@ -44,16 +45,18 @@ from agm.core.request import (
     AccountChoice,
     AttemptRecord,
     EndStream,
+    ErrorInAnswer,
     GatewayRequest,
     ModelChoice,
     RequestRecord,
     UpstreamRequest,
 )
+from agm.core.wire.target import VERSIONS
 from agm.hookspecs import ClientKeySource, Site
 from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, PluginManager, last_line
 from agm.plugins.results import checked, checked_wrapper
 from agm.plugins.watch import Watch
-from agm.upstream.accounts import why_refused
+from agm.upstream.accounts import of_kind, why_refused
 
 if TYPE_CHECKING:
     from twisted.web.resource import IResource
@@ -66,6 +69,7 @@ T = TypeVar("T")
 #: Hooks whose failure ends the request (or the start): going on would do what nobody intended.
 FAIL_CLOSED = frozenset(
     {
+        "agm_upstream_kinds",
         "agm_settings",
         "agm_configure",
         "agm_client_keys",
@@ -80,13 +84,19 @@ FAIL_CLOSED = frozenset(
     }
 )
 #: Hooks of the start and of a reload.
-AT_START = frozenset({"agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"})
+AT_START = frozenset(
+    {"agm_upstream_kinds", "agm_settings", "agm_configure", "agm_client_keys", "agm_accounts", "agm_resources"}
+)
 #: The attribute of a plugin by which it says that what no chain can be shown may pass its own.
 ALLOWS_UNSEEN = "may_pass_unseen"
+#: How the names of agm's own plugins begin that are loaded by name.
+CONTRIB = "agm.contrib."
 #: The first segment of a path as an address has it.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 #: What hooks return as a rule, and nobody can await.
-_DECISIONS = frozenset({ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, dict, str})
+_DECISIONS = frozenset(
+    {ModelChoice, AccountChoice, Account, UpstreamRequest, Verdict, KeepAnswer, LocalAnswer, dict, str}
+)
 
 
 class HookFailed(Exception):
@@ -143,6 +153,8 @@ class Hooks:
     reactor: Any
     limit: float = 10.0
     failures: Counter[tuple[str, str]] = attrs.Factory(Counter)
+    #: Resources that plugins have added at paths of several segments, in the order in which they are asked.
+    paths: list[tuple[str, Any]] = attrs.field(init=False, factory=list)
     #: The request that is being decided, for the log; "-" at the start.  Hooks are called one at a time.
     _request_id: str = attrs.field(init=False, default="-")
     _log: Logger = attrs.field(init=False, factory=lambda: Logger("agm.plugins.hooks"))
@@ -154,7 +166,10 @@ class Hooks:
     #: Whether any plugin looks something up, and whether any answers requests.
     looks_up: bool = attrs.field(init=False)
     answers: bool = attrs.field(init=False)
-    #: The implementations of both chains, in the order of their calls.
+    #: The plugins that answer, each with its implementation.
+    _answer_request: Sequence[tuple[str, Callable[..., object]]] = attrs.field(init=False)
+    #: The implementations of what is awaited one by one, in the order of their calls.
+    _look_up: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     _transform_request: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     _transform_event: Sequence[pluggy.HookImpl] = attrs.field(init=False)
     #: The verdict that agm itself came to last.
@@ -184,8 +199,11 @@ class Hooks:
         self.edits_requests = bool(self._transform_request)
         self.edits_events = bool(self._transform_event)
         self.edits_headers = bool(calls.agm_answer_headers.get_hookimpls())
-        self.looks_up = bool(calls.agm_look_up.get_hookimpls())
-        self.answers = bool(calls.agm_answer_request.get_hookimpls())
+        self._look_up = calls.agm_look_up.get_hookimpls()[::-1]
+        self.looks_up = bool(self._look_up)
+        answering = calls.agm_answer_request.get_hookimpls()[::-1]
+        self._answer_request = [(i.plugin_name, _taking_all(i.function, [0] * len(i.argnames), 1)) for i in answering]
+        self.answers = bool(answering)
         self._map_model = _first(calls.agm_map_model)
         self._filter_accounts = _all(calls.agm_filter_accounts)
         self._select_account = _first(calls.agm_select_account)
@@ -215,14 +233,19 @@ class Hooks:
         self.manager.hook.agm_configure(config=config)
 
     def settings_problems(self, config: Config) -> list[Problem]:
-        """Say what is wrong with the tables of plugins that say what theirs hold.  :raises HookFailed:"""
+        """
+        Say what plugins find wrong with a configuration: with their tables, and with accounts of their kinds.
+
+        :raises HookFailed:
+        """
         tables = config.plugins.tables
-        return [
+        found = [
             problem
             for schemas in self.manager.hook.agm_settings()
             for name, schema in schemas.items()
-            for problem in problems_of(name, tables.get(name, {}), schema, config.path)
+            for problem in problems_of(f"plugins.{name}", tables.get(name, {}), schema, config.path)
         ]
+        return [*found, *kind_problems(config.accounts, self.manager.kinds, config.path)]
 
     def client_key_sources(self, config: Config) -> list[tuple[str, ClientKeySource]]:
         """All sources of client keys, each with the name of the plugin that it is of.  :raises HookFailed:"""
@@ -261,40 +284,39 @@ class Hooks:
         if not self.looks_up:
             return request
         found: dict[str, Any] = {}
-        async for _, result in self._in_turn("agm_look_up", request):
-            found.update(result)
-        return attrs.evolve(request, found=MappingProxyType(found))
-
-    async def answer_request(self, request: GatewayRequest) -> LocalAnswer | Answer | KeepAnswer | None:
-        """The answer of the first plugin that has one, or the wish to keep the upstream's.  :raises HookFailed:"""
-        kept: KeepAnswer | None = None
-        async for plugin, result in self._in_turn("agm_answer_request", request):
-            if isinstance(result, KeepAnswer):
-                kept = result if kept is None or result.most > kept.most else kept
-                continue
-            if isinstance(result, LocalAnswer):
-                try:
-                    result.body(request.framing)
-                except (TypeError, ValueError, RecursionError) as e:
-                    self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
-            elif isinstance(result, Answer) and result.status < 400 and result.framing is not request.framing:
-                result.close()
-                wanted, got = request.framing.value, result.framing.value
-                wrong = TypeError(f"the client wants {wanted}, and the Answer is {got}")
-                self._failed(wrong, plugin, "agm_answer_request", request.id)
-            answer: LocalAnswer | Answer = result
-            return answer
-        return kept
-
-    async def _in_turn(self, hook: str, request: GatewayRequest) -> AsyncIterator[tuple[str, Any]]:
-        """What each plugin returns, awaited before the next is asked, with its name; without what is None."""
-        for impl in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        for impl in self._look_up:
             self._request_id = request.id  # each time: others were served while a plugin was waited for
             result: Any = _called(impl, {"request": request})
             if inspect.isawaitable(result):
                 result = await result
             if result is not None:
-                yield impl.plugin_name, result
+                found.update(result)
+        return attrs.evolve(request, found=MappingProxyType(found))
+
+    async def answer_request(self, request: GatewayRequest) -> LocalAnswer | Answer | KeepAnswer | None:
+        """The answer of the first plugin that has one, or the wish to keep the upstream's.  :raises HookFailed:"""
+        kept: KeepAnswer | None = None
+        for plugin, function in self._answer_request:
+            self._request_id = request.id  # each time: others were served while a plugin was waited for
+            result: Any = function(request)
+            if type(result) not in _DECISIONS and inspect.isawaitable(result):
+                result = await result
+            if result is None:
+                continue
+            if isinstance(result, KeepAnswer):
+                kept = result if kept is None else _both(kept, result)
+                continue
+            if isinstance(result, LocalAnswer):
+                try:
+                    result.body(request.framing, request.method)
+                except (TypeError, ValueError, RecursionError) as e:
+                    self._failed(TypeError(str(e)), plugin, "agm_answer_request", request.id)
+            elif isinstance(result, Answer) and (wrong := _unfit(result, request)):
+                result.close()
+                self._failed(TypeError(wrong), plugin, "agm_answer_request", request.id)
+            answer: LocalAnswer | Answer = result
+            return answer
+        return kept
 
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
         """The model that serves `model`; itself where no plugin says another."""
@@ -395,6 +417,40 @@ class Hooks:
             self._failed(TypeError(f"it made what JSON cannot hold: {last_line(e)}"), plugin, hook, request.id)
             raise AssertionError("both chains fail closed") from e
 
+    def read_answer(
+        self,
+        read: Callable[[], Iterable[dict[str, Any]]],
+        request: GatewayRequest,
+        account: Account,
+        *,
+        alone: bool,
+    ) -> list[tuple[dict[str, Any], bytes]]:
+        """
+        The documents that the reader of an account's kind gives, each with its JSON.
+
+        :param read: calls the reader, or makes it.
+        :param alone: whether the answer is one document.
+        :raises ErrorInAnswer: if the reader says that it is an error.
+        :raises HookFailed: if the reader fails, or gives what JSON or the answer cannot hold.
+        """
+        hook, plugin, watch = "agm_upstream_kinds", self.manager.kind_plugins.get(account.kind, "?"), Watch()
+        found: list[tuple[dict[str, Any], bytes]] = []
+        try:
+            documents = list(read())
+            if alone and len(documents) != 1:
+                raise TypeError(f"its reader made {len(documents)} documents of an answer that is one")
+            for document in documents:
+                if not isinstance(document, dict):
+                    raise TypeError(f"its reader gave a {type(document).__name__}, and no document")
+                found.append((document, msgspec.json.encode(document)))
+        except (GatewayError, ErrorInAnswer):
+            raise
+        except Exception as e:
+            self._failed(e, plugin, hook, request.id)
+        finally:
+            self._blame(watch, plugin, hook, request.id)
+        return found
+
     def unseeing(self, hook: str) -> list[str]:
         """Return the names of the plugins that have this chain, and do not say that bodies may pass it unseen."""
         impls = self._transform_request if hook == "agm_transform_request" else self._transform_event
@@ -444,24 +500,40 @@ class Hooks:
             for waiting in self._request_finished(record):
                 _start(waiting)
 
+    def alert(self, alert: Alert) -> None:
+        """Tell of something that somebody may have to act on; nobody waits."""
+        for waiting in self.manager.hook.agm_alert(alert=alert):
+            _start(waiting)
+
     def resources(self, site: Site, reserved: Collection[str]) -> dict[str, IResource]:
         """
-        HTTP resources by the first segment of their path.
+        HTTP resources by the first segment of their path; :attr:`paths` has those of longer paths.
 
         :param reserved: the segments that are the gateway's own.
-        :raises PluginError: if a plugin takes one of them, or one that another plugin has, or what is no segment.
+        :raises PluginError: if a plugin takes one of them, or one that another plugin has, or what is no path.
         """
         found: dict[str, tuple[str, IResource]] = {}
+        self.paths = []
         with self.recorded() as calls:
             results = self.manager.hook.agm_resources(site=site)
         of = {id(call.result): call.plugin for call in calls}
         for resources in results:
             plugin = of.get(id(resources), "a wrapper")
             for segment, resource in resources.items():
-                if not isinstance(segment, str) or _SEGMENT.fullmatch(segment) is None:
+                parts = segment.split("/") if isinstance(segment, str) else ()
+                if not parts or any(_SEGMENT.fullmatch(part) is None for part in parts):
                     raise PluginError(
-                        f"agm_resources of plugin {plugin}: {segment!r} is no segment of a path; give one word, like"
-                        " 'hello', and let its resource have children"
+                        f"agm_resources of plugin {plugin}: {segment!r} is no path; give one word, like"
+                        " 'hello', and let its resource have children, or a path below a version, like 'v1/hello'"
+                    )
+                if len(parts) > 1 and parts[0] in VERSIONS and hasattr(resource, "claims"):
+                    self.paths.append((segment, resource))
+                    continue
+                if len(parts) > 1:
+                    raise PluginError(
+                        f"agm_resources of plugin {plugin}: {segment} has several segments, and those are for what an"
+                        f" ApiResource claims below {', '.join(VERSIONS)}; give the first one, and let its resource"
+                        " have children"
                     )
                 if segment in reserved:
                     raise PluginError(
@@ -477,12 +549,15 @@ class Hooks:
         return {segment: resource for segment, (plugin, resource) in found.items()}
 
     def _is_ours(self, plugin: str) -> bool:
+        """Return whether a plugin comes with agm."""
         origin = self.manager.origins.get(plugin)
-        return origin is not None and origin.kind == "built-in"
+        if origin is None:
+            return False
+        return origin.kind == "built-in" or (origin.kind == "module" and origin.where.startswith(CONTRIB))
 
     def _trusted(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., object]:
         """As :meth:`_guarded` for what is agm's own: it is quick and returns what it says, and only may fail."""
-        function, plugin = impl.function, impl.plugin_name
+        function, plugin, classifies = impl.function, impl.plugin_name, hook == "agm_classify_error"
 
         def call(*args: object) -> object:
             try:
@@ -492,7 +567,7 @@ class Hooks:
                 raise
             except Exception as e:
                 return self._failed(e, plugin, hook, self._request_id)
-            if hook == "agm_classify_error":
+            if classifies:
                 self._own_verdict = result
             if result is not None and _record.get() is not None:
                 _note(hook, plugin, result)
@@ -522,18 +597,22 @@ class Hooks:
             except (Exception, SystemExit) as e:
                 return self._failed(e, plugin, hook, request_id)
             finally:
-                if (held := watch.held()) is not None:
-                    self._log.warn(
-                        "{request_id}: hook {hook} of plugin {plugin} blocked the event loop for {ms} ms",
-                        request_id=request_id,
-                        hook=hook,
-                        plugin=plugin,
-                        ms=round(held * 1000),
-                    )
+                self._blame(watch, plugin, hook, request_id)
             _note(hook, plugin, result)
             return result
 
         return call
+
+    def _blame(self, watch: Watch, plugin: str, hook: str, request_id: str) -> None:
+        """Name who has held everybody else up."""
+        if (held := watch.held()) is not None:
+            self._log.warn(
+                "{request_id}: hook {hook} of plugin {plugin} blocked the event loop for {ms} ms",
+                request_id=request_id,
+                hook=hook,
+                plugin=plugin,
+                ms=round(held * 1000),
+            )
 
     def _guarded_wrapper(self, impl: pluggy.HookImpl, hook: str) -> Callable[..., Generator[None, object, object]]:
         """A wrapper whose own errors are as those of any implementation, and never hide what it wraps."""
@@ -638,8 +717,8 @@ class Hooks:
             return result
         usable = []
         for source in result:
-            if (refused := why_refused(source)) is None:
-                usable.append(source)
+            if (refused := why_refused(source, self.manager.kinds)) is None:
+                usable.append(of_kind(source, self.manager.kinds))
                 continue
             what, cure = refused
             self._log.error(
@@ -665,6 +744,20 @@ class Hooks:
             why = last_line(error) if hook in AT_START else type(error).__name__
             raise HookFailed(f"hook {hook} of plugin {plugin} failed: {why}", plugin) from error
         return None
+
+
+def _unfit(answer: Answer, request: GatewayRequest) -> str:
+    """Explain why the answer of a call is none to a request; "" if it is one."""
+    if request.method.startswith(("openai.", "interactions.")):
+        return f"the answer of gateway.call is in another form than those of {request.method}; give a LocalAnswer"
+    if answer.status < 400 and answer.framing is not request.framing:
+        return f"the client wants {request.framing.value}, and the Answer is {answer.framing.value}"
+    return ""
+
+
+def _both(first: KeepAnswer, second: KeepAnswer) -> KeepAnswer:
+    """Make the wish of two plugins; of two headers of one name that of the first one that was asked counts."""
+    return KeepAnswer(max(first.most, second.most), {**second.headers, **first.headers})
 
 
 def _first(caller: pluggy.HookCaller) -> Callable[..., object]:
@@ -697,6 +790,14 @@ def _all(caller: pluggy.HookCaller) -> Callable[..., list[Any]] | None:
 
     if not plain:
         return None
+    if len(plain) == 1:
+        only = plain[0]
+
+        def call_it(*args: object) -> list[Any]:
+            result = only(*args)
+            return [] if result is None else [result]
+
+        return call_it
 
     def call(*args: object) -> list[Any]:
         results = [function(*args) for function in plain]

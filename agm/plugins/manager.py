@@ -12,9 +12,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +25,14 @@ from typing import Any
 import attrs
 import pluggy
 
-from agm import __version__, hookspecs
+from agm import __version__, hookimpl, hookspecs
+from agm.core.classify import Verdict
+from agm.core.request import BUILT_IN_KINDS, Account, GatewayRequest, UpstreamKind, UpstreamRequest
 from agm.plugins import builtin
+from agm.plugins.kinds import check_kind
 
+#: The attribute of a plugin by which it says which version of the hooks it was written for.
+API_ATTRIBUTE = "agm_api_version"
 #: The hooks, in the order in which a request meets them.
 HOOKS: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.startswith("agm_"))
 #: Hooks that may return an awaitable or a Deferred; all others decide at once.
@@ -38,13 +45,19 @@ MAY_AWAIT = frozenset(
         "agm_transform_request",
         "agm_attempt_finished",
         "agm_request_finished",
+        "agm_alert",
         "agm_stopping",
     }
 )
 #: Hooks whose implementations each get what the one before returned; a wrapper has no place in them.
 CHAINS = frozenset({"agm_transform_request", "agm_transform_event"})
-#: Hooks without wrappers: those, and the ones whose implementations are awaited one after the other.
-UNWRAPPED = CHAINS | {"agm_look_up", "agm_answer_request"}
+#: Hooks without wrappers: those, the ones whose implementations are awaited one after the other, and the kinds, which
+#: are asked for as soon as a plugin is loaded.
+UNWRAPPED = CHAINS | {"agm_upstream_kinds", "agm_look_up", "agm_answer_request"}
+
+
+#: Plugins that come with agm and are written as anybody's: by name, because nothing here imports what is above it.
+DIALECTS = ("agm.dialects.openai", "agm.dialects.anthropic")
 
 
 class PluginError(Exception):
@@ -64,12 +77,42 @@ class Origin:
 Load = Callable[[], tuple[object, Origin]]
 
 
+class KindHooks:
+    """
+    The hooks that a kind answers for its own accounts: it is asked behind all other plugins.
+
+    :ivar of: the plugin whose kind it is.
+    """
+
+    def __init__(self, kind: UpstreamKind, of: object) -> None:
+        self.kind, self.of = kind, of
+
+    @hookimpl(trylast=True)
+    def agm_wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest | None:
+        """The request as the kind makes it."""
+        wrap = self.kind.wrap
+        return None if wrap is None or account.kind != self.kind.name else wrap(request, account, body)
+
+    @hookimpl(trylast=True)
+    def agm_classify_error(
+        self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
+    ) -> Verdict | None:
+        """What the kind says."""
+        read = self.kind.read_error
+        if read is None or account.kind != self.kind.name:
+            return None
+        return read(status, body, headers, account, request)
+
+
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, which also remembers where each plugin comes from, by name."""
+    """pluggy's manager, which also remembers where each plugin comes from, by name, and which kinds there are."""
 
     def __init__(self) -> None:
         super().__init__("agm")
         self.origins: dict[str, Origin] = {}
+        #: All kinds of upstreams by name, and the plugins that those are of which are not built in.
+        self.kinds: dict[str, UpstreamKind] = dict(BUILT_IN_KINDS)
+        self.kind_plugins: dict[str, str] = {}
         self._in_use = False
         self.add_hookspecs(hookspecs)
 
@@ -104,7 +147,9 @@ class PluginManager(pluggy.PluginManager):
             return
         if self.has_plugin(name):
             raise PluginError(f"plugin {name}: there is another plugin of this name; load one of them only")
+        _check_version(plugin, name)
         _check_names(plugin, name)
+        self._warn_of_old_names(plugin, name)
         try:
             self.register(plugin, name)
         except pluggy.PluginValidationError as e:
@@ -118,6 +163,46 @@ class PluginManager(pluggy.PluginManager):
                     _check_impl(impl, name, caller.name)
                 elif not impl.optionalhook:  # of another name than its function: specname=…
                     raise PluginError(f"plugin {name}: there is no hook {caller.name}{_nearest(caller.name)}")
+                if caller.name == "agm_upstream_kinds":
+                    self._add_kinds(impl, name)
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        """As pluggy's; a hook that has another name now is taken for that."""
+        opts = super().parse_hookimpl_opts(plugin, name)
+        if opts is not None and (renamed := hookspecs.RENAMED.get(opts["specname"] or name)) is not None:
+            opts["specname"] = renamed[0]
+        return opts
+
+    def _warn_of_old_names(self, plugin: object, name: str) -> None:
+        for attribute in dir(plugin):
+            opts = super().parse_hookimpl_opts(plugin, attribute)
+            old = attribute if opts is None else opts["specname"] or attribute
+            if opts is not None and old in hookspecs.RENAMED:
+                new, since = hookspecs.RENAMED[old]
+                major = int(since.partition(".")[0]) + 1
+                warnings.warn(
+                    f"plugin {name}: {old} is called {new} since version {since} of the hooks; its old name ends with "
+                    f"version {major}.0",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+
+    def _add_kinds(self, impl: pluggy.HookImpl, plugin: str) -> None:
+        """:raises PluginError: if it gives what is no kind, or one that there is already."""
+        give: Callable[[], Any] = impl.function
+        try:
+            found = list(give())
+            for kind in found:
+                check_kind(kind)
+        except Exception as e:
+            raise PluginError(f"plugin {plugin}: agm_upstream_kinds failed: {last_line(e)}") from e
+        for kind in found:
+            if kind.name in self.kinds:
+                whose = self.kind_plugins.get(kind.name)
+                whose = "is built in" if whose is None else f"is one of plugin {whose}'s"
+                raise PluginError(f"plugin {plugin}: the kind {kind.name} {whose}; give yours another name")
+            self.kinds[kind.name], self.kind_plugins[kind.name] = kind, plugin
+            self.register(KindHooks(kind, impl.plugin), f"{plugin}:{kind.name}")
 
 
 def make_plugin_manager(
@@ -138,7 +223,7 @@ def make_plugin_manager(
     """
     manager = PluginManager()
     known = []
-    for name, load in _candidates(modules, folder, entry_points):
+    for name, load in _candidates(modules, folder, entry_points, manager.kinds):
         known.append(name)
         if name not in disable:
             plugin, origin = load()
@@ -151,10 +236,14 @@ def make_plugin_manager(
     return manager
 
 
-def _candidates(modules: Iterable[str | object], folder: Path | None, entry_points: bool) -> Iterator[tuple[str, Load]]:
+def _candidates(
+    modules: Iterable[str | object], folder: Path | None, entry_points: bool, kinds: Mapping[str, UpstreamKind]
+) -> Iterator[tuple[str, Load]]:
     """Each plugin by name, with the function that loads it."""
-    for name, plugin in builtin.make_plugins():
+    for name, plugin in builtin.make_plugins(kinds):
         yield name, partial(_loaded, plugin, Origin("built-in", name, __version__))
+    for name in DIALECTS:
+        yield name, partial(_load_dialect, name)
     if entry_points:
         for point in sorted(importlib.metadata.entry_points(group="agm"), key=lambda p: (p.name, p.value)):
             yield point.name, partial(_load_installed, point)
@@ -172,6 +261,10 @@ def _loaded(plugin: object, origin: Origin) -> tuple[object, Origin]:
     return plugin, origin
 
 
+def _load_dialect(name: str) -> tuple[object, Origin]:
+    return _imported(name, partial(importlib.import_module, name)), Origin("built-in", name, __version__)
+
+
 def _load_installed(point: importlib.metadata.EntryPoint) -> tuple[object, Origin]:
     plugin = _imported(point.name, point.load)
     distribution = point.dist
@@ -187,7 +280,7 @@ def _load_file(name: str, path: Path) -> tuple[object, Origin]:
 
 def _load_module(name: str) -> tuple[object, Origin]:
     module = _imported(name, partial(_module_named, name))
-    return module, Origin("module", name, _version(module))
+    return module, Origin("module", name, __version__ if name.startswith("agm.") else _version(module))
 
 
 def name_of(plugin: object) -> str:
@@ -277,6 +370,25 @@ def last_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def _check_version(plugin: object, name: str) -> None:
+    """Refuse a plugin that says that it was written for hooks which are not these."""
+    wanted = getattr(plugin, API_ATTRIBUTE, None)
+    if wanted is None:
+        return
+    found = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", str(wanted))
+    if found is None:
+        raise PluginError(f"plugin {name}: {API_ATTRIBUTE} = {wanted!r}; write it as {hookspecs.API_VERSION!r}")
+    major, minor = (int(number) for number in hookspecs.API_VERSION.split("."))
+    if (int(found[1]), int(found[2])) > (major, minor):
+        cure = "upgrade agm"
+    elif int(found[1]) < major:
+        cure = "upgrade the plugin; docs/upgrading.md says what differs"
+    else:
+        return
+    has = f"this agm has {hookspecs.API_VERSION}"
+    raise PluginError(f"plugin {name}: it was written for version {wanted} of the hooks, and {has}; {cure}")
+
+
 def _check_names(plugin: object, name: str) -> None:
     """Refuse what pluggy would pass over: a misspelt hook, or one without its mark."""
     for attribute in dir(plugin):
@@ -287,6 +399,8 @@ def _check_names(plugin: object, name: str) -> None:
             continue
         marked = getattr(value, "agm_impl", None)
         if marked is not None and (marked["optionalhook"] or marked["specname"]):
+            continue
+        if attribute in hookspecs.RENAMED and marked is not None:
             continue
         if attribute not in HOOKS:
             raise PluginError(f"plugin {name}: there is no hook {attribute}{_nearest(attribute)}")

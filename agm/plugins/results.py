@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from agm.core.answer import Answer, KeepAnswer, LocalAnswer
+from agm.core.answer import Answer, KeepAnswer, LocalAnswer, check_header
 from agm.core.classify import Verdict
 from agm.core.request import Account, AccountChoice, EndStream, ModelChoice, UpstreamRequest
 from agm.core.wire.bytechain import ByteChain
@@ -17,6 +17,7 @@ from agm.upstream.accounts import AccountSource
 
 #: What each hook may return beside None, and how that is called.
 _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "agm_upstream_kinds": ((Iterable,), "UpstreamKinds are expected"),
     "agm_settings": ((Mapping,), "a msgspec.Struct for each table, by its name, is expected"),
     "agm_configure": ((object,), "nothing is expected"),
     "agm_client_keys": ((Iterable,), "sources of client keys are expected, each with a lookup"),
@@ -37,18 +38,13 @@ _RESULTS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "agm_answer_headers": ((Mapping,), "headers by their names are expected"),
     "agm_attempt_finished": ((object,), "nothing is expected"),
     "agm_request_finished": ((object,), "nothing is expected"),
+    "agm_alert": ((object,), "nothing is expected"),
     "agm_resources": ((Mapping,), "resources by the first segment of their path are expected"),
     "agm_stopping": ((object,), "nothing is expected"),
 }
 _SENDABLE = re.compile(r"/[\x21-\x7e]*")
-#: A header's name and value as RFC 9110 has them; a line break in one would begin another.
+#: The header of a request, as RFC 9110 has it; a line break in one would begin another.
 _HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE_FOR_A_CLIENT = re.compile("[^\\x00-\\x08\\x0a-\\x1f\\x7f\\u0100-\\U0010ffff]*")
-#: Headers that say how an answer is laid out or sent.
-_OF_THE_HOP = frozenset(
-    {"connection", "content-encoding", "content-length", "date", "keep-alive", "server", "te", "trailer"}
-    | {"transfer-encoding", "upgrade", "x-agm-request-id"}
-)
 _HEADER_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 #: Headers that follow from the form of an answer.
@@ -61,8 +57,8 @@ def checked(hook: str, result: object) -> object:
 
     :raises TypeError: if it may not.
     """
-    if result is None:
-        return None
+    if result is None or type(result) is KeepAnswer:  # whose maker has checked it
+        return result
     expected, what = _RESULTS[hook]
     if not isinstance(result, expected) or result == "":
         raise TypeError(f"it returned a {type(result).__name__}; {what}")
@@ -79,7 +75,7 @@ def checked(hook: str, result: object) -> object:
             raise TypeError(f"it returned a {type(wrong[0]).__name__} among the events; {what}")
     if hook == "agm_answer_headers":
         for name, value in result.items():  # type: ignore[attr-defined]
-            _check_header(name, value)
+            check_header(name, value)
     if isinstance(result, UpstreamRequest) and not _can_be_sent(result):
         raise TypeError("it returned an UpstreamRequest whose path, headers or body cannot be sent")
     if hook == "agm_settings" and isinstance(result, Mapping):
@@ -125,15 +121,6 @@ def checked_wrapper(hook: str, first: bool, inner: object, outer: object) -> obj
         raise TypeError(f"its wrapper returned {_called(outer)}; a wrapper of this hook returns the list that it got")
     may_await = hook in MAY_AWAIT
     return [each if may_await and inspect.isawaitable(each) else checked(hook, each) for each in outer]
-
-
-def _check_header(name: object, value: object) -> None:
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError("it returned a header that is not text: both its name and its value are strings")
-    if not _HEADER_NAME.fullmatch(name.encode("utf-8")) or not _VALUE_FOR_A_CLIENT.fullmatch(value):
-        raise TypeError("it returned a header that cannot be sent: a name is a token, a value one line of Latin-1")
-    if name.lower() in _OF_THE_HOP:
-        raise TypeError(f"it returned the header {name.lower()}, which says how the answer is sent, and is agm's own")
 
 
 def _called(value: object) -> str:

@@ -114,8 +114,6 @@ async def route_call(context: ServingContext, request: GatewayRequest, body: byt
     :raises InvalidRequest: if what it names belongs to several accounts, or cannot be read.
     :raises NotFound: if it names what does not answer to its client key.
     """
-    if not len(context.ownership):
-        return _to_any(context, request)
     tuned = ownership.root(request.model)
     names = [] if tuned is None else [tuned]
     names += await names_in(context, request.body if body is request.body.raw else Body(body))
@@ -123,7 +121,7 @@ async def route_call(context: ServingContext, request: GatewayRequest, body: byt
     return route_names(context, request, names)
 
 
-def _to_any(context: ServingContext, request: GatewayRequest) -> Routing:
+def to_any(context: ServingContext, request: GatewayRequest) -> Routing:
     """Route to any account that can serve a request of this shape."""
     return PoolRouting(context, request) if request.place is None else VertexRouting(context, request)
 
@@ -136,7 +134,7 @@ def route_names(context: ServingContext, request: GatewayRequest, names: Sequenc
     """
     owned = owner_of(context, names)
     if owned is None:
-        return _to_any(context, request)
+        return to_any(context, request)
     owner, resource = owned
     return AffinityRouting(context, request, owner, resource, tuple(names))
 

@@ -44,6 +44,8 @@ class OpenAnswer:
     error_event: Callable[[StreamFailure], bytes] = error_event
     #: Whose request it is, where it may make something.
     maker: Maker | None = None
+    #: Headers that a plugin wants to go out with it.
+    added: tuple[tuple[bytes, bytes], ...] = ()
     _closed: bool = attrs.field(init=False, default=False)
 
     @property

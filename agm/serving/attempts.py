@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agm.config import TimeoutsConfig
+from agm.core.answer import KeepAnswer
 from agm.core.classify import ABOUT_THE_REQUEST, SHORT_DELAY, Fault, Verdict
 from agm.core.errors import (
     BadUpstreamAnswer,
@@ -33,8 +34,9 @@ from agm.core.errors import (
 )
 from agm.core.pool.breaker import Trouble
 from agm.core.pool.candidates import Candidates
-from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
+from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.pool.lease import Lease
+from agm.core.pool.waiters import Share, is_batch
 from agm.core.remedies import remedy
 from agm.core.request import (
     Account,
@@ -100,8 +102,8 @@ class Attempts:
     routing: Routing
     wrapping: Wrapping
     mapped: ModelChoice
-    #: An answer of up to so many bytes is kept for the observers; 0 for none.
-    keep: int = 0
+    #: Whether the answer is kept for the observers, and what goes out with it.
+    keep: KeepAnswer | None = None
     #: What has been recorded of the request before, with another model.
     before: Sequence[AttemptRecord] = ()
     #: What is told of each attempt beside the reason for its account.
@@ -139,6 +141,8 @@ class Attempts:
                 outcome = await self._attempt(number, route)
                 if isinstance(outcome, OpenAnswer):
                     route = None  # its lease is the answer's now
+                    if self.keep is not None:
+                        outcome.added = self.keep.lines
                     return outcome
                 last = outcome
                 if last.final or last.verdict.fault in ABOUT_THE_REQUEST or number >= most:
@@ -194,12 +198,12 @@ class Attempts:
     async def _first(self) -> Route:
         """The first route, after a wait if it must be; raises if there is none."""
         request, pool = self.request, self.context.pool
-        pool.wake(request.model)  # those who have waited longer go first
+        pool.wake(request.model)  # those who wait go first
         route = self._take() or await self._line_up()
         if route is None:
             _, exclusions = self.candidates()
             self.spent = any(exclusion.cause in NONE_LEFT for exclusion in exclusions)
-            raise nothing_left(request.model, request.method, request.version, exclusions)
+            raise self.context.nothing_left(request, exclusions)
         return route
 
     async def _next(self, route: Route, failure: Failed) -> Route | None:
@@ -278,7 +282,7 @@ class Attempts:
 
     async def _line_up(self) -> Route | None:
         """
-        Wait for an account behind those who came earlier; None as soon as it is clear that none comes in time.
+        Wait for an account until it is this request's turn; None as soon as it is clear that none comes in time.
 
         In all a request waits for no longer than ``[pool] max_wait``.
         """
@@ -309,7 +313,8 @@ class Attempts:
             if not done.called:
                 timer = reactor.callLater(self._next_look(until), look)
 
-        waiter = pool.wait(request.model, request.method, try_acquire, request.version)
+        share = Share(request.client_key, request.weight, is_batch(request.method))
+        waiter = pool.wait(request.model, request.method, try_acquire, request.version, share)
         timer = reactor.callLater(self._next_look(until), look)
         try:
             return await done
@@ -452,8 +457,8 @@ class Attempts:
         """Wait until an answer shows what it is."""
         limits, deadlines = self.context.config.timeouts, self.context.deadlines
         passing = self.wrapping.filter(wrapped)
-        if self.keep:
-            passing = KeptAnswer(passing, self.keep)
+        if self.keep is not None:
+            passing = KeptAnswer(passing, self.keep.most)
         within = first_byte_within(self.request.headers, limits)
         silent = limits.idle + timeout if within > limits.first_byte else limits.idle  # who asked for it may wait
         flow = UpstreamBody(passing, deadlines, limits.idle, self.wrapping.watch(), first=silent)
@@ -486,7 +491,8 @@ class Attempts:
             failure = passing.failure
             if failure.foreign:
                 return Failed.foreign(failure.message)
-            return self.classify(failure.code, failure.document, answer.header("retry-after"), account)
+            said = failure.document if failure.original is None else failure.original
+            return self.classify(failure.code, said, answer.header("retry-after"), account)
         if flow.broken is not None:
             verdict = Verdict(Fault.ENDPOINT, "CONNECTION_LOST")
             return Failed(verdict, None, b"", flow.broken, final=True, trouble=Trouble.ODD)
@@ -529,6 +535,8 @@ class Attempts:
             trouble = Trouble.ODD if envelope.error_document(body) is None else Trouble.STATED
         message = f"the upstream answered {status}"
         told = verdict.message if foreign else ""
+        if not told and account.upstream.read_error is not None:  # whose own form no client can read
+            told = f"The upstream answered {status}."
         failure = self.wrapping.judge(Failed(verdict, status, body, message, stated=True, trouble=trouble, told=told))
         if failure.verdict.fault is Fault.MISSING:
             self.routing.missing(account, body)
@@ -586,7 +594,9 @@ class Attempts:
         headers: list[tuple[bytes, bytes]] = []
         if status in (429, 503):
             wait = self.routing.recovery(last.verdict, self._given_up)
-            body = with_retry_info(body, wait)
+            request = self.request
+            away = self.context.pool.excluded(request.model, request.method, request.version)
+            body = with_retry_info(body, wait, self.context.returns(away).rstrip())
             headers.append((b"Retry-After", b"%d" % max(1, -int(-wait // 1))))
         return FinalAnswer(status, tuple(headers), body)
 

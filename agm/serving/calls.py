@@ -17,12 +17,15 @@ from agm.core.answer import Answer
 from agm.core.counters import Counters
 from agm.core.request import Account, AttemptRecord, GatewayRequest, RequestRecord
 from agm.core.wire.answer_filters import WatchedFilter
-from agm.core.wire.usage import KeepingWatch, UsageWatch
+from agm.core.wire.usage import KeepingWatch, Usage
 from agm.observe.activity import Live, Relaying, Underway
 from agm.serving.answers import FinalAnswer, OpenAnswer
+from agm.serving.attempts import Attempts
 from agm.serving.client_auth import ClientAuthenticator
 from agm.serving.context import ServingContext
+from agm.serving.fallbacks import FallingBack
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.money import Money
 from agm.serving.prepare import InboundCall, MakeWrapping, PrepareCall
 from agm.serving.wrapping import CallWrapping
 
@@ -58,6 +61,7 @@ class Calls:
     context: ServingContext
     models: ModelDirectory
     clients: ClientAuthenticator
+    money: Money
     live: Live
     counters: Counters
 
@@ -145,22 +149,29 @@ class Call:
         context = calls.context
         attempts = () if self._attempts is None else tuple(self._attempts.records)
         account: str | None = None
-        watch: UsageWatch | None = None
+        answer: bytes | None = None
+        usage: Usage | None = None
+        finish_reason: str | None = None
         if isinstance(opened, OpenAnswer):
-            account, watch = opened.account.name, opened.body.watch
+            body = opened.body
+            account, watch = opened.account.name, body.watch
+            if outcome == "ok":
+                answer = body.kept
+            if watch is not None:
+                usage, finish_reason = watch.read()
+            if isinstance(body.filter, WatchedFilter):
+                watch = body.filter.watch  # what the client was told counts, as far as it was told
+                given, why = watch.read()
+                usage, finish_reason = given or usage, why or finish_reason
+            if context.kept_answers and isinstance(watch, KeepingWatch):
+                underway.answer, underway.answer_size = watch.kept, watch.size
         elif isinstance(opened, FinalAnswer):
             account = attempts[-1].account if attempts else None
             if context.kept_answers:
                 underway.answer, underway.answer_size = opened.body[: context.kept_answers], len(opened.body)
-        answer = opened.body.kept if isinstance(opened, OpenAnswer) and outcome == "ok" else None
-        usage, finish_reason = (None, None) if watch is None else watch.read()
-        if isinstance(opened, OpenAnswer) and isinstance(opened.body.filter, WatchedFilter):
-            watch = opened.body.filter.watch  # what the client was told counts, as far as it was told
-            given, why = watch.read()
-            usage, finish_reason = given or usage, why or finish_reason
-        if isinstance(watch, KeepingWatch):
-            underway.answer, underway.answer_size = watch.kept, watch.size
         request = self._prepared.request
+        if outcome == "error" and isinstance(self._attempts, Attempts | FallingBack) and self._attempts.spent:
+            context.storms.refused(request.model)
         record = RequestRecord(
             request=request,
             started=request.received_at,
@@ -174,9 +185,11 @@ class Call:
             usage=usage,
             finish_reason=finish_reason,
             answer=answer,
+            cost=calls.money.cost(request, usage) if isinstance(opened, OpenAnswer) else None,
         )
         calls.live.end(underway, record, context.config.pool.max_attempts)
         calls.counters.finished(record)
         calls.clients.charge(record)
+        calls.money.charge(record)
         context.hooks.request_finished(record)
         return record

@@ -8,7 +8,11 @@ Whatever a surface sends goes through :func:`edited_body`, and whatever it relay
 
 from __future__ import annotations
 
+from typing import Any
+
+import attrs
 import msgspec
+from twisted.internet.task import deferLater
 
 from agm.core.errors import GatewayError, Unimplemented
 from agm.core.request import Account, Body, GatewayRequest
@@ -20,13 +24,43 @@ async def edited_body(hooks: Hooks, body: bytes, request: GatewayRequest) -> byt
     """
     Return a body after all plugins' edits; as it is where none edits, or where there is no body.
 
+    Of a batch each request is edited, as a call of its own, and then the batch.
+
     :param request: the request as it came; its ``method`` says what kind of document the body is.
     :raises InvalidRequest: if it is no JSON object, and a plugin would edit it.
     :raises HookFailed: if a plugin fails.
     """
     if not hooks.edits_requests or not body.strip():
         return body
-    return await hooks.edit_body(Body(body).json(), request)  # a document of their own
+    document = Body(body).json()  # a document of their own
+    if request.method in _INNER:
+        await _edit_inner(hooks, document, request)
+    return await hooks.edit_body(document, request)
+
+
+#: Batches that hold their requests, and the method that each of them is of.
+_INNER = {"batchGenerateContent": "generateContent", "asyncBatchEmbedContent": "embedContent"}
+#: So many requests of a batch are edited before others are served.
+_AT_ONCE = 32
+
+
+async def _edit_inner(hooks: Hooks, document: dict[str, Any], request: GatewayRequest) -> None:
+    """Have the plugins edit each request of a batch, as what it is; the batch itself they see afterwards, whole."""
+    for number, holder in enumerate(_holders(document)):
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            await deferLater(hooks.reactor, 0)
+        shown = Body(msgspec.json.encode(holder["request"]))
+        one = attrs.evolve(request, method=_INNER[request.method], body=shown)
+        holder["request"] = msgspec.json.decode(await hooks.edit_body(holder["request"], one))
+
+
+def _holders(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what holds the requests of a batch, each under ``request``; none where it is not as Google has it."""
+    found: Any = document.get("batch", document)
+    for names in (("inputConfig", "input_config"), ("requests",), ("requests",)):
+        found = next((found[name] for name in names if name in found), None) if isinstance(found, dict) else None
+    holders = found if isinstance(found, list) else []
+    return [one for one in holders if isinstance(one, dict) and isinstance(one.get("request"), dict)]
 
 
 def edited(hooks: Hooks, request: GatewayRequest, account: Account, cut: Transform, *, alone: bool) -> Transform:

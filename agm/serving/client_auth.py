@@ -25,6 +25,7 @@ from agm.core.redact import Redactor
 from agm.core.request import RequestRecord
 from agm.hookspecs import ClientKeySource
 from agm.plugins.hooks import Hooks
+from agm.serving.money import Money
 from agm.serving.shared_limits import Prepaid, SharedLimits
 
 #: Unknown keys that are remembered to have been presented before.
@@ -56,6 +57,8 @@ class ClientAuthenticator:
     _redactor: Redactor
     _wall: Callable[[], float]
     _config: Config
+    #: The budgets of client keys and teams.
+    _money: Money
     #: Sources of client keys, each with the name of the plugin that it is of.
     _sources: Sequence[tuple[str, ClientKeySource]] = attrs.field(init=False, factory=list)
     #: Those of them that can know any.
@@ -240,6 +243,20 @@ class ClientAuthenticator:
             reason="CLIENT_KEY_EXPIRED",
         )
 
+    def lists(self, key: ClientKey) -> bool:
+        """Return whether a key is one of a list, and not looked up elsewhere."""
+        return any(key.digest == known.digest for known in self.client_keys)
+
+    def revoked(self, key: ClientKey, *, listed: bool) -> Unauthenticated | None:
+        """
+        Make the error for the bearer of a key that is not taken any more; None while it is.
+
+        :param listed: whether it was in a list, which says by leaving it out that it is revoked.
+        """
+        if listed and not self.lists(key):
+            return Unauthenticated("This client key has been revoked.", reason="CLIENT_KEY_REVOKED")
+        return self._expired(key)
+
     # What it may do
 
     async def pay(self, key: ClientKey) -> None:
@@ -263,7 +280,7 @@ class ClientAuthenticator:
         :param counting: whether the request counts; not where nothing will be sent.
         :raises Unauthenticated: if the key has expired.
         :raises Forbidden: if the key may not ask for the model.
-        :raises TooManyRequests: if one of its limits is used up.
+        :raises TooManyRequests: if one of its limits is used up, or a budget of it or its team is spent.
         """
         expired = self._expired(key)
         if expired is not None:
@@ -271,6 +288,8 @@ class ClientAuthenticator:
         if model and model not in key.patterns:
             raise Forbidden(f"This client key may not use models/{model}.", reason="MODEL_NOT_ALLOWED")
         spends = bool(model) and method != "countTokens"
+        if spends:
+            self._money.admit(key)
         exceeded = self.allowances.admit(key.name, key.limits, spends=spends, counting=counting)
         if exceeded is not None:
             raise exceeded.error()

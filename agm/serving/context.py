@@ -6,16 +6,20 @@ A record is of one configuration: a reload makes another, and a request goes on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 
 from agm.config import Config
+from agm.core.alerts import QuotaStorms
+from agm.core.errors import GatewayError
+from agm.core.forecast import returns
 from agm.core.ownership import Ownership
+from agm.core.pool.exclusions import Exclusion, nothing_left
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import Account, LastFailure
+from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.net.timers import Deadlines
 from agm.observe.requestlog.writer import RequestLog
 from agm.plugins.hooks import Hooks
@@ -57,10 +61,21 @@ class ServingContext:
     #: Takes the secrets that are held here out of whatever is shown.
     redactor: Redactor
     checks: Doubts
+    #: Counts what was refused for want of quota.
+    storms: QuotaStorms
     #: Of each account, the last attempt that failed through no fault of its request.
     last_failures: dict[str, LastFailure]
     #: Where requests are recorded; None for nowhere.
     request_log: RequestLog | None = None
+
+    def nothing_left(self, request: GatewayRequest, exclusions: Sequence[Exclusion]) -> GatewayError:
+        """Make the error for a request that no account can serve; it says when they are expected back."""
+        outlook = self.returns(exclusions)
+        return nothing_left(request.model, request.method, request.version, exclusions, outlook)
+
+    def returns(self, exclusions: Iterable[Exclusion]) -> str:
+        """Say when accounts are expected back, by name where ``[gateway] show_account`` lets clients know names."""
+        return returns(exclusions, self.wall(), names=self.config.gateway.show_account)
 
     @property
     def kept_answers(self) -> int:

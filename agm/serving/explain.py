@@ -14,7 +14,6 @@ import msgspec
 
 from agm.core import documents, ownership
 from agm.core.errors import NOT_JSON, GatewayError
-from agm.core.pool.exclusions import nothing_left
 from agm.core.request import Account, UpstreamRequest
 from agm.core.wire import interactions
 from agm.plugins.hooks import Call, HookFailed
@@ -24,7 +23,9 @@ from agm.serving.chains import plugin_failed
 from agm.serving.fallbacks import FallingBack
 from agm.serving.gateway import Gateway
 from agm.serving.interactions import IdInbound, PrepareIdCall, Uncounted, forwarded_headers
+from agm.serving.money import names_of
 from agm.serving.prepare import Answered, InboundCall, PrepareCall
+from agm.upstream.credentials.credential import KeyHeaders
 
 REDACTED = "[redacted]"
 #: The method that creates an interaction; it is no method of a model.
@@ -51,7 +52,19 @@ async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
         },
         "client_key": None if inbound.key is None else inbound.key.name,
         "client_key_required": gateway.clients.mode != "off",
+        "budgets": [
+            {"of": it.budget.of, "per": it.budget.per, "limit": it.budget.limit, "spent": round(it.spent, 9)}
+            | {"then": it.budget.then, "seconds_left": round(it.seconds_left, 1)}
+            for it in gateway.money.budgets.of(*names_of(inbound.client_key, inbound.team))
+        ],
     }
+    if inbound.translated is not None:
+        found["dialect"] = {
+            "name": inbound.dialect,
+            "body": _shown(inbound.translated.body),
+            "translated": _shown(inbound.body),
+            "left_out": list(inbound.translated.left_out),
+        }
     await pause(gateway.calls.context, inbound.body)
     with gateway.hooks.recorded() as calls:
         try:
@@ -143,7 +156,7 @@ def _decide(
     if not accounts:
         wait = attempts.wait_in_line()
         if wait is None:
-            raise nothing_left(request.model, request.method, request.version, exclusions)
+            raise attempts.context.nothing_left(request, exclusions)
         found["waits"] = {"seconds": round(wait, 3), "at_most": gateway.config.pool.max_wait}
         return
     choice = attempts.select(accounts)
@@ -168,7 +181,10 @@ def _headers(gateway: Gateway, account: Account, wrapped: UpstreamRequest) -> di
     headers = {name: REDACTED if _SECRET.search(name) else value for name, value in headers.items()}
     if "accept-encoding" not in map(str.lower, headers):
         headers["Accept-Encoding"] = "identity"  # the client sends it in any case
-    if gateway.credentials[account.name].kind == "api-key":
+    credential = gateway.credentials[account.name]
+    if isinstance(credential, KeyHeaders):
+        headers.update(dict.fromkeys(credential.names, REDACTED))
+    elif credential.kind == "api-key":
         headers["x-goog-api-key"] = REDACTED
     else:
         headers["Authorization"] = f"Bearer {REDACTED}"

@@ -46,6 +46,11 @@ class FallingBack:
         """The request, with the model that it has come to."""
         return self.attempts.request
 
+    @property
+    def spent(self) -> bool:
+        """Whether it came to nothing because of quota or capacity alone."""
+        return self.attempts.spent
+
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
         The first good answer, or the last error of the last model.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,24 +19,31 @@ from twisted.logger import Logger
 from agm.cluster.memory import MemoryStore, Shared
 from agm.cluster.store import Store
 from agm.config import Config
+from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
 from agm.core.counters import Counters
+from agm.core.dialect import ForModel
 from agm.core.limits import Allowances
 from agm.core.live import Pins
 from agm.core.ownership import KnownOwners, Ownership
+from agm.core.pool.cooldown import ALL_MODELS, Cooldown
 from agm.core.pool.pool import Pool
 from agm.core.redact import Redactor
-from agm.core.request import GatewayRequest, LastFailure
+from agm.core.remedies import fix_for
+from agm.core.request import Account, GatewayRequest, LastFailure
 from agm.core.sealed import KEY_BYTES
 from agm.net.stalls import Stalls
 from agm.observe.activity import Live
 from agm.observe.metrics import Metrics
 from agm.observe.observed import Observed
+from agm.observe.peers import Peers
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
 from agm.persist.pool_state import PoolState, digest_of, written_at
 from agm.persist.session_pins import SessionPins
 from agm.persist.session_pins import path_beside as pins_beside
+from agm.persist.spending import SpendingFile
+from agm.persist.spending import path_beside as spending_beside
 from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving import inprocess
 from agm.serving.asyncio_thread import AsyncioThread
@@ -48,6 +55,7 @@ from agm.serving.health_checks import HealthChecks
 from agm.serving.inprocess import Caller
 from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
+from agm.serving.money import Money
 from agm.serving.secrets import reporting_secrets, secrets_of
 from agm.serving.shared_limits import SharedLimits
 from agm.upstream.accounts import AccountSource
@@ -79,6 +87,7 @@ class Gateway:
     :param upload_key: 32 bytes that uploads are sealed with; others with each start if None.
     :param state_path: where what is known of the accounts survives a restart; None for nowhere.
     :param request_log_path: where requests are recorded; None for nowhere.
+    :param peers: the workers of this machine, this one among them; None where the gateway is one process.
     :param traces: what sends traces; None where none are asked for.
     :param redactor: knows the secrets that are held here, and takes them out of whatever is shown.
     :param credential_of: makes an account's credential, where it is not its own that is used.
@@ -91,7 +100,10 @@ class Gateway:
     :ivar cluster: what is shared with other processes: counters, claims and events, for plugins.
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
+    :ivar money: what requests cost, and the budgets.
     :ivar pins: which account a session's handle or an ephemeral token is of.
+    :ivar reload_file: has the configuration's file read, and put in force; None where there is none, or it is not the
+        file's accounts that serve.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -108,6 +120,7 @@ class Gateway:
         state_path: Path | None = None,
         upload_key: bytes | None = None,
         request_log_path: Path | None = None,
+        peers: Peers | None = None,
         traces: Traces | None = None,
         wall: Callable[[], float] = time.time,
         redactor: Redactor | None = None,
@@ -122,6 +135,7 @@ class Gateway:
         self.wall = wall
         self.redactor = Redactor() if redactor is None else redactor
         self.traces = traces
+        self.peers = peers
         if traces is not None:
             traces.redact = self.redactor.text
         self.pool = Pool((), reactor.seconds)
@@ -131,9 +145,12 @@ class Gateway:
             self._now,
             shared=store is not None or config.cluster.redis is not None,
         )
+        self.pool.went_off = self._went_off
+        self._storms = QuotaStorms(reactor.seconds, hooks.alert)
         self.credentials: dict[str, Credential] = {}
         self.ownership: Ownership = KnownOwners()
         self.last_failures: dict[str, LastFailure] = {}
+        self.reload_file: Callable[[], Deferred[None]] | None = None
         self.sessions = Sessions()
         self.pins = Pins()
         self.deadlines = client.deadlines
@@ -141,6 +158,7 @@ class Gateway:
         self.live = Live(self.pool, reactor.seconds, wall)
         self.code_assist = CodeAssist(reactor, client, self.credentials, self.pool, wall)
         self.models = ModelDirectory(ModelReports(reactor, client, self.credentials, self.code_assist), config)
+        self.money = Money(config, self.pool, self._now, hooks.alert)
         self.clients = ClientAuthenticator(
             auth_mode,
             forwarded_auth_mode,
@@ -149,6 +167,7 @@ class Gateway:
             self.redactor,
             self._now,
             config,
+            self.money,
         )
         if config.cluster.redis is not None or store is not None:
             self.clients.shared = SharedLimits(self.cluster.store, config.cluster.on_loss, reactor.seconds)
@@ -166,6 +185,7 @@ class Gateway:
                 refreshes=refresher.outcomes,
             ),
             self.counters,
+            peers,
         )
         self.request_log = None if request_log_path is None else self._make_request_log(request_log_path)
         self._asyncio = AsyncioThread(reactor)
@@ -174,10 +194,15 @@ class Gateway:
         self.upload_key = upload_key or secrets.token_bytes(KEY_BYTES)
         self._state: PoolState | None = None
         self._counts: KeyCounts | None = None
+        self._spent: SpendingFile | None = None
         self._kept_pins: SessionPins | None = None
         self._credential_of = credential_of or self._own_credential
         self.calls = self._make_calls(config)
+        self._started = False
         self._sources: dict[str, AccountSource] = {}
+        #: What was known at once, and what each plugin that fetches accounts has given last.
+        self._known: list[AccountSource] = []
+        self._fetched: list[list[AccountSource]] = []
         self._awaited: list[Awaitable[list[AccountSource]]] = self._adopt(config)
 
     def _now(self) -> float:
@@ -192,7 +217,14 @@ class Gateway:
         return RedisStore(self.reactor, config.cluster.redis, config.cluster.name, self._now)
 
     def _make_request_log(self, path: Path) -> RequestLog:
-        return RequestLog(self.reactor, path, lambda: self.config.request_log, self._now, redact=self.redactor.text)
+        return RequestLog(
+            self.reactor,
+            path,
+            lambda: self.config.request_log,
+            self._now,
+            redact=self.redactor.text,
+            prunes=self.peers is None or self.peers.number == 1,
+        )
 
     def _own_credential(self, source: AccountSource) -> Credential:
         return reporting_secrets(source.credential(self.refresher), self.redactor.add_transient)
@@ -211,16 +243,19 @@ class Gateway:
             ownership=self.ownership,
             redactor=self.redactor,
             checks=self._checks,
+            storms=self._storms,
             last_failures=self.last_failures,
             request_log=self.request_log,
         )
-        return Calls(context, self.models, self.clients, self.live, self.counters)
+        return Calls(context, self.models, self.clients, self.money, self.live, self.counters)
 
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
         self.cluster.start()
         self.hooks.started(self)
+        self._started = True
+        self._tell_unusable(self._sources)
         self.metrics.start()
         if self.traces is not None:
             self.traces.start()
@@ -236,6 +271,12 @@ class Gateway:
             self._state.start(self._origins())
             self._counts = KeyCounts(self.reactor, self.clients.allowances, path_beside(self._state_path))
             self._counts.start()
+            self._spent = SpendingFile(
+                self.reactor, self.money.spending, self.money.quotas, spending_beside(self._state_path)
+            )
+            self._spent.start()
+            self.money.budgets.take_note()
+            self.money.hold_accounts()
             self._kept_pins = SessionPins(self.reactor, self.pins, pins_beside(self._state_path), self._now)
             self._kept_pins.start()
         await self._fetch()
@@ -255,6 +296,8 @@ class Gateway:
             await self._state.stop()
         if self._counts is not None:
             await self._counts.stop()
+        if self._spent is not None:
+            await self._spent.stop()
         if self._kept_pins is not None:
             await self._kept_pins.stop()
         if self.traces is not None:
@@ -274,6 +317,7 @@ class Gateway:
             self._state.changed()
         if self._counts is not None:
             self._counts.changed()
+        self.money.hold_accounts()
         if self._kept_pins is not None:
             self._kept_pins.changed()
         if seconds > 0:
@@ -305,21 +349,32 @@ class Gateway:
         self.hooks.configure(config)
         known, awaited = self.hooks.account_sources(config)
         sources = _by_name(known)
+        fetched = self._fetched if len(self._fetched) == len(awaited) else [[] for _ in awaited]
+        for source in [source for each in fetched for source in each]:  # they serve until they are fetched anew
+            sources.setdefault(source.account.name, source)
         key_sources = self.hooks.client_key_sources(config)
         self.config = config
+        self._known, self._fetched = known, fetched
         self.calls = self._make_calls(config)
         self.models.configure(config)
         self.clients.configure(config, key_sources)
+        self.money.configure(config)
         self.client.default_to(config.upstream.network)
         self._serve_from(sources)
         return awaited
 
     async def _fetch(self) -> None:
         awaited, self._awaited = self._awaited, []
-        for waiting in awaited:
+        fetched = self._fetched
+        for number, waiting in enumerate(awaited):
             try:
-                fetched = await waiting
-                self._serve_from(_by_name([*self._sources.values(), *fetched]))
+                found = await waiting
+                if fetched is not self._fetched:
+                    return  # another configuration has come meanwhile, and fetches its own
+                others = [each for at, each in enumerate(self._fetched) if at != number]
+                sources = _by_name([*self._known, *(source for each in (*others, found) for source in each)])
+                self._fetched[number] = found
+                self._serve_from(sources)
             except (HookFailed, ValueError) as e:
                 log.error("accounts from a plugin cannot be used: {why}", why=str(e))
 
@@ -334,15 +389,37 @@ class Gateway:
             if name not in kept:
                 self.credentials[name] = self._credential_of(source)
         self._sources = sources
+        if self._started:
+            self._tell_unusable(name for name in sources if name not in kept)
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
         self.cluster.accounts_are(
             {name: digest_of(source.origin) or "" for name, source in sources.items() if self.cluster.shared}
         )
+        self.money.hold_accounts()
         if self._state is not None:
             self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)
         self.models.report_from(accounts)
+
+    def _went_off(self, account: Account, why: Cooldown) -> None:
+        """Tell whoever hears alerts that an account is off, and the fix, as the log and the pages do."""
+        known = why.known(ALL_MODELS, self.reactor.seconds())
+        fix = fix_for(account, known)
+        said = [why.message, f"Fix: {fix}." if fix else "", why.link or ""]
+        self._tell_off(account, why.reason, *said)
+
+    def _tell_off(self, account: Account, reason: str, *more: str) -> None:
+        reason = self.redactor.text(reason.rstrip("."))
+        said = " ".join(filter(None, [f"Account {account.name} is disabled and needs manual action: {reason}.", *more]))
+        text = self.redactor.text(said)
+        self.hooks.alert(Alert("account_off", account.name, text, {"account": account.name, "reason": reason}))
+
+    def _tell_unusable(self, names: Iterable[str]) -> None:
+        for name in names:
+            account = self._sources[name].account
+            if account.unusable is not None:
+                self._tell_off(account, account.unusable)
 
     def _origins(self) -> dict[str, object]:
         return {name: source.origin for name, source in self._sources.items()}
@@ -367,6 +444,8 @@ class Gateway:
         parent: GatewayRequest | None = None,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        dialect: str | None = None,
+        for_model: ForModel | None = None,
     ) -> Answer:
         """
         Make a call of a model within the process: the whole way of a client's request, but for its authentication.
@@ -383,6 +462,10 @@ class Gateway:
             Without `visit` and `parent` the call is the gateway's own, and no key's.
         :param query: parameters, as Google names them.
         :param headers: with lower-case names, as hooks see them.
+        :param dialect: which API the client speaks, where the call is translated from it: records name it, and a model
+            that is not known is ``[dialects] default_model``'s to serve, or 404 says which alias to write.
+        :param for_model: gets the body and the model that serves, and returns the body for that one: a fallback may
+            take something in another form.
         :returns: its answer: an error of the upstream's too.
         :raises agm.api.GatewayError: if no account can serve it, or it may not be made.
         """
@@ -397,7 +480,25 @@ class Gateway:
             parent=parent,
             query=query,
             headers=headers,
+            dialect=dialect,
+            for_model=for_model,
         )
+
+    async def model_for(
+        self, model: str, body: Mapping[str, Any] | bytes = b"{}", *, visit: Caller | None = None, dialect: str
+    ) -> str:
+        """
+        Say which model would serve a call of a dialect's client; what is called may depend on it.
+
+        Nothing is sent, and nothing is counted.
+
+        :raises agm.api.GatewayError: if none would.
+        """
+        return await inprocess.model_for(self.calls, self.wall(), model, body, visit=visit, dialect=dialect)
+
+    async def list_models(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models that can be asked for, in Gemini's shape, after asking the accounts if it is time to."""
+        return (await self.models.fresh_catalog()).resources
 
     @property
     def http(self) -> HTTPClient:

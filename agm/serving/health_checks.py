@@ -13,7 +13,6 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from agm.core import kinds
 from agm.core.classify import Fault
 from agm.core.models import model_to_count
 from agm.core.pool.breaker import Trouble, origin
@@ -80,7 +79,7 @@ class HealthChecks:
         now = context.reactor.seconds()
         if subject in self._asking or now - self._well.get(subject, -PAUSE) < PAUSE:
             return
-        if METHOD not in kinds.METHODS[account.kind] or context.pool.is_full(account):
+        if METHOD not in account.methods or context.pool.is_full(account):
             return
         asking = self._asking[subject] = Deferred.fromCoroutine(
             self._ask(context, subject, account, model, url, status)

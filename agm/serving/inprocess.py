@@ -8,7 +8,7 @@ faster than they are taken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 
-from agm.core.answer import Answer
+from agm.core.answer import NOTHING, Answer
 from agm.core.client_keys import ClientKey
+from agm.core.dialect import ForModel
 from agm.core.errors import BadUpstreamAnswer, GatewayError, InvalidRequest
 from agm.core.request import GatewayRequest
 from agm.core.wire.answer_filters import Framing, StreamFailure
@@ -64,6 +65,8 @@ async def call(
     parent: GatewayRequest | None = None,
     query: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
+    dialect: str | None = None,
+    for_model: ForModel | None = None,
 ) -> Answer:
     """
     Make a call as a plugin asks for it; see :meth:`agm.serving.gateway.Gateway.call`.
@@ -87,20 +90,54 @@ async def call(
             "gateway.call was given a parent that is itself a call of a plugin; look at request.parent, and make calls"
             " for clients' requests only"
         )
-    path = f"/{version}/models/{model}:{method}" if visit is None else visit.path
+    given = NOTHING if visit is None else visit.headers
     inbound = InboundCall(
         id=new_request_id() if visit is None else visit.id,
-        path=path,
+        path=f"/{version}/models/{model}:{method}" if visit is None else visit.path,
         call=ModelCall(version, model, method),
         framing=_framing(method, parent),
-        query=MappingProxyType(dict(query or {})),
-        headers=MappingProxyType({**(visit.headers if visit is not None else {}), **(headers or {})}),
+        query=NOTHING if query is None else MappingProxyType(dict(query)),
+        headers=given if headers is None else MappingProxyType({**given, **headers}),
         key=None if visit is None else visit.key,
-        body=bytes(body) if isinstance(body, bytes | bytearray) else msgspec.json.encode(body),
+        body=_encoded(body),
         received_at=received_at,
         parent=parent,
+        dialect=dialect,
+        for_model=for_model,
     )
     return await serve(calls, inbound)
+
+
+async def model_for(
+    calls: Calls,
+    received_at: float,
+    model: str,
+    body: Mapping[str, Any] | bytes,
+    *,
+    visit: Caller | None,
+    dialect: str,
+) -> str:
+    """Say which model would serve a call; see :meth:`agm.serving.gateway.Gateway.model_for`."""
+    model = model.removeprefix("models/")
+    inbound = InboundCall(
+        id=new_request_id() if visit is None else visit.id,
+        path=f"/v1beta/models/{model}:generateContent" if visit is None else visit.path,
+        call=ModelCall("v1beta", model, "generateContent"),
+        framing=Framing.UNARY,
+        query=NOTHING,
+        headers=NOTHING if visit is None else visit.headers,
+        key=None if visit is None else visit.key,
+        body=_encoded(body),
+        received_at=received_at,
+        dialect=dialect,
+    )
+    return (await calls.prepare(inbound, explaining=True).model()).model
+
+
+def _encoded(body: Mapping[str, Any] | bytes) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return bytes(body) if isinstance(body, bytearray) else msgspec.json.encode(body)
 
 
 def _framing(method: str, parent: GatewayRequest | None) -> Framing:
@@ -131,7 +168,7 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
         opened = await call.open()
         if isinstance(opened, FinalAnswer):
             outcome, status = "error" if opened.status >= 400 else "ok", opened.status
-            return _Complete(opened)
+            return _Complete(call, opened)
         if isinstance(opened, Answer):
             handed_over = True
             return _PassedOn(call, opened, held)
@@ -153,12 +190,17 @@ async def serve(calls: Calls, inbound: InboundCall) -> Answer:
             call.end(outcome, status, 0 if not isinstance(call.opened, FinalAnswer) else len(call.opened.body))
 
 
+def _read(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+
+
 class _Complete(Answer):
     """An answer that is in memory."""
 
-    def __init__(self, answer: FinalAnswer, account: str | None = None) -> None:
+    def __init__(self, call: Call, answer: FinalAnswer) -> None:
         self.status = answer.status
-        self.account = account
+        self.request = call.request
+        self.headers = _read(answer.headers)
         self.framing = answer.framing
         self._body: bytes | None = answer.body
 
@@ -168,7 +210,7 @@ class _Complete(Answer):
             raise StopAsyncIteration
         return body
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "cancelled") -> None:
         """It has ended."""
 
 
@@ -177,6 +219,7 @@ class _PassedOn(Answer):
 
     def __init__(self, call: Call, inner: Answer, held: ExitStack) -> None:
         self.status, self.account, self.framing = inner.status, inner.account, inner.framing
+        self.headers, self.request = inner.headers, call.request
         self._call: Call | None = call
         self._inner = inner
         self._held = held
@@ -194,9 +237,9 @@ class _PassedOn(Answer):
         self._sent += len(chunk)
         return chunk
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "cancelled") -> None:
         """End both calls."""
-        self._finish("cancelled")
+        self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
         self._inner.close()
@@ -207,12 +250,18 @@ class _PassedOn(Answer):
 
 
 class _Streamed(Answer):
-    """An answer that flows: the upstream is read again once what came is taken."""
+    """
+    An answer that flows: either the upstream is read again once what came is taken, or :meth:`flow_to` hands over what
+    comes, until :meth:`pause`.
+    """
 
     def __init__(self, call: Call, opened: OpenAnswer, held: ExitStack) -> None:
         self.status = opened.answer.status
         self.account = opened.account.name
         self.framing = opened.framing
+        self.request = call.request
+        if opened.added:
+            self.headers = _read(opened.added)
         #: Bytes that were taken.
         self.sent = 0
         self._call: Call | None = call
@@ -220,21 +269,72 @@ class _Streamed(Answer):
         self._held = held
         self._chunks: deque[bytes] = deque()
         self._waiting: Deferred[None] | None = None
+        self._flows = False
+        self._paused = True
         self._ended = False
         call.relaying(self)
-        opened.body.flow_to(self._take, self._end)
 
     @property
     def paused(self) -> bool:
         """Whether something waits to be taken before more is read."""
-        return bool(self._chunks)
+        return bool(self._chunks) or self._paused
 
     @property
     def failure(self) -> StreamFailure | None:
         """The error that the upstream reported in the middle of it, if it did."""
         return self._opened.body.filter.failure
 
+    # Pushed, as :class:`agm.web.relay.Flow` says
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended and is not complete."""
+        return self._opened.body.failed
+
+    @property
+    def broken(self) -> str | None:
+        """Why it is not complete, if nothing else tells."""
+        return self._opened.body.broken
+
+    def flow_to(self, sink: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        """Hand everything to `sink` as it comes, and call `on_end` once at the end; :meth:`close` must follow."""
+
+        def take(data: bytes) -> None:
+            self.sent += len(data)
+            sink(data)
+
+        self._flows, self._paused = True, False
+        self._opened.body.flow_to(take, on_end)
+
+    def pause(self) -> None:
+        """Hand over nothing for now."""
+        self._paused = True
+        self._opened.body.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._opened.body.resume()
+
+    def abort(self, why: str) -> None:
+        """End it now, as broken."""
+        self._opened.body.abort(why)
+
+    # Pulled
+
+    async def read(self) -> bytes:
+        body = self._opened.body
+        if self._flows or not body.ended or body.failed:
+            return await super().read()
+        whole = body.take()  # it is here as a whole
+        self.sent = len(whole)
+        self._finish("ok")
+        return whole
+
     async def __anext__(self) -> bytes:
+        if not self._flows:
+            self._flows, self._paused = True, False
+            self._opened.body.flow_to(self._take, self._end)
         if not self._chunks and not self._ended:
             self._opened.body.resume()
             if not self._chunks and not self._ended:
@@ -254,9 +354,9 @@ class _Streamed(Answer):
         self._finish("ok")
         raise StopAsyncIteration
 
-    def close(self) -> None:
-        """End the call; an answer that was not read to its end counts as cancelled."""
-        self._finish("cancelled")
+    def close(self, outcome: Outcome = "cancelled") -> None:
+        """End the call; an answer that was not read to its end counts as cancelled, unless `outcome` says better."""
+        self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
         self._opened.close()

@@ -15,14 +15,14 @@ import attrs
 import msgspec
 
 from agm.core import documents, ownership
+from agm.core.answer import KeepAnswer
 from agm.core.bodies import Unreadable
 from agm.core.classify import Fault, Verdict
-from agm.core.client_keys import ClientKey
 from agm.core.errors import NOT_JSON, InvalidRequest
-from agm.core.kinds import ID_COLLECTIONS, METHODS, IdCollection
+from agm.core.kinds import ID_COLLECTIONS, IdCollection
 from agm.core.ownership import OwnedTarget
 from agm.core.pool.lease import Lease
-from agm.core.request import Account, Body, GatewayRequest, ModelChoice, UpstreamRequest
+from agm.core.request import Account, ModelChoice, UpstreamRequest
 from agm.core.wire import interactions
 from agm.core.wire.answer_filters import (
     AnswerFilter,
@@ -44,6 +44,9 @@ from agm.serving.attempts import Attempts
 from agm.serving.calls import Calls
 from agm.serving.chains import edited, edited_body
 from agm.serving.context import ServingContext
+from agm.serving.fallbacks import FallingBack
+from agm.serving.inbound import Inbound
+from agm.serving.prepare import Answered, answer_of, falling_back
 from agm.serving.resources import Lists, ResourceCall, Search, check_seen
 from agm.serving.routing import Routing
 from agm.serving.sharing import check_sees, maker_of, sees
@@ -144,23 +147,12 @@ def _counted(
     return usage, status
 
 
-@attrs.frozen(eq=False)
-class IdInbound:
-    """A request of the Interactions API or a neighbour as it came in, without credentials."""
+@attrs.frozen(eq=False, kw_only=True)
+class IdInbound(Inbound):
+    """A request of the Interactions API or a neighbour as it came in."""
 
-    id: str
-    path: str
     asked: OwnedTarget
     http_method: str
-    #: As it goes to an upstream, with its question mark; "" for none.
-    query: str
-    parameters: dict[str, str]
-    headers: dict[str, str]
-    #: What of the headers goes along.
-    forwarded: tuple[tuple[bytes, bytes], ...]
-    key: ClientKey | None
-    body: bytes
-    received_at: float
 
     @property
     def row(self) -> IdCollection:
@@ -201,31 +193,21 @@ class PrepareIdCall:
         streams = inbound.parameters.get("stream") == "true" if read_ is None else read_.stream is True
         framing = Framing.SSE if streams else Framing.UNARY
         asked = "" if read_ is None else read_.asks
-        self.request = GatewayRequest(
-            id=inbound.id,
-            path=inbound.path,
-            version=inbound.asked.version,
-            method=inbound.asked.method(inbound.http_method),
-            asked_model=asked,
-            model=asked,
-            framing=framing,
-            query=inbound.parameters,
-            headers=inbound.headers,
-            client_key=None if inbound.key is None else inbound.key.name,
-            received_at=inbound.received_at,
-            body=Body(b"" if inbound.row.secret else inbound.body),
-            upstream_framing=framing,
-            explaining=explaining,
+        method = inbound.asked.method(inbound.http_method)
+        shown = b"" if inbound.row.secret else inbound.body
+        self.request = inbound.describe(
+            inbound.asked.version, method, asked, framing, shown=shown, explaining=explaining
         )
 
-    async def run(self) -> Attempts | Search | Lists:
+    async def run(self) -> Attempts | Search | Lists | Answered | FallingBack:
         """
         Take the steps.
 
         :raises GatewayError: if the request may not be made.
         :raises HookFailed: if a plugin that edits bodies failed.
         """
-        calls, context, inbound = self._calls, self._calls.context, self._inbound
+        calls, hooks, inbound = self._calls, self._calls.context.hooks, self._inbound
+        self.request = await hooks.look_up(self.request)
         named, models = await self._read(inbound.body)
         choice = self._mapped(models)
         if inbound.key is not None:
@@ -235,6 +217,27 @@ class PrepareIdCall:
             for model in models:
                 calls.clients.admit(inbound.key, model, counting=False)
             calls.clients.admit(inbound.key, self.request.asked_model, self.request.method, counting=counting)
+        keep: KeepAnswer | None = None
+        if inbound.creates:
+            answered, keep = await answer_of(hooks, self.request, choice)
+            if answered is not None:
+                return answered
+        attempts = await self._with_model(choice, named, keep)
+        if not isinstance(attempts, Attempts) or not inbound.creates or not self._names_a_model:
+            return attempts
+        return falling_back(calls.models, choice, attempts, lambda other: self._again(other, named, keep))
+
+    async def _again(self, choice: ModelChoice, named: list[str], keep: KeepAnswer | None) -> Attempts:
+        """Make the attempts with another model."""
+        self.request = attrs.evolve(self.request, model=choice.model)
+        attempts = await self._with_model(choice, named, keep)
+        assert isinstance(attempts, Attempts), "what fell back named nothing that is searched for"
+        return attempts
+
+    async def _with_model(
+        self, choice: ModelChoice, named: list[str], keep: KeepAnswer | None
+    ) -> Attempts | Search | Lists:
+        context, inbound = self._calls.context, self._inbound
         body = inbound.body
         if context.hooks.edits_requests and not inbound.row.secret:  # what holds secrets is no plugin's to see
             body = await edited_body(context.hooks, body, self.request)
@@ -258,12 +261,20 @@ class PrepareIdCall:
             inbound=inbound,
             kept=inbound.creates and (self._creation is None or self._creation.store is not False),
         )
-        return self._attempts(call)
+        attempts = self._attempts(call)
+        if isinstance(attempts, Attempts):
+            attempts.keep = keep
+        return attempts
+
+    @property
+    def _names_a_model(self) -> bool:
+        """Whether a model is asked, and no agent."""
+        return self._creation is not None and isinstance(self._creation.model, str)
 
     def _attempts(self, call: IdCall) -> Attempts | Search | Lists:
         context, inbound = self._calls.context, self._inbound
         unknown = [known for known in call.named if context.ownership.owner(known) not in context.credentials]
-        able = sum(call.request.method in METHODS[account.kind] for account in context.pool.accounts)
+        able = sum(call.request.method in account.methods for account in context.pool.accounts)
         if able < 2 or self.request.explaining:
             return call.attempts(context)
         if len(unknown) < len(call.named):  # the owner of some is known
@@ -299,7 +310,7 @@ class PrepareIdCall:
         if self._inbound.creates and creation is None and models:  # as Google reads it, and no other JSON parser
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
         request = self.request
-        if not request.asked_model or creation is None or not isinstance(creation.model, str):
+        if not request.asked_model or not self._names_a_model:
             return ModelChoice(request.asked_model, "as asked")
         catalog = self._calls.models.catalog
         choice = self._calls.context.hooks.map_model(catalog.id_of(request.asked_model), request)
@@ -309,7 +320,7 @@ class PrepareIdCall:
     def _of_model(self, body: bytes, choice: ModelChoice) -> bytes:
         """The body with the model that serves in it."""
         creation = self._creation
-        if creation is None or not isinstance(creation.model, str) or bare_model(creation.model) == choice.model:
+        if creation is None or not self._names_a_model or bare_model(str(creation.model)) == choice.model:
             return body
         return interactions.with_model(body, choice.model)
 

@@ -29,7 +29,7 @@ from agm.core.pool.lease import Lease
 from agm.core.request import Account, AccountChoice, GatewayRequest, UpstreamRequest
 from agm.core.wire.answer_filters import AnswerFilter, Framing, PlainBody
 from agm.core.wire.bytechain import ByteChain
-from agm.core.wire.usage import UsageWatch
+from agm.core.wire.usage import GENERATE, INTERACTIONS, Names, UsageWatch
 from agm.core.wire.websocket import Closing, Violation, frame
 from agm.serving.affinity import AffinityRouting
 from agm.serving.answers import Failed, OpenAnswer
@@ -273,12 +273,14 @@ class SessionWrapping:
     Sends a first message as `inner` makes it, and opens the session once the upstream has answered.
 
     :param on_handle: called with the account and each handle that resumes the session.
+    :param names: what the session's API calls its counts.
     :ivar release: counts the session no more; the account of the last attempt holds it until then.
     """
 
     _inner: Wrapping
     _sessions: Sessions
     _on_handle: Callable[[Account, str], object]
+    _names: Names
     release: Callable[[], object] = lambda: None
 
     def wrap(self, account: Account) -> UpstreamRequest:
@@ -295,7 +297,7 @@ class SessionWrapping:
         """See :class:`agm.serving.wrapping.Wrapping`; the lease is over, the session counts by itself."""
         opened = cast(SocketAnswer, answer)
         account = lease.account
-        body = SessionBody(opened, LiveWatch(lambda handle: self._on_handle(account, handle)))
+        body = SessionBody(opened, LiveWatch(lambda handle: self._on_handle(account, handle), self._names))
         lease.release()
         return OpenAnswer(answer, cast(UpstreamBody, body), account, Framing.LIVE, True, lease)
 
@@ -350,7 +352,8 @@ class PrepareSession:
         if self._pinned is not None:
             owner, what = self._pinned
             routing = AffinityRouting(self._context, request, owner, what, ())
-        self.wrapping = SessionWrapping(prepared.wrapping, self._sessions, self._on_handle)
+        names = INTERACTIONS if request.method == live.INTERACTION else GENERATE
+        self.wrapping = SessionWrapping(prepared.wrapping, self._sessions, self._on_handle, names)
         context = attrs.evolve(self._context, client=cast(Any, self._client))
         return Attempts(
             context, request, SessionRouting(context, routing, self._sessions), self.wrapping, prepared.mapped

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import attrs
 
 from agm.config import Config
-from agm.core.models import Aliases, Catalog
+from agm.core.models import Aliases, Catalog, is_googles
 from agm.core.request import Account
 from agm.upstream.reports import ModelReports
 
@@ -53,6 +53,14 @@ class ModelDirectory:
             self._fallbacks = Aliases({pattern: pattern for pattern in known})
         rule = self._fallbacks.match(model)
         return () if rule is None else known[rule.pattern]
+
+    def serves(self, model: str, accounts: Iterable[Account]) -> bool:
+        """
+        Return whether a model can be asked for: it is listed, has the name of one of Google's, or an account names it.
+        """
+        if self.catalog.get(model) is not None or is_googles(model):
+            return True
+        return any(model in account.models and "*" not in account.models.patterns for account in accounts)
 
     def names(self, model: str) -> bool:
         """Return whether a model is one that the configuration or an account names, and no client's invention."""

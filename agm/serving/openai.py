@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import attrs
 
-from agm.core.client_keys import ClientKey
+from agm.core.answer import KeepAnswer
 from agm.core.pool.lease import Lease
-from agm.core.request import Account, Body, GatewayRequest, UpstreamRequest
+from agm.core.request import Account, Body, GatewayRequest, ModelChoice, UpstreamRequest
 from agm.core.wire import openai
 from agm.core.wire.answer_filters import (
     AnswerFilter,
@@ -32,29 +32,21 @@ from agm.serving.attempts import Attempts
 from agm.serving.calls import Calls
 from agm.serving.chains import check_bytes_out, edited
 from agm.serving.context import ServingContext
+from agm.serving.fallbacks import FallingBack
+from agm.serving.inbound import Inbound
+from agm.serving.prepare import Answered, answer_of, falling_back
 from agm.serving.resources import opened
 from agm.serving.sharing import check_sees, maker_of
 from agm.serving.wrapping import MAX_COLLECTED
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 
-@attrs.frozen(eq=False)
-class OpenAIInbound:
-    """A call of this surface as it came in, without credentials."""
+@attrs.frozen(eq=False, kw_only=True)
+class OpenAIInbound(Inbound):
+    """A call of this surface as it came in."""
 
-    id: str
-    path: str
     call: OpenAICall
     asked: Asked
-    #: As it goes to an upstream, with its question mark; "" for none.
-    query: str
-    parameters: dict[str, str]
-    headers: dict[str, str]
-    #: What of the headers goes along.
-    forwarded: tuple[tuple[bytes, bytes], ...]
-    key: ClientKey | None
-    body: bytes
-    received_at: float
 
 
 class PrepareOpenAICall:
@@ -67,42 +59,43 @@ class PrepareOpenAICall:
     def __init__(self, calls: Calls, inbound: OpenAIInbound) -> None:
         self._calls = calls
         self._inbound = inbound
-        model = bare_model(inbound.asked.model or "")
-        framing = Framing.SSE if inbound.asked.streams else Framing.UNARY
-        self.request = GatewayRequest(
-            id=inbound.id,
-            path=inbound.path,
-            version=inbound.call.version,
-            method=inbound.call.method,
-            asked_model=model,
-            model=model,
-            framing=framing,
-            query=inbound.parameters,
-            headers=inbound.headers,
-            client_key=None if inbound.key is None else inbound.key.name,
-            received_at=inbound.received_at,
-            body=Body(b"" if inbound.asked.form else inbound.body),
-            upstream_framing=framing,
-        )
+        call, asked = inbound.call, inbound.asked
+        framing = Framing.SSE if asked.streams else Framing.UNARY
+        shown = b"" if asked.form else inbound.body
+        self.request = inbound.describe(call.version, call.method, bare_model(asked.model or ""), framing, shown=shown)
 
-    async def run(self) -> Attempts:
+    async def run(self) -> Attempts | Answered | FallingBack:
         """
         Take the steps.
 
         :raises GatewayError: if the request may not be made.
         :raises HookFailed: if a plugin that edits bodies failed.
         """
-        calls, context, inbound, request = self._calls, self._calls.context, self._inbound, self.request
-        hooks, body, asked = context.hooks, inbound.body, inbound.asked
+        calls, hooks, inbound = self._calls, self._calls.context.hooks, self._inbound
+        request = self.request = await hooks.look_up(self.request)
         choice = hooks.map_model(calls.models.catalog.id_of(request.asked_model), request)
-        if choice.model != request.model:
-            request = self.request = attrs.evolve(request, model=choice.model)
-            if asked.model is not None:
-                body = openai.with_model(body, asked, choice.model)
+        request = self._for_model(choice.model)
         if inbound.key is not None:
             if calls.clients.shared is not None:
                 await calls.clients.pay(inbound.key)
             calls.clients.admit(inbound.key, request.asked_model, request.method)
+        answered, keep = await answer_of(hooks, request, choice)
+        if answered is not None:
+            return answered
+        attempts = await self._attempts(choice, keep)
+        return falling_back(calls.models, choice, attempts, lambda other: self._attempts(other, keep))
+
+    def _for_model(self, model: str) -> GatewayRequest:
+        if model != self.request.model:
+            self.request = attrs.evolve(self.request, model=model)
+        return self.request
+
+    async def _attempts(self, choice: ModelChoice, keep: KeepAnswer | None) -> Attempts:
+        """Make the attempts with a model."""
+        context, inbound, asked = self._calls.context, self._inbound, self._inbound.asked
+        hooks, request, body = context.hooks, self._for_model(choice.model), inbound.body
+        if asked.model is not None and bare_model(asked.model) != choice.model:
+            body = openai.with_model(body, asked, choice.model)
         if hooks.edits_requests:
             if asked.form:
                 check_bytes_out(hooks, "The fields of a form")
@@ -112,7 +105,7 @@ class PrepareOpenAICall:
         maker = maker_of(inbound.key)
         check_sees(context, maker, names)
         wrapping = OpenAIWrapping(context, inbound, request, body)
-        return Attempts(context, request, route_names(context, request, names), wrapping, choice)
+        return Attempts(context, request, route_names(context, request, names), wrapping, choice, keep)
 
 
 class OpenAIWrapping:

@@ -19,7 +19,7 @@ from agm.core import documents, ownership
 from agm.core.classify import Fault, Verdict
 from agm.core.errors import NOT_JSON, BadUpstreamAnswer, GatewayError, InvalidRequest
 from agm.core.ownership import Maker
-from agm.core.pool.exclusions import Cause, Exclusion, nothing_left
+from agm.core.pool.exclusions import Cause, Exclusion
 from agm.core.pool.lease import Lease
 from agm.core.request import Account, AttemptRecord, GatewayRequest, ModelChoice, UpstreamRequest
 from agm.core.wire import openai, vertex
@@ -319,7 +319,7 @@ class Search:
             return trouble
         if found is None or any(e.wait is not None for e in exclusions):
             request = self.call.request
-            raise nothing_left(request.model, request.method, request.version, exclusions)
+            raise self.context.nothing_left(request, exclusions)
         return found
 
 
@@ -400,7 +400,7 @@ class Lists:
             if isinstance(refused, FinalAnswer):
                 return refused
             request = self.call.request
-            raise refused or nothing_left(request.model, request.method, request.version, exclusions)
+            raise refused or self.context.nothing_left(request, exclusions)
         merged = ownership.merged(documents, following, goes_on=self.goes_on)
         if self.behind_an_id:
             merged = {name: value for name, value in merged.items() if name not in ("first_id", "last_id")}

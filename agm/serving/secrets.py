@@ -15,7 +15,15 @@ from twisted.internet.defer import Deferred
 
 from agm.config import Config, Secret
 from agm.core.network import Proxy
-from agm.upstream.credentials.credential import ApiKey, Credential, Headers, NoCredential, Refreshed, StaticToken
+from agm.upstream.credentials.credential import (
+    ApiKey,
+    Credential,
+    Headers,
+    KeyHeaders,
+    NoCredential,
+    Refreshed,
+    StaticToken,
+)
 
 __all__ = ["reporting_secrets", "secrets_of"]
 
@@ -29,7 +37,7 @@ AddSecret = Callable[[str], None]
 
 def secrets_of(config: Config) -> Iterator[str]:
     """
-    Every secret of a configuration; and of plugins' tables, which only they can read, what is named like one.
+    Every secret of a configuration; and of what only plugins can read, what is named like one.
 
     Client keys are not among them: of those the configuration has digests.
     """
@@ -38,6 +46,8 @@ def secrets_of(config: Config) -> Iterator[str]:
             yield from _within(getattr(config, field.name))
     for table in config.plugins.tables.values():
         yield from _named(table)
+    for account in config.accounts:
+        yield from _named(account.settings)
 
 
 def _within(value: object) -> Iterator[str]:
@@ -77,7 +87,7 @@ def reporting_secrets(credential: Credential, add: AddSecret) -> Credential:
     """
     if isinstance(credential, Refreshed | NoCredential):
         return credential
-    if isinstance(credential, ApiKey | StaticToken):
+    if isinstance(credential, ApiKey | KeyHeaders | StaticToken):
         Deferred.fromCoroutine(credential.headers()).addCallbacks(lambda found: _tell(found, add), lambda _: None)
         return credential
     return _SecretReporting(credential, add)

@@ -31,6 +31,7 @@ from agm.core.wire.usage import KeepingWatch, UsageWatch
 from agm.serving.answers import Failed, OpenAnswer
 from agm.serving.chains import edited
 from agm.serving.context import ServingContext
+from agm.serving.foreign import ForeignAnswer
 from agm.upstream.client import UpstreamAnswer, UpstreamBody
 
 #: A unary answer that has to be read whole is refused beyond this many bytes.
@@ -114,11 +115,14 @@ class CallWrapping:
         """See :class:`Wrapping`."""
         context, framing = self._context, self._request.framing
         forward_done = context.config.gateway.sse_done == "forward"
+        account = self._account
+        assert account is not None, "it has been wrapped for an account"
+        if account.upstream.read_answer is not None:
+            return self._foreign(account, wrapped)
         change: Transform = envelope.unwrap if wrapped.wrapped else plain_event
         if context.hooks.edits_events:
-            assert self._account is not None, "it has been wrapped for an account"
             alone = framing is Framing.UNARY
-            change = edited(context.hooks, self._request, self._account, change, alone=alone)
+            change = edited(context.hooks, self._request, account, change, alone=alone)
             reading: AnswerFilter = (
                 CollectedBody(change, limit=MAX_COLLECTED)
                 if alone
@@ -137,6 +141,19 @@ class CallWrapping:
         if framing is Framing.UNARY:
             return CollectedBody(change, limit=MAX_COLLECTED)
         return EventPipe(change, framing, forward_done=forward_done)
+
+    def _foreign(self, account: Account, wrapped: UpstreamRequest) -> AnswerFilter:
+        """Make what the answer of an upstream goes through that does not answer as Gemini does."""
+        framing = self._request.framing
+        alone = wrapped.framing is Framing.UNARY
+        foreign = ForeignAnswer(self._context, self._request, account, alone)
+        reading: AnswerFilter = (
+            CollectedBody(foreign.change, limit=MAX_COLLECTED)
+            if alone
+            else EventPipe(foreign.change, framing, forward_done=False, end=foreign.end)
+        )
+        watch = self.watch()
+        return reading if watch is None else WatchedFilter(reading, watch)
 
     def open(self, answer: UpstreamAnswer, flow: UpstreamBody, account: Account, lease: Lease) -> OpenAnswer:
         """See :class:`Wrapping`."""

@@ -207,6 +207,7 @@ async def start_gateway(
     auth_mode: str | None = None,
     policy: Any = None,
     request_log_path: Path | None = None,
+    peers: Any = None,
 ) -> RunningGateway:
     """
     Start a gateway on a free port of 127.0.0.1.
@@ -214,9 +215,12 @@ async def start_gateway(
     :param plugins: dotted names of modules, or plugins themselves, as after ``[plugins] load``.
     :param auth_mode: the mode in force; the configuration's by default, where ``auto`` is ``off`` on loopback.
     :param request_log_path: where requests are recorded; nowhere by default.
+    :param peers: the other workers, for a gateway that is one of several.
     """
     mode = auth_mode or ("off" if config.auth.mode == "auto" else config.auth.mode)
-    gateway = make_gateway(reactor, config, mode, plugins=plugins, policy=policy, request_log_path=request_log_path)
+    gateway = make_gateway(
+        reactor, config, mode, plugins=plugins, policy=policy, request_log_path=request_log_path, peers=peers
+    )
     site = make_site(gateway, Access.configured(config.gateway, ["127.0.0.1"]), connections=descriptors.connections())
     await gateway.start()
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
@@ -243,6 +247,7 @@ class GatewayFactory(Protocol):
         auth_mode: str | None = None,
         policy: Any = None,
         request_log_path: Path | None = None,
+        peers: Any = None,
     ) -> Awaitable[RunningGateway]:
         """Start a gateway."""
 

@@ -27,6 +27,7 @@ from twisted.web.resource import IResource
 from agm import config as configuration
 from agm.config import Config
 from agm.config.plugin_settings import problems_of
+from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
 from agm.core.classify import Fault, Verdict
 from agm.core.client_keys import ClientKey
@@ -37,13 +38,15 @@ from agm.core.request import (
     AttemptRecord,
     Body,
     EndStream,
+    ErrorInAnswer,
     GatewayRequest,
     ModelChoice,
     RequestRecord,
+    UpstreamKind,
     UpstreamRequest,
 )
 from agm.core.wire.answer_filters import Framing
-from agm.plugins.manager import HOOKS, MAY_AWAIT, PluginError, make_plugin_manager
+from agm.plugins.manager import HOOKS, MAY_AWAIT, KindHooks, PluginError, make_plugin_manager
 from agm.plugins.results import checked, checked_wrapper
 from agm.plugins.watch import TOO_LONG, Watch
 from agm.upstream.accounts import AccountSource, why_refused
@@ -133,9 +136,26 @@ _ERRORS: Sequence[tuple[int, bytes, Mapping[str, str]]] = (
     (500, b'{"error": "no"}', {}),
     (503, b"<html>\xff</html>", {}),
 )
+#: What an upstream may answer that is not the one it should be.
+_ODD_ANSWERS: Sequence[dict[str, Any]] = (
+    {},
+    {"choices": None},
+    {"choices": [{}], "usage": None},
+    {"choices": [{"index": "0", "delta": "x", "message": None, "finish_reason": 5}]},
+    {
+        "choices": [
+            {"delta": {"tool_calls": [{"index": 0}]}, "message": {"tool_calls": [{"function": {"arguments": "{"}}]}}
+        ]
+    },
+    {"data": [None]},
+    {"candidates": [{"content": None}]},
+    {"error": {}},
+    {"error": "no"},
+)
 #: Hooks in which a GatewayError is an answer for the client.
 _MAY_REFUSE = frozenset(
     {
+        "agm_upstream_kinds",  # what reads answers
         "agm_look_up",
         "agm_map_model",
         "agm_answer_request",
@@ -249,7 +269,11 @@ class _Check:
         self.name = next(reversed(self._manager.origins))
         self.table = table or self.name.rpartition(".")[2].removeprefix("agm_")
         self._hooks = {
-            hook: [impl for impl in getattr(self._manager.hook, hook).get_hookimpls() if impl.plugin is plugin]
+            hook: [
+                impl
+                for impl in getattr(self._manager.hook, hook).get_hookimpls()
+                if impl.plugin is plugin or (isinstance(impl.plugin, KindHooks) and impl.plugin.of is plugin)
+            ]
             for hook in HOOKS
         }
         if not any(self._hooks.values()):
@@ -275,6 +299,8 @@ class _Check:
         accounts = [
             Account(entry.name, entry.kind, entry.endpoints, entry.project, entry.location) for entry in config.accounts
         ]
+        kinds = [kind for name, kind in self._manager.kinds.items() if name in self._manager.kind_plugins]
+        own = [self._of_kind(kind) for kind in kinds]
         self._client_keys(config)
         self._account_sources(config, {account.name for account in accounts})
         if self._hooks["agm_started"] and not self._started:
@@ -293,7 +319,7 @@ class _Check:
                 self._model(attrs.evolve(request, model=model, asked_model=model))
             self._filter(accounts, request)
             self._selection(accounts, request)
-            for account in accounts:
+            for account in (*accounts, *(one for one in own if request.method in one.methods)):
                 self._wrapping(request, account)
         for request in requests:
             self._edited_body(request)
@@ -301,7 +327,10 @@ class _Check:
             for event in _EVENTS:
                 self._edited_event(event, request, accounts[0])
         for status, body, headers in _ERRORS:
-            self._classification(status, body, headers, accounts[0], requests[0])
+            for account in (accounts[0], *own):
+                self._classification(status, body, headers, account, requests[0])
+        for account in own:
+            self._reading(account, requests)
         self._observers(requests, accounts[0])
         if self._hooks["agm_resources"]:
             self._resources(config)
@@ -367,7 +396,7 @@ class _Check:
         return result
 
     def _raised(self, hook: str, what: str, error: Exception) -> _Refused:
-        if isinstance(error, GatewayError) and hook in _MAY_REFUSE:
+        if isinstance(error, GatewayError | ErrorInAnswer) and hook in _MAY_REFUSE:
             return _Refused(error.status)
         if hook == "agm_configure":
             cure = 'give every setting a default, config.plugins.tables.get("NAME", {}).get("SETTING", DEFAULT)'
@@ -423,11 +452,53 @@ class _Check:
             except TypeError as e:
                 self.refuse(hook, f"is wrong: {e}", "return {NAME: STRUCT}")
             for name, schema in (schemas or {}).items():
-                if problems := list(problems_of(name, config.plugins.tables.get(name, {}), schema, None)):
+                if problems := list(problems_of(f"plugins.{name}", config.plugins.tables.get(name, {}), schema, None)):
                     what = "the settings given" if config.plugins.tables.get(name) else f"no table [plugins.{name}]"
                     self.refuse(
                         hook, f"refuses {what} ({problems[0]})", "give every setting that can have one a default"
                     )
+
+    def _of_kind(self, kind: UpstreamKind) -> Account:
+        hook = "agm_upstream_kinds"
+        settings = None
+        if kind.settings is not None:
+            try:
+                settings = msgspec.convert({}, kind.settings)
+            except msgspec.ValidationError:  # which accounts must have: nothing is known of them here
+                settings = None
+        if kind.models is not None:
+            for document in ({}, {"data": None}, {"models": [None]}, {"data": [{"id": 1}, {"id": "one"}]}):
+                look = f"the list of models {document}"
+                listed = self._guarded(hook, look, lambda document=document: list(kind.models.read(document)))  # type: ignore[misc]
+                if not all(isinstance(model, Mapping) for model in listed):
+                    self.refuse(hook, f"made no model resources of {look}", "give dicts, each with its name")
+        endpoints = kind.default_endpoints() or ("https://upstream.invalid",)
+        return Account("of-a-kind", kind.name, endpoints, settings=settings, upstream=kind)
+
+    def _reading(self, account: Account, requests: Sequence[GatewayRequest]) -> None:
+        """Have a kind's reader read what an upstream may send, sense or none."""
+        hook, make = "agm_upstream_kinds", account.upstream.read_answer
+        if make is None:
+            return
+        for request in requests:
+            if request.method not in account.methods:
+                continue
+            for document in _ODD_ANSWERS:
+                what = f"an answer {document} to {_shown(request)}"
+                reader = make(request, account)
+                for read in (
+                    lambda reader=reader, document=document: list(reader.read(copy.deepcopy(document))),
+                    *((lambda reader=reader: list(reader.end(done=True)),) if request.framing is Framing.SSE else ()),
+                ):
+                    documents = self._timed(hook, what, read)
+                    for found in documents if isinstance(documents, list) else ():
+                        self._document(hook, found)
+                    if request.framing is Framing.UNARY and isinstance(documents, list) and len(documents) != 1:
+                        self.refuse(
+                            hook,
+                            f"made {len(documents)} documents of {what}",
+                            "read() gives one for an answer that is no stream, or raises ErrorInAnswer",
+                        )
 
     def _client_keys(self, config: Config) -> None:
         hook = "agm_client_keys"
@@ -461,7 +532,7 @@ class _Check:
                 if account.name in names:
                     self.refuse(hook, f"gave a second account called {account.name}", "give each a name of its own")
                 names.add(account.name)
-                if refused := why_refused(source):
+                if refused := why_refused(source, self._manager.kinds):
                     what, cure = refused
                     self.refuse(hook, f"gave {what}", cure)
 
@@ -657,6 +728,13 @@ class _Check:
                 attrs.evolve(ok, first_byte=None, outcome="cancelled", sent=0, attempts=(silent,)),
             ):
                 self.nothing("agm_request_finished", {"record": record}, f"a record of outcome {record.outcome!r}")
+
+        for alert in (
+            Alert("account_off", account.name, f"Account {account.name} is off.", {"account": account.name}),
+            Alert("budget", "team:search", "80 % of the budget is spent.", {"spent": 160.0, "limit": 200.0}),
+            Alert("quota_storm", "all accounts", "10 requests found no account with quota left."),
+        ):
+            self.nothing("agm_alert", {"alert": alert}, f"an alert of kind {alert.kind}")
 
     def nothing(self, hook: str, given: Mapping[str, Any], what: str) -> None:
         """Check a hook that returns nothing."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import attrs
+import msgspec
 
 from agm.config import AccountConfig
 from agm.config.addresses import is_loopback_host
-from agm.core.kinds import METHODS
 from agm.core.models import Patterns
-from agm.core.request import Account
-from agm.upstream.credentials.credential import ApiKey, Credential, NoCredential, StaticToken
+from agm.core.request import BUILT_IN_KINDS, Account, UpstreamKind
+from agm.upstream.credentials.credential import ApiKey, Credential, KeyHeaders, NoCredential, StaticToken
 from agm.upstream.credentials.refresher import Refresher
 
 
@@ -32,13 +32,17 @@ class AccountSource:
     origin: object = None
 
 
-def why_refused(source: AccountSource) -> tuple[str, str] | None:
-    """Say what is wrong with an account that a plugin gives, and what to give instead; None for one that can serve."""
+def why_refused(source: AccountSource, kinds: Mapping[str, UpstreamKind]) -> tuple[str, str] | None:
+    """
+    Say what is wrong with an account that a plugin gives, and what to give instead; None for one that can serve.
+
+    :param kinds: all that there are, by name.
+    """
     account = source.account
     if not isinstance(account, Account):
         return f"an account that is a {type(account).__name__}", "give AccountSource(Account(…), credential)"
-    if account.kind not in METHODS:
-        return f"an account of kind {account.kind!r}", f"the kinds are {', '.join(METHODS)}"
+    if account.kind not in kinds:
+        return f"an account of kind {account.kind!r}", f"the kinds are {', '.join(kinds)}"
     if not account.endpoints or isinstance(account.endpoints, str):
         return "an account without endpoints", "give a tuple of base URLs"
     for url in account.endpoints:
@@ -56,12 +60,32 @@ def why_refused(source: AccountSource) -> tuple[str, str] | None:
     return None
 
 
-def account_source(entry: AccountConfig) -> AccountSource:
-    """The account of an ``[[accounts]]`` table."""
+def of_kind(source: AccountSource, kinds: Mapping[str, UpstreamKind]) -> AccountSource:
+    """
+    The same account with what its kind is like, which a plugin need not tell.
+
+    :param kinds: all that there are, by name; its own is among them.
+    """
+    account, kind = source.account, kinds[source.account.kind]
+    if account.upstream is kind:
+        return source
+    settings = account.settings
+    if settings is None and kind.settings is not None:
+        settings = msgspec.convert({}, kind.settings)
+    return attrs.evolve(source, account=attrs.evolve(account, upstream=kind, settings=settings))
+
+
+def account_source(entry: AccountConfig, kinds: Mapping[str, UpstreamKind] = BUILT_IN_KINDS) -> AccountSource:
+    """
+    The account of an ``[[accounts]]`` table.
+
+    :param kinds: all that there are, by name; its own is among them.
+    """
+    kind = kinds[entry.kind]
     account = Account(
         name=entry.name,
         kind=entry.kind,
-        endpoints=entry.endpoints,
+        endpoints=entry.endpoints or kind.default_endpoints(),
         project=entry.project,
         location=entry.location,
         models=Patterns(entry.models),
@@ -72,10 +96,15 @@ def account_source(entry: AccountConfig) -> AccountSource:
         express=entry.kind == "vertex" and entry.api_key is not None,
         network=entry.network,
         unusable=entry.unusable,
+        settings=None if kind.settings is None else msgspec.convert(dict(entry.settings), kind.settings),
+        upstream=kind,
     )
     if entry.unusable is not None:
         why = entry.unusable
         return AccountSource(account, lambda refresher: NoCredential(why), entry)
+    if entry.kind not in BUILT_IN_KINDS:
+        headers = {} if entry.api_key is None else kind.authenticate(entry.api_key.reveal())
+        return AccountSource(account, lambda refresher: KeyHeaders(headers), entry)
     if entry.api_key is not None:
         key = entry.api_key
         return AccountSource(account, lambda refresher: ApiKey(key.reveal()), entry)

@@ -47,6 +47,9 @@ class UpstreamBody(Protocol):
         first: float | None = None,
     ) -> None:
         self._filter = filter_
+        self._keeping = filter_ if isinstance(filter_, KeptAnswer) else None
+        #: What the body goes through, beside being kept; its `failure` is an error that the upstream reported.
+        self.filter = filter_ if self._keeping is None else self._keeping.inner
         self.watch = watch
         self._deadlines = deadlines
         self._idle = idle
@@ -64,11 +67,6 @@ class UpstreamBody(Protocol):
         self.received = 0
 
     @property
-    def filter(self) -> AnswerFilter:
-        """What the body goes through, beside being kept; its `failure` is an error that the upstream reported."""
-        return self._filter.inner if isinstance(self._filter, KeptAnswer) else self._filter
-
-    @property
     def failure(self) -> StreamFailure | None:
         """The error that the upstream reported in the middle of it."""
         return self._filter.failure
@@ -76,7 +74,7 @@ class UpstreamBody(Protocol):
     @property
     def kept(self) -> bytes | None:
         """The whole of what went out, where that was to be kept."""
-        return self._filter.whole if isinstance(self._filter, KeptAnswer) else None
+        return None if self._keeping is None else self._keeping.whole
 
     @property
     def has_bytes(self) -> bool:

@@ -1,7 +1,7 @@
 """
 What the accounts report about their models: asked for when somebody lists models, kept for a while.
 
-The Gemini Developer API has a list that a key may read in one call, and Code Assist one of its own form.  An account
+A kind says where its list is, that an account may read in one call; Code Assist has one of its own form.  An account
 that does not answer in time is left out, and asked again later; a list of models never fails because of it.
 """
 
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from agm.core import documents
 from agm.core.request import Account
 from agm.core.wire.target import bare_model
-from agm.upstream.client import UpstreamClient, UpstreamFailed
+from agm.upstream.client import UpstreamClient, UpstreamFailed, WholeAnswer
 from agm.upstream.codeassist import CodeAssist, Refused
 from agm.upstream.credentials.credential import Credential, CredentialError
 
@@ -50,7 +50,7 @@ class ModelReports:
 
     def of(self, accounts: Iterable[Account]) -> None:
         """From now on report the models of these accounts."""
-        self._accounts = [account for account in accounts if account.kind in ("api-key", "code-assist")]
+        self._accounts = [a for a in accounts if a.upstream.models is not None or a.kind == "code-assist"]
         self._asked = None
         self._put_together()
 
@@ -105,16 +105,39 @@ class ModelReports:
             log.failure("account {account} could not be asked for its models", account=account.name)
 
     async def _listed(self, account: Account) -> list[Any]:
-        """Return what the Gemini Developer API lists."""
-        headers = await self._credentials[account.name].headers()
-        answer = await self._client.fetch(
-            "GET",
-            account.endpoints[0] + "/v1beta/models?pageSize=1000",
-            headers,
-            None,
-            timeout=PATIENCE * 2,
-            limit=MAX_REPORT,
-            network=account.network,
-        )
-        models: list[Any] = documents.decode(answer.body).get("models", []) if answer.status == 200 else []
-        return models
+        answer = await ask_for_models(self._client, account, self._credentials[account.name], PATIENCE * 2)
+        return models_in(answer, account)
+
+
+async def ask_for_models(
+    client: UpstreamClient, account: Account, credential: Credential, timeout: float
+) -> WholeAnswer:
+    """
+    Ask an account for its models; its kind has a list.
+
+    :param timeout: seconds.
+    :raises CredentialError: if there is no credential.
+    :raises UpstreamFailed: if there is no answer.
+    """
+    where = account.upstream.models
+    assert where is not None, "nobody else is asked"
+    return await client.fetch(
+        "GET",
+        account.endpoints[0] + where.path,
+        await credential.headers(),
+        None,
+        timeout=timeout,
+        limit=MAX_REPORT,
+        network=account.network,
+    )
+
+
+def models_in(answer: WholeAnswer, account: Account) -> list[Any]:
+    """
+    The models that such an answer lists; none where it is an error.
+
+    :raises msgspec.DecodeError: if it is no JSON; whatever the kind raises if it is another document.
+    """
+    where = account.upstream.models
+    assert where is not None, "nobody else is asked"
+    return list(where.read(documents.decode(answer.body))) if answer.status == 200 else []

@@ -15,7 +15,7 @@ from agm.core.client_keys import ClientKey
 from agm.core.errors import GatewayError, UpstreamTimeout
 from agm.core.request import Account, GatewayRequest
 from agm.core.wire.answer_filters import Framing, error_event
-from agm.plugins.hooks import HookFailed
+from agm.plugins.hooks import HookFailed, Hooks
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.calls import Outcome, Prepared
 from agm.web.base import ApiResource, Visit
@@ -34,12 +34,28 @@ _PASSED_HEADERS = tuple(
         b"ETag",
     )
 )
+_PASSED_NAMES = frozenset(lower for _, lower in _PASSED_HEADERS)
 _EVENTS = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-cache"),
     (b"X-Accel-Buffering", b"no"),
 )
-_SSE_HEADERS = (*_EVENTS, NOSNIFF)
+SSE_HEADERS = (*_EVENTS, NOSNIFF)
+
+
+def with_plugins(
+    hooks: Hooks, request: GatewayRequest, status: int, headers: list[tuple[bytes, bytes]], account: Account | None
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer with those that plugins add, or put in the place of others."""
+    if not hooks.edits_headers:
+        return headers
+    shown = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+    added = hooks.answer_headers(shown, status, request, account)
+    replaced = {name.lower().encode("latin-1") for name in added}
+    return [
+        *(pair for pair in headers if pair[0].lower() not in replaced),
+        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in added.items()),
+    ]
 
 
 class AnsweringResource(ApiResource):
@@ -86,10 +102,10 @@ class AnsweringResource(ApiResource):
                 body: Flow
                 if isinstance(opened, Answer):
                     status, body, account = opened.status, AnswerFlow(opened), call.account
-                    headers = list(_SSE_HEADERS if opened.framing is Framing.SSE else (JSON_TYPE, NOSNIFF))
+                    headers = list(SSE_HEADERS if opened.framing is Framing.SSE else (JSON_TYPE, NOSNIFF))
                 else:
                     status, body, account = opened.answer.status, opened.body, opened.account
-                    headers = self.answer_headers(wire, opened)
+                    headers = [*self.answer_headers(wire, opened), *opened.added]
                 wire.prepare(status, self._with_plugins(call.request, status, headers, account))
                 # one that is here as a whole needs no relay
                 if isinstance(opened, OpenAnswer) and opened.body.ended and not opened.body.failed:
@@ -105,6 +121,8 @@ class AnsweringResource(ApiResource):
                 relaying = relay.run()
                 try:
                     outcome = await relaying
+                    if relay.refused is not None:
+                        raise relay.refused
                     if outcome == "ok" and status >= 400:
                         outcome = "error"
                     if isinstance(opened, OpenAnswer) and opened.reported and outcome == "ok":
@@ -144,24 +162,17 @@ class AnsweringResource(ApiResource):
         self, request: GatewayRequest, status: int, headers: list[tuple[bytes, bytes]], account: Account | None
     ) -> list[tuple[bytes, bytes]]:
         """Return the headers of an answer with those that plugins add, or put in the place of others."""
-        hooks = self.gateway.hooks
-        if not hooks.edits_headers:
-            return headers
-        shown = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
-        added = hooks.answer_headers(shown, status, request, account)
-        replaced = {name.lower().encode("latin-1") for name in added}
-        return [
-            *(pair for pair in headers if pair[0].lower() not in replaced),
-            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in added.items()),
-        ]
+        return with_plugins(self.gateway.hooks, request, status, headers, account)
 
     def answer_headers(self, wire: GatewayRequestOnWire, opened: OpenAnswer) -> list[tuple[bytes, bytes]]:
         """Make the headers of an answer."""
         given = opened.answer.first
-        headers = [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
+        headers: list[tuple[bytes, bytes]] = []
+        if not _PASSED_NAMES.isdisjoint(given):
+            headers += [(name, given[lower]) for name, lower in _PASSED_HEADERS if lower in given]
         content_type = given.get(b"content-type")
         if opened.framing is Framing.SSE:
-            headers += _SSE_HEADERS
+            headers += SSE_HEADERS
         elif opened.framing is Framing.ARRAY or content_type is None:
             headers += (JSON_TYPE, NOSNIFF)
         else:

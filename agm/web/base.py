@@ -32,7 +32,7 @@ from agm.plugins.hooks import HookFailed
 from agm.serving.chains import plugin_failed
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
-from agm.web.inbound import parse_query, plain_headers
+from agm.web.inbound import decoded_body, parse_query, plain_headers
 from agm.web.request import GatewayRequestOnWire
 
 log = Logger()
@@ -62,7 +62,22 @@ class Visit:
     @property
     def headers(self) -> Mapping[str, str]:
         """The first value of each header, by its name in lower case; none that may carry a credential."""
-        return plain_headers(self.wire)
+        head = self.wire.head  # of another length it is the same one
+        length = head.first.get(b"content-length")
+        known: tuple[bytes | None, Mapping[str, str]] | None = head.found.get(Visit)
+        if known is None or known[0] != length:
+            known = head.found[Visit] = (length, MappingProxyType(plain_headers(self.wire)))
+        return known[1]
+
+    @property
+    def body(self) -> bytes:
+        """
+        The request's body, whole and inflated if it was compressed; never more than ``[gateway] max_body``.
+
+        :raises UnsupportedMedia: for an encoding other than gzip.
+        :raises BodyTooLarge: if it inflates beyond the limit.
+        """
+        return decoded_body(self.wire)
 
     def header(self, name: str) -> str | None:
         """The first value of a header."""
@@ -102,6 +117,18 @@ class ApiResource(Resource):
     def respond(self, visit: Visit) -> Awaitable[None]:
         """Answer a request, or raise a :class:`GatewayError`; as a rule an ``async def``."""
         raise NotImplementedError
+
+    def claims(self, wire: GatewayRequestOnWire) -> bool:
+        """
+        Return whether a request is this resource's, where it has been given a path of several segments, or one below.
+
+        What is not claimed goes on to the gateway's own surfaces.
+        """
+        return True
+
+    def error_body(self, error: GatewayError) -> bytes:
+        """Lay out the body of an error, of the gateway's or of this resource's own: JSON, in the form of its API."""
+        return error.body()
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
         """The HTTP methods that the path of this request has; none where there is nothing at that path."""
@@ -221,7 +248,7 @@ class ApiResource(Resource):
         if wire.startedWriting:
             wire.channel.break_off(wire)
         else:
-            wire.send(error.status, error.headers(), self.gateway.redactor.body(error.body()))
+            wire.send(error.status, error.headers(), self.gateway.redactor.body(self.error_body(error)))
 
 
 def send_json(wire: GatewayRequestOnWire, document: object) -> None:

@@ -208,6 +208,11 @@ class ServerCertificate:
         """When its time is over."""
         return self._shown.ends
 
+    @property
+    def shown(self) -> Sequence[bytes]:
+        """The certificates that clients see, the server's own first, in DER."""
+        return self._shown.certificates
+
     def renew(self) -> bool:
         """
         Show what the files hold now to those who connect from now on; say whether that is another one.

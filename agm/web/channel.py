@@ -118,6 +118,9 @@ class SharedLimits(typing.Protocol):
     def release(self, length: int) -> None:
         """Hold so many bytes of a body no longer."""
 
+    def error_body(self, request: GatewayRequestOnWire, error: GatewayError) -> bytes:
+        """Lay out an error that comes before a resource is asked, in the form of the API that the request is for."""
+
     def falls_silent(self, channel: GatewayChannel) -> None:
         """Note that nothing is in flight on a connection."""
 
@@ -515,7 +518,7 @@ class GatewayChannel(Protocol):
         request, self.request = self.request, None
         request_id = new_request_id() if request is None else request.id
         if request is None or not request.startedWriting:
-            body = error.body()
+            body = error.body() if request is None else self.site.error_body(request, error)
             lines = [
                 b"HTTP/1.1 %d %s" % (error.status, phrase(error.status)),
                 b"Server: " + SERVER,

@@ -32,7 +32,6 @@ from agm.core.errors import (
     Unimplemented,
     UpstreamTimeout,
 )
-from agm.core.kinds import METHODS
 from agm.core.ownership import Maker, OwnedTarget, Page
 from agm.core.pool.breaker import origin
 from agm.core.pool.lease import Lease
@@ -318,7 +317,7 @@ class PrepareResourceCall:
             maker=maker,
             openai=isinstance(asked, OpenAIResource),
         )
-        able = sum(request.method in METHODS[account.kind] for account in context.pool.accounts)
+        able = sum(request.method in account.methods for account in context.pool.accounts)
         if owned is not None or able < 2:
             return call.attempts(context)
         if name is not None or (request.place is not None and asked.name is not None):
@@ -428,6 +427,8 @@ def describe(received_at: float, visit: Visit, asked: Asked, model: str, body: b
         headers=plain_headers(visit.wire),
         client_key=None if visit.key is None else visit.key.name,
         key_metadata=NOTHING if visit.key is None else visit.key.metadata,
+        team=None if visit.key is None else visit.key.team,
+        weight=1 if visit.key is None else visit.key.weight,
         received_at=received_at,
         body=Body(body),
         upstream_framing=Framing.UNARY,

@@ -38,13 +38,20 @@ class Gemini(AnsweringResource):
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
         try:
-            return target.methods_of(wire.path)
+            methods = target.methods_of(wire.path)
         except NotFound:
             pass
+        else:
+            return () if _changes_a_model(wire) and "GET" in methods else methods
         try:  # some calls make what is owned: they come here only where another method is asked for
             return () if ownership.parse(wire.path, "POST") is None else ("POST",)
         except GatewayError:
             return ("POST",)
+
+    def unknown(self, wire: GatewayRequestOnWire) -> NotFound:
+        if _changes_a_model(wire):
+            return NotFound(f"{target.shown(wire.path)} cannot be changed: that is for tuned models, tunedModels/ID.")
+        return super().unknown(wire)
 
     def respond(self, visit: Visit) -> Awaitable[None]:
         return self._call(visit) if visit.wire.method == b"POST" else self._list(visit)
@@ -89,3 +96,8 @@ class Gemini(AnsweringResource):
             gateway.wall(),
         )
         return self.answer_model_call(visit, gateway.calls.prepare(inbound))
+
+
+def _changes_a_model(wire: GatewayRequestOnWire) -> bool:
+    """Return whether a request would update or delete what its path names, as both SDKs do with tuned models."""
+    return wire.method in (b"PATCH", b"DELETE")

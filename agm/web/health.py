@@ -23,6 +23,7 @@ class Ready(ApiResource):
     nothing_below = True
 
     async def respond(self, visit: Visit) -> None:
-        if visit.wire.site.draining:
+        site = visit.wire.site
+        if site.leaving or site.draining:
             raise Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=1.0)
         visit.wire.send(200, [], b'{"status":"ok"}')

@@ -152,6 +152,8 @@ class Relay:
         self._gone = False
         self._done: Deferred[Outcome] = Deferred()
         self.sent = 0
+        #: The gateway's own error, a plugin's for example, where nothing has been written: it can still be the answer.
+        self.refused: GatewayError | None = None
 
     def run(self) -> Deferred[Outcome]:
         """Let the answer flow; fires when it has ended, one way or the other."""
@@ -200,9 +202,16 @@ class Relay:
             self._request.unregisterProducer()
             if outcome == "ok":
                 self._request.finish()
+            elif (refused := self._own_error()) is not None:
+                self.refused = refused
             else:
                 self._break_off()
         self._done.callback(outcome)
+
+    def _own_error(self) -> GatewayError | None:
+        if self._request.startedWriting or self._framing is not Framing.UNARY or self._body.failure is None:
+            return None
+        return self._body.failure.own
 
     def _break_off(self) -> None:
         if self._framing is Framing.SSE:

@@ -116,7 +116,7 @@ class GatewayRequestOnWire(Request):
     Its body stays in memory, and never grows beyond ``[gateway] max_body``; but an upload's is `streamed` where it has
     one, while it comes and as large as it is.
 
-    :ivar id: 16 hexadecimal digits, in every log line and in the answer.
+    :ivar id: 24 hexadecimal digits, in every log line and in the answer.
     :ivar head: what the client sent.
     """
 

@@ -48,7 +48,7 @@ from agm.net.writes import send_soon
 from agm.plugins.hooks import HookFailed
 from agm.serving.answers import FinalAnswer, OpenAnswer
 from agm.serving.calls import Call, Outcome
-from agm.serving.chains import plugin_failed
+from agm.serving.chains import check_bytes_in, check_bytes_out, plugin_failed
 from agm.serving.gateway import Gateway
 from agm.serving.live import HANDLE_SECONDS, PrepareSession, SessionClient, SocketAnswer
 from agm.serving.prepare import InboundCall
@@ -71,6 +71,9 @@ MAX_EARLY = 64 * 1024
 KEPT_HANDLES = 4
 #: Bytes of a reason that an error's message may take up where a wait is told behind it.
 _ROOM = 96
+
+#: What plugins cannot be shown of a session.
+_NO_OBJECTS = "Messages of a Live session that are no JSON objects"
 
 log = Logger()
 
@@ -100,6 +103,7 @@ class Session:
         "_gateway",
         "_held",
         "_key",
+        "_key_is_listed",
         "_leaving",
         "_marks",
         "_opening",
@@ -134,6 +138,7 @@ class Session:
         self._wire = visit.wire
         self._target = target
         self._key, self._token, self._pin = key, token, pin
+        self._key_is_listed = key is not None and gateway.clients.lists(key)
         self._release = release
         self._reader = FrameReader(masked=True, max_message=self._gateway.config.limits.message, observer=Collector())
         self._reader.split = True
@@ -542,13 +547,15 @@ class Session:
         while self._queue and self._socket is not None and self._state == _RELAYING:
             opcode, payload = self._queue[0]
             document = _object(payload)
-            if document is not None:
-                try:
+            try:
+                if document is None:
+                    check_bytes_out(hooks, _NO_OBJECTS)
+                else:
                     payload = await hooks.edit_body(document, request)
-                except (HookFailed, GatewayError) as e:
-                    self._opening = None
-                    self._refuse(e)
-                    return
+            except (HookFailed, GatewayError) as e:
+                self._opening = None
+                self._refuse(e)
+                return
             if self._state == _RELAYING and self._socket is not None:
                 self._socket.write_frame(opcode, payload)
             self._queue.pop(0)
@@ -569,10 +576,11 @@ class Session:
         messages, collector.complete = collector.complete, []
         for opcode, payload in messages:
             document = _object(payload)
-            if document is None:
-                self._write_client(frame(opcode, payload))
-                continue
             try:
+                if document is None:
+                    check_bytes_in(hooks, _NO_OBJECTS)
+                    self._write_client(frame(opcode, payload))
+                    continue
                 edited = hooks.edit_event(document, request, account, alone=False)
             except (HookFailed, GatewayError) as e:
                 self._refuse(e)
@@ -590,7 +598,16 @@ class Session:
         self._timer = self._gateway.deadlines.after(seconds, self._tick)
 
     def _tick(self) -> None:
-        """Ask a side that has been silent whether it is there; one that has not answered since is gone."""
+        """
+        Ask a side that has been silent whether it is there; one that has not answered since is gone.
+
+        A session ends with the client key that it was opened with.
+        """
+        if self._key is not None:
+            error = self._gateway.clients.revoked(self._key, listed=self._key_is_listed)
+            if error is not None:
+                self._end("aborted", live.closing_of(error.status, error.message))
+                return
         for hop, held in ((self._client, self._held), (self._upstream, self._client.full)):
             if hop is None:
                 continue

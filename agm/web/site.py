@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -19,7 +20,8 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from agm.config import LimitsConfig, TimeoutsConfig
-from agm.core.errors import Unavailable
+from agm.core.dialect import TranslatedCall
+from agm.core.errors import GatewayError, Unavailable
 from agm.core.wire.target import plain_call
 from agm.net.interfaces import GatewayReactor, GatewayTransport
 from agm.net.writes import buffered, close_both_ways
@@ -76,6 +78,8 @@ class GatewaySite(Site):
     :param calls: answers the calls of models; it is asked without a walk down the tree.
     :param max_body: of one request, in bytes.
     :param connections: how many are served at once; ``[limits] connections``, or what the process has descriptors for.
+    :ivar leaving: the gateway is about to stop: readiness says so, requests are served, and each connection ends with
+        its answer.
     :ivar draining: the gateway stops; health says so, and no other request begins.
     :ivar wrapped: whether a listener's factory wraps this one, as for TLS.
     """
@@ -85,6 +89,7 @@ class GatewaySite(Site):
     #: For plugins that add resources.
     gateway: Gateway
     access: Access
+    dialects: dict[str, Callable[[str, bytes], TranslatedCall]]
 
     def __init__(
         self,
@@ -99,6 +104,9 @@ class GatewaySite(Site):
     ) -> None:
         super().__init__(resource, reactor=reactor)
         self.calls = calls
+        #: What plugins have added at whole paths.
+        self.added: dict[bytes, list[Any]] = {}
+        self.dialects = {}
         self.max_body = max_body
         self.limits = limits
         self.connections = connections
@@ -108,11 +116,13 @@ class GatewaySite(Site):
         self.channels: set[GatewayChannel] = set()
         #: Those on which nothing is under way, each with since when; the one of which that holds the longest is first.
         self.silent: dict[GatewayChannel, float] = {}
+        self.leaving = False
         self.draining = False
         self.wrapped = False
         #: Bytes of requests' bodies that are held.
         self.reserved = 0
         self._noticing: Deferred[None] | None = None
+        self._until_alone = False
         self._drained: Deferred[None] | None = None
         self._abort: IDelayedCall | None = None
         self._crowded_until = 0.0
@@ -126,6 +136,8 @@ class GatewaySite(Site):
 
     def check_open(self, channel: GatewayChannel, request: GatewayRequestOnWire) -> None:
         """:raises Unavailable: if a request cannot begin now."""
+        if self.leaving:
+            channel.close_after()
         if self.draining and request.path not in HEALTH:
             raise Unavailable("The gateway is stopping.", reason="STOPPING", retry_after=RETRY_SECONDS)
         if channel.crowded and request.path not in HEALTH:
@@ -158,14 +170,60 @@ class GatewaySite(Site):
         """Bytes of a body are not held any more."""
         self.reserved -= length
 
+    def error_body(self, request: GatewayRequestOnWire, error: GatewayError) -> bytes:
+        """Lay out an error that comes before a resource is asked, in the form of the API that the request is for."""
+        lay_out = getattr(self.resource, "error_body", None)
+        body: bytes = error.body() if lay_out is None else lay_out(request, error)
+        return body
+
     def getResourceFor(self, request: Any) -> IResource:
-        """The resource of a request; that of a plain call is known without a walk down the tree."""
-        if request.method == b"POST" and plain_call(request.path) is not None:
-            return self.calls
+        """The resource of a request; that of a plain call, or of a path as it was added, is known without a walk."""
+        if request.method == b"POST":
+            if plain_call(request.path) is not None:
+                return self.calls
+            for resource in self.added.get(request.path, ()):
+                if resource.claims(request):
+                    claimed: IResource = resource
+                    return claimed
         found: IResource = super().getResourceFor(request)
         return found
 
     # The end
+
+    async def leave(self, patience: float, *, until_alone: bool = False) -> None:
+        """
+        Serve on for `patience` seconds, but let no connection outlast its next answer; :meth:`hurry` ends the wait.
+
+        A balancer hears of it from readiness, and takes its requests elsewhere; a client on a connection that was kept
+        hears of it from an answer, and none meets a closed door.
+
+        :param until_alone: wait no longer than until the last connection is closed.
+        """
+        self.leaving = True
+        for channel in list(self.channels):
+            if channel.request is not None and channel.upgraded is None:
+                channel.close_after()
+        if until_alone and not self.channels:
+            return
+        self._until_alone = until_alone
+        await self._wait_noticed(patience)
+        self._until_alone = False
+
+    def hurry(self) -> bool:
+        """Serve no longer than what is under way; tell whether the gateway was still taking requests."""
+        taking = self.leaving and not self.draining
+        self.draining = self.draining or taking
+        if taking:
+            self._noticed()
+        return taking
+
+    async def _wait_noticed(self, seconds: float) -> None:
+        noticing: Deferred[None] = Deferred()
+        self._noticing = noticing
+        over = self.reactor.callLater(seconds, self._noticed)
+        await noticing
+        if over.active():
+            over.cancel()
 
     async def notice(self, patience: float) -> None:
         """
@@ -177,11 +235,7 @@ class GatewaySite(Site):
         for channel in list(self.channels):
             channel.close_when_idle()
         if self.busy:
-            self._noticing = Deferred()
-            over = self.reactor.callLater(min(NOTICE_SECONDS, patience), self._noticed)
-            await self._noticing
-            if over.active():
-                over.cancel()
+            await self._wait_noticed(min(NOTICE_SECONDS, patience))
 
     def _noticed(self) -> None:
         noticing, self._noticing = self._noticing, None
@@ -228,7 +282,7 @@ class GatewaySite(Site):
         """A connection is closed."""
         self.channels.discard(channel)
         self.silent.pop(channel, None)
-        if not self.channels:
+        if not self.channels and (self.draining or self._until_alone):
             self._noticed()
         if not self.channels and self._drained is not None:
             drained, self._drained = self._drained, None

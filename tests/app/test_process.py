@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -76,8 +77,10 @@ def test_a_port_that_is_taken_is_one_line_on_standard_error_and_one_in_the_log(s
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         twistd = start("--port", str(port))
-        why = f"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use"
-        assert refused(twistd) == [f"agm: {why}"]
+        why = f"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use: "
+        (line,) = refused(twistd)
+        assert line.startswith(f"agm: {why}")
+        assert line.endswith(f" (pid {os.getpid()}) holds it; end that, or take --port {port + 1}")
     assert twistd.log.count(why) == 1
 
 
@@ -309,7 +312,7 @@ def test_a_request_that_waits_for_its_upstream_is_served_before_the_gateway_stop
         asked, _ = upstream.accept()
         with asked:
             twistd.signal()
-            twistd.until_logged("waiting up to 30 seconds for 1 requests")
+            twistd.until_logged("waiting up to 30 seconds for 1 request;")
             asked.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
             answer = client.getresponse()
             assert (answer.status, answer.read()) == (200, b"{}")
@@ -389,6 +392,7 @@ def test_requests_are_in_the_log_when_the_gateway_has_stopped(tmp_path: Path) ->
     assert found == {"gemini-2.5-flash": 5, "emu-slow": 1}
 
 
+@pytest.mark.slow
 def test_a_demo_remembers_nothing_unless_it_is_told_where(tmp_path: Path) -> None:
     config = tmp_path / "agm.toml"
     for text, files in (("", []), ('[request_log]\npath = "log.db"\n', ["log.db"])):

@@ -134,6 +134,7 @@ def test_a_restart_keeps_who_rests_and_who_is_disabled(setting: Setting) -> None
     assert setting.gateways[1].stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_process_that_is_killed_has_written_what_it_knew(setting: Setting) -> None:
     """Within a second of the change, not only at its end."""

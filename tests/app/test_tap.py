@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 import agm
 from agm.app.listeners import ListenerService
+from agm.app.service import for_browsers
 from agm.config import parse
 from agm.config.listeners import Listener, auth_mode
 from agm.tap import Options
@@ -76,6 +77,23 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         Options().parseOptions(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"agm {agm.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("listening", "address"),
+    [
+        (["http://127.0.0.1:8045"], "http://127.0.0.1:8045"),
+        (["unix:/run/agm.sock"], None),
+        (["unix:/run/agm.sock", "http://0.0.0.0:80"], "http://127.0.0.1:80"),
+        (["https://192.0.2.1:443", "http://[::1]:8045"], "http://[::1]:8045"),
+        (["https://[::]:443"], "https://[::1]:443"),
+        ([], None),
+    ],
+)
+def test_the_dashboard_is_named_where_a_browser_on_this_machine_finds_it(
+    listening: list[str], address: str | None
+) -> None:
+    assert for_browsers(listening) == address
 
 
 @implementer(IStreamServerEndpoint)

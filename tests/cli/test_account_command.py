@@ -155,7 +155,7 @@ def test_code_assist_asks_for_the_word_that_it_is_licensed(agm: Run, file: Path)
     [
         (("work", "--kind", "vertex"), "needs --credentials adc|FILE, or one of --api-key-env"),
         (("work", "--kind", "code-assist"), "needs --credentials adc|FILE\n"),
-        (("work", "--kind", "other"), "invalid choice"),
+        (("work", "--set", "region"), "--set takes KEY=VALUE"),
         (("work", "--api-key-env", "A", "--credentials", "adc"), "not allowed with"),
         (("work", KEY), "more arguments than this command takes;"),
         (("work", "--api-key", KEY), "takes, among them --api-key;"),

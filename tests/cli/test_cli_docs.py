@@ -35,7 +35,7 @@ def test_every_option_is_named() -> None:
         option for parser in all_commands() for action in parser._actions for option in action.option_strings
     } - {"-h"}
     named = set(re.findall("--[a-z][a-z-]*", TEXT))
-    assert named - {"--version"} == options
+    assert named - {"--version", "--pidfile"} == options
 
 
 def test_every_command_shows_in_its_help_how_it_is_written() -> None:

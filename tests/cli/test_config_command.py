@@ -107,19 +107,43 @@ def test_check_says_what_a_start_would_of_listeners_and_plugins(
     (plugins / "one.py").write_text("raise SystemExit('loaded')")
     file.write_text(
         '[gateway]\nlisten = ["tcp:none", "ssl:0:privateKey=key.pem:certKey=cert.pem", "unix:agm.sock",'
-        ' "carrier:port=80", "systemd:domain=INET:index=0"]\n[plugins]\npath = "plugins"\n'
+        ' "carrier:port=80", "systemd:domain=INET:index=0", "unix:nowhere/agm.sock"]\n[plugins]\npath = "plugins"\n'
     )
     assert main(["config", "check"]) == 1
-    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    first, second, third, socket, fourth = capsys.readouterr().err.splitlines()
     assert first.startswith(f"{file}: gateway.listen[0]: 'tcp:none' is not a server endpoint: ")
     assert second.startswith(f"{file}: gateway.listen[1]: 'ssl:0:")
     assert second.endswith(f"privateKey '{file.parent}/key.pem' cannot be read: No such file or directory")
     why = "no package that is installed has endpoints of the kind carrier"
     assert third == f"{file}: gateway.listen[3]: 'carrier:port=80': {why}"
+    place = file.parent / "nowhere"
+    assert socket.startswith(f"{file}: gateway.listen[5]: 'unix:{place}/agm.sock'")
+    assert socket.endswith(f": {place} is no folder; create it, or name another")
     assert fourth == (
         f"{file}: plugins.path: [plugins] path: others than its owner can change {plugins}, and so what the gateway "
         f"does; chmod go-w {plugins}"
     )
+
+
+def test_check_loads_the_plugins_that_a_start_would(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is not there keeps the gateway from starting."""
+    file.write_text('[plugins]\nload = ["no_such_plugin_anywhere"]\n')
+    assert main(["config", "check"]) == 1
+    assert "no_such_plugin_anywhere" in capsys.readouterr().err
+
+
+def test_check_says_what_clients_will_have_against_a_certificate(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files are named relative to the configuration, wherever the command runs."""
+    pem, key = TestAuthority().server_pem("localhost", until=3)
+    (file.parent / "cert.pem").write_bytes(pem + TestAuthority().pem)
+    (file.parent / "key.pem").write_bytes(key)
+    file.write_text('[gateway]\nlisten = ["ssl:8443:privateKey=key.pem:certKey=cert.pem"]\n')
+    assert main(["config", "check"]) == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1
+    assert warned[0].startswith(f"warning: {file.parent}/cert.pem: the certificate ends in 2 days; renew it")
 
 
 def test_check_without_a_file_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,11 @@ def a_free_port() -> int:
         (["tcp:8045:interface=gateway.example"], None),
         (["tcp:0"], None),
         (["tcp:x"], None),
-        (["ssl:8443:privateKey=a.pem", "systemd:domain=INET:index=0"], None),
+        (["ssl:8443:privateKey=a.pem"], "https://127.0.0.1:8443"),
+        (["ssl:8443:a.pem:b.pem:SSLv23_METHOD:192.0.2.7"], None),
+        (["unix:/run/agm.sock", "ssl:443:interface=\\:\\:"], "https://[::1]:443"),
+        (["ssl:443", "tcp:8045"], "http://127.0.0.1:8045"),
+        (["ssl:8443:privateKey=a.pem:interface=192.0.2.7", "systemd:domain=INET:index=0"], None),
     ],
 )
 def test_the_address_is_that_of_the_first_listener_on_loopback(listen: list[str], address: str | None) -> None:
@@ -375,7 +379,7 @@ def test_without_a_listener_on_loopback_the_configuration_explains(
     file = config('[gateway]\nlisten = ["tcp:8045:interface=192.0.2.7"]\n' + ACCOUNT)
     status, out, err = agm("explain", "m", "--config", file)
     assert status == 0
-    assert err.startswith("no listener of the configuration is on loopback; --url names another: ")
+    assert err.startswith("no listener of the configuration is on loopback; add one for the tools, or write --url: ")
     assert "client key   none given, but the gateway requires one" in out
 
 
@@ -402,6 +406,17 @@ def test_a_plugin_that_cannot_be_used_is_one_line(agm: Callable[..., Ran], comma
     status, out, err = agm(*command, "--plugin", "no_such_plugin")
     assert (status, out) == (1, "")
     assert "plugin no_such_plugin cannot be imported" in err.splitlines()[-1]
+
+
+def test_the_shape_of_vertex_ai_is_explained_where_its_version_is_named(
+    agm: Callable[..., Ran], config: Callable[[str], str]
+) -> None:
+    both = ACCOUNT + '[[accounts]]\nname = "v"\nkind = "vertex"\naccess_token = "CANARY-t"\nproject = "p"\n'
+    code, out, _ = agm("explain", "m", "--api-version", "v1beta1", "--offline", "--json", "--config", config(both))
+    found = json.loads(out)
+    assert code == 0
+    assert found["account"]["name"] == "v"
+    assert "/v1beta1/projects/p/locations/global/publishers/google/models/m:generateContent" in found["upstream"]["url"]
 
 
 def test_a_body_can_come_through_a_pipe(

@@ -113,6 +113,7 @@ def test_serve_has_the_options_of_twistd() -> None:
     """Every one of them, and what is given reaches it as it was given."""
     longs = {name.rstrip("=") for name in Options().longOpt} - {"help", "version"}
     given = ["--port=0", "--listen=tcp:0", "--config=c.toml", "--plugin=a.b", "--log-format=json", "--demo"]
+    given.append("--workers=2")
     assert {word.partition("=")[0].removeprefix("--") for word in given} == longs
     assert sorted(options_of(make_parser().parse_args(["serve", *given]))) == sorted(given)
 

@@ -110,9 +110,10 @@ def test_the_list_names_keys_and_limits(file: Path, capsys: pytest.CaptureFixtur
             **none,
             "requests_per_minute": 6,
             "tokens_per_day": 5000,
+            "admin": False,
             "expires": "2099-01-31",
         },
-        {"name": "b", "source": "key_env", "models": [], **none, "expires": "2099-01-31T18:00:00Z"},
+        {"name": "b", "source": "key_env", "models": [], **none, "admin": False, "expires": "2099-01-31T18:00:00Z"},
     ]
 
 
@@ -183,7 +184,7 @@ async def test_the_list_tells_what_was_used_today_where_the_gateway_runs(
     await listed.ended()
     assert listed.out.decode().splitlines() == [
         "NAME  SOURCE  MODELS  LIMITS  EXPIRES  TODAY",
-        f"a     key     -       -       -        1 requests, {tokens} tokens",
+        f"a     key     -       -       -        1 request, {tokens} tokens",
         "new   key     -       -       -        not in the running gateway",
     ]
     listed = Command.start("key", "list", "--json", "--url", running.url, env=env, folder=tmp_path)
@@ -254,3 +255,11 @@ def test_a_shell_gets_the_key_alone(file: Path) -> None:
     assert ran.returncode == 0
     assert re.fullmatch(r"agm_[A-Za-z0-9_-]{32}\n", ran.stdout)
     assert ran.stdout.strip() not in ran.stderr
+
+
+def test_a_key_for_an_operator_opens_the_admin_api(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "create", "operator", "--admin"]) == 0
+    capsys.readouterr()
+    assert [key.admin for key in load(file, environ={}).auth.keys] == [True]
+    assert main(["key", "list", "--offline"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["operator", "key_sha256", "-", "admin", "-"]

@@ -149,6 +149,7 @@ def test_the_tests_of_a_new_plugin_pass_where_it_is_installed(commands: Path) ->
     assert "3 passed" in run_outside(commands / "python", "-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
 
 
+@pytest.mark.slow
 @once
 @pytest.mark.process
 def test_twistd_serves_with_a_new_plugin_and_agm_shows_it(commands: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from agm.cli.account_status import details, duration, summary
 from agm.core.client_keys import digest
 from agm.persist.pool_state import reset
 from agm.testing import GatewayFactory, RunningEmulator
-from testbed.processes import environment
+from testbed.processes import environment, get, post, run, running, until
 from tests.helpers.commands import Command
 
 NO_WAIT = "[pool]\nmax_wait = 0\nmax_attempts = 1\n"
@@ -83,7 +84,7 @@ async def test_it_is_told_to_the_person_only(gateway: GatewayFactory, emulator: 
     running = await gateway('[auth]\nmode = "strict"\n' + keys + emulator.account("work"))
     assert (await running.fetch("GET", "/_agm/accounts")).status == 401
     assert (await running.fetch("GET", "/_agm/accounts", key="boss")).status == 200
-    assert (await running.fetch("POST", "/_agm/accounts", key="boss", body=b"{}")).status in (404, 405)
+    assert (await running.fetch("POST", "/_agm/accounts", key="boss", body=b"{}")).status == 409  # no file
 
 
 @pytest_twisted.ensureDeferred
@@ -216,7 +217,7 @@ async def test_what_cannot_be_reset_is_refused(gateway: GatewayFactory, emulator
         ("/_agm/accounts/work/reset", b"{", 400),
         ("/_agm/accounts/work/reset", b'{"models": "m"}', 400),
         ("/_agm/accounts/nobody/reset", b"", 404),
-        ("/_agm/accounts/work", b"", 404),
+        ("/_agm/accounts/work", b"", 405),
         ("/_agm/accounts/work/reset/more", b"", 404),
     ):
         answer = await running.fetch("POST", path, key="guest", body=body)
@@ -280,3 +281,29 @@ async def test_a_stopped_gateways_state_is_changed_by_the_command(tmp_path: Path
     refused = await told("work", "--config", "agm.toml")
     assert refused.status == 1
     assert "the state cannot be changed" in refused.messages
+
+
+@pytest.mark.process
+def test_accounts_that_only_the_running_gateway_has_are_listed_too(tmp_path: Path) -> None:
+    """A demo's, and a plugin's.  A demo has a request log of its own, which the commands find."""
+
+    def agm(*arguments: str) -> str:
+        done = run([sys.executable, "-m", "agm", *arguments, "--url", url], env=environment(tmp_path),
+                   capture_output=True, text=True, check=False)  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        return str(done.stdout)
+
+    with running(tmp_path, "agm", "--demo", "--port", "0") as twistd:
+        url = twistd.url()
+        client, answer = post(url, "/v1beta/models/m:generateContent", b'{"contents": [{"parts": [{"text": "x"}]}]}')
+        assert answer.status == 200
+        client.close()
+        listed = agm("account", "list").splitlines()
+        assert [line.split()[0] for line in listed] == ["NAME", "demo-1", "demo-2", "demo-3"]
+        assert all(line.split()[2:] == ["-", "-", "-", "-", "yes", "ready"] for line in listed[1:])
+        until(lambda: json.loads(get(url, "/_agm/log")[1])["written"], "the request is recorded")
+        assert agm("usage").splitlines()[1].split()[:3] == ["-", "1", "0"]
+        folder = Path(json.loads(get(url, "/_agm/log")[1])["path"]).parent
+        assert folder.exists()
+        assert twistd.stop() == 0
+    assert not folder.exists()

@@ -82,6 +82,7 @@ async def test_the_document_holds_it_all(agm_test: Run, emulator: RunningEmulato
         "kind": "api-key",
         "model": "emu-403disabled",
         "tokens": None,
+        "models": None,
         "status": 403,
         "reason": "SERVICE_DISABLED",
         "cure": "enable generativelanguage.googleapis.com for the project, or for the key",
@@ -124,6 +125,7 @@ async def test_a_login_that_has_ended_is_said_so(agm_test: Run, emulator: Runnin
     assert "revoked-1" not in command.out.decode() + command.messages
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.process
 async def test_what_cannot_be_tried_is_said(agm_test: Run, emulator: RunningEmulator) -> None:
@@ -143,6 +145,7 @@ async def test_what_cannot_be_tried_is_said(agm_test: Run, emulator: RunningEmul
     assert emulator.log == ()
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.process
 async def test_only_what_is_tried_needs_its_variable(agm_test: Run, emulator: RunningEmulator) -> None:

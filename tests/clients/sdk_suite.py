@@ -3,7 +3,7 @@ Runs the tests that google-genai's wheel ships, in its mode ``api``, against a g
 
 .. code-block:: sh
 
-    pip install pytest-asyncio httpx pillow            # what those tests import
+    pip install pytest-asyncio httpx pillow mcp        # what those tests import; best in a venv of their own
     python -m tests.clients.sdk_suite models chats batches caches
     python -m tests.clients.sdk_suite --url http://127.0.0.1:8046 chats    # the emulator alone, or a running gateway
 
@@ -79,7 +79,17 @@ def _run(part: str, url: str, workers: int) -> str:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-c", os.devnull, "--rootdir", str(suite)]
-    command += ["-p", "no:cacheprovider", "-p", "no:pytest_twisted", "-p", "tests.clients.sdk_suite", "--tb=no", "-rN"]
+    command += [
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:pytest_twisted",
+        "-p",
+        "tests.clients.sdk_suite",
+        "--tb=no",
+        "-rN",
+    ]
     command += ["-W", "ignore", "--mode", "api", *(["-n", str(workers)] if workers else []), str(suite / part)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if re.search(r"\d+ (?:passed|failed|error|skipped)", line)]

@@ -182,6 +182,29 @@ def test_an_ephemeral_token(secure: Secure) -> None:
     asyncio.run(talk())
 
 
+def test_a_live_interaction_is_gone_on_with_and_completed(secure: Secure, emulator: Emulator) -> None:
+    async def talk() -> None:
+        asked = client(secure)
+        made = await asked.aio.interactions.create(model="house-model", input="Say hello", background=True)
+        said = ""
+        async with asked.aio.interactions.connect(made.id) as live:
+            await live.send("And again")
+            async for event in live.receive():
+                if event.event_type == "step.delta" and event.delta.type == "text":
+                    said += event.delta.text
+                if event.event_type == "step.stop" and said:
+                    await live.complete()
+                if event.event_type == "interaction.completed":
+                    assert event.usage.total_tokens > 0
+        assert '"And again"' in said
+        assert (await asked.aio.interactions.get(made.id)).status == "completed"
+
+    asyncio.run(talk())
+    (entry,) = [one for one in emulator.log("gemini-2.5-pro") if one["rpc"] == "LiveInteraction"]
+    (created,) = [one for one in emulator.log("gemini-2.5-pro") if one["rpc"] == "CreateInteraction"]
+    assert entry["account"] == created["account"]
+
+
 def test_music(secure: Secure) -> None:
     async def listen() -> None:
         async with client(secure).aio.live.music.connect(model="models/lyria-realtime-exp") as s:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_curl(snippets: Mapping[str, str], tmp_path: Path) -> None:
     assert len(events) > 2
 
 
-@pytest.mark.parametrize("name", ["google-genai", "google-generativeai"])
+@pytest.mark.parametrize("name", ["google-genai", "google-generativeai", "openai", "anthropic"])
 def test_python(snippets: Mapping[str, str], tmp_path: Path, name: str) -> None:
     assert ANSWER in run(tmp_path, sys.executable, "-W", "ignore", "-c", snippets[name])
 
@@ -79,6 +80,32 @@ def test_the_environment(snippets: Mapping[str, str], tmp_path: Path) -> None:
     )
     script = f'{snippets["environment"]}exec {sys.executable} -W ignore -c "$0"'
     assert ANSWER in run(tmp_path, "bash", "-c", script, program)
+
+
+def test_the_environment_of_openais_clients(snippets: Mapping[str, str], tmp_path: Path) -> None:
+    program = (
+        "import openai; client = openai.OpenAI(); "
+        "print(client.responses.create(model='gemini-2.5-flash', input='Say hello').output_text)"
+    )
+    script = f'{snippets["openai-environment"]}exec {sys.executable} -W ignore -c "$0"'
+    assert ANSWER in run(tmp_path, "bash", "-c", script, program)
+
+
+def test_claude_code_gets_what_it_reads(snippets: Mapping[str, str], gateway: RunningGateway, tmp_path: Path) -> None:
+    """A command in its place shows what it would have been given; what that does is tried with Claude Code itself."""
+    stand_in = 'claude() { printf \'%s\\n\' "$ANTHROPIC_BASE_URL" "$ANTHROPIC_AUTH_TOKEN" "$ANTHROPIC_MODEL"; }\n'
+    told = run(tmp_path, "bash", "-c", stand_in + snippets["claude-code"]).splitlines()
+    assert told == [gateway.url, CLIENT_KEY, "gemini-2.5-flash"]
+
+
+def test_codex_is_configured_as_the_page_of_clients_says(snippets: Mapping[str, str], gateway: RunningGateway) -> None:
+    """What that does is tried with Codex itself."""
+    found = tomllib.loads(snippets["codex"])
+    page = (Path(__file__).parents[2] / "docs" / "clients.md").read_text("utf-8")
+    shown = tomllib.loads(page.partition("### Codex")[2].partition("```toml\n")[2].partition("```")[0])
+    shown["model"] = found["model"]
+    shown["model_providers"]["agm"]["base_url"] = f"{gateway.url}/v1"
+    assert found == shown
 
 
 def test_javascript(snippets: Mapping[str, str], tmp_path: Path, node: Path) -> None:

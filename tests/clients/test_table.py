@@ -284,6 +284,8 @@ REFUSED = {
     "an unknown method": (lambda url: ask(url, f"/v1beta/models/{MODEL}:sing"), 404),
     "an unknown model": (lambda url: look(url, "/v1beta/models/no-such-model"), 404),
     "a wrong HTTP method": (lambda url: look(url, call(MODEL), method="GET"), 405),
+    "a model is deleted": (lambda url: look(url, "/v1beta/models/gemini-2.5-flash", method="DELETE"), 404),
+    "a model is updated": (lambda url: look(url, "/v1beta/models/gemini-2.5-flash", method="PATCH"), 404),
     "no such method": (lambda url: look(url, "/v1beta/models", method="BREW"), 405),
     "a bad alt": (lambda url: ask(url, call(MODEL) + "?alt=proto"), 400),
     "no JSON": (lambda url: ask(url, call(MODEL), b"{nothing"), 400),

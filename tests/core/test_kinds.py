@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from agm.core import kinds, live
-from agm.core.request import Kind
+from agm.core.request import BUILT_IN_KINDS
 from agm.core.wire import target
 
 
 def test_every_kind_of_account_has_its_methods() -> None:
     """A kind without an entry would break the choice of accounts."""
-    assert set(kinds.METHODS) == set(get_args(Kind))
+    assert {name: kind.methods for name, kind in BUILT_IN_KINDS.items()} == kinds.METHODS
+    assert set(kinds.SERVICES) == set(kinds.METHODS)
 
 
 def test_no_kind_has_a_method_that_no_path_can_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -223,13 +224,13 @@ SCENARIOS = {
     "a new conversation": Scenario(
         THREE,
         {**M, "body": prompt("new")},
-        {"account.name": "a1", "account.reason": "sticky: a new conversation, the fewest requests"},
+        {"account.name": "a1", "account.reason": "sticky: a new conversation, by its hash"},
         before=(("m", "old"),),
     ),
     "a known conversation": Scenario(
         THREE,
         {**M, "body": prompt("old")},
-        {"account.name": "a0", "account.reason": "sticky: it served this conversation before"},
+        {"account.name": "a1", "account.reason": "sticky: it served this conversation before"},
         before=(("m", "old"), ("m", "other")),
     ),
     "round-robin": Scenario(
@@ -248,7 +249,7 @@ SCENARIOS = {
         account("a0", key="tired") + account("a1"),
         M,
         {"candidates": ["a1"], "excluded.0.account": "a0", "excluded.0.cause": "resting"},
-        before=(("m", "1"),),
+        before=tuple(("m", str(number)) for number in range(6)),
     ),
     "an account that lacks the model": Scenario(
         account("a0", "api-key", 'models = ["n"]') + account("a1"),
@@ -450,7 +451,7 @@ async def test_explaining_a_conversation_does_not_begin_it(setup: Setup) -> None
     question = {**M, "body": prompt("x")}
     for _ in range(3):
         found = (await setting.question(question)).json
-        assert found["account"]["reason"] == "sticky: a new conversation, the fewest requests"
+        assert found["account"]["reason"] == "sticky: a new conversation, by its hash"
     served = (await setting.real(question)).account
     found = (await setting.question(question)).json
     assert (found["account"]["name"], found["account"]["reason"]) == (
@@ -617,6 +618,7 @@ class FakeWire:
         self.sender = sender
         self.id = "0123456789abcdef"
         self.body = b'{"model": "m"}'
+        self.site = SimpleNamespace(dialects={})
         self.sent: list[int] = []
 
     def send(self, status: int, headers: object, body: bytes) -> None:

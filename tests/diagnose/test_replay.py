@@ -307,6 +307,7 @@ def test_the_command_says_in_a_line_what_is_wrong(
 def test_the_example_in_the_documentation_is_true() -> None:
     """What docs/replay.md shows is what its recording gives."""
     text = (Path(__file__).parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
+    text = text[text.index("## A recording") :]
     shown = text.split("```console\n")[1].split("```")[0].partition("\n")[2]
     recorded = text.split("```json\n")[1].split("```")[0]
     assert replayed(recorded).text() + "\n" == shown

@@ -25,17 +25,20 @@ import pytest
 from testbed.processes import BIN, PATIENCE, Twistd, environment, run, until
 from tests.helpers.pages import DOCS, Block, blocks, write_possessions
 
-GATEWAY, EMULATOR = "8045", "8046"
+GATEWAY, EMULATOR, TLS = "8045", "8046", "8443"
 #: Pages whose Python is run by another test, with plugins in place and an event loop around it.
 ELSEWHERE = {"plugins.md", "plugin-tutorial.md", "testing-plugins.md"}
 #: Languages that are run; of all others nothing is claimed that a command could show.
 RUN = ("sh", "console", "python", "js")
 PAGES = sorted(page for page in DOCS.glob("*.md") if blocks(page))
+#: What runs until it is ended.
+_SERVES = re.compile(r"(?:\w+=\S* )*(?:twistd -n |agm serve\b)")
+_GATEWAY = re.compile(r"^(\$ )?(twistd -n (--pidfile= )?agm|agm serve)\b(?!-)", re.M)
 #: Commands that look at what others have done, and change nothing.
 _LOOK = re.compile(r"agm (?:log|usage|status|account list)\b")
 #: What differs from run to run, and what stands for it.
 _UNKNOWABLE = (
-    (re.compile(r"\b[0-9a-f]{16}\b"), "ID"),
+    (re.compile(r"\b(?:[0-9a-f]{16}|[0-9a-f]{24})\b"), "ID"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.+]\d+)?"), "TIME"),
     (re.compile(r"\b\d+(?:\.\d+)? (?:ms|s|min|h)\b"), "DURATION"),
     (re.compile(r"\bpid \d+"), "PID"),
@@ -81,7 +84,7 @@ class Reader:
         self.home = folder / "home"
         self.here = folder / "here"
         self.here.mkdir(parents=True)
-        self._ports = {GATEWAY: demo or free_port(), EMULATOR: free_port()}
+        self._ports = {GATEWAY: demo or free_port(), EMULATOR: free_port(), TLS: free_port()}
         self._running: dict[str, Twistd] = {}
         self.config = self.home / ".config" / "agm" / "agm.toml"
         self.config.parent.mkdir(parents=True)
@@ -93,13 +96,12 @@ class Reader:
         write_possessions(self.here)
         write_possessions(self.home)
         for block in (block for page in PAGES for block in blocks(page)):
-            if block.language in ("python", "js") and block.file is not None and "/" not in block.file:
-                (self.here / block.file).write_text(block.text)
+            if block.language in ("python", "js", "toml") and block.file is not None and "/" not in block.file:
+                (self.here / block.file).write_text(self._mine(block.text) if block.language == "toml" else block.text)
 
     def _env(self) -> dict[str, str]:
-        return environment(
-            self.home, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", NO_COLOR="1", PYTHONPATH=str(self.here)
-        )
+        path = os.pathsep.join([str(self.here), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return environment(self.home, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", NO_COLOR="1", PYTHONPATH=path)
 
     def _mine(self, text: str) -> str:
         """A text of a page with the ports that are free here."""
@@ -117,13 +119,18 @@ class Reader:
     def start(self, command: str) -> None:
         """Have a twistd run in the background; one that listened there before ends."""
         words = shlex.split(self._mine(command))
-        words = words[words.index("twistd") + 1 :]
-        assert words[0] == "-n", command
+        if "twistd" in words:
+            words = words[words.index("twistd") + 1 :]
+            assert words[0] == "-n", command
+        else:
+            words = ["-n", *words[words.index("agm") : words.index("serve")], *words[words.index("serve") + 1 :]]
         place = EMULATOR if "agm-emulator" in words else GATEWAY
         if place in self._running:
             self._running.pop(place).end()
         folder = self.here.parent / f"{place}-{len(list(self.here.parent.iterdir()))}"
-        twistd = self._running[place] = Twistd.start(folder, *words[1:], env=self._env())
+        words = [word for word in words[1:] if word != "--pidfile="]
+        words = [str(self.here / word) if (self.here / word).is_file() else word for word in words]
+        twistd = self._running[place] = Twistd.start(folder, *words, env=self._env())
         port = self._ports[place]
         twistd.until(lambda: f":{port}" in twistd.log or f" {port}" in twistd.log, f"something at port {port}")
         until(lambda: self._answers(port), "an answer")
@@ -182,7 +189,7 @@ class Reader:
                 assert agrees(block.output or "", printed), f"{where}: {printed}"
 
     def _command(self, command: str, shown: str, where: str) -> None:
-        if re.match(r"(?:\w+=\S* )*twistd -n ", command):
+        if _SERVES.match(command):
             self.start(command)
             return
         deadline = time.monotonic() + PATIENCE
@@ -222,7 +229,7 @@ def test_who_follows_the_page_sees_what_it_says(page: Path, tmp_path: Path, demo
     todo = [block for block in blocks(page) if block.not_run is None]
     if page.name in ELSEWHERE:
         todo = [block for block in todo if block.language != "python"]
-    own = any("twistd -n agm" in block.text for block in todo if block.language in ("sh", "console"))
+    own = any(_GATEWAY.search(block.text) for block in todo if block.language in ("sh", "console"))
     reader = Reader(tmp_path, None if own else demo)
     try:
         for block in todo:
@@ -258,3 +265,11 @@ def test_every_document_on_a_page_can_be_read(page: Path) -> None:
                     json.loads(line)
         else:
             assert block.language in (*RUN, "text", "yaml", "ini"), f"line {block.line}: what is that?"
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.name)
+def test_two_servers_in_a_folder_do_not_fight_over_a_pid_file(page: Path) -> None:
+    """``twistd -n`` writes ``twistd.pid`` into the folder; only the form of a service, which has its own, does."""
+    for line in page.read_text("utf-8").splitlines():
+        for rest in re.findall(r"twistd -n (.*)", line):
+            assert rest.startswith("--pidfile=") or re.match(r"agm --port 8045\b", rest), line

@@ -20,6 +20,7 @@ import pytest_twisted
 
 from agm import api, cli, hookspecs
 from agm import config as configuration
+from agm.config.reading import KEY
 from agm.plugins import builtin as defaults
 from agm.plugins.hooks import FAIL_CLOSED
 from agm.plugins.manager import CHAINS, HOOKS, MAY_AWAIT, UNWRAPPED, make_plugin_manager
@@ -111,7 +112,8 @@ def test_the_table_of_hooks_agrees_with_the_program() -> None:
     }
     assert list(rows) == list(HOOKS)
     for hook, row in rows.items():
-        answers, awaits, failure = (cell.strip() for cell in row.split("|"))
+        since, answers, awaits, failure = (cell.strip() for cell in row.split("|"))
+        assert since == hookspecs.SINCE[hook], hook
         assert awaits.startswith("yes") is (hook in MAY_AWAIT), hook
         assert (failure == "passed over") is (hook not in FAIL_CLOSED), hook
         first = bool((getattr(hookspecs, hook).agm_spec or {}).get("firstresult"))
@@ -128,7 +130,8 @@ def test_everything_that_a_plugin_imports_is_documented(name: str) -> None:
 def test_every_attribute_of_a_value_is_documented(value: type) -> None:
     text = section(f"### {value.__name__}")
     for field in attrs.fields(value):
-        if field.init and not field.name.startswith("_"):
+        of_the_file = KEY in field.metadata  # which configuration.md documents
+        if field.init and not field.name.startswith("_") and not of_the_file:
             assert re.search(rf"`{field.name}\b", text), f"{value.__name__}.{field.name}"
 
 
@@ -372,10 +375,12 @@ async def test_every_field_of_an_explanation_is_documented(gateway: GatewayFacto
     )
     good = await running.explain("fast")
     bad = await running.explain("fast", method="predict", body=[])
+    asked = {"messages": [{"role": "user", "content": "hi"}]}
+    good = {**good, "dialect": (await running.explain("fast", dialect="openai", body=asked))["dialect"]}
     text = section("## agm explain")
     rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     assert set(rows) == set(good) | set(bad) | {"error", "refused_by", "waits", "answer"}
-    for field in ("request", "model", "account", "upstream"):
+    for field in ("request", "dialect", "model", "account", "upstream"):
         assert set(good[field]) <= set(re.findall(r"`(\w+)`", text)), field
     for entry in (*good["excluded"], *good["plugins"]):
         assert set(entry) <= set(re.findall(r"`(\w+)`", text))

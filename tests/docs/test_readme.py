@@ -31,6 +31,10 @@ NODE = ROOT / "tests" / "clients" / "node"
 ADDRESS = "http://127.0.0.1:8045"
 
 
+#: What runs a gateway.
+_SERVES = re.compile(r"\btwistd -n agm\b|\bagm serve\b")
+
+
 @attrs.frozen
 class Block:
     """A block of the README, and the last command before it that runs twistd."""
@@ -60,7 +64,7 @@ def read_blocks() -> list[Block]:
     found: list[Block] = []
     gateway = ""
     for block in pages.blocks(ROOT / "README.md"):
-        if block.language == "sh" and "twistd" in block.text:
+        if block.language == "sh" and _SERVES.search(block.text):
             gateway = block.text.strip()
         found.append(Block(block, gateway))
     return found
@@ -103,10 +107,12 @@ class Reader:
         """Where the gateway listens that a block is meant for."""
         if block.gateway not in self._gateways:
             words = shlex.split(block.gateway.rpartition("&&")[2])
-            assert words[1:5] == ["-n", "agm", "--port", "8045"], words
+            after = words[words.index("serve") + 1 :] if "serve" in words else words[3:]
+            assert after[:2] == ["--port", "8045"], words
             folder = self.folder.parent / f"gateway-{len(self._gateways)}"
-            env = environment(folder, PYTHONPATH=str(self.folder))
-            self._gateways[block.gateway] = Twistd.start(folder, "agm", "--port", "0", *words[5:], env=env)
+            path = os.pathsep.join([str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+            env = environment(folder, PYTHONPATH=path)
+            self._gateways[block.gateway] = Twistd.start(folder, "agm", "--port", "0", *after[2:], env=env)
         return self._gateways[block.gateway].url()
 
     def run(self, *command: str, block: Block) -> str:
@@ -182,7 +188,7 @@ def test_nothing_is_left_out() -> None:
 
 
 def test_each_shell_block_is_a_gateway_that_starts_the_test_command_or_another_program() -> None:
-    others = [block.text for block in BLOCKS if block.language == "sh" and "twistd" not in block.text]
+    others = [block.text for block in BLOCKS if block.language == "sh" and not _SERVES.search(block.text)]
     assert [text.split()[0] for text in others] == ["bash", "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8045"]
 
 

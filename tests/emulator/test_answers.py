@@ -202,6 +202,17 @@ def test_newer_models_give_call_ids() -> None:
     assert len({call["id"] for call in found}) == 2
 
 
+def test_a_prompt_gives_the_arguments() -> None:
+    """Behind the names of functions, in its order; what is no object is none."""
+    tools = [{"functionDeclarations": [{"name": name} for name in ("Edit", "Read", "Write")]}]
+    prompt = 'Read {"path": "a {b}"} and Edit({"path": "a", "n": [1]}), then Write {nothing, PreRead {"x": 1}'
+    called = [part["functionCall"] for part in parts(ask(user(prompt), tools=tools))]
+    assert called == [
+        {"name": "Read", "args": {"path": "a {b}"}},
+        {"name": "Edit", "args": {"path": "a", "n": [1]}},
+    ]
+
+
 def test_arguments_are_an_object_whatever_the_schema() -> None:
     """Struct holds nothing else."""
     tool = {"functionDeclarations": [{"name": "f", "parametersJsonSchema": {"type": "string"}}]}

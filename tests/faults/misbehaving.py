@@ -59,7 +59,7 @@ class Shape:
     """
     What an upstream of a `kind` answers where a client asked for `framing`: unary, sse or array.
 
-    `surface` is ``openai`` for Google's own OpenAI surface, and else empty.
+    `surface` is ``openai`` for Google's own OpenAI surface, ``shaped`` for a path in Vertex AI's shape, and else empty.
     """
 
     kind: str
@@ -72,12 +72,18 @@ class Shape:
     @property
     def target(self) -> str:
         """The target that the client asks for."""
-        return "/v1beta/openai/chat/completions" if self.surface else TARGETS[self.framing]
+        plain = TARGETS[self.framing]
+        match self.surface:
+            case "openai":
+                return "/v1beta/openai/chat/completions"
+            case "shaped":
+                return plain.replace("/v1beta/", "/v1beta1/projects/p/locations/global/publishers/google/")
+        return plain
 
     @property
     def body(self) -> bytes:
         """The body with which the client asks."""
-        if self.surface:
+        if self.surface == "openai":
             return json.dumps({"model": "m", "stream": self.framing == "sse"}).encode()
         return json.dumps({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}).encode()
 

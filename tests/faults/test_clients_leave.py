@@ -22,7 +22,7 @@ from tests.helpers.support import ScriptedUpstream, Wire, chunk, eventually, pos
 SOON = 2.0
 
 SHAPES = [Shape(kind, framing) for kind in ("api-key", "code-assist") for framing in TARGETS]
-SHAPES += [Shape("api-key", "sse", "openai")]
+SHAPES += [Shape("api-key", "sse", "openai"), Shape("vertex", "sse", "shaped")]
 
 
 @pytest.fixture(params=SHAPES, ids=str)

@@ -107,6 +107,7 @@ def test_a_clock_that_is_set_changes_no_timer(start: Start, offset: str, says: s
     assert "Traceback" not in machine.gateway.log
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_with_a_clock_that_was_set_back_rests_end_and_a_new_configuration_is_seen(start: Start) -> None:
     machine = start()

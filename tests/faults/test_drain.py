@@ -129,3 +129,67 @@ def cut_visibly(client: Client, target: str) -> bool:
 
 def client_has_begun(seen: Seen) -> bool:
     return seen.status == 200
+
+
+LAME = "[timeouts]\nlame_duck = 2\n"
+
+
+@pytest.fixture
+def lame_duck(tmp_path: Path) -> Iterator[Twistd]:
+    """A demo gateway that serves on for two seconds after SIGTERM."""
+    file = tmp_path / "agm.toml"
+    file.write_text(LAME)
+    twistd = Twistd.start(
+        tmp_path / "run", "agm", "--demo", "--port", "0", "--config", str(file), env=environment(tmp_path)
+    )
+    try:
+        yield twistd
+    finally:
+        twistd.end()
+
+
+def ask_kept(client: Client) -> Seen:
+    """The answer to one more request on a connection."""
+    client.received = b""
+    client.get("/v1beta/models")
+    seen = client.finish()
+    assert seen is not None
+    return seen
+
+
+def test_a_lame_duck_serves_everybody_while_readiness_sends_them_elsewhere(lame_duck: Twistd) -> None:
+    url = lame_duck.url()
+    kept = Client(url)
+    answered = ask_kept(kept)
+    assert (answered.status, answered.headers.get("connection")) == (200, None)
+    lame_duck.signal()
+    lame_duck.until_logged("SIGTERM: stopping")
+    ready = ask(url, "/readyz")
+    assert ready is not None
+    assert ready[0] == 503
+    answered = ask_kept(kept)
+    assert (answered.status, answered.headers.get("connection")) == (200, "close")
+    kept.drain()
+    assert kept.ended
+    kept.close()
+    statuses = []
+    while (answer := ask(url, "/v1beta/models")) is not None:  # until no connection is taken any more
+        statuses.append(answer[0])
+    assert statuses
+    assert set(statuses) == {200}
+    assert_clean(lame_duck)
+
+
+def test_a_second_signal_ends_the_lame_duck_and_the_requests_in_flight_are_finished(lame_duck: Twistd) -> None:
+    client = Client(lame_duck.url())
+    client.post(SSE)
+    client.until(b"candidates")
+    lame_duck.signal()
+    lame_duck.until_logged("SIGTERM: stopping")
+    lame_duck.signal()
+    lame_duck.until_logged("no further request is served")
+    seen = client.finish()
+    assert seen is not None
+    assert (seen.status, seen.complete) == (200, True)
+    client.close()
+    assert_clean(lame_duck)

@@ -76,6 +76,7 @@ def test_slow_requests_are_ended_and_others_are_served_meanwhile(
     assert_available(impatient, seconds, base)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_slow_readers_keep_nobody_from_being_served(impatient: Twistd, tmp_path: Path) -> None:
     url = impatient.url()

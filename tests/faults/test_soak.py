@@ -27,6 +27,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_nothing_is_left_of_a_short_soak() -> None:
     """The limit of memory is wide: so few exchanges are hardly a warm-up."""

@@ -11,6 +11,7 @@ from testbed import storms
 from testbed.storms import Call, Outcome, Plan, Player
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_storm_costs_no_request_that_an_account_could_have_served(tmp_path: Path) -> None:
     """Nothing is sent twice, no token is fetched for nothing, and every account is given back."""

@@ -37,9 +37,13 @@ Upstreams = Callable[..., MisbehavingUpstream]
 SHAPES = [(kind, framing) for kind in KINDS for framing in TARGETS]
 
 
-@pytest.fixture(params=[*SHAPES, ("api-key", "unary", "openai"), ("api-key", "sse", "openai")], ids="-".join)
+SURFACES = [("api-key", "unary", "openai"), ("api-key", "sse", "openai"), ("api-key", "sse", "shaped")]
+SURFACES += [("vertex", "unary", "shaped"), ("vertex", "sse", "shaped")]
+
+
+@pytest.fixture(params=[*SHAPES, *SURFACES], ids="-".join)
 def shape(request: pytest.FixtureRequest) -> Shape:
-    """Each kind of account with each framing, and Google's own OpenAI surface."""
+    """Each kind of account with each framing, Google's own OpenAI surface, and the shape of Vertex AI."""
     return Shape(*request.param)
 
 

@@ -185,7 +185,7 @@ JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 def account(upstream: ScriptedUpstream | AnsweringUpstream, kind: str = "api-key", name: str = "a") -> str:
     """The configuration of an account that an upstream serves."""
-    credential = 'api_key = "k"' if kind == "api-key" else 'access_token = "t"\nproject = "p"'
+    credential = 'api_key = "k"' if kind in ("api-key", "openai") else 'access_token = "t"\nproject = "p"'
     return f'[[accounts]]\nname = "{name}"\nkind = "{kind}"\n{credential}\nendpoints = ["{upstream.url}"]\n'
 
 

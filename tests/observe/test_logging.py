@@ -103,6 +103,26 @@ def test_a_line_of_json_has_the_time_the_level_the_logger_the_message_and_the_fi
     }
 
 
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_what_twisted_says_of_its_own_doings_is_for_debugging_and_its_warnings_are_not(make: Make, level: str) -> None:
+    out = make(level=level)
+    publisher = out.log.observer
+    own = Logger("twisted.internet.base", observer=publisher)
+    own.info("Main loop terminated.")
+    own.warn("EMFILE")
+    factory = Logger("my.plugin", observer=publisher)
+    factory.info("Starting factory {factory!r}", factory=1)
+    factory.info("Starting work")
+    for text in ("GatewaySite starting on 8045", "(TCP Port 8045 Closed)", "a plugin is starting on its own"):
+        publisher({"log_namespace": "log_legacy", "log_format": "{log_text}", "log_text": text,
+                   "log_level": LogLevel.info, "log_system": "-"})  # fmt: skip
+    told = [line.split("] ", 1)[1] for line in out.lines()]
+    meant = ["EMFILE", "Starting work", "a plugin is starting on its own"]
+    every = ["Main loop terminated.", "EMFILE", "Starting factory 1", "Starting work", "GatewaySite starting on 8045"]
+    assert told == (meant if level == "info" else [*every, "(TCP Port 8045 Closed)", meant[-1]])
+    assert all("#info" not in line for line in out.lines() if "terminated" in line or "factory" in line)
+
+
 def test_the_time_of_json_is_utc_to_the_millisecond() -> None:
     (line,) = logs.json_lines(str)([{"log_format": "x", "log_time": 1.5, "log_level": LogLevel.info}])
     assert json.loads(line)["time"] == "1970-01-01T00:00:01.500Z"
@@ -407,8 +427,9 @@ def test_a_process_logs_json_from_its_first_line_to_its_last(tmp_path: Path) -> 
         assert twistd.stop() == 0
     documents = [json.loads(line) for line in twistd.log.splitlines()]
     assert all({"time", "level", "logger", "message"} <= document.keys() for document in documents)
-    assert "starting up" in documents[0]["message"]
-    assert "Server Shut Down" in documents[-1]["message"]
+    assert documents[0]["message"].startswith("listening on http://127.0.0.1:")
+    assert documents[2]["message"].startswith("dashboard: http://127.0.0.1:")
+    assert documents[-1]["message"] == "SIGTERM: stopping"
     assert twistd.errors == []
 
 

@@ -183,6 +183,7 @@ async def test_what_is_under_way_shows_while_it_is(gateway: GatewayFactory, upst
     assert found.value("agm_requests_total", **where, outcome="cancelled") == 1
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_clients_make_up_makes_no_new_series(gateway: GatewayFactory, upstream: ScriptedUpstream) -> None:
     """Ten thousand models, paths and keys, a third of each, leave as many series as one of each."""
@@ -384,6 +385,9 @@ async def everything(gateway: GatewayFactory, emulator: RunningEmulator) -> Scra
     )
     await running.ask(key="k")
     await running.ask("emu-400")
+    await running.ask("gemini-without-a-price")
+    answer = await running.gateway.call("gemini-2.5-flash", {"contents": []}, dialect="openai")
+    await answer.read()
     running.gateway.hooks.failures["a_plugin", "agm_map_model"] += 1
     running.gateway.refresher.outcomes["ok"] += 1
     return await scrape(running)

@@ -36,7 +36,7 @@ BAD = AttemptRecord(
 )
 ENDED = Finished(
     "r", 100.0, "laptop", "curl/8", "generateContent", Framing.UNARY, "gpt-4o", "m", 200, "ok", 0.75, 0.9, 1234,
-    (BAD, GOOD), Usage(10, 20, 5, 3, 2, 35), "STOP", None, None, "b", 77, 0, 3,
+    (BAD, GOOD), Usage(10, 20, 5, 3, 2, 35), "STOP", None, None, "b", 77, 0, 3, None, "search", 0.25,
 )  # fmt: skip
 
 
@@ -84,6 +84,9 @@ def test_a_row_tells_everything_of_a_request() -> None:
         "duration": 0.9,
         "finish_reason": "STOP",
         "parent": None,
+        "cost": 0.25,
+        "team": "search",
+        "dialect": None,
     }
     assert timeline == [
         {
@@ -319,7 +322,7 @@ async def test_the_queue_has_a_bound_and_what_was_dropped_is_said(
     setting.clock.advance(requestlog.RETRY)
     await setting.written(5)
     assert await setting.rows() == ["r9", "r8", "r7", "r6", "r5"]
-    assert lines.texts[-1] == "4 requests are missing in the request log: more came than could be written"
+    assert lines.texts[-1] == "4 requests missing in the request log: more came than could be written"
 
 
 @pytest.mark.expects_logged_failures
@@ -413,7 +416,7 @@ async def test_the_file_is_asked_in_the_same_thread(setting: Setting) -> None:
     setting.note("r2", at=900.0, client_key=None)
     setting.clock.advance(requestlog.DELAY)
     found = await setting.log.since(600.0)
-    assert list(found) == ["key", "account", "model", "day", "hour"]
+    assert list(found) == ["key", "team", "account", "model", "day", "hour"]
     assert [(it["key"], it["total_tokens"]) for it in found["key"]] == [(None, 35)]
     assert len(await setting.log.totals("key")) == 2
     assert [it["request"] for it in await setting.log.latest(5, Filter(until=600.0))] == ["r1"]
@@ -584,6 +587,7 @@ async def test_the_gateway_tells_how_the_log_stands(
     told = (await found.running.fetch("GET", "/_agm/log")).json
     assert told == {
         "enabled": True,
+        "config": None,
         "path": str(found.log.path),
         "written": 1,
         "waiting": 0,
@@ -593,7 +597,7 @@ async def test_the_gateway_tells_how_the_log_stands(
     }
     assert (await found.running.fetch("GET", "/_agm/log/other")).status == 404
     without = await gateway("")
-    assert (await without.fetch("GET", "/_agm/log")).json == {"enabled": False}
+    assert (await without.fetch("GET", "/_agm/log")).json == {"enabled": False, "config": None}
     refused = await without.fetch("POST", "/_agm/log/bodies", body=b'{"seconds": 1}')
     assert refused.status == 404
     assert b"request log is off" in refused.body

@@ -57,6 +57,7 @@ def names(built: Path) -> Sequence[str]:
     return zipfile.ZipFile(wheel).namelist()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_wheel_holds_the_package_the_plugin_file_and_the_manual_page_and_nothing_else(built: Path) -> None:
     folders = {name.partition("/")[0] for name in names(built)}

@@ -204,7 +204,9 @@ async def test_a_list_of_several_accounts_is_edited_account_by_account(gateway: 
 
 @pytest.mark.expects_logged_failures
 @pytest_twisted.ensureDeferred
-async def test_a_resource_whose_editing_fails_does_not_look_complete(gateway: GatewayFactory) -> None:
+async def test_a_resource_whose_editing_fails_is_500_with_the_plugins_name(gateway: GatewayFactory) -> None:
+    """Nothing has gone to the client before a document is whole, and the connection stays."""
+
     def fail(event: Any) -> None:
         raise ValueError
 
@@ -212,11 +214,16 @@ async def test_a_resource_whose_editing_fails_does_not_look_complete(gateway: Ga
     observer = Observer()
     running = await gateway(account(upstream), plugins=[observer, plugin(agm_transform_event=fail)])
     client = await connect(running.port)
-    client.send(b"GET /v1beta/cachedContents/c HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    received = await client.closed()
+    asking = b"GET /v1beta/cachedContents/c HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    client.send(asking)
+    received = await client.until(b"PLUGIN_FAILED")
+    assert received.startswith(b"HTTP/1.1 500 ")
+    assert received.count(b"HTTP/1.1") == 1
     assert b"hidden" not in received
-    assert not received.endswith(b"0\r\n\r\n")
-    assert (await observer.told()).outcome == "aborted"
+    told = await observer.told()
+    assert (told.outcome, told.status) == ("error", 500)
+    client.send(asking)
+    await eventually(lambda: client.received.count(b"HTTP/1.1 500 ") == 2, "another answer on the same connection")
     await upstream.stop()
 
 

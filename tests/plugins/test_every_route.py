@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from agm.api import Fault, Verdict, hookimpl
+from agm.api import Fault, KeepAnswer, Verdict, hookimpl
+from agm.contrib import openai_upstream
 from agm.testing import GatewayFactory
-from tests.helpers.support import AnsweringUpstream, Asked, account, eventually
+from tests.helpers.support import AnsweringUpstream, Asked, ScriptedUpstream, account, eventually
+from tests.helpers.websockets import DEVELOPER, accept, open_socket
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text("utf-8")
 #: The hooks of a request, as the table's columns have them.
 HOOKS = (
+    "agm_look_up",
     "agm_map_model",
+    "agm_answer_request",
     "agm_transform_request",
     "agm_filter_accounts",
     "agm_select_account",
@@ -76,9 +80,20 @@ ROUTES: dict[str, tuple[str, str, Any, dict[str, str]]] = {
     ),
     "`files.download`, below /download": ("GET", "/download/v1beta/files/f:download?alt=media", None, {}),
 }
+#: What is no request with an answer.
+SESSION = "`BidiGenerateContent`, a Live session"
+#: What each request of a batch is, beside the batch.
+INNER = {"`batchGenerateContent`": {"generateContent"}}
+KEPT = KeepAnswer(headers={"X-Kept": "yes"})
 #: Which of them each kind of account has, beside the calls that all have.
 CALLS = tuple(ROUTES)[:6]
-KINDS = {"api-key": tuple(ROUTES), "vertex": (*CALLS, "`generateContent`, Vertex AI's path"), "code-assist": CALLS[:4]}
+ON_VERTEX = "`generateContent`, Vertex AI's path"
+KINDS = {
+    "api-key": tuple(ROUTES),
+    "vertex": (*CALLS, ON_VERTEX),
+    "code-assist": CALLS[:4],
+    "openai": (*CALLS[:3], CALLS[4], ON_VERTEX),  # a plugin's
+}
 
 
 class Recorder:
@@ -94,15 +109,26 @@ class Recorder:
     def _note(self, hook: str, request: Any) -> None:
         self.called.add(hook)
         self.methods.add(request.method)
+        assert hook == "agm_look_up" or request.found == {"every.team": "a"}
+
+    @hookimpl
+    def agm_look_up(self, request: Any) -> dict[str, Any]:
+        self._note("agm_look_up", request)
+        return {"every.team": "a"}
 
     @hookimpl
     def agm_map_model(self, request: Any) -> None:
         self._note("agm_map_model", request)
 
     @hookimpl
+    def agm_answer_request(self, request: Any) -> KeepAnswer:
+        self._note("agm_answer_request", request)
+        return KEPT
+
+    @hookimpl
     def agm_transform_request(self, body: Any, request: Any) -> dict[str, Any]:
         self._note("agm_transform_request", request)
-        for content in body.get("contents", ()):  # all of a body that reaches every kind of upstream
+        for content in (*body.get("contents", ()), body.get("content", {"parts": []})):  # which reaches every kind
             content["parts"].append({"text": "edited"})
         return {**body, "labels": {"edited": "edited"}}
 
@@ -137,10 +163,18 @@ class Recorder:
     @hookimpl
     def agm_request_finished(self, record: Any) -> None:
         self._note("agm_request_finished", record.request)
+        self.record = record
 
 
 def answer(asked: Asked) -> tuple[Any, ...]:
     """Answer a call with an event, a list with one resource, a download with bytes, all else with an object."""
+    if asked.path == "/embeddings":
+        return 200, {"data": [{"embedding": [0.5]}]}
+    if asked.path == "/chat/completions":
+        whole = {"choices": [{"message": {"content": "hello"}, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
+        if b'"stream":true' not in asked.body:
+            return 200, whole
+        return 200, f"data: {json.dumps(whole)}\n\ndata: [DONE]\n\n".encode(), {"content-type": "text/event-stream"}
     event = {"response": EVENT} if "v1internal" in asked.path else EVENT
     if b'"stream"' in asked.body:
         named = {"event_type": "interaction.complete", **EVENT}
@@ -183,7 +217,7 @@ def documented() -> dict[str, set[str]]:
 
 
 def test_the_table_has_every_route() -> None:
-    assert list(documented()) == list(ROUTES)
+    assert list(documented()) == [*ROUTES, SESSION]
 
 
 @pytest.mark.parametrize(("kind", "route"), [(kind, route) for kind, routes in KINDS.items() for route in routes])
@@ -193,7 +227,7 @@ async def test_the_hooks_meet_a_request_as_the_manual_says(
 ) -> None:
     """And what they return is in what goes out and in what comes back, with the account told."""
     recorder = Recorder()
-    running = await gateway(account(upstream, kind), plugins=[recorder])
+    running = await gateway(account(upstream, kind), plugins=[openai_upstream, recorder])
     method, path, body, headers = ROUTES[route]
     answered = await running.fetch(
         method,
@@ -204,13 +238,40 @@ async def test_the_hooks_meet_a_request_as_the_manual_says(
     assert answered.status == 200, answered.body
     await eventually(lambda: "agm_request_finished" in recorder.called, "the record")
     assert recorder.called == documented()[route]
-    assert len(recorder.methods) == 1
-    assert route.strip("`").startswith((*recorder.methods,))
+    (outer,) = recorder.methods - INNER.get(route, set())
+    assert recorder.methods == {outer} | INNER.get(route, set())
+    assert route.strip("`").startswith(outer)
     assert recorder.accounts == {"a"}
     assert (answered.headers["x-mine"], answered.headers["content-type"]) == ("yes", "application/x-mine")
+    kept = "agm_answer_request" in recorder.called
+    assert answered.headers.get("x-kept") == ("yes" if kept else None)
+    assert recorder.record.answer == (answered.body if kept else None)
     (asked,) = upstream.asked
-    assert (b'"edited"' in asked.body) is ("agm_transform_request" in recorder.called)
+    assert (b"edited" in asked.body) is ("agm_transform_request" in recorder.called)
     assert (b'"answered"' in answered.body) is ("agm_transform_event" in recorder.called)
+
+
+@pytest.mark.parametrize("kind", ["api-key", "vertex"])
+@pytest_twisted.ensureDeferred
+async def test_the_hooks_meet_a_session_as_the_manual_says(gateway: GatewayFactory, kind: str) -> None:
+    scripted, recorder = ScriptedUpstream(), Recorder()
+    running = await gateway(account(scripted, kind), plugins=[recorder])
+    path = DEVELOPER
+    if kind == "vertex":
+        path = "/ws/google.cloud.aiplatform.v1beta1.LlmBidiService/BidiGenerateContent"
+    name = "models/m" if kind == "api-key" else "publishers/google/models/m"
+    client = await open_socket(running.port, path, setup={"setup": {"model": name}})
+    up = await accept(scripted)
+    assert json.loads(await up.message())["labels"] == {"edited": "edited"}
+    up.say({"setupComplete": {}})
+    assert json.loads(await client.message())["answered"] is True
+    client.close()
+    await eventually(lambda: "agm_request_finished" in recorder.called, "the record")
+    assert recorder.called == documented()[SESSION]
+    (method,) = recorder.methods
+    assert method in (SESSION.split("`")[1], "LlmBidiService.BidiGenerateContent")
+    assert recorder.accounts == {"a"}
+    await scripted.stop()
 
 
 @pytest.mark.parametrize(("kind", "route"), [(kind, route) for kind, routes in KINDS.items() for route in routes])
@@ -236,7 +297,7 @@ async def test_an_error_is_classified_on_every_route(gateway: GatewayFactory, ki
             return {"X-Mine": f"{status} of {account.name}"}
 
     failing = AnsweringUpstream(lambda _: (418, b"<teapot>", {"content-type": "text/html"}))
-    running = await gateway(account(failing, kind), plugins=[Classifier()])
+    running = await gateway(account(failing, kind), plugins=[openai_upstream, Classifier()])
     method, path, body, headers = ROUTES[route]
     answered = await running.fetch(
         method,

@@ -22,6 +22,7 @@ from agm import hookimpl
 from agm.api import (
     Account,
     AccountSource,
+    Alert,
     ApiKey,
     ApiResource,
     ClientKey,
@@ -505,7 +506,7 @@ async def test_a_hook_that_raises_is_named_counted_and_does_what_its_spec_says(
         assert hook in sibling.called, "a sibling is asked all the same"
     named = [line for line in lines if f"hook {hook} of plugin mine failed" in line]
     assert named
-    assert len(named[0].split(":")[0].split()[-1]) == 16, "the line starts with the request's id"
+    assert len(named[0].split(":")[0].split()[-1]) == 24, "the line starts with the request's id"
     assert running.gateway.hooks.failures["mine", hook] >= 1
 
 
@@ -589,6 +590,8 @@ async def test_a_hook_that_may_await_is_awaited_under_a_time_limit(
     status, _ = await ask(running)
     good = way in ("awaits", "deferred")
     assert status == (200 if good or hook not in FAIL_CLOSED else 500)
+    if hook == "agm_alert":
+        running.gateway.hooks.alert(Alert("budget", "team:a", "It is spent."))
     if hook == "agm_stopping":
         await running.gateway.hooks.stopping()
     await eventually(lambda: done if good else running.gateway.hooks.failures["mine", hook])
@@ -818,6 +821,7 @@ async def test_a_hook_of_the_start_that_raises_ends_the_start_with_its_name(gate
 def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None:
     """The list of hooks is the contract's."""
     assert set(HOOKS) == {
+        "agm_upstream_kinds",
         "agm_settings",
         "agm_configure",
         "agm_client_keys",
@@ -835,6 +839,7 @@ def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None
         "agm_transform_event",
         "agm_attempt_finished",
         "agm_request_finished",
+        "agm_alert",
         "agm_resources",
         "agm_stopping",
     }
@@ -844,10 +849,14 @@ def test_every_hook_is_specified_and_every_builtin_hook_is_one_of_them() -> None
         "agm_configure",
         "agm_client_keys",
         "agm_accounts",
+        "agm_started",
         "agm_map_model",
         "agm_select_account",
         "agm_wrap_request",
         "agm_classify_error",
+        "agm_alert",
+        "agm_resources",
+        "agm_stopping",
     ]
 
 

@@ -18,7 +18,7 @@ from agm.api import Account, AccountSource, ApiKey, ModelChoice, UpstreamRequest
 from agm.core.wire.answer_filters import Framing
 from agm.plugins import watch
 from agm.plugins.hooks import Hooks
-from agm.plugins.manager import PluginError, PluginManager, make_plugin_manager
+from agm.plugins.manager import DIALECTS, PluginError, PluginManager, make_plugin_manager
 from agm.plugins.results import checked
 from agm.testing import GatewayFactory, RunningEmulator, check_plugin
 
@@ -104,9 +104,10 @@ def test_the_kit_refuses_a_wrapper_that_forgets_to_return(hook: str) -> None:
 
 SEGMENTS = {
     "another plugin's": ({"hello": Resource()}, "plugins one and two both have /hello; .plugins. disable leaves"),
-    "two words": ({"hello/world": Resource()}, "plugin two: 'hello/world' is no segment of a path"),
-    "nothing": ({"": Resource()}, "plugin two: '' is no segment"),
-    "bytes": ({b"hello": Resource()}, "plugin two: b'hello' is no segment"),
+    "two words": ({"hello/world": Resource()}, "plugin two: hello/world has several segments"),
+    "two words of which none is claimed": ({"v1/hello": Resource()}, "plugin two: v1/hello has several segments"),
+    "nothing": ({"": Resource()}, "plugin two: '' is no path"),
+    "bytes": ({b"hello": Resource()}, "plugin two: b'hello' is no path"),
     "the gateway's": ({"healthz": Resource()}, "plugin two: /healthz is the gateway's own"),
 }
 
@@ -117,7 +118,8 @@ def test_a_resource_that_could_not_be_reached_is_refused(case: str) -> None:
     """Its plugin is named, and the other one where two want the same."""
     found, message = SEGMENTS[case]
     one = named("one", agm_resources=lambda: {"hello": Resource()})
-    hooks = Hooks(make_plugin_manager([named("two", agm_resources=lambda: found), one], entry_points=False), Clock())
+    plugins = [named("two", agm_resources=lambda: found), one]
+    hooks = Hooks(make_plugin_manager(plugins, entry_points=False, disable=DIALECTS), Clock())
     with pytest.raises(PluginError, match=message):
         hooks.resources(None, {"healthz"})
 

@@ -105,3 +105,33 @@ def test_plain_lists_are_chosen_from_as_well() -> None:
     request = build_request()
     picked = [it.strategies.agm_select_account(ACCOUNTS[1:], request, {}).account.name for _ in range(4)]
     assert picked == ["b", "c", "d", "b"]
+
+
+def test_every_process_sends_a_new_conversation_to_the_same_account() -> None:
+    """Whatever each has served before, and in whichever order its configuration has the accounts."""
+    one, other = Choosing("sticky"), Choosing("sticky", ACCOUNTS[::-1])
+    for n in range(50):
+        other.pick(f"another {n}")
+    assert [one.pick(f"{n}") for n in range(100)] == [other.pick(f"{n}") for n in range(100)]
+
+
+@pytest.mark.parametrize("size", [5, 300])
+def test_new_conversations_are_spread_and_only_those_of_an_account_that_is_away_go_elsewhere(size: int) -> None:
+    accounts = [account(f"a{n}") for n in range(size)]
+    everybody, away = Choosing("sticky", accounts), Choosing("sticky", accounts)
+    texts = [f"conversation {n}" for n in range(40 * size)]
+    homes = [everybody.pick(text) for text in texts]
+    shares = Counter(homes)
+    assert len(shares) == size
+    assert max(shares.values()) < 3 * len(texts) / size
+    found = [away.pick(text, "a3") for text in texts]
+    assert {was for was, now in zip(homes, found, strict=True) if was != now} == {"a3"}
+    assert len({now for was, now in zip(homes, found, strict=True) if was == "a3"}) > min(size, 40) / 5
+
+
+def test_a_crowd_of_one_conversation_spreads_over_more_than_two_accounts() -> None:
+    """A thousand requests with the same first turn are a batch, not a person."""
+    it = Choosing("sticky", [account(f"a{n}") for n in range(10)])
+    for _ in range(200):
+        it.loads[it.pick("the same")] += 1
+    assert len(it.loads) == 10

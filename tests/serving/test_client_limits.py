@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
 from agm.core.limits import DAY, Allowances, Limits
@@ -167,6 +168,8 @@ async def test_the_limits_and_their_use_are_told_to_the_person(
             "tokens_per_day": None,
             "expires": 32503680000.0,
             "admin": False,
+            "team": None,
+            "weight": 1,
             "today": {"requests": 1, "tokens": used},
         }
     ]
@@ -254,3 +257,38 @@ def test_a_restart_keeps_what_was_used_today(tmp_path: Path, gateways: list[Twis
     kept = json.loads((tmp_path / "state-limits.json").read_text())["client_keys"]["a"]
     assert (kept["requests"], kept["tokens"] > 0) == (2, True)
     assert "right" not in (tmp_path / "state-limits.json").read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_while_accounts_are_short_keys_are_served_by_their_weight_and_batches_last(
+    gateway: GatewayFactory, emulator: RunningEmulator
+) -> None:
+    """One account, one request at a time: whoever floods it gets a turn and no more; streams go before batches."""
+    running = await gateway(
+        emulator.account(extra="max_concurrency = 1")
+        + "[pool]\nmax_wait = 60\n"
+        + key(name="crawler", secret="crawler-key")
+        + key("weight = 2", name="ada", secret="ada-key")
+    )
+    slow = {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}
+    first = running.ask("emu-latency-300", key="crawler-key", body=slow)
+    asked = [Deferred.fromCoroutine(first)]
+    await eventually(lambda: len(emulator.log) == 1, "the account to be busy")
+
+    def ask(name: str, method: str, body: object) -> None:
+        call = running.ask(key=f"{name}-key", method=method, body=json.dumps(body).encode())
+        asked.append(Deferred.fromCoroutine(call))
+
+    text = {"parts": [{"text": "x"}]}
+    ask("crawler", "batchEmbedContents", {"requests": [{"model": "models/gemini-2.5-flash", "content": text}]})
+    for n in range(4):
+        await eventually(lambda n=n: running.gateway.pool.waiting() == n + 1, "one more to wait")
+        ask("crawler", "generateContent", slow)
+    await eventually(lambda: running.gateway.pool.waiting() == 5, "five to wait")
+    for n in range(4):
+        ask("ada", "streamGenerateContent", slow)
+        await eventually(lambda n=n: running.gateway.pool.waiting() == 6 + n, "one more to wait")
+    await gatherResults(asked)
+    order = [entry.path.rpartition(":")[2] for entry in emulator.log[1:]]
+    assert order[-1] == "batchEmbedContents"
+    assert sorted(order[:6]) == ["generateContent"] * 2 + ["streamGenerateContent"] * 4

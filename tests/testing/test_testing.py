@@ -23,6 +23,7 @@ from agm.api import (
     Account,
     AccountChoice,
     AccountSource,
+    Alert,
     ApiKey,
     ApiResource,
     CachedKeys,
@@ -36,6 +37,7 @@ from agm.api import (
     KeyRing,
     LocalAnswer,
     ModelChoice,
+    UpstreamKind,
     UpstreamRequest,
     Verdict,
     digest,
@@ -197,6 +199,11 @@ class EveryHook:
         self.called.add("agm_configure")
 
     @hookimpl
+    def agm_upstream_kinds(self) -> list[UpstreamKind]:
+        self.called.add("agm_upstream_kinds")
+        return [UpstreamKind("mirror", {"generateContent"}, endpoints=(GOOGLE,))]
+
+    @hookimpl
     def agm_settings(self) -> Mapping[str, type[msgspec.Struct]]:
         self.called.add("agm_settings")
         return {"every": msgspec.defstruct("Every", [("size", int, 3)])}
@@ -289,6 +296,10 @@ class EveryHook:
     @hookimpl
     async def agm_request_finished(self, record: Any) -> None:
         self.called.add("agm_request_finished")
+
+    @hookimpl
+    async def agm_alert(self, alert: Alert) -> None:
+        self.called.add("agm_alert")
 
     @hookimpl
     def agm_resources(self, site: Any) -> Mapping[str, Resource]:

@@ -63,7 +63,7 @@ def parsed(raw: bytes, *, head: bool) -> list[tuple[int, str]]:
             body, raw = rest[:length], rest[length:]
             assert len(body) == length, "an answer that is cut short"
         assert b"canary" not in start, "a header that came from the request"
-        assert status < 200 or len(headers[b"x-agm-request-id"]) == 16
+        assert status < 200 or len(headers[b"x-agm-request-id"]) == 24
         if status >= 200:  # whether 100 Continue is sent depends on how much of the body has come by then
             answers.append((status, "" if status < 400 or bodiless else _reason(status, headers, body)))
     return answers

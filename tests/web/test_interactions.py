@@ -44,7 +44,7 @@ async def create(running: RunningGateway, *, key: str | None = None, version: st
 
 
 #: A second may pass between two answers.
-_TIMES = re.compile(rb'"(?:created|updated)":"[^"]+",')
+_TIMES = re.compile(rb'"(?:created|updated)": ?"[^"]+",')
 
 
 async def stream(running: RunningGateway, model: str) -> bytes:

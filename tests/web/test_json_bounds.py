@@ -147,6 +147,7 @@ async def test_no_call_holds_the_others_up(start: Start, kind: str, method: str)
         assert answer.status in (200, 400, 502)
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_no_new_resource_holds_the_others_up(start: Start) -> None:
     """Names and models are looked for in slices; a key that is held to some models gets nothing unread past that."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
@@ -213,6 +214,7 @@ async def test_a_first_message_that_is_no_setup_is_refused(
     assert upstream.connections == []
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_setup_that_does_not_come_is_not_waited_for(
     gateway: GatewayFactory, upstream: ScriptedUpstream
@@ -380,7 +382,7 @@ async def test_whoever_takes_nothing_holds_back_the_other(gateway: GatewayFactor
         held = len(source.wire.transport.dataBuffer) + source.wire.transport._tempDataLen
         assert held > 16 * 65536, "the source was held back"
         if to_client:
-            assert [relay.paused for relay in running.gateway.live.relays()] == [True]
+            await eventually(lambda: [relay.paused for relay in running.gateway.live.relays()] == [True], "the pause")
         sink.wire.transport.resumeProducing()
         await eventually(lambda s=sink: s.wire.count > 512 * 65536, "all of it")  # type: ignore[misc]
         client.wire.transport.abortConnection()
@@ -477,6 +479,22 @@ async def test_silent_sides_are_asked_for_a_sign_of_life_and_dropped_without(
     await eventually(lambda: up.look().pings, "a ping")
     up.pong()
     await client.wire.closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_ends_with_its_client_key(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agm.web.session.PING_EVERY", 0.2)
+    running = await gateway(KEYS + accounts(upstream))
+    ended, up = await set_up(running.port, upstream, 0, "x-goog-api-key: canary-one")
+    kept, _ = await set_up(running.port, upstream, 1, "x-goog-api-key: canary-two")
+    config = running.gateway.config
+    keys = tuple(key for key in config.auth.keys if key.name != "one")
+    await running.gateway.reload(attrs.evolve(config, auth=attrs.evolve(config.auth, keys=keys)))
+    assert await ended.close_frame() == (1008, "This client key has been revoked.")
+    assert (await up.close_frame())[0] == 1008
+    assert not kept.look().closed
 
 
 @pytest_twisted.ensureDeferred
@@ -701,6 +719,8 @@ async def test_plugins_edit_what_both_sides_say(gateway: GatewayFactory, upstrea
     from agm import hookimpl
 
     class Editing:
+        may_pass_unseen = True
+
         @hookimpl
         def agm_transform_request(self, body: dict[str, Any]) -> dict[str, Any]:
             return {**body, "seen": True}
@@ -725,3 +745,24 @@ async def test_plugins_edit_what_both_sides_say(gateway: GatewayFactory, upstrea
     assert json.loads(await client.message(1)) == {"a": 1, "heard": True}
     client.close()
     assert (await up.close_frame())[0] == 1000
+
+
+@pytest.mark.parametrize(("hook", "side"), [("agm_transform_request", "client"), ("agm_transform_event", "upstream")])
+@pytest_twisted.ensureDeferred
+async def test_what_no_plugin_can_be_shown_ends_the_session(
+    gateway: GatewayFactory, upstream: ScriptedUpstream, hook: str, side: str
+) -> None:
+    from agm import hookimpl
+
+    editing: Any = type("Editing", (), {hook: hookimpl(lambda self: None)})()
+    running = await gateway(accounts(upstream), plugins=[editing])
+    client = await open_socket(running.port)
+    up = await accept(upstream)
+    up.say(COMPLETE)
+    await client.message()
+    (client if side == "client" else up).say(b"no json")
+    code, reason = await client.close_frame()
+    assert code == 1008
+    assert reason.startswith("Messages of a Live session that are no JSON objects cannot be shown to plugin")
+    assert len(up.look().messages) == 1
+    assert len(client.look().messages) == 1

@@ -5,18 +5,44 @@ Which of the accounts are ready is kept as a sorted array of their places: the n
 one in turn is found by halving, and one more or less moves some kilobytes of memory, which takes less time than a line
 of Python.  So ten thousand accounts are chosen from as fast as ten.  Nothing is decided here: the pool says who is
 ready, and the strategies who serves.
+
+In which order a conversation prefers accounts is a rendezvous hash (Thaler and Ravishankar, 1996) of it and their
+names: every process with these accounts finds the same one, and when one is not ready only its own conversations go
+elsewhere.  Many accounts are hashed in two steps, as groups and then within the group: few have to be looked at.
 """
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import overload
+from functools import cached_property
+from operator import itemgetter
+from typing import TypeVar, overload
 
 import attrs
 
 from agm.core.request import Account
+
+#: So many accounts are hashed one by one; more are put into groups of about half as many.
+MOST_HASHED = 128
+_MASK = 2**64 - 1
+#: Knuth's multiplier for 64 bits; both sides are hashes already.
+_MIX = 0x9E3779B97F4A7C15
+
+T = TypeVar("T")
+
+
+def _hash_of(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _ranked(conversation: int, hashed: list[tuple[int, T]]) -> list[tuple[int, T]]:
+    """Hashes with what they are of: the one first that is the largest when mixed with that of a conversation."""
+    mixed = [(((conversation ^ key) * _MIX & _MASK, key), of) for key, of in hashed]
+    mixed.sort(key=itemgetter(0), reverse=True)
+    return [(score[0], of) for score, of in mixed]
 
 
 @attrs.frozen(eq=False)
@@ -41,6 +67,28 @@ class AccountOrder:
             {account.name: place for place, account in enumerate(ordered)},
             [account.priority for account in ordered],
         )
+
+    @cached_property
+    def _groups(self) -> list[tuple[int, list[tuple[int, int]]]]:
+        """Groups of accounts: of each its hash, and the hashes and places of its accounts."""
+        groups = 1
+        while len(self.accounts) > groups * MOST_HASHED:
+            groups *= 2
+        found: dict[int, list[tuple[int, int]]] = {}
+        for place, account in enumerate(self.accounts):
+            key = _hash_of(account.name)
+            found.setdefault(key % groups, []).append((key, place))
+        return [(_hash_of(f"group {number}"), members) for number, members in sorted(found.items())]
+
+    def preferred(self, conversation: int) -> Iterator[int]:
+        """
+        The places of the accounts, the one that a conversation prefers first.
+
+        :param conversation: what tells it from others, 64 bits.
+        """
+        for _, members in _ranked(conversation, self._groups):
+            for _, place in _ranked(conversation, members):
+                yield place
 
 
 class Ready:
@@ -175,6 +223,13 @@ class Candidates(Sequence[Account]):
         if not self._start <= rank < self._start + self._length + len(self._holes):
             return None
         return self._ready.order.accounts[place]
+
+    def preferred(self, conversation: int) -> Iterator[Account]:
+        """The candidates, the one that a conversation prefers first; see :meth:`AccountOrder.preferred`."""
+        accounts = self._ready.order.accounts
+        for place in self._ready.order.preferred(conversation):
+            if place in self._ready and self.named(accounts[place].name) is not None:
+                yield accounts[place]
 
     def index(self, account: object, start: int = 0, stop: int | None = None) -> int:
         """The index of a candidate.  :raises ValueError: if it is none."""

@@ -13,7 +13,6 @@ from enum import Enum
 
 import attrs
 
-from agm.core import kinds
 from agm.core.classify import MAX_COOLDOWN, SHORT_DELAY, UNSTATED_DELAY, Fault, Verdict
 from agm.core.pool.breaker import Endpoints
 from agm.core.pool.exclusions import Cause, Exclusion
@@ -149,10 +148,26 @@ def cooldown_after(verdict: Verdict, now: float, known: Cooldown | None, *, prob
 
 @attrs.frozen
 class Quota:
-    """The fraction of a quota that is left, and until when that is worth knowing."""
+    """
+    The fraction of a quota that is left, and until when that is worth knowing.
+
+    `resets` is when it is whole again, `noted` when it was reported, and `began` when it was first reported since it
+    was whole, with what was left then, `was`: how fast it is used up.
+    """
 
     left: float
     until: float
+    resets: float = math.inf
+    noted: float = 0.0
+    began: float = 0.0
+    was: float = 0.0
+
+    def out_in(self, reserve: float, now: float) -> float | None:
+        """Seconds until it comes down to a reserve, at the pace since it was whole; None where it does not."""
+        if self.left <= reserve or self.was <= self.left or self.until <= now:
+            return None
+        seconds = (self.left - reserve) * (self.noted - self.began) / (self.was - self.left) - (now - self.noted)
+        return max(seconds, 0.0) if now + seconds < self.resets else None
 
 
 class State(Enum):
@@ -184,6 +199,8 @@ class Member:
     quotas: dict[str, Quota] = attrs.field(factory=dict)
     lacks: dict[Lack, float] = attrs.field(factory=dict)
     doubts: dict[str, set[str]] = attrs.field(factory=dict)
+    #: Why it is over its budget, and until when, in seconds of the pool's clock; None while it is not.
+    over_budget: tuple[str, float] | None = None
 
     @classmethod
     def of(cls, account: Account) -> Member:
@@ -215,7 +232,7 @@ class Member:
     ) -> Exclusion | None:
         """Say why the account is no candidate; None if it is."""
         account = self.account
-        if method not in kinds.METHODS[account.kind]:
+        if method not in account.methods:
             return Exclusion(account, Cause.METHOD, f"{account.kind} accounts have no {method}")
         if model and model not in account.models:
             return Exclusion(account, Cause.MODEL, f"its models do not include {model}")
@@ -232,6 +249,8 @@ class Member:
         if quota is not None and quota.until > now and quota.left <= account.reserve:
             reason = f"{quota.left:.0%} of its quota for {model} is left; its reserve is {account.reserve:.0%}"
             holds.append(Exclusion(account, Cause.RESERVE, reason, quota.until - now))
+        if self.over_budget is not None and self.over_budget[1] > now:
+            holds.append(Exclusion(account, Cause.BUDGET, self.over_budget[0], self.over_budget[1] - now))
         open_until = None if endpoints.all_closed else endpoints.all_open_until(account.endpoints, now)
         if open_until:
             holds.append(Exclusion(account, Cause.ENDPOINT, "its endpoints fail", open_until - now))
@@ -263,6 +282,8 @@ class Member:
         quota = self.quotas.get(model)
         if quota is not None and quota.until > now and quota.left <= self.account.reserve:
             until = max(until, quota.until)
+        if self.over_budget is not None and self.over_budget[1] > now:
+            until = max(until, self.over_budget[1])
         open_until = None if endpoints.all_closed else endpoints.all_open_until(self.account.endpoints, now)
         until = max(until, open_until or 0.0)
         if until:

@@ -30,6 +30,7 @@ class Cause(Enum):
     ASIDE = "set aside"
     RESTING = "resting"  # the name that programs read; people read "cooling down"
     RESERVE = "keeping its reserve"
+    BUDGET = "over its budget"
     ENDPOINT = "its endpoints fail"
     PROBING = "being probed"
     BUSY = "at its max_concurrency"
@@ -68,11 +69,17 @@ def earliest(exclusions: Iterable[Exclusion]) -> float | None:
     return min((e.wait for e in exclusions if e.wait is not None), default=None)
 
 
-def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exclusion]) -> GatewayError:
-    """The error for a request that no account can serve, from the reasons of all of them.  It names no account."""
+def nothing_left(
+    model: str, method: str, version: str, exclusions: Sequence[Exclusion], outlook: str = ""
+) -> GatewayError:
+    """
+    The error for a request that no account can serve, from the reasons of all of them.  It names no account itself.
+
+    :param outlook: when accounts are expected back, in a sentence with a space after it.
+    """
     if not exclusions:
         return Unavailable(
-            "agm has no account to serve this. Add one with the command: agm account add",
+            "agm has no account to serve this. Add one with the command: agm account add NAME",
             reason="NO_ACCOUNTS",
             retry_after=PERSON_WAIT,
         )
@@ -95,13 +102,13 @@ def nothing_left(model: str, method: str, version: str, exclusions: Sequence[Exc
     )
     if all(e.cause is Cause.ENDPOINT for e in having):
         return Unavailable(
-            f"No account can serve {what} now ({reasons}). Please retry in {wait:.3f}s.",
+            f"No account can serve {what} now ({reasons}). {outlook}Please retry in {wait:.3f}s.",
             reason="ENDPOINTS_FAIL",
             retry_after=wait,
         )
     if wait is not None:
         return TooManyRequests(
-            f"No account can serve {what} now ({reasons}). Please retry in {wait:.3f}s.",
+            f"No account can serve {what} now ({reasons}). {outlook}Please retry in {wait:.3f}s.",
             reason="ALL_ACCOUNTS_RESTING",
             retry_after=wait,
         )

@@ -8,10 +8,10 @@ changes, so that choosing costs the same however many accounts there are.  What 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 
-from agm.core import kinds
 from agm.core.pool.candidates import AccountOrder, Candidates, Ready
 from agm.core.pool.cooldown import State
 from agm.core.request import Account
@@ -70,16 +70,20 @@ def eligibility_key(account: Account) -> tuple[str, tuple[str, ...]]:
     return account.kind, account.models.patterns
 
 
-def method_class(method: str) -> str:
-    """One method for all that the same kinds have, so that they share their groups."""
-    return _METHOD_CLASSES.get(method, method)
+def method_classes(accounts: Iterable[Account]) -> Mapping[str, str]:
+    """
+    One method for all that the same kinds have, so that they share their groups.
+
+    :param accounts: those that there are; kinds without an account do not count.
+    """
+    return _classes(frozenset(account.methods for account in accounts))
 
 
-_METHOD_CLASSES: Mapping[str, str] = {
-    method: min(
-        other
-        for other in set().union(*kinds.METHODS.values())
-        if all((other in methods) == (method in methods) for methods in kinds.METHODS.values())
-    )
-    for method in set().union(*kinds.METHODS.values())
-}
+@lru_cache(maxsize=8)
+def _classes(of_kinds: Collection[frozenset[str]]) -> Mapping[str, str]:
+    kinds = list(of_kinds)
+    first: dict[tuple[bool, ...], str] = {}
+    return {
+        method: first.setdefault(tuple(method in methods for methods in kinds), method)
+        for method in sorted(frozenset().union(*kinds))
+    }

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from agm.core import kinds
 from agm.core.classify import Fault, Verdict
 from agm.core.pool.breaker import Consequence, Endpoints, Trouble
 from agm.core.pool.candidates import AccountOrder, Candidates
@@ -36,9 +35,9 @@ from agm.core.pool.cooldown import (
     cooldown_after,
 )
 from agm.core.pool.exclusions import Cause, Exclusion
-from agm.core.pool.groups import Group, eligibility_key, method_class
+from agm.core.pool.groups import Group, eligibility_key, method_classes
 from agm.core.pool.lease import Lease
-from agm.core.pool.waiters import Waiter, WaitQueue
+from agm.core.pool.waiters import NOBODYS, Share, Waiter, WaitQueue
 from agm.core.request import Account
 
 __all__ = ["Pool"]
@@ -62,6 +61,7 @@ class Pool:
     :ivar changed: called whenever something changes that must survive a restart.
     :ivar told: called with an account's name, a model (``*`` for all of them at once; None for all, each) and the
         cooldown that has begun or, None, ended here; not with what was learnt from elsewhere.
+    :ivar went_off: called with an account that has become disabled, and why.
     """
 
     def __init__(self, accounts: Iterable[Account], now: Callable[[], float]) -> None:
@@ -77,6 +77,7 @@ class Pool:
         self._queue = WaitQueue(lambda model, method, version: bool(self._group(model, method, version).ready))
         self.changed: Callable[[], None] = lambda: None
         self.told: Callable[[str, str | None, KnownCooldown | None], None] = lambda name, model, known: None
+        self.went_off: Callable[[Account, Cooldown], object] = lambda account, why: None
         self.replace(accounts, ())
 
     def __len__(self) -> int:
@@ -111,12 +112,12 @@ class Pool:
         now = self._now()
         lacked = self._lacked.get(model) if self._lacked else None
         if lacked is None:
-            key = (model, method_class(method), "")
+            key = (model, self._method_class.get(method, method), "")
         elif lacked > now:  # the version and the very method matter
             key = (model, method, version)
         else:
             self._forget_lacks(model)
-            key = (model, method_class(method), "")
+            key = (model, self._method_class.get(method, method), "")
         group = self._groups.get(key)
         if group is None or group.until <= now:
             order = self._order(model, method)
@@ -165,7 +166,7 @@ class Pool:
         having = frozenset(
             key
             for key, one in self._by_eligibility.items()
-            if method in kinds.METHODS[one.kind] and (not model or model in one.models)
+            if method in one.methods and (not model or model in one.models)
         )
         order = self._orders.get(having)
         if order is None:
@@ -225,6 +226,7 @@ class Pool:
         ]:
             del self._lacked[model]
         self._by_eligibility = {eligibility_key(member.account): member.account for member in members.values()}
+        self._method_class = method_classes(member.account for member in members.values())
         self._orders.clear()
         self._endpoints.keep([url for member in members.values() for url in member.account.endpoints])
         self._regroup()
@@ -356,6 +358,8 @@ class Pool:
             else:
                 member.cooldowns.pop(model, None)
                 member.cooldowns[model] = cooldown
+        if member.held is cooldown and cooldown.until is None and (known is None or known.until is not None):
+            self.went_off(account, cooldown)
         forgotten: list[str] = []
         if len(member.cooldowns) > MAX_COOLDOWNS:
             over = [name for name, it in member.cooldowns.items() if it.ends <= now and it.probe is None]
@@ -396,7 +400,10 @@ class Pool:
         """Take `account` out until manual action."""
         member = self._current(account, lease)
         if member is not None:
+            was_off = member.held is not None and member.held.until is None
             member.held = Cooldown(Cause.DISABLED, reason, None, self._leases, link=link)
+            if not was_off:
+                self.went_off(account, member.held)
             self._refresh(member)
             self.changed()
             self.told(account.name, ALL_MODELS, member.held.known(ALL_MODELS, self._now()))
@@ -460,8 +467,11 @@ class Pool:
         member = self._members.get(account.name)
         if member is None:
             return
-        member.quotas.pop(model, None)
-        member.quotas[model] = Quota(remaining, min(resets_at, self._now() + MAX_NOTE_AGE))
+        now, before = self._now(), member.quotas.pop(model, None)
+        began, was = now, remaining
+        if before is not None and before.noted and remaining <= before.left and now < before.resets:
+            began, was = before.began, before.was
+        member.quotas[model] = Quota(remaining, min(resets_at, now + MAX_NOTE_AGE), resets_at, now, began, was)
         if len(member.quotas) > MAX_COOLDOWNS:
             oldest = next(iter(member.quotas))
             del member.quotas[oldest]
@@ -469,6 +479,35 @@ class Pool:
         self._refresh(member, model)
         self.changed()
         self.wake(model, news=True)
+
+    def quota_out_in(self, name: str, model: str) -> float | None:
+        """Seconds until what an upstream reports of a quota comes down to the account's reserve; None if not known."""
+        member = self._members.get(name)
+        quota = None if member is None else member.quotas.get(model)
+        return None if member is None or quota is None else quota.out_in(member.account.reserve, self._now())
+
+    # Budgets
+
+    @property
+    def over_budget(self) -> set[str]:
+        """The names of accounts that are over their budget, or were."""
+        return {name for name, member in self._members.items() if member.over_budget is not None}
+
+    def exceeded_budget(self, name: str, reason: str, seconds: float) -> None:
+        """Take an account out, for all models and so many seconds: its budget is spent."""
+        member = self._members.get(name)
+        if member is not None:
+            member.over_budget = (reason, self._now() + seconds)
+            self._refresh(member)
+            self.wake(news=True)
+
+    def within_budget(self, name: str) -> None:
+        """Let an account in again that was over its budget."""
+        member = self._members.get(name)
+        if member is not None and member.over_budget is not None:
+            member.over_budget = None
+            self._refresh(member)
+            self.wake()
 
     # Endpoints
 
@@ -529,15 +568,23 @@ class Pool:
 
     # Waiting
 
-    def wait(self, model: str, method: str, try_acquire: Callable[[], bool], version: str = "") -> Waiter:
+    def wait(
+        self,
+        model: str,
+        method: str,
+        try_acquire: Callable[[], bool],
+        version: str = "",
+        share: Share = NOBODYS,
+    ) -> Waiter:
         """
         Join the queue for a model.
 
-        :param try_acquire: called when there may be an account, in the order of arrival; takes it and returns True, or
-            returns False to wait on.  It is also called when the outlook has changed for the worse, and may give up by
-            returning True.  It must not raise.
+        :param try_acquire: called when there may be an account, in turn; takes it and returns True, or returns False to
+            wait on.  It is also called when the outlook has changed for the worse, and may give up by returning True.
+            It must not raise.
+        :param share: whose turn it is: keys by their weight, batches last.
         """
-        return self._queue.join(model, method, try_acquire, version)
+        return self._queue.join(model, method, try_acquire, version, share)
 
     def waiting(self, model: str | None = None) -> int:
         """Return how many requests wait in the queue for a model, or in all of them."""
@@ -545,7 +592,7 @@ class Pool:
 
     def wake(self, model: str | None = None, *, news: bool = False) -> None:
         """
-        Offer what is ready to those who wait, for one model or for all, in the order in which they came.
+        Offer what is ready to those who wait, for one model or for all, in turn.
 
         :param news: ask everybody, not only while something is ready: the outlook is another one.
         """

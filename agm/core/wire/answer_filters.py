@@ -42,6 +42,7 @@ class StreamFailure:
 
     `own` is the error if it is the gateway's own, a plugin's for example: no upstream is to blame, and none can help.
     `foreign` says that the answer is none of Google's, so that somebody else has answered; `message` then says how.
+    `original` is the upstream's own document where that is not in Google's form.
     """
 
     document: bytes
@@ -49,6 +50,7 @@ class StreamFailure:
     own: GatewayError | None = None
     foreign: bool = False
     message: str = ""
+    original: bytes | None = None
 
     @classmethod
     def of(cls, code: int, message: str) -> StreamFailure:
@@ -61,9 +63,9 @@ class StreamFailure:
         return attrs.evolve(cls.of(502, message), foreign=True, message=message)
 
     @classmethod
-    def upstream(cls, document: bytes) -> StreamFailure:
+    def upstream(cls, document: bytes, original: bytes | None = None) -> StreamFailure:
         """A failure that the upstream reported."""
-        return cls(document, envelope.error_code(document))
+        return cls(document, envelope.error_code(document), original=original)
 
     @classmethod
     def ours(cls, error: GatewayError) -> StreamFailure:
@@ -137,26 +139,28 @@ class KeptAnswer:
     @property
     def whole(self) -> bytes | None:
         """The whole answer; None for one that did not come to a good end, or is too large."""
-        if self._kept is None or not self._closed or self.failure is not None:
+        kept = self._kept
+        if kept is None or not self._closed or self.inner.failure is not None:
             return None
-        return b"".join(self._kept)
+        return kept[0] if len(kept) == 1 else b"".join(kept)
 
     def feed(self, chunk: bytes) -> bytes:
         """See :class:`AnswerFilter`."""
-        return self._keep(self.inner.feed(chunk))
-
-    def close(self) -> bytes:
-        """See :class:`AnswerFilter`."""
-        self._closed = True
-        return self._keep(self.inner.close())
-
-    def _keep(self, out: bytes) -> bytes:
-        if self._kept is not None and out:
+        out, kept = self.inner.feed(chunk), self._kept
+        if kept is not None and out:
             self._room -= len(out)
             if self._room < 0:
                 self._kept = None
             else:
-                self._kept.append(out)
+                kept.append(out)
+        return out
+
+    def close(self) -> bytes:
+        """See :class:`AnswerFilter`."""
+        self._closed = True
+        out = self.inner.close()
+        if out and self._kept is not None:
+            self._kept = [*self._kept, out] if len(out) <= self._room else None
         return out
 
 
@@ -223,7 +227,7 @@ class CollectedBody:
         try:
             return self._change(body)
         except envelope.UpstreamError as e:
-            self.failure = StreamFailure.upstream(e.document)
+            self.failure = StreamFailure.upstream(e.document, e.original)
         except GatewayError as e:
             self.failure = StreamFailure.ours(e)
         except (envelope.NotAnEnvelope, *NOT_JSON) as e:
@@ -513,11 +517,23 @@ class EventPipe:
     :param change: one event's JSON in, the client's JSON out.
     :param framing: what the client asked for.
     :param forward_done: whether an upstream's own ``[DONE]`` is passed on to an SSE client.
+    :param end: gives the client's last events, and is told whether the upstream has sent ``[DONE]``, behind which no
+        event counts then.  It may raise as `change` may.
     """
 
-    def __init__(self, change: Transform, framing: Framing, *, forward_done: bool) -> None:
+    def __init__(
+        self,
+        change: Transform,
+        framing: Framing,
+        *,
+        forward_done: bool,
+        end: Callable[[bool], Sequence[bytes]] | None = None,
+    ) -> None:
         self.failure: StreamFailure | None = None
         self._change = change
+        self._end = end
+        #: Nothing more is read: its end has been seen.
+        self._over = False
         self._array = framing is Framing.ARRAY
         self._forward_done = forward_done
         self._reader = EventReader()
@@ -527,7 +543,7 @@ class EventPipe:
         self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
-        if self.failure is not None or self.complete:
+        if self.failure is not None or self.complete or self._over:
             return b""
         try:
             events = self._reader.feed(chunk)
@@ -538,7 +554,9 @@ class EventPipe:
     def close(self) -> bytes:
         if self.failure is not None:
             return b""
-        out = b"" if self.complete else self._rest()
+        out = b"" if self.complete or self._over else self._rest()
+        if self.failure is None and self._end is not None and not self.complete and not self._over:
+            out += self._ending(done=False)
         if self.failure is None and self._replaced and not self._started:  # an answer of no events, and a whole one
             self.complete = True
             return out + b"[]" if self._array else out
@@ -573,33 +591,62 @@ class EventPipe:
             if event[:1] != b"{":  # as all but a few begin
                 bare = event.strip()
                 if bare == b"[DONE]":
+                    if self._end is not None:
+                        pieces.append(self._ending(done=True))
+                        break
                     if self._forward_done and not self._array:
                         pieces.append(b"data: [DONE]\r\n\r\n")
                     continue
                 if not bare:
                     continue
             try:
-                documents: Sequence[bytes] = (envelope.one_line(self._change(event)),)
+                document = envelope.one_line(self._change(event))
             except EventsReplaced as e:
-                documents, self._replaced, self.complete = e.documents, True, e.ends
-            except envelope.UpstreamError as e:
-                self.failure = StreamFailure.upstream(e.document)
+                self._replaced, self.complete = True, e.ends
+                for document in e.documents:
+                    self._put(pieces, document)
+                if e.ends:
+                    break
+                continue
+            except (envelope.UpstreamError, envelope.NotAnEnvelope, GatewayError, *NOT_JSON) as e:
+                self.failure = _failure_of(e)
                 break
-            except GatewayError as e:
-                self.failure = StreamFailure.ours(e)
-                break
-            except (envelope.NotAnEnvelope, *NOT_JSON) as e:
-                self.failure = StreamFailure.of(502, f"An event of the upstream cannot be read: {_why(e)}.")
-                break
-            for document in documents:
-                if self._array:
-                    pieces += (b"\n,\r\n" if self._started else b"[", document)
-                else:
-                    pieces += (b"data: ", document, b"\r\n\r\n")
+            if self._array:
+                self._put(pieces, document)
+            else:  # a call an event is a percent of it
+                pieces += (b"data: ", document, b"\r\n\r\n")
                 self._started = True
-            if self.complete:
-                break
         return b"".join(pieces)
+
+    def _put(self, pieces: list[bytes], document: bytes) -> None:
+        """Frame a document."""
+        if self._array:
+            pieces += (b"\n,\r\n" if self._started else b"[", document)
+        else:
+            pieces += (b"data: ", document, b"\r\n\r\n")
+        self._started = True
+
+    def _ending(self, *, done: bool) -> bytes:
+        """Return the client's last events."""
+        assert self._end is not None
+        self._over = self._replaced = True
+        pieces: list[bytes] = []
+        try:
+            for document in self._end(done):
+                self._put(pieces, document)
+        except (envelope.UpstreamError, envelope.NotAnEnvelope, GatewayError, *NOT_JSON) as e:
+            self.failure = _failure_of(e)
+        return b"".join(pieces)
+
+
+def _failure_of(error: Exception) -> StreamFailure:
+    """Say what an event that cannot be passed on means for the answer."""
+    match error:
+        case envelope.UpstreamError():
+            return StreamFailure.upstream(error.document, error.original)
+        case GatewayError():
+            return StreamFailure.ours(error)
+    return StreamFailure.of(502, f"An event of the upstream cannot be read: {_why(error)}.")
 
 
 class WatchedFilter:

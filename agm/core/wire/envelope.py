@@ -58,11 +58,15 @@ class NotAnEnvelope(ValueError):
 
 
 class UpstreamError(Exception):
-    """An upstream's document is an error; `document` is ``{"error": …}`` on one line."""
+    """
+    An upstream's document is an error; `document` is ``{"error": …}`` on one line, `original` what the upstream wrote
+    if that is not the same.
+    """
 
-    def __init__(self, document: bytes) -> None:
+    def __init__(self, document: bytes, original: bytes | None = None) -> None:
         super().__init__("the upstream answered with an error")
         self.document = document
+        self.original = original
 
 
 def parse_object(body: bytes) -> dict[str, msgspec.Raw]:

@@ -63,12 +63,15 @@ _ELSEWHERE = (
             rb"/+(?:[a-z0-9]+/+){0,3}(?:chat/completions|completions|responses|embeddings|images/(?:generations|edits)"
             rb"|audio/(?:speech|transcriptions))/*"
         ),
-        "This is a path of the OpenAI API. Google's own form of it is served below /v1beta/openai/: make that the "
-        "client's base URL, or use a client of the Gemini API.",
+        "This is a path of the OpenAI API. Clients of it have the base URL /v1 here, or /openai/v1, unless [dialects] "
+        "openai = false turns it off; there are chat/completions, responses, embeddings, images/generations, "
+        "images/edits, audio/speech, audio/transcriptions and models. Google's own form of it is served below "
+        "/v1beta/openai/.",
     ),
     (
         re.compile(rb"/+(?:[a-z0-9]+/+){0,2}messages(?:/count_tokens)?/*"),
-        "This is a path of the Anthropic API, which is not spoken here. Use a client of the Gemini API.",
+        "This is a path of the Anthropic API. Clients of it have the gateway's own URL as their base URL, or "
+        "/anthropic, unless [dialects] anthropic = false turns it off.",
     ),
     (
         re.compile(rb"/+ws/.*", re.DOTALL),

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import attrs
 import msgspec
@@ -35,6 +36,12 @@ class Usage:
     thoughts: int = 0
     tool: int = 0
     total: int = 0
+    #: Tokens that are no text, as (``prompt``, ``cached`` or ``output``; modality; count), as far as that was told.
+    modalities: tuple[tuple[str, str, int], ...] = ()
+    #: Images that ``predict`` has made, for which no tokens are told.
+    images: int = 0
+    #: How Vertex AI says that it is paid for, where that is not the usual way.
+    tier: str = ""
 
 
 #: What follows a name: a reason's own name, or its number where the client asked for numbers.
@@ -44,6 +51,27 @@ _STATUS = re.compile(
     rb'\s*:\s*(?:"(completed|failed|cancelled|incomplete|requires_action|requires_continuation|budget_exceeded'
     rb'|in_progress|queued|idle)"|(?!))'
 )
+#: What Vertex AI's and the Developer API's ``predict`` give of each image.
+_IMAGE = re.compile(rb'"bytesBase64Encoded"\s*:\s*"')
+#: What counts hold that are not of text alone, or are paid for in another way than usual.
+_NOT_PLAIN = re.compile(
+    rb'(?i)"(?:audio|image|video|document)"|"modality"\s*:\s*[02-9]|"trafficType"\s*:\s*(?!"ON_DEMAND"|1\b)'
+)
+#: What the details of counts are of, by their names.
+_DETAILS = {
+    "promptTokensDetails": "prompt",
+    "cacheTokensDetails": "cached",
+    "candidatesTokensDetails": "output",
+    "responseTokensDetails": "output",
+    "input_tokens_by_modality": "prompt",
+    "cached_tokens_by_modality": "cached",
+    "output_tokens_by_modality": "output",
+}
+#: Modalities by their numbers, where a client asked for numbers.
+_MODALITIES = ("", "TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT")
+#: Its number for a way of being paid for that knows no tokens.
+_PROVISIONED = 2
+_USUAL_TRAFFIC = frozenset({"", "ON_DEMAND", "TRAFFIC_TYPE_UNSPECIFIED"})
 #: Numbers that mean the same in every API of Google's; the others do not.
 _NUMBERED = {"1": "STOP", "2": "MAX_TOKENS", "3": "SAFETY", "4": "RECITATION", "5": "OTHER"}
 _COLON = re.compile(r"\s*:\s*(?=\{)")
@@ -55,39 +83,65 @@ _CONTINUED = re.compile(r"(?:\r\n|\r|\n)data: ?")
 _EMBEDDED = re.compile(rb'"token_count"\s*:\s*([0-9]{1,9})(?=[.\s,}])')
 
 
+#: No count is as large as this; JSON's numbers have no end.
+_MOST = 2**53
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=_MOST)]
+
+
+class _Modality(msgspec.Struct):
+    """How many tokens are of one modality; the Interactions API says `tokens`."""
+
+    modality: str | int = ""
+    tokenCount: _Count = 0
+    tokens: _Count = 0
+
+
 class _Counts(msgspec.Struct):
     """The fields of a :class:`Usage`, in their order, as Google calls them, and another name of one."""
 
-    promptTokenCount: int = 0
-    candidatesTokenCount: int = 0
-    cachedContentTokenCount: int = 0
-    thoughtsTokenCount: int = 0
-    toolUsePromptTokenCount: int = 0
-    totalTokenCount: int = 0
+    promptTokenCount: _Count = 0
+    candidatesTokenCount: _Count = 0
+    cachedContentTokenCount: _Count = 0
+    thoughtsTokenCount: _Count = 0
+    toolUsePromptTokenCount: _Count = 0
+    totalTokenCount: _Count = 0
     #: What Live sessions of the Developer API call what was said.
-    responseTokenCount: int = 0
+    responseTokenCount: _Count = 0
+
+
+class _Details(msgspec.Struct):
+    """What belongs to the counts, by what it is of: ``prompt``, ``cached`` or ``output``."""
+
+    promptTokensDetails: list[_Modality] = []
+    cacheTokensDetails: list[_Modality] = []
+    candidatesTokensDetails: list[_Modality] = []
+    responseTokensDetails: list[_Modality] = []
+    input_tokens_by_modality: list[_Modality] = []
+    cached_tokens_by_modality: list[_Modality] = []
+    output_tokens_by_modality: list[_Modality] = []
+    trafficType: str | int = ""
 
 
 class _InteractionCounts(msgspec.Struct):
     """The same of the Interactions API."""
 
-    total_input_tokens: int = 0
-    total_output_tokens: int = 0
-    total_cached_tokens: int = 0
-    total_thought_tokens: int = 0
-    total_tool_use_tokens: int = 0
-    total_tokens: int = 0
+    total_input_tokens: _Count = 0
+    total_output_tokens: _Count = 0
+    total_cached_tokens: _Count = 0
+    total_thought_tokens: _Count = 0
+    total_tool_use_tokens: _Count = 0
+    total_tokens: _Count = 0
 
 
 class _OpenAICounts(msgspec.Struct):
     """The same of Google's OpenAI surface, whose answers tell no more than three of them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    tool_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    cached_tokens: _Count = 0
+    reasoning_tokens: _Count = 0
+    tool_tokens: _Count = 0
+    total_tokens: _Count = 0
 
 
 @attrs.frozen(eq=False)
@@ -110,9 +164,8 @@ GENERATE = Names(b'"usageMetadata"', _Counts, b'"finishReason"', _REASON, b'"blo
 OPENAI = Names(b'"usage"', _OpenAICounts, b'"finish_reason"', re.compile(rb'\s*:\s*(?:"([a-z][a-z_]*)"|(?!))'))
 #: An interaction's reason to end is its status.
 INTERACTIONS = Names(b'"usage"', _InteractionCounts, b'"status"', _STATUS)
+_DETAILED = msgspec.json.Decoder(_Details)
 _JSON = json.JSONDecoder()
-#: No count is as large as this; JSON's numbers have no end.
-_MOST = 2**53
 
 #: Bytes that are held before they are looked through.
 HELD = 16 * 1024
@@ -124,11 +177,11 @@ class UsageWatch:
     """
     Watches one answer.
 
-    :param embeds: whether the answer is one of ``predict``, which counts tokens per text.
+    :param embeds: whether the answer is one of ``predict``, which counts tokens per text, and images not at all.
     :param names: what the answer's API calls things.
     """
 
-    __slots__ = ("_chunks", "_embedded", "_embeds", "_finish", "_names", "_size", "_usage")
+    __slots__ = ("_chunks", "_embedded", "_embeds", "_finish", "_images", "_names", "_size", "_usage")
 
     def __init__(self, *, embeds: bool = False, names: Names = GENERATE) -> None:
         self._embeds = embeds
@@ -139,6 +192,7 @@ class UsageWatch:
         self._usage = b""
         self._finish: str | None = None
         self._embedded = 0
+        self._images = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes."""
@@ -154,7 +208,8 @@ class UsageWatch:
         usage = last_usage(held, names) or (last_usage(self._usage, names) if self._usage else None)
         if usage is None and self._embeds:
             prompt = self._embedded + _embedded(held, len(held))
-            usage = Usage(prompt=prompt, total=prompt) if prompt else None
+            images = self._images + len(_IMAGE.findall(held))
+            usage = Usage(prompt=prompt, total=prompt, images=images) if prompt or images else None
         finish = _last_reason(held, names, names.finish, len(held)) or self._finish
         if finish is None and names.block:
             finish = _last_reason(held, names, names.block, len(held))
@@ -180,6 +235,7 @@ class UsageWatch:
         self._finish = _last_reason(data, names, names.finish, settled, after=at - SPAN) or self._finish
         if self._embeds:
             self._embedded += _embedded(data, settled)
+            self._images += sum(1 for found in _IMAGE.finditer(data) if found.start() < settled)
 
 
 class KeepingWatch(UsageWatch):
@@ -224,9 +280,9 @@ def last_usage(data: bytes, names: Names = GENERATE) -> Usage | None:
             except msgspec.MsgspecError:  # it is read as far as it can be
                 pass
             else:
-                usage = _made(astuple(found))
+                usage = _made(*astuple(found))
                 if usage is not None:
-                    return usage
+                    return usage if _NOT_PLAIN.search(counted[1]) is None else _with_details(usage, counted[1])
                 end = at
                 continue
         text = data[at + len(name) : at + SPAN].decode("utf-8", "replace")
@@ -246,17 +302,41 @@ def _usage(text: str, names: Names) -> Usage | None:
         found, _ = _JSON.raw_decode(text, colon.end())
     except (ValueError, RecursionError):
         return None
-    return _made(map(found.get, names.counts.__struct_fields__))
+    counts = map(found.get, names.counts.__struct_fields__)
+    usage = _made(*(n if type(n) is int and 0 < n < _MOST else 0 for n in counts))
+    return None if usage is None else _with_details(usage, json.dumps(found).encode())
 
 
-def _made(counts: Iterable[object]) -> Usage | None:
-    read = [n if type(n) is int and 0 < n < _MOST else 0 for n in counts]
-    prompt, output, cached, thoughts, tool, total, said = read if len(read) == 7 else (*read, 0)
+def _made(prompt: int, output: int, cached: int, thoughts: int, tool: int, total: int, said: int = 0) -> Usage | None:
     output = output or said
     total = total or prompt + output + thoughts + tool
     if not total:  # Vertex AI says in each event how it was paid for, and counts in the last one only
         return None
     return Usage(prompt, output, cached, thoughts, tool, total)
+
+
+def _with_details(usage: Usage, counted: bytes) -> Usage:
+    """Add what is told of the kinds of tokens, if there is any but text, and of how they are paid for."""
+    try:
+        found = _DETAILED.decode(counted)
+    except msgspec.MsgspecError:  # the counts themselves are right
+        return usage
+    modalities = tuple(told for name, of in _DETAILS.items() for told in _told(of, getattr(found, name)))
+    traffic = found.trafficType
+    if isinstance(traffic, int):
+        traffic = "PROVISIONED_THROUGHPUT" if traffic == _PROVISIONED else ""
+    tier = "" if traffic in _USUAL_TRAFFIC else traffic
+    return attrs.evolve(usage, modalities=modalities, tier=tier) if modalities or tier else usage
+
+
+def _told(of: str, details: Iterable[_Modality]) -> Iterator[tuple[str, str, int]]:
+    """Give the counts of what is no text."""
+    for each in details:
+        name, count = each.modality, each.tokenCount or each.tokens
+        if isinstance(name, int):
+            name = _MODALITIES[name] if 0 <= name < len(_MODALITIES) else ""
+        if name and count and name.upper() != "TEXT":
+            yield of, name.upper()[:20], count
 
 
 def _last_reason(data: bytes, names: Names, name: bytes, before: int, *, after: int = 0) -> str | None:

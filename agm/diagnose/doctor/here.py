@@ -17,6 +17,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,15 +26,18 @@ from packaging.requirements import Requirement
 
 from agm import __version__
 from agm.cli import files
-from agm.cli.config import cannot_start
+from agm.cli.cert import platform_roots
+from agm.cli.config import cannot_start, names_of
 from agm.cli.files import Refused
 from agm.cli.running import Running, address_of
 from agm.config import Config, ConfigError, default, default_path, find, load
 from agm.core.client_keys import digest
+from agm.core.listening import Description, ListenerRefused
 from agm.core.network import EnvironmentProxies
+from agm.core.words import counted
 from agm.diagnose.doctor import Finding
 
-__all__ = ["Setup", "environment", "live", "modes", "packages", "port", "public", "setup"]
+__all__ = ["Setup", "certificates", "environment", "live", "modes", "packages", "port", "public", "setup"]
 
 #: The distribution that the package ``agm`` is in; PyPI's ``agm`` is another project's.
 DISTRIBUTION = "agm-gateway"
@@ -124,7 +128,7 @@ def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Fi
     if not config.accounts and not config.plugins.load:
         findings.append(Finding(check, "warning", f"{path}: there is no account", "`agm account add NAME` adds one"))
     if not findings:
-        found = f"{path}: {len(config.accounts)} accounts, {len(config.auth.keys)} client keys"
+        found = f"{path}: {counted(len(config.accounts), 'account')}, {counted(len(config.auth.keys), 'client key')}"
         findings.append(Finding(check, "ok", found))
     return Setup(path, config), findings
 
@@ -280,6 +284,29 @@ def live(config: Config | None, environ: Mapping[str, str]) -> Iterator[Finding]
         yield Finding("live", "ok", "a listener has TLS, and SSL_CERT_FILE says what programs started here trust")
 
 
+def certificates(config: Config | None, environ: Mapping[str, str], now: datetime) -> Iterator[Finding]:
+    """Check the certificate of each listener with TLS: key, time, chain and names."""
+    descriptions = [Description.parse(each) for each in (config or default()).gateway.listen]
+    descriptions = [each for each in descriptions if each.kind == "ssl"]
+    if config is None or not descriptions:
+        return
+    from agm.web.certificate_checks import doubts, facts
+    from agm.web.certificates import CertificateFiles, ServerCertificate
+
+    roots = platform_roots(environ)
+    for files_of in dict.fromkeys(CertificateFiles.of(each) for each in descriptions):
+        try:
+            certificate = ServerCertificate(files_of)
+        except ListenerRefused as refused:
+            yield Finding("certificate", "error", str(refused), "name the files that belong together: docs/team.md")
+            continue
+        found = list(doubts(certificate, names_of(config), roots, now))
+        for doubt in found:
+            yield Finding("certificate", "error" if doubt.certain else "warning", doubt.found, doubt.cure)
+        if not found:
+            yield Finding("certificate", "ok", facts(certificate, now))
+
+
 def public(config: Config | None) -> Iterator[Finding]:
     """Check that the proxy of ``public_url`` identifies itself: else requests through it count as local."""
     if config is None or config.gateway.public_url is None:
@@ -320,7 +347,7 @@ def _version(running: Running) -> str:
 
 def _free(address: str, failure: OSError) -> Finding:
     """Nobody listens at an address; whether one could."""
-    start = "`twistd -n agm` starts the gateway"
+    start = "`agm serve` starts the gateway"
     if address.startswith("unix:"):
         return Finding("port", "ok", f"no gateway runs at {address}", start)
     split = urlsplit(address)

@@ -23,6 +23,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from agm.config import Config, default_endpoints
 from agm.core.network import EnvironmentProxies, Network
 from agm.core.request import Account
+from agm.core.words import counted
 from agm.diagnose.doctor import Finding, too_long
 from agm.diagnose.trial import try_account
 from agm.serving.gateway import Gateway
@@ -58,7 +59,9 @@ class _Way:
 def _ways(config: Config) -> list[_Way]:
     """The endpoints of the accounts that are enabled, each way once; Google's where there are none."""
     found = [_Way(url, account.network) for account in config.accounts if account.enabled for url in account.endpoints]
-    return list(dict.fromkeys(found)) or [_Way(url, None) for url in default_endpoints("api-key")]
+    if not any(account.enabled for account in config.accounts):
+        return [_Way(url, None) for url in default_endpoints("api-key")]
+    return list(dict.fromkeys(found))
 
 
 async def endpoints(
@@ -144,7 +147,7 @@ async def _resolves(reactor: Any, name: str) -> Finding:
         return attrs.evolve(too_long("name", RESOLVE), found=f"{name} is not resolved within {RESOLVE:g} seconds")
     if count is None:
         return Finding("name", "error", f"{name} cannot be resolved", _CURES["DNS_FAILED"])
-    return Finding("name", "ok", f"{name} has {count} address{'' if count == 1 else 'es'}")
+    return Finding("name", "ok", f"{name} has {counted(count, 'address', 'addresses')}")
 
 
 def skew_of(date: str, at: float) -> float | None:
@@ -203,8 +206,9 @@ async def _tried(gateway: Gateway, account: Account) -> Finding:
     except DeferredTimeout:
         return attrs.evolve(too_long("account", ACCOUNT), found=f"{what}: no answer within {ACCOUNT:g} seconds")
     if trial.ok:
-        return Finding("account", "ok", f"{what}: {trial.model} counted in {trial.seconds:.1f} s")
+        answered = f"{trial.model} counted" if trial.models is None else trial.answered
+        return Finding("account", "ok", f"{what}: {answered} in {trial.seconds:.1f} s")
     status = "" if trial.status is None else f"{trial.status} "
     found = f"{what}: {status}{trial.reason or 'no count'}: {trial.message or ''}".rstrip(": ")
-    used_up = trial.status == 429 or trial.reason == "NO_MODEL_TO_TRY"
+    used_up = trial.status == 429 or trial.reason in ("NO_MODEL_TO_TRY", "NOTHING_TO_TRY")
     return Finding("account", "warning" if used_up else "error", found, trial.cure or _OTHERWISE)

@@ -88,6 +88,9 @@ def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, .
         one.finish_reason,
         _encode(timeline).decode(),
         one.parent,
+        one.cost,
+        one.team,
+        one.dialect,
     )
 
 

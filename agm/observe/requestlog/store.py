@@ -25,6 +25,7 @@ import attrs
 from platformdirs import user_state_path
 
 from agm.config import Config, default_path
+from agm.core.money import known
 
 #: What ``PRAGMA user_version`` is of a file that this agm writes.
 SCHEMA = 1
@@ -66,7 +67,10 @@ _CREATE = (
         duration REAL NOT NULL,
         finish_reason TEXT,
         timeline TEXT NOT NULL,
-        parent TEXT
+        parent TEXT,
+        cost REAL,
+        team TEXT,
+        dialect TEXT
     )
     """,
     "CREATE INDEX requests_by_start ON requests (started)",
@@ -83,6 +87,9 @@ _CREATE = (
     """,
 )
 
+#: Columns that came later, in their order: older files get them when they are next written.
+_LATER = {"parent": "TEXT", "cost": "REAL", "team": "TEXT", "dialect": "TEXT"}
+
 #: The columns of a row, in the order of the values that :func:`insert` takes; ``id`` is given by SQLite.
 COLUMNS = tuple(re.findall(r"^        (\w+) (?:TEXT|REAL|INTEGER)(?! PRIMARY)", _CREATE[0], re.MULTILINE))
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
@@ -97,6 +104,7 @@ TOKENS = ("prompt_tokens", "output_tokens", "cached_tokens", "thought_tokens", "
 #: What requests can be summed up by, and the expression that says to which group one belongs.
 GROUPS: Mapping[str, str] = {
     "key": "client_key",
+    "team": "team",
     "account": "account",
     "model": "model",
     "day": "date(started, 'unixepoch', 'localtime')",
@@ -162,10 +170,12 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
-    elif "parent" not in _columns(connection):  # the file is of a release that did not have it
+    elif _LATER.keys() - _columns(connection):  # the file is of a release that did not have them
         with transaction(connection):
-            if "parent" not in _columns(connection):
-                connection.execute("ALTER TABLE requests ADD COLUMN parent TEXT")
+            known = _columns(connection)
+            for name, kind in _LATER.items():
+                if name not in known:
+                    connection.execute(f"ALTER TABLE requests ADD COLUMN {name} {kind}")
 
 
 def _columns(connection: sqlite3.Connection) -> set[str]:
@@ -313,6 +323,7 @@ class Filter:
     model: str | None = None
     account: str | None = None
     key: str | None = None
+    team: str | None = None
     status: str | None = None
     outcome: str | None = None
     since: float | None = None
@@ -330,6 +341,8 @@ class Filter:
             yield "(account = ? OR instr(timeline, ?))", (self.account, tried)
         if self.key is not None:
             yield "client_key = ?", (self.key,)
+        if self.team is not None:
+            yield "team = ?", (self.team,)
         if self.status is not None:
             least = int(self.status.lower().replace("x", "0"))
             most = int(self.status.lower().replace("x", "9"))
@@ -375,21 +388,43 @@ def bodies_of(connection: sqlite3.Connection, request: str) -> dict[str, Any] | 
     return None if row is None else dict(row)
 
 
-def totals(connection: sqlite3.Connection, by: str, which: Filter | None = None) -> list[dict[str, Any]]:
+#: Requests that an upstream has answered, and whose price is not known.
+_UNPRICED = "outcome != 'error' AND account IS NOT NULL AND cost IS NULL"
+
+
+def totals(
+    connection: sqlite3.Connection, by: str, which: Filter | None = None, *, cost: bool = False
+) -> list[dict[str, Any]]:
     """
     Sums over requests, a row per group: the busiest first, or days and hours in their order.
 
     :param by: one of :data:`GROUPS`.
+    :param cost: whether to sum up the costs as well, in US dollars, and how many requests are `unpriced`; the cost is
+        None where none is known.
     """
+    there = _columns(connection)  # of an older file, whatever came later is null
+    group = "NULL" if by in _LATER and by not in there else GROUPS[by]
+    priced = ""
+    if cost:
+        unpriced = _UNPRICED if "cost" in there else _UNPRICED.replace("cost IS NULL", "1")
+        priced = f", {'total(cost)' if 'cost' in there else '0.0'} AS cost, total({unpriced}) AS unpriced"
     where, values = (which or Filter()).where()
     order = by if by in ("day", "hour") else "requests DESC, 1"
     sums = ", ".join(f"total({name}) AS {name}" for name in (*TOKENS, "bytes_in", "bytes_out"))
     rows = connection.execute(
-        f'SELECT {GROUPS[by]} AS "{by}", count(*) AS requests, '  # noqa: S608  # no value in it
-        f"total(outcome IN ('error', 'aborted')) AS errors, {sums} "
+        f'SELECT {group} AS "{by}", count(*) AS requests, '  # noqa: S608  # no value in it
+        f"total(outcome IN ('error', 'aborted')) AS errors, {sums}{priced} "
         f"FROM requests WHERE {where} GROUP BY 1 ORDER BY {order}",
         values,
     )
-    return [
-        {name: int(value) if isinstance(value, float) else value for name, value in dict(row).items()} for row in rows
+    found = [
+        {
+            name: int(value) if isinstance(value, float) and name != "cost" else value
+            for name, value in dict(row).items()
+        }
+        for row in rows
     ]
+    if cost:
+        for each in found:
+            each["cost"] = known(each["cost"], each["unpriced"])
+    return found

@@ -26,9 +26,11 @@ from twisted.python.failure import Failure
 
 from agm.config import RequestLogConfig
 from agm.core.request import RequestRecord
+from agm.core.words import counted
 from agm.observe.activity import Underway
 from agm.observe.finished import Finished
 from agm.observe.requestlog import store as logfile
+from agm.observe.requestlog.history import history
 from agm.observe.requestlog.rows import KeptBodies, body_row, plain_rows, row_of
 from agm.observe.requestlog.store import Filter, Unusable
 
@@ -116,6 +118,7 @@ class RequestLog:
 
     :param settings: gives the ``[request_log]`` table in force, whose limits may change at any time.
     :param wall: seconds since the epoch.
+    :param prunes: whether this process looks for what is too old or too much; one of several that write is enough.
     :param redact: takes secrets out of a text, in any thread: people paste keys where a model's name belongs.
     :ivar written: how many requests are in the file since the start.
     :ivar dropped: how many are not and never will be, because too many waited.
@@ -130,7 +133,9 @@ class RequestLog:
         wall: Callable[[], float],
         *,
         redact: Callable[[str], str] = lambda text: text,
+        prunes: bool = True,
     ) -> None:
+        self._prunes = prunes
         self.path = path
         self.written = 0
         self.dropped = 0
@@ -172,7 +177,11 @@ class RequestLog:
         elif self._queue:  # once more: a person may have made room
             await self._write(pool)
         if self._queue:
-            log.error("{count} requests could not be written to the request log", count=len(self._queue))
+            log.error(
+                "{requests} could not be written to the request log",
+                requests=counted(len(self._queue), "request"),
+                count=len(self._queue),
+            )
         pool.close()
 
     # What the gateway says
@@ -254,6 +263,11 @@ class RequestLog:
         """Sums over the requests in the file, a row per group; see :func:`agm.observe.requestlog.store.totals`."""
         return await self._read(lambda connection: logfile.totals(connection, by, which))
 
+    async def history(self, since: float, until: float, steps: int) -> dict[str, Any]:
+        """What the file says of a stretch of time; see :func:`agm.observe.requestlog.history.history`."""
+        found: dict[str, Any] = await self._read(lambda connection: history(connection, since, until, steps))
+        return found
+
     async def since(self, time: float) -> dict[str, list[dict[str, Any]]]:
         """The sums since a time in seconds since the epoch, by each of :data:`agm.observe.requestlog.store.GROUPS`."""
         which = Filter(since=time)
@@ -313,7 +327,8 @@ class RequestLog:
             kept = [body_row(entry.finished, entry.bodies, self._redact) for entry in batch if entry.bodies is not None]
             logfile.insert(connection, plain_rows(rows, [entry.finished for entry in batch], self._redact), kept)
             with suppress(OSError, sqlite3.Error):  # the rows are there; what is too much is so the next time as well
-                if due or ((weigh or kept) and logfile.size(connection) > settings.max_size):
+                full = (weigh or kept) and logfile.size(connection) > settings.max_size
+                if self._prunes and (due or full):
                     logfile.prune(
                         connection,
                         oldest=long_ago if was_set else now - settings.max_days * 86_400,
@@ -336,7 +351,8 @@ class RequestLog:
             log.info("the request log in {path} can be written again", path=str(self.path))
         if self.dropped > self._said_dropped:
             log.warn(
-                "{count} requests are missing in the request log: more came than could be written",
+                "{requests} missing in the request log: more came than could be written",
+                requests=counted(self.dropped - self._said_dropped, "request"),
                 count=self.dropped - self._said_dropped,
             )
             self._said_dropped = self.dropped

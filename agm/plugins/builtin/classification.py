@@ -13,8 +13,10 @@ from agm.core.request import Account, GatewayRequest
 @hookimpl(trylast=True)
 def agm_classify_error(
     status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
-) -> Verdict:
-    """Read Google's own words."""
+) -> Verdict | None:
+    """Read Google's own words; those of a plugin's kind are that one's to read."""
+    if account.upstream.read_error is not None:
+        return None
     return classify(
         status,
         body,

@@ -26,6 +26,7 @@ def agm_client_keys(config: Config) -> Iterable[KeyRing]:
                 max_sessions=entry.max_sessions,
                 expires=entry.expires,
                 team=entry.team,
+                weight=entry.weight,
                 metadata=entry.metadata,
             )
             for entry in config.auth.keys

@@ -5,10 +5,12 @@ Account selection by ``[pool] strategy``.
 one with fewer requests under way: with many accounts that spreads them nearly as well as looking at all.  ``priority``
 takes turns among the accounts with the lowest number.
 
-``sticky`` keeps a conversation on the account that served it before, its home, so that prompt caches stay warm.  A new
-conversation goes where ``least-loaded`` says.  It leaves its home when that is no candidate, or when it is clearly
-busier than another: when it has at least :data:`CROWDED` requests more under way than that one, and at least twice as
-many.  Where it has gone to is its home from then on.
+``sticky`` keeps a conversation on the account that served it before, its home, so that prompt caches stay warm.  Where
+a new conversation goes is a hash of it and the names of those that are ready: every worker, every machine, and the same
+one after a restart, sends it to the same account.  It leaves its home when that is no candidate, or when it is clearly
+busier than the one that the hash puts next: when it has at least :data:`CROWDED` requests more under way than that one,
+and at least twice as many; where that one is as busy, ``least-loaded`` names a third.  Where it has gone to is its home
+from then on.
 
 Each strategy costs about the same, however many accounts there are.
 """
@@ -74,20 +76,26 @@ class Strategies:
             return AccountChoice(chosen, "sticky: no conversation, the fewest requests")
         known = self._homes.get(conversation)
         home = candidates.named(known)
-        crowd = 0 if home is None else loads.get(home.name, 0)
-        if home is not None and crowd < CROWDED:  # as it nearly always is: nobody can be so much less busy
-            return self._settled(conversation, home, request, "sticky: it served this conversation before")
-        chosen = self._of_two(candidates, request, loads)
-        load = loads.get(chosen.name, 0)
-        if home is not None and (crowd - load < CROWDED or crowd < 2 * load):
-            return self._settled(conversation, home, request, "sticky: it served this conversation before")
-        if home is not None:
-            reason = f"sticky: {home.name} serves {crowd} requests, and this one {load}"
-        elif known is not None:
-            reason = "sticky: the account of this conversation is not a candidate"
-        else:
-            reason = "sticky: a new conversation, the fewest requests"
-        return self._settled(conversation, chosen, request, reason)
+        reason = "sticky: it served this conversation before"
+        preferred = candidates.preferred(int(conversation[:16], 16))
+        if home is None:
+            home = next(preferred)
+            reason = "sticky: a new conversation, by its hash"
+            if known is not None:
+                reason = "sticky: the account of this conversation is not a candidate"
+        crowd = loads.get(home.name, 0)
+        if crowd < CROWDED:  # as it nearly always is: nobody can be so much less busy
+            return self._settled(conversation, home, request, reason)
+        other = next(account for account in preferred if account is not home)
+        if loads.get(other.name, 0) >= CROWDED:
+            third = self._of_two(candidates, request, loads)
+            other = third if loads.get(third.name, 0) < loads.get(other.name, 0) else other
+        load = loads.get(other.name, 0)
+        if crowd - load < CROWDED or crowd < 2 * load:
+            return self._settled(conversation, home, request, reason)
+        return self._settled(
+            conversation, other, request, f"sticky: {home.name} serves {crowd} requests, and this one {load}"
+        )
 
     def _settled(self, conversation: str, home: Account, request: GatewayRequest, reason: str) -> AccountChoice:
         if not request.explaining:

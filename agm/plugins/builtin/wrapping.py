@@ -41,8 +41,10 @@ _VERTEX_VERSIONS = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
 
 
 @hookimpl(trylast=True)
-def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
-    """The request for an account of any of the three kinds."""
+def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest | None:
+    """The request for an account of any of the three kinds, or of a plugin's that does not say its own."""
+    if account.upstream.wrap is not None:
+        return None
     if request.framing is Framing.LIVE:
         return _live(request, account, body)
     match account.kind:
@@ -153,6 +155,8 @@ def _code_assist(request: GatewayRequest, account: Account, body: bytes) -> Upst
 
 
 def _query(request: GatewayRequest) -> str:
+    if not request.query and request.upstream_framing is Framing.UNARY:
+        return ""
     parameters = [(name, request.query[name]) for name in _PARAMETERS if name in request.query]
     if request.upstream_framing is Framing.SSE:
         parameters.insert(0, ("alt", "sse"))

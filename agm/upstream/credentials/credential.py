@@ -9,7 +9,7 @@ blocks the reactor, and no secret gets into an error, a log or a repr.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Protocol, TypeGuard
 
@@ -37,7 +37,7 @@ class Credential(Protocol):
 
     @property
     def kind(self) -> str:
-        """``api-key``, ``access-token`` or ``google``; ``none`` where there is none."""
+        """``api-key``, ``access-token``, ``google`` or ``headers``; ``none`` where there is none."""
 
     async def headers(self) -> Headers:
         """
@@ -102,6 +102,36 @@ class StaticToken:
 
     def mark_rejected(self, headers: Headers | None = None) -> None:
         """Nothing can be refreshed."""
+
+
+@attrs.frozen(eq=False)
+class KeyHeaders:
+    """A key of an upstream that is not Google's, in the headers in which that takes it; none where it asks for none."""
+
+    _given: Mapping[str, str] = attrs.field(repr=False)
+    kind: str = attrs.field(default="headers", init=False)
+    refreshable: bool = attrs.field(default=False, init=False, repr=False)
+    project: str | None = attrs.field(default=None, init=False, repr=False)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the headers."""
+        return tuple(self._given)
+
+    async def headers(self) -> Headers:
+        """
+        What the kind of the account has made of its key.
+
+        :raises CredentialError: if a header cannot hold it.
+        """
+        return tuple((name.lower().encode("ascii"), _words(value)) for name, value in self._given.items())
+
+    def mark_rejected(self, headers: Headers | None = None) -> None:
+        """Nothing can be refreshed."""
+
+
+def _words(value: str) -> bytes:
+    return b" ".join(header_value(word, "the key") for word in value.split(" "))
 
 
 @attrs.frozen(eq=False)

@@ -19,6 +19,7 @@ from agm.core.pool.cooldown import KnownCooldown, Remembered
 from agm.core.pool.exclusions import Cause
 from agm.core.remedies import fix_for
 from agm.core.request import Account
+from agm.hookspecs import API_VERSION
 from agm.plugins.manager import HOOKS, PluginManager
 from agm.serving.gateway import Gateway
 
@@ -54,18 +55,26 @@ def describe_parts(gateway: Gateway) -> dict[str, Any]:
 
 
 def _describe_gateway(gateway: Gateway) -> dict[str, Any]:
-    path = gateway.config.path
     return {
         "version": __version__,
         "pid": os.getpid(),
         "started": round(gateway.live.started, 3),
-        "config": None if path is None else str(path),
+        "config": config_of(gateway),
+        "editable": gateway.reload_file is not None,
+        "key_names": [key.name for key in gateway.config.auth.keys],
+        "switched_off": [account.name for account in gateway.config.accounts if not account.enabled],
         "listeners": list(gateway.live.listening),
         "auth_mode": gateway.clients.mode,
         "auth_forwarded": gateway.clients.mode_for(local=False),
         "strategy": gateway.config.pool.strategy,
         "max_attempts": gateway.config.pool.max_attempts,
     }
+
+
+def config_of(gateway: Gateway) -> str | None:
+    """Return the path of the configuration that the gateway was started with, None without one."""
+    path = gateway.config.path
+    return None if path is None else str(path)
 
 
 def _describe_accounts(gateway: Gateway) -> list[dict[str, Any]]:
@@ -209,6 +218,8 @@ def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
         **attrs.asdict(key.limits),
         "expires": key.expires,
         "admin": key.admin,
+        "team": key.team,
+        "weight": key.weight,
         "today": {"requests": requests, "tokens": tokens},
     }
 
@@ -230,14 +241,15 @@ def describe_plugins(manager: PluginManager, failures: Mapping[tuple[str, str], 
                 "where": found.where,
                 "version": found.version,
                 "hooks": sorted(hooks, key=HOOKS.index),
-                "failures": sum(count for (plugin_name, _), count in failures.items() if plugin_name == name),
+                "kinds": [kind for kind, whose in manager.kind_plugins.items() if whose == name],
+                "failures": sum(count for (who, _), count in failures.items() if who.partition(":")[0] == name),
             }
         )
     hooks_in_order: list[Mapping[str, Any]] = [
         {"hook": hook, "plugins": [_named(impl) for impl in reversed(getattr(manager.hook, hook).get_hookimpls())]}
         for hook in HOOKS
     ]
-    return {"plugins": plugins, "hooks": hooks_in_order}
+    return {"api_version": API_VERSION, "plugins": plugins, "hooks": hooks_in_order}
 
 
 def _named(impl: Any) -> str:

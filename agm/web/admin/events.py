@@ -9,23 +9,28 @@ docs/admin.md describes it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.logger import Logger
 from zope.interface import implementer
 
-from agm.core.errors import Unavailable
+from agm.core.errors import NotFound, Unavailable
 from agm.net.stalls import Stall
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.base import AdminResource
 from agm.web.admin.describe import describe_moment, describe_parts, describe_status, describe_traffic
+from agm.web.admin.whole import status_of_all
 from agm.web.base import Visit
 from agm.web.browsers import NOSNIFF
 from agm.web.request import GatewayRequestOnWire
+
+log = Logger()
 
 #: Seconds between two changes, at least.
 PACE = 1.0
@@ -46,10 +51,19 @@ class Events(AdminResource):
 
     def __init__(self, gateway: Gateway, access: Access) -> None:
         super().__init__(gateway, access)
-        self._feed = Feed(gateway)
+        self._feed = Feed(gateway) if gateway.peers is None else FeedOfAll(gateway)
+        self._own = Feed(gateway)
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        await self._feed.watch(visit.wire)
+        worker, peers = visit.query.get("worker"), self.gateway.peers
+        if worker is not None:
+            await status_of_all(self.gateway, worker)  # while it can still be refused
+        if worker is None or peers is None:
+            await self._feed.watch(visit.wire)
+        elif worker == str(peers.number):
+            await self._own.watch(visit.wire)
+        else:
+            await FeedOfAll(self.gateway, worker=worker).watch(visit.wire)
 
 
 @attrs.define(eq=False)
@@ -77,7 +91,7 @@ class Feed:
                 f"{MAX_WATCHERS} clients are already watching.", reason="TOO_MANY_WATCHERS", retry_after=10.0
             )
         done: Deferred[None] = Deferred()
-        watcher = _Watcher(wire, self.gateway, done)
+        watcher = _Watcher(wire, self.gateway, self._tell_all, done)
         wire.setResponseCode(200)
         for name, value in (
             (b"Content-Type", b"text/event-stream"),
@@ -88,11 +102,11 @@ class Feed:
             wire.responseHeaders.setRawHeaders(name, [value])
         wire.registerProducer(watcher, True)
         live.until_close(watcher, watcher.end)
-        if self._timer is None:
+        if not self._watchers:
             self._begin()
         self._watchers[watcher] = None
         try:
-            watcher.tell_all()
+            watcher.tell(await self._everything())
             await done
         except CancelledError:  # it has left, or has watched for [timeouts] total
             pass
@@ -106,6 +120,14 @@ class Feed:
         if wire.channel is not None:
             wire.unregisterProducer()
             wire.finish()
+
+    async def _everything(self) -> bytes:
+        """All of it, as an event."""
+        return _event(b"status", describe_status(self.gateway), self.gateway)
+
+    def _tell_all(self, watcher: _Watcher) -> None:
+        """Tell one who has missed something everything anew."""
+        watcher.tell(_event(b"status", describe_status(self.gateway), self.gateway))
 
     def _begin(self) -> None:
         """Somebody watches again: what is told from now on is what changes from now on."""
@@ -123,7 +145,7 @@ class Feed:
         change = _event(b"change", self._change(now), self.gateway)
         for watcher in list(self._watchers):
             if behind:
-                watcher.tell_all()
+                self._tell_all(watcher)
             else:
                 watcher.tell(change)
         self._timer = reactor.callLater(max(PACE, SHARE * (time.perf_counter() - began)), self._tell)
@@ -143,6 +165,78 @@ class Feed:
             **describe_traffic(gateway, REPEATED),
             "requests": live.latest(min(new, MAX_TOLD)),
             "untold": max(new - MAX_TOLD, 0),
+            **changed,
+        }
+
+
+@attrs.define(eq=False)
+class FeedOfAll(Feed):
+    """
+    The same for several workers together, whose documents are asked for once for all who watch.
+
+    `worker` is the number of one that is watched alone.
+    """
+
+    worker: str | None = attrs.field(default=None, kw_only=True)
+    _document: dict[str, Any] = attrs.Factory(dict)
+    _known: set[str] = attrs.Factory(set)
+    #: Since when it works: what has been asked for before tells nobody any more.
+    _since: object = None
+
+    async def _everything(self) -> bytes:
+        self._document = await status_of_all(self.gateway, self.worker)
+        self._known = {it["id"] for it in self._document["requests"]} or {""}
+        return _event(b"status", self._document, self.gateway)
+
+    def _tell_all(self, watcher: _Watcher) -> None:
+        watcher.tell(_event(b"status", self._document, self.gateway))
+
+    def _begin(self) -> None:
+        self._told, self._known, self._since = {}, set(), object()
+        self._last = self.gateway.reactor.seconds()
+        self._timer = self.gateway.reactor.callLater(PACE, self._tell)
+
+    def _tell(self) -> None:
+        reactor = self.gateway.reactor
+        began, since = reactor.seconds(), self._since
+
+        async def tell() -> None:
+            try:
+                document = await status_of_all(self.gateway, self.worker)
+                change = _event(b"change", self._difference(document, reactor.seconds()), self.gateway)
+                for watcher in list(self._watchers):
+                    watcher.tell(change)
+            except NotFound:  # the one that is watched has ended, or does not answer: the next second may have it
+                pass
+            except Exception:
+                log.failure("what the workers do could not be told")
+            if self._watchers and since is self._since:
+                self._timer = reactor.callLater(max(PACE, 2 * (reactor.seconds() - began)), self._tell)
+
+        self._timer = None
+        Deferred.fromCoroutine(tell())
+
+    def _difference(self, document: dict[str, Any], now: float) -> dict[str, Any]:
+        """What of the whole has changed since it was told last."""
+        self._document = document
+        ids = {it["id"] for it in document["requests"]}
+        new = [it for it in document["requests"] if it["id"] not in self._known] if self._known else []
+        self._known = ids or {""}
+        traffic = {
+            name: value[-REPEATED:] if name != "second" else value for name, value in document["traffic"].items()
+        }
+        changed = {}
+        for part, value in document.items():
+            if part not in ("at", "uptime", "totals", "traffic", "open", "requests"):
+                settled = _settled(value, now)
+                if settled != self._told.get(part):
+                    self._told[part] = settled
+                    changed[part] = value
+        return {
+            **{name: document[name] for name in ("at", "uptime", "totals", "open")},
+            "traffic": traffic,
+            "requests": new[:MAX_TOLD],
+            "untold": max(len(new) - MAX_TOLD, 0),
             **changed,
         }
 
@@ -174,9 +268,16 @@ class _Watcher:
     everything anew.  One that takes nothing for ``[timeouts] client_stall`` seconds is cut.
     """
 
-    def __init__(self, wire: GatewayRequestOnWire, gateway: Gateway, done: Deferred[None]) -> None:
+    def __init__(
+        self,
+        wire: GatewayRequestOnWire,
+        gateway: Gateway,
+        tell_all: Callable[[_Watcher], object],
+        done: Deferred[None],
+    ) -> None:
         self._wire = wire
         self._gateway = gateway
+        self._tell_all = tell_all
         self._done = done
         self._paused = self._missed = False
         self._behind: Stall | None = None
@@ -187,10 +288,6 @@ class _Watcher:
             self._missed = True
         else:
             self._wire.write(change)
-
-    def tell_all(self) -> None:
-        """Tell everything."""
-        self.tell(_event(b"status", describe_status(self._gateway), self._gateway))
 
     def end(self) -> None:
         """The gateway is about to stop."""
@@ -210,7 +307,7 @@ class _Watcher:
         self.disarm()
         if self._missed:
             self._missed = False
-            self.tell_all()
+            self._tell_all(self)
 
     def stopProducing(self) -> None:
         """Its connection is going away; the request hears of that by itself."""

@@ -56,5 +56,5 @@ class Scrape(ApiResource):
                 "the [metrics] token, if one is configured.",
                 reason="ADMIN_ONLY",
             )
-        exposition = self._metrics.expose(visit.header("accept") or "")
+        exposition = await self._metrics.expose_all(visit.header("accept") or "")
         visit.wire.send(200, [(b"Content-Type", exposition.content_type.encode("ascii"))], exposition.body)

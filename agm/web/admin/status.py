@@ -1,9 +1,9 @@
-"""``/_agm/status``: how the gateway stands, as one JSON document."""
+"""``/_agm/status``: how the gateway stands, or one of its workers, as one JSON document."""
 
 from __future__ import annotations
 
 from agm.web.admin.base import AdminResource
-from agm.web.admin.describe import describe_status
+from agm.web.admin.whole import status_of_all
 from agm.web.base import Visit
 
 
@@ -11,4 +11,4 @@ class Status(AdminResource):
     """``GET /_agm/status``: how the gateway stands."""
 
     async def respond_to_admin(self, visit: Visit) -> None:
-        self.tell(visit, describe_status(self.gateway))
+        self.tell(visit, await status_of_all(self.gateway, visit.query.get("worker")))

@@ -1,5 +1,6 @@
 // Connect: what to paste where, with the address of this gateway and a model of its own.
 
+import { copier } from "./copy.js";
 import { el } from "./dom.js";
 
 /**
@@ -97,27 +98,77 @@ console.log(answer.text);
       text: `GOOGLE_GEMINI_BASE_URL=${quoted(base)} GEMINI_API_KEY=${quoted(key)} \\\n  gemini -m ${quoted(model)} -p "Say hello"\n`,
     },
     {
+      id: "openai",
+      name: "Python, openai",
+      install: "pip install openai",
+      note: "For OpenAI's own API. Every model name that it asks for must be one of Gemini's, an alias, or [dialects] default_model's to serve.",
+      text: `from openai import OpenAI
+
+client = OpenAI(
+    api_key=${string(key)},
+    base_url=${string(`${base}/v1`)},
+)
+asked = {"model": ${string(model)}, "messages": [{"role": "user", "content": "Say hello"}]}
+print(client.chat.completions.create(**asked).choices[0].message.content)
+for chunk in client.chat.completions.create(**asked, stream=True):
+    print(chunk.choices[0].delta.content or "", end="")
+`,
+    },
+    {
+      id: "openai-environment",
+      name: "Environment variables for OpenAI's clients",
+      note: "For OpenAI's SDKs, and what is built on them: LangChain, LlamaIndex, aider (OPENAI_API_BASE), open-webui (OPENAI_API_BASE_URL). Cline, Continue, Zed and n8n have a field for the base URL.",
+      text: `export OPENAI_BASE_URL=${quoted(`${base}/v1`)}\nexport OPENAI_API_BASE=${quoted(`${base}/v1`)}\nexport OPENAI_API_KEY=${quoted(key)}\n`,
+    },
+    {
+      id: "codex",
+      name: "Codex",
+      install: "npm install -g @openai/codex",
+      note: "In ~/.codex/config.toml; it reads the key from a variable.",
+      text: `# export AGM_KEY=${quoted(key)}
+model = ${string(model)}
+model_provider = "agm"
+web_search = "disabled"
+
+[model_providers.agm]
+name = "agm"
+base_url = ${string(`${base}/v1`)}
+env_key = "AGM_KEY"
+wire_api = "responses"
+`,
+    },
+    {
+      id: "anthropic",
+      name: "Python, anthropic",
+      install: "pip install anthropic",
+      note: "For Anthropic's own API; LangChain, Cline, Continue and Zed have a field for the base URL. Model names are as with OpenAI's.",
+      text: `from anthropic import Anthropic
+
+client = Anthropic(
+    api_key=${string(key)},
+    base_url=${string(base)},
+)
+asked = {"model": ${string(model)}, "max_tokens": 1000, "messages": [{"role": "user", "content": "Say hello"}]}
+print(client.messages.create(**asked).content[0].text)
+with client.messages.stream(**asked) as stream:
+    for text in stream.text_stream:
+        print(text, end="")
+`,
+    },
+    {
+      id: "claude-code",
+      name: "Claude Code",
+      install: "npm install -g @anthropic-ai/claude-code",
+      note: "The last variable is the model for its small tasks.",
+      text: `export ANTHROPIC_BASE_URL=${quoted(base)}\nexport ANTHROPIC_AUTH_TOKEN=${quoted(key)}\nexport ANTHROPIC_MODEL=${quoted(model)}\nexport ANTHROPIC_DEFAULT_HAIKU_MODEL=${quoted(model)}\nclaude\n`,
+    },
+    {
       id: "environment",
       name: "Environment variables",
       note: "For google-genai, @google/genai and gemini-cli. Clients whose base URL includes the version need /v1beta at the end.",
       text: `export GOOGLE_GEMINI_BASE_URL=${quoted(base)}\nexport GEMINI_API_KEY=${quoted(key)}\n`,
     },
   ];
-}
-
-/** Copy a text; also where the page is not a secure context, and has no clipboard of its own. */
-async function copy(text) {
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
-  const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
-  area.value = text;
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand("copy");
-  area.remove();
-  if (!done) throw new Error("the browser does not let this page copy");
 }
 
 export function connect() {
@@ -132,7 +183,7 @@ export function connect() {
     const base = address(window.location);
     where.textContent = base;
     hint.textContent = asked
-      ? "This gateway asks for a client key: replace YOUR_KEY with yours. The command agm key create makes one."
+      ? "This gateway asks for a client key: replace YOUR_KEY with yours. The command agm key create NAME makes one."
       : "This gateway asks for no key. SDKs need one all the same: any non-empty string.";
     cards.replaceChildren(...snippets({ base, model: model.value, key: asked ? "YOUR_KEY" : "any" }).map(card));
   }
@@ -165,18 +216,7 @@ export function connect() {
 }
 
 function card({ id, name, install, note, text }) {
-  const button = el("button", { type: "button", class: "quiet copy", "aria-label": `Copy: ${name}` }, "copy");
-  let back = 0;
-  button.addEventListener("click", async () => {
-    try {
-      await copy(text);
-      button.textContent = "copied";
-    } catch {
-      button.textContent = "not copied";
-    }
-    clearTimeout(back);
-    back = setTimeout(() => (button.textContent = "copy"), 2000);
-  });
+  const button = copier(() => text, name);
   return el(
     "article",
     { class: "snippet", id: `snippet-${id}` },

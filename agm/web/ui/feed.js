@@ -41,6 +41,13 @@ async function refusal(answer) {
   }
 }
 
+/** GET a JSON document; or an Error that says why not. */
+export async function look(path) {
+  const answer = await request(path);
+  if (!answer.ok) throw new Error(await refusal(answer));
+  return answer.json();
+}
+
 /** POST a JSON document; the answer's, or an Error that says why not. */
 export async function ask(path, document) {
   const answer = await request(path, {
@@ -48,6 +55,15 @@ export async function ask(path, document) {
     headers: { "Content-Type": "application/json" },
     body: document,
   });
+  if (!answer.ok) throw new Error(await refusal(answer));
+  return answer.json();
+}
+
+/** Ask for a change; the document of the answer, or an Error that says why it was refused. */
+export async function change(method, path, wish) {
+  const options = { method, headers: { "Content-Type": "application/json" } };
+  if (wish !== undefined) options.body = JSON.stringify(wish);
+  const answer = await request(path, options);
   if (!answer.ok) throw new Error(await refusal(answer));
   return answer.json();
 }

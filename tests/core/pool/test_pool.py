@@ -354,6 +354,25 @@ def test_an_account_is_disabled_until_a_person_acts(hands: Hands) -> None:
     assert exclusion(pool) == Exclusion(pool.accounts[0], Cause.DISABLED, "its refresh token was revoked")
 
 
+def test_who_wants_to_know_is_told_once_that_an_account_is_disabled(hands: Hands) -> None:
+    """However it comes about; one that is set aside comes back by itself, and is none."""
+    told: list[tuple[str, str]] = []
+    pool = Pool([account("a"), account("b")], hands)
+    pool.went_off = lambda off, why: told.append((off.name, why.reason))
+    a, b = pool.accounts
+    pool.failed(a, "m", Verdict(Fault.BLOCKED, "BILLING_DISABLED"))
+    pool.failed(a, "m", Verdict(Fault.QUOTA, "QUOTA", 60.0))
+    assert told == []
+    pool.failed(a, "m", Verdict(Fault.LOCKED, "API_KEY_INVALID"))
+    pool.failed(a, "m", Verdict(Fault.CREDENTIAL, "UNAUTHENTICATED"))
+    pool.disable(b, "its refresh token was revoked")
+    pool.disable(b, "its refresh token was revoked")
+    assert told == [("a", "API_KEY_INVALID"), ("b", "its refresh token was revoked")]
+    pool.reset("a")
+    pool.disable(a, "again")
+    assert told[2:] == [("a", "again")]
+
+
 def test_names_that_clients_invent_do_not_fill_the_memory(hands: Hands) -> None:
     """Rests that are over go first, then the oldest; lacks are by themselves, and push no rest out."""
     pool = Pool([account()], hands)

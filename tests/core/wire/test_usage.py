@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,4 +197,46 @@ def test_texts_that_predict_embeds_are_summed(counts: list[int]) -> None:
     for size in (1, 7, 1000, 16_384, 65_536, len(body)):
         assert watched((body[i : i + size] for i in range(0, len(body), size)), embeds=True) == (total, None)
     assert watched([body]) == (None, None)
-    assert watched([unary([{"predictions": [{"bytesBase64Encoded": "AAAA"}]}])], embeds=True) == (None, None)
+
+
+@pytest.mark.parametrize("sizes", [[4], [4, 90_000], [70_000] * 4])
+def test_images_that_predict_makes_are_counted(sizes: list[int]) -> None:
+    """No tokens are told of an image, and it has a price: each counts, however large the answer and its pieces are."""
+    predictions = [{"mimeType": "image/png", "bytesBase64Encoded": "A" * size} for size in sizes]
+    body = unary([{"predictions": predictions}])
+    for size in (1_000, 16_384, 65_536, len(body)):
+        assert watched((body[i : i + size] for i in range(0, len(body), size)), embeds=True) == (
+            Usage(images=len(sizes)),
+            None,
+        )
+    assert watched([body]) == (None, None)
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("encoding", ["names", "numbers"])
+def test_tokens_that_are_no_text_are_told_by_their_modality(framing: str, encoding: str) -> None:
+    """Audio and images have prices of their own; text needs no mention."""
+    audio, image, text = ("AUDIO", "IMAGE", "TEXT") if encoding == "names" else (4, 2, 1)
+    counted = {
+        **COUNTED,
+        "promptTokensDetails": [{"modality": text, "tokenCount": 6}, {"modality": audio, "tokenCount": 5}],
+        "cacheTokensDetails": [{"modality": audio, "tokenCount": 2}],
+        "candidatesTokensDetails": [{"modality": image, "tokenCount": 7}],
+        "trafficType": "ON_DEMAND_FLEX",
+    }
+    told = (("prompt", "AUDIO", 5), ("cached", "AUDIO", 2), ("output", "IMAGE", 7))
+    expected = attrs.evolve(USAGE, modalities=told, tier="ON_DEMAND_FLEX")
+    assert watched([FRAMINGS[framing]([FIRST, {**LAST, "usageMetadata": counted}])]) == (expected, "MAX_TOKENS")
+    lines = b"".join(
+        b"data: %b\r\n" % it for it in json.dumps({"usageMetadata": counted}, indent=1).encode().split(b"\n")
+    )
+    assert watched([lines + b"\r\n"]) == (expected, None)
+
+
+@pytest.mark.parametrize("details", ["x", [1], [{"modality": "AUDIO"}], [{"modality": 99, "tokenCount": 3}], None])
+def test_details_that_cannot_be_read_leave_the_counts_right(details: object) -> None:
+    """What says nothing of a modality takes nothing from the numbers."""
+    assert watched([unary([{**LAST, "usageMetadata": {**COUNTED, "promptTokensDetails": details}}])]) == (
+        USAGE,
+        "MAX_TOKENS",
+    )

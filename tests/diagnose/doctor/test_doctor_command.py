@@ -133,6 +133,7 @@ async def test_an_upstream_that_repeats_the_key_has_it_taken_out(doctor: Doctor)
     await repeats.stop()
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.process
 async def test_offline_leaves_the_network_out(doctor: Doctor, emulator: RunningEmulator) -> None:
@@ -144,6 +145,7 @@ async def test_offline_leaves_the_network_out(doctor: Doctor, emulator: RunningE
     assert emulator.log == ()
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.process
 async def test_a_person_reads_lines_without_colour_and_the_status_counts(tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ async def test_a_person_reads_lines_without_colour_and_the_status_counts(tmp_pat
     assert lines[1].startswith(f"error   configuration {tmp_path}/agm.toml: max_bdy: unknown key")
     assert lines[2].strip() == "fix: correct the file; `agm config check` looks at it again"
     assert any(line.startswith("ok      sdk           plain HTTP: ") for line in lines)
-    assert lines[-1].endswith(" findings: 1 errors, 0 warnings")
+    assert lines[-1].endswith(" findings: 1 error, 0 warnings")
 
 
 @pytest_twisted.ensureDeferred

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import socket
 import threading
@@ -14,7 +15,8 @@ import pytest
 from agm.config import parse
 from agm.core.client_keys import digest
 from agm.diagnose.doctor import Finding, limited
-from agm.diagnose.doctor.here import environment, live, modes, packages, port, public, setup
+from agm.diagnose.doctor.here import certificates, environment, live, modes, packages, port, public, setup
+from tests.upstream.certificates import TestAuthority
 
 ADDRESS = "http://127.0.0.1:8045"
 
@@ -142,7 +144,7 @@ def test_a_key_file_and_a_listener_that_cannot_be_used_are_errors(tmp_path: Path
 def test_a_good_configuration_is_counted_and_an_empty_one_has_no_account(tmp_path: Path) -> None:
     file = tmp_path / "agm.toml"
     file.write_text('[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_env = "K"\n')
-    assert levels(setup(str(file), {"K": "k"})[1]) == [("ok", f"{file}: 1 accounts, 0 client keys | None")]
+    assert levels(setup(str(file), {"K": "k"})[1]) == [("ok", f"{file}: 1 account, 0 client keys | None")]
     file.write_text("")
     assert levels(setup(str(file), {})[1])[0][0] == "warning"
 
@@ -376,3 +378,26 @@ def test_whether_pythons_live_can_reach_the_gateway_is_told(listen: str, variabl
     assert finding.level == "ok"
     assert words in finding.found
     assert "agm cert" in (finding.cure or "agm cert")
+
+
+# Certificates
+
+
+def test_certificates_of_listeners_are_looked_at(tmp_path: Path) -> None:
+    """One that is right, one whose key is another's, and none where there is no TLS."""
+    authority = TestAuthority()
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    for name in ("localhost", "other"):
+        pem, key = authority.server_pem(name, until=60)
+        (tmp_path / f"{name}.pem").write_bytes(pem)
+        (tmp_path / f"{name}.key").write_bytes(key)
+    listen = [
+        f"ssl:{port}:privateKey={tmp_path}/{key}.key:certKey={tmp_path}/localhost.pem"
+        for port, key in ((443, "localhost"), (444, "localhost"), (445, "other"))
+    ]
+    config = parse(f"[gateway]\nlisten = {listen}\n", path=tmp_path / "agm.toml", environ={})
+    found = list(certificates(config, {}, datetime.datetime.now(datetime.UTC)))
+    assert [finding.level for finding in found] == ["ok", "error"]
+    assert "for localhost, 59 days left" in found[0].found
+    assert "does not match the key in" in found[1].found
+    assert list(certificates(parse("", environ={}), {}, datetime.datetime.now(datetime.UTC))) == []
