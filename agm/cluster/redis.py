@@ -110,6 +110,11 @@ return {redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3]) or '0', redis.cal
 """
 
 
+#: A timer that is later than so many seconds says that this process was busy, and not Redis; so often at most.
+_LAG = 0.005
+_PATIENCE = 10
+
+
 class _Factory(RedisFactory):
     """Keeps one connection, with pauses of 0.1 to 1 s; a refusal while Redis loads is no reason to give up."""
 
@@ -254,10 +259,17 @@ class RedisStore:
         if connection is None or not (self._there or beat):
             return fail(StoreAway())
         waiting: Deferred[Any] = Deferred()
-        done = False
+        done, patience, due = False, _PATIENCE, self._reactor.seconds() + DEADLINE
+        timer: IDelayedCall
 
         def late() -> None:
-            nonlocal done
+            nonlocal done, timer, due, patience
+            lag = self._reactor.seconds() - due
+            if lag > _LAG and patience:  # this process was busy: the command may not even have been sent
+                patience -= 1
+                due += lag + DEADLINE
+                timer = self._reactor.callLater(DEADLINE, late)
+                return
             done = True
             self._away()
             waiting.errback(StoreAway())
