@@ -441,6 +441,7 @@ class KnownOwners:
     :param limit: how many names are kept; the one that was not asked for the longest is forgotten first.
     :param private: the same for those that answer only to whoever made them.
     :ivar changed: called whenever what is known has changed.
+    :ivar told: likewise, with the name; not for one that is forgotten for want of room.
     """
 
     def __init__(self, limit: int = MAX_NAMES, private: int = MAX_PRIVATE) -> None:
@@ -448,6 +449,7 @@ class KnownOwners:
         self._owners: dict[bool, OrderedDict[str, _Owned]] = {False: OrderedDict(), True: OrderedDict()}
         self._collections: Counter[str] = Counter()
         self.changed: Callable[[], object] = lambda: None
+        self.told: Callable[[str], object] = lambda name: None
 
     def __len__(self) -> int:
         return sum(map(len, self._owners.values()))
@@ -490,12 +492,14 @@ class KnownOwners:
             self._count(table.popitem(last=False)[0], -1)
         if before != now:
             self.changed()
+            self.told(name)
 
     def forget(self, name: str) -> None:
         """See :class:`Ownership`."""
         if self._table(name).pop(name, None) is not None:
             self._count(name, -1)
             self.changed()
+            self.told(name)
 
     def _count(self, name: str, change: int) -> None:
         collection = name.partition("/")[0]

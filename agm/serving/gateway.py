@@ -141,14 +141,9 @@ class Gateway:
         self.pool = Pool((), reactor.seconds)
         self.pool.went_off = self._went_off
         self._storms = QuotaStorms(reactor.seconds, hooks.alert)
-        self.cluster = Cluster(
-            store or self._make_store(config),
-            self.pool,
-            self._now,
-            shared=store is not None or config.cluster.redis is not None,
-        )
         self.credentials: dict[str, Credential] = {}
-        self.ownership: Ownership = KnownOwners()
+        owners = KnownOwners()
+        self.ownership: Ownership = owners
         self.last_failures: dict[str, LastFailure] = {}
         self.reload_file: Callable[[], Deferred[None]] | None = None
         self.sessions = Sessions()
@@ -168,6 +163,14 @@ class Gateway:
             self._now,
             config,
             self.money,
+        )
+        self.cluster = Cluster(
+            store or self._make_store(config),
+            self.pool,
+            owners,
+            self.clients.allowances,
+            self._now,
+            shared=store is not None or config.cluster.redis is not None,
         )
         if config.cluster.redis is not None or store is not None:
             self.clients.shared = SharedLimits(self.cluster.store, config.cluster.on_loss, reactor.seconds)
@@ -252,7 +255,7 @@ class Gateway:
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
-        self.cluster.start()
+        self.cluster.start(self.reactor)
         self.hooks.started(self)
         self._started = True
         self._tell_unusable(self._sources)

@@ -13,6 +13,8 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from agm.api import StoreAway
 from agm.core.classify import Fault, Verdict
+from agm.core.limits import Limits
+from agm.core.ownership import Maker
 from agm.serving.shared_limits import part_of
 from agm.testing import parse_config, start_emulator, start_gateway
 from tests.helpers.redis_server import RedisServer
@@ -143,6 +145,43 @@ async def test_a_cooldown_is_known_to_the_other_and_to_who_comes_later_until_it_
     await eventually(lambda: all(ready(it, "m") for it in (one, three)))
     two.disable(account, "its key is refused")
     await eventually(lambda: not ready(one, "m"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_owner_is_known_to_the_other_and_to_who_comes_later(cluster: Cluster) -> None:
+    await cluster.begin()
+    one, two = (it.gateway.ownership for it in cluster.gateways)
+    one.remember("files/abc", "one", Maker("laptop", "search"))
+    await eventually(lambda: two.owner("files/abc") == "one" and two.maker("files/abc") == Maker("laptop", "search"))
+    three = (await cluster.join()).gateway.ownership
+    await eventually(lambda: three.owner("files/abc") == "one")
+    two.forget("files/abc")
+    await eventually(lambda: one.owner("files/abc") is None and three.owner("files/abc") is None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_day_is_counted_over_both_and_by_who_comes_later(cluster: Cluster, server: RedisServer) -> None:
+    await cluster.begin()
+    one, two = (it.gateway.clients.allowances for it in cluster.gateways)
+    limits = Limits(requests_per_day=4, tokens_per_day=100)
+    assert one.admit("k", limits, spends=True) is None
+    await settle(0.2)
+    assert two.admit("k", limits, spends=True) is None
+    two.charge("k", 60)
+    await eventually(lambda: two.today("k") == (2, 60))
+    assert one.admit("k", limits, spends=True) is None
+    await eventually(lambda: one.today("k") == (3, 60))
+    three = (await cluster.join()).gateway.clients.allowances
+    assert three.admit("k", limits, spends=True) is None  # what others have counted is learnt with its own first count
+    await eventually(lambda: three.today("k") == (4, 60))
+    exceeded = three.admit("k", limits, spends=True)
+    assert exceeded is not None
+    assert exceeded.name == "requests_per_day"
+    server.ask("FLUSHALL")
+    two.charge("k", 40)
+    await settle(0.2)
+    assert two.today("k")[1] == 100
+    assert three.today("k") == (4, 60)
 
 
 @pytest_twisted.ensureDeferred
