@@ -135,12 +135,12 @@ class _Use:
         return self
 
     def elsewhere(self, day: int) -> tuple[int, int]:
-        """The requests and tokens of `day` that other processes have counted."""
+        """Return the requests and tokens of `day` that other processes have counted."""
         known, requests, tokens = self.others
         return (requests, tokens) if known == day else (0, 0)
 
     def of(self, day: int) -> tuple[int, int]:
-        """The requests and tokens of `day`, as far as they are known."""
+        """Return the requests and tokens of `day`, as far as they are known."""
         for known, requests, tokens in ((self.day, self.requests, self.tokens), self.before):
             if known == day:
                 return requests, tokens
@@ -204,19 +204,19 @@ class Allowances:
         self.counted(name)
 
     def today(self, name: str) -> tuple[int, int]:
-        """The requests and the tokens of a key since midnight UTC, in all processes."""
+        """Return the requests and the tokens of a key since midnight UTC, in all processes."""
         (requests, tokens), (more, further) = self.own_today(name), self.elsewhere(name)
         return requests + more, tokens + further
 
     # Several processes
 
     def own_today(self, name: str) -> tuple[int, int]:
-        """The requests and the tokens of a key since midnight UTC, in this process."""
+        """Return the requests and the tokens of a key since midnight UTC, in this process."""
         use, day = self._uses.get(name), int(self._wall() // DAY)
         return (0, 0) if use is None else use.of(day)
 
     def elsewhere(self, name: str) -> tuple[int, int]:
-        """The same in all other processes, as far as that is known."""
+        """Return the same in all other processes, as far as that is known."""
         use = self._uses.get(name)
         return (0, 0) if use is None else use.elsewhere(int(self._wall() // DAY))
 
@@ -269,7 +269,7 @@ class Allowances:
 
 
 def _bucket(known: PerMinute | None, limit: int | None) -> PerMinute | None:
-    """The bucket for a limit: the one there is, unless it is for another limit."""
+    """Return the bucket for a limit: the one there is, unless it is for another limit."""
     if limit is None or (known is not None and known.limit == limit):
         return known if limit is not None else None
     return PerMinute(limit)
@@ -284,7 +284,7 @@ def _exceeded(
     now: float,
     wall: float,
 ) -> Iterator[Exceeded]:
-    """The limits that are used up."""
+    """Yield the limits that are used up."""
     if requests is not None and (wait := requests.wait(now)):
         yield Exceeded("requests_per_minute", requests.limit, wait)
     if tokens is not None and (wait := tokens.wait(now)):
