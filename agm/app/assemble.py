@@ -181,7 +181,7 @@ def _obey(service: GatewayService, order: str | None) -> None:
 
 
 def read_config(options: Options) -> Config:
-    """The configuration that the options name."""
+    """Return the configuration that the options name."""
     return _read_config(options["config"])
 
 
@@ -234,7 +234,7 @@ class Listening:
 
 
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
-    """The gateway and its listeners, for a configuration that has been read."""
+    """Return the gateway and its listeners, for a configuration that has been read."""
     if not config.gateway.fast_sockets:
         use_plain_sockets()
     listening = Listening.configured(reactor, options, config)
@@ -321,7 +321,7 @@ def _upload_key(path: Path) -> bytes | None:
 
 
 def traces_of(reactor: Any, config: Config, environ: Mapping[str, str]) -> Traces | None:
-    """The plugin that sends traces, if the configuration or the environment asks for it; it is an extra."""
+    """Return the plugin that sends traces, if the configuration or the environment asks for it; it is an extra."""
     disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     wanted = any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
     wanted = wanted and environ.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"

@@ -240,7 +240,7 @@ class ConfigWatch(Service):
             log.warn("{key} has changed; the change takes effect after a restart", key=key)
 
     def _as_they_are(self, read: Mapping[Path, Identity | None]) -> Mapping[Path, Identity | None]:
-        """The files that were `read` just now, and those of the configuration in force as they are."""
+        """Return the files that were `read` just now, and those of the configuration in force as they are."""
         return {**read, **{path: Identity.of(path) for path in self._gateway.config.files if path not in read}}
 
 
@@ -299,7 +299,7 @@ def _renew(certificate: ServerCertificate, quiet: float = QUIET) -> None:
 
 
 def needs_restart(before: Config, after: Config) -> list[str]:
-    """The settings that differ and are read at the start only."""
+    """Return the settings that differ and are read at the start only."""
     found = [
         f"gateway.{name}"
         for name in (
@@ -343,5 +343,5 @@ def needs_restart(before: Config, after: Config) -> list[str]:
 
 
 def keeping(**fixed: Any) -> Callable[[Config], Config]:
-    """An `adapt` that sets fields of every configuration that is read, as ``--demo`` does with the accounts."""
+    """Return an `adapt` that sets fields of every configuration that is read, as ``--demo`` does with the accounts."""
     return lambda config: attrs.evolve(config, **fixed)

@@ -235,7 +235,7 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    """What ``--set`` says, each value as TOML or else as text."""
+    """Return what ``--set`` says, each value as TOML or else as text."""
     found: dict[str, object] = {}
     for each in args.set:
         key, equals, value = each.partition("=")
@@ -265,7 +265,7 @@ def _asks_for_key(kind: str, path: Path) -> bool:
 
 
 def new_table(args: argparse.Namespace, name: str, source: Mapping[str, str], project: str | None) -> dict[str, object]:
-    """The table of a new account; a Code Assist account is let in only with the word that it is licensed."""
+    """Return the table of a new account; a Code Assist account is let in only with the word that it is licensed."""
     if args.kind == "code-assist":
         print(_NOTICE, file=sys.stderr)
         if not args.i_have_a_licence:
@@ -319,7 +319,7 @@ def _absolute(name: str) -> str:
 
 
 def ask_for_key(name: str) -> str:
-    """The API key that a person types unseen, or that a pipe brings."""
+    """Return the API key that a person types unseen, or that a pipe brings."""
     if not sys.stdin.isatty():
         key = _text_of(sys.stdin.buffer.read(_KEY_LIMIT))
     else:
@@ -379,7 +379,7 @@ class _Login:
 
     @classmethod
     def read(cls, path: Path, what: str) -> "_Login":
-        """The file at ``path``, or :class:`Refused` with what is wrong with it as a login."""
+        """Return the file at ``path``, or :class:`Refused` with what is wrong with it as a login."""
         content = bytes_of(path, what, FILE_LIMIT)
         try:
             held = json.loads(content)
@@ -542,7 +542,7 @@ def _cell(value: object) -> str:
 
 
 def _found(args: argparse.Namespace) -> Path:
-    """The configuration, which holds the account that is named."""
+    """Return the configuration, which holds the account that is named."""
     path = find(args.config, os.environ)
     files.index_of("" if path is None else files.read(path), AT, args.name, "account")
     assert path is not None, "no account is found in no file"

@@ -145,7 +145,7 @@ class Ledger:
 
 
 def _above(key: str) -> Iterator[str]:
-    """A key and those above it."""
+    """Yield a key and those above it."""
     yield key
     while "\0" in key:
         key = key.rpartition("\0")[0]

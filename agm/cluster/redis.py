@@ -42,8 +42,6 @@ _LISTEN = 1000
 _STREAM = 10_000
 #: Pairs that are pruned at once.
 _PRUNED = 2000
-#: Turns of the reactor after the deadline, each of which sends and reads what there is.
-_TURNS = 3
 #: Beats without an answer after which the connection is taken for dead: a machine that is gone closes nothing.
 _DEAD = 20
 
@@ -110,6 +108,11 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - ARGV[2]))
 redis.call('SET', KEYS[2], ARGV[3], 'NX')
 return {redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3]) or '0', redis.call('ZRANGE', KEYS[1], 0, -1)}
 """
+
+
+#: A timer that is later than so many seconds says that this process was busy, and not Redis; so often at most.
+_LAG = 0.005
+_PATIENCE = 10
 
 
 class _Factory(RedisFactory):
@@ -257,21 +260,22 @@ class RedisStore:
         if connection is None or not (self._there or beat):
             return fail(StoreAway())
         waiting: Deferred[Any] = Deferred()
-        done = False
-        timer: Any = None
+        done, patience, due = False, _PATIENCE, self._reactor.seconds() + DEADLINE
+        timer: IDelayedCall
 
-        def look_again(turns: int) -> None:
-            nonlocal timer
-            # while this process was busy itself, the question may not have left it, or the answer not been read
-            timer = self._reactor.callLater(0, *((look_again, turns - 1) if turns else (give_up,)))
-
-        def give_up() -> None:
-            nonlocal done
+        def expire() -> None:
+            nonlocal done, timer, due, patience
+            lag = self._reactor.seconds() - due
+            if lag > _LAG and patience:  # this process was busy: the command may not even have been sent
+                patience -= 1
+                due += lag + DEADLINE
+                timer = self._reactor.callLater(DEADLINE, expire)
+                return
             done = True
             self._away()
             waiting.errback(StoreAway())
 
-        timer = self._reactor.callLater(DEADLINE, look_again, _TURNS)
+        timer = self._reactor.callLater(DEADLINE, expire)
 
         def answered(result: Any) -> None:
             nonlocal done

@@ -56,7 +56,7 @@ class RedisAddress:
 
 
 def read_redis(value: object, place: Place) -> RedisAddress:
-    """An address as ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``, ``rediss://…`` or ``unix:PATH``."""
+    """Return an address as ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``, ``rediss://…`` or ``unix:PATH``."""
     # a message shows nothing of the value: it may hold a password
     text = read_text(value, place)
     if text.startswith("unix:"):
@@ -125,7 +125,7 @@ class ClusterTable:
 
 
 def read_cluster(value: object, place: Place) -> ClusterConfig:
-    """The table ``[cluster]``: ``redis`` and one source of the secret have to be there."""
+    """Return the table ``[cluster]``: ``redis`` and one source of the secret have to be there."""
     written = ClusterTable(**values_of(ClusterTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
     if "redis" not in value:

@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 
 @hookimpl
 def agm_upstream_kinds() -> Sequence[UpstreamKind]:
-    """The one kind."""
+    """Return the one kind."""
     return [
         UpstreamKind(
             NAME,
@@ -105,7 +105,7 @@ def wrap(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequ
 
 def _asked(request: GatewayRequest, settings: Settings, given: Document) -> tuple[str, dict[str, Any]]:
     """
-    What is asked for, but for the model, and where.
+    Return what is asked for, but for the model, and where.
 
     :raises InvalidRequest: as :func:`wrap`.
     """
@@ -151,14 +151,14 @@ class _CallIds:
         self._open: dict[str, list[str]] = {}
 
     def made(self, name: str, given: object) -> str:
-        """The id of a call."""
+        """Return the id of a call."""
         self._made += 1
         made = given if isinstance(given, str) and given else f"call_{self._made}"
         self._open.setdefault(name, []).append(made)
         return made
 
     def answered(self, name: str, given: object) -> str:
-        """The id of the call that a response is for: the one it names, else the oldest of its function."""
+        """Return the id of the call that a response is for: the one it names, else the oldest of its function."""
         waiting = self._open.get(name, [])
         if isinstance(given, str) and given:
             if given in waiting:
@@ -209,7 +209,7 @@ def _of_user(turn: Document, calls: _CallIds) -> Iterator[dict[str, Any]]:
 
 
 def _piece(part: Document) -> dict[str, Any]:
-    """A part of a user's turn that is no response of a function."""
+    """Return a part of a user's turn that is no response of a function."""
     inline, file = _get(part, "inlineData"), _get(part, "fileData")
     if file is not None:
         file = _object(file, "fileData")
@@ -353,7 +353,7 @@ def _embeddings(given: Document, method: str) -> dict[str, Any]:
 
 
 def _get(document: Document, name: str) -> Any:
-    """A field, which clients may write in either of two ways: ``inlineData`` and ``inline_data``."""
+    """Return a field, which clients may write in either of two ways: ``inlineData`` and ``inline_data``."""
     found = document.get(name)
     return document.get(_snake(name)) if found is None else found
 
@@ -408,7 +408,7 @@ _FINISH = {
 
 
 def read_answer(request: GatewayRequest, account: Account) -> AnswerReader:
-    """What reads one answer."""
+    """Return what reads one answer."""
     match request.method:
         case "embedContent" | "batchEmbedContents":
             return _EmbeddingsReader(request.method)
@@ -439,7 +439,7 @@ class _ChatReader(_Reader):
     """Reads a whole chat completion."""
 
     def read(self, document: Document) -> Iterable[dict[str, Any]]:
-        """The one document."""
+        """Return the one document."""
         self._check(document)
         candidates = []
         for choice in _dicts(document.get("choices")):
@@ -467,7 +467,7 @@ class _StreamReader(_Reader):
         self._choices: dict[int, Document | None] = {}
 
     def read(self, document: Document) -> Iterable[dict[str, Any]]:
-        """What a chunk says."""
+        """Return what a chunk says."""
         self._check(document)
         self._about.update(_about(document))
         candidates = []
@@ -487,7 +487,7 @@ class _StreamReader(_Reader):
 
     def end(self, done: bool) -> Iterable[dict[str, Any]]:
         """
-        The calls, the reasons to end, and the usage.
+        Return the calls, the reasons to end, and the usage.
 
         :raises BadUpstreamAnswer: if the answer does not say that it is whole.
         """
@@ -508,7 +508,7 @@ class _EmbeddingsReader(_Reader):
         self._method = method
 
     def read(self, document: Document) -> Iterable[dict[str, Any]]:
-        """The one document."""
+        """Return the one document."""
         self._check(document)
         found = sorted(_dicts(document.get("data")), key=lambda one: _whole(one.get("index")))
         embeddings = [{"values": one.get("embedding")} for one in found]
@@ -527,7 +527,7 @@ class _Call:
 
     @classmethod
     def of(cls, whole: Document) -> _Call:
-        """A call that came at once."""
+        """Return a call that came at once."""
         call = cls()
         call.add(whole)
         return call
@@ -553,13 +553,13 @@ class _Call:
         return bool(self._name) and isinstance(self._args, dict)
 
     def part(self) -> dict[str, Any]:
-        """The part of an answer."""
+        """Return the part of an answer."""
         call = {"name": self._name, "args": self._args}
         return {"functionCall": {"id": self._id, **call} if self._id else call}
 
 
 def _said(message: Document) -> list[dict[str, Any]]:
-    """What a message, or a piece of one, says in words."""
+    """Return what a message, or a piece of one, says in words."""
     thought = message.get("reasoning_content") or message.get("reasoning")
     parts: list[dict[str, Any]] = [{"text": thought, "thought": True}] if isinstance(thought, str) and thought else []
     return [
@@ -582,7 +582,7 @@ def _candidate(choice: Document, parts: Sequence[Document], calls: Sequence[_Cal
 
 
 def _about(document: Document) -> dict[str, Any]:
-    """What an answer says of itself."""
+    """Return what an answer says of itself."""
     about: dict[str, Any] = {}
     if isinstance(model := document.get("model"), str):
         about["modelVersion"] = model

@@ -131,7 +131,7 @@ def _gemini_process() -> Iterator[_Process]:
 
 @pytest.fixture
 def gemini_emulator(_gemini_process: _Process, request: pytest.FixtureRequest) -> GeminiEmulator:
-    """An emulator of the Gemini API that remembers nothing of other tests."""
+    """Return an emulator of the Gemini API that remembers nothing of other tests."""
     emulator = _gemini_process.emulator()
     emulator.reset()
     mark = request.node.get_closest_marker("gemini_scenario")

@@ -79,7 +79,7 @@ class Listening(service.MultiService):
 
 
 def makeService(options: Options) -> service.MultiService:
-    """The emulator on every endpoint of the options."""
+    """Return the emulator on every endpoint of the options."""
     from twisted.internet import reactor
 
     use_steady_clock(reactor)

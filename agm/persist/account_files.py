@@ -29,7 +29,7 @@ def reference(path: Path, stored: Path) -> str:
 
 
 def secret_files(text: str, index: int, path: Path) -> dict[Path, bool]:
-    """The files that an account names, each with whether agm wrote it and no other account uses it."""
+    """Return the files that an account names, each with whether agm wrote it and no other account uses it."""
     tables = files.tables(text, AT)
     others = {_file(table, key, path) for at, table in enumerate(tables) if at != index for key in _FILES}
     found = {}

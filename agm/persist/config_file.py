@@ -100,7 +100,7 @@ class _Section:
 
 
 def _sections(text: str) -> list[_Section]:
-    """The sections of ``text``, which is known to be TOML; joined they are ``text`` again."""
+    """Return the sections of ``text``, which is known to be TOML; joined they are ``text`` again."""
     starts, ends = [0], [0]  # of each section: where its heading's line begins, where its last key's value ends
     depth = line = 0
     for token in _TOKEN.finditer(text):
@@ -146,7 +146,7 @@ def _inside(value: Any, at: At) -> Any:
 
 
 def tables(text: str, at: At) -> list[dict[str, Any]]:
-    """The tables of the array ``at``, in order and as plain values; none if it is not there."""
+    """Return the tables of the array ``at``, in order and as plain values; none if it is not there."""
     found = _inside(tomllib.loads(text), at)
     if found is None:
         return []
@@ -332,7 +332,7 @@ def removed(text: str, at: At, index: int) -> str:
 
 
 def note(text: str, at: At, index: int, key: str) -> str:
-    """The comment beside a key of one table of the array; nothing in an array that is written in brackets."""
+    """Return the comment beside a key of one table of the array; nothing in an array that is written in brackets."""
     import tomlkit
 
     sections = _sections(text)
@@ -377,7 +377,7 @@ def _into_array(sections: list[_Section], at: At, change: "Callable[[Array], obj
 
 def _settled(parts: Iterable[object], expected: Mapping[str, Any], gone: At = ()) -> str:
     """
-    The parts as one text, which must mean what was ``expected``.
+    Return the parts as one text, which must mean what was ``expected``.
 
     ``gone`` is a table that may be missing, because it was there for the sake of what was removed only.
     """
@@ -410,13 +410,13 @@ class SecretFile:
 
 
 def path_to_edit(explicit: str | None, environ: Mapping[str, str]) -> Path:
-    """The file that an edit is made in, absolute: as :func:`agm.config.find`, but it need not be there yet."""
+    """Return the file that an edit is made in, absolute: as :func:`agm.config.find`, but it need not be there yet."""
     return Path(explicit or environ.get("AGM_CONFIG") or default_path()).absolute()
 
 
 def read(path: Path) -> str:
     """
-    The text of a configuration, with plain line breaks; nothing if there is no such file.
+    Return the text of a configuration, with plain line breaks; nothing if there is no such file.
 
     Raises :class:`agm.config.ConfigError` if it cannot be read or is not TOML.
     """
@@ -575,7 +575,7 @@ def _warnings_before(text: str, path: Path, environ: Mapping[str, str]) -> tuple
 
 
 def _anywhere(warning: str) -> str:
-    """The same wherever in an array: what stands behind a table that was removed has another number."""
+    """Return the same wherever in an array: what stands behind a table that was removed has another number."""
     return re.sub(r"\[\d+\]", "[]", warning)
 
 

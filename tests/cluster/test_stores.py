@@ -82,9 +82,9 @@ async def test_a_limit_is_bought_by_all_and_never_exceeded(make: Make) -> None:
     bought = await gatherResults([store.buy("k", 20, 1) for _ in range(20) for store in (one, two)])
     most = 20 + int((time.time() - began) * 20 / 60)
     assert 20 <= sum(it.granted for it in bought) <= most
-    last = bought[-1]
-    assert (last.granted, last.left) == (0, 0)
-    assert 0 < last.wait <= 3
+    refused = [it for it in bought if not it.granted]  # two connections: the last one asked need not be among them
+    assert refused
+    assert all(it.left == 0 and 0 < it.wait <= 3 for it in refused)
     assert (await one.buy("other", 20, 50)).granted == 20
 
 

@@ -92,7 +92,7 @@ class Pool:
 
     def candidates(self, model: str, method: str, without: Collection[str] = (), version: str = "") -> Candidates:
         """
-        The accounts that can serve `method` of `model` now, by priority and in the order of the configuration.
+        Return the accounts that can serve `method` of `model` now, by priority and in the order of the configuration.
 
         An empty `model` is that of requests about files and the like: every account has it.
 
@@ -108,7 +108,7 @@ class Pool:
         return [exclusion for exclusion in found if exclusion is not None]
 
     def _group(self, model: str, method: str, version: str = "") -> Group:
-        """The group of a model and method, in which every cooldown that is over has ended."""
+        """Return the group of a model and method, in which every cooldown that is over has ended."""
         now = self._now()
         lacked = self._lacked.get(model) if self._lacked else None
         if lacked is None:
@@ -281,7 +281,7 @@ class Pool:
             self.wake(lease.model)
 
     def kind_of(self, name: str) -> str:
-        """The kind of an account, by its name; ``gone`` for one that has been taken out of the configuration."""
+        """Return the kind of an account, by its name; ``gone`` for one that has been taken out of the configuration."""
         member = self._members.get(name)
         return "gone" if member is None else member.account.kind
 
@@ -529,7 +529,7 @@ class Pool:
         return number
 
     def first_endpoint(self, account: Account, model: str) -> str:
-        """The endpoint that a new lease would ask first; nothing is taken or claimed."""
+        """Return the endpoint that a new lease would ask first; nothing is taken or claimed."""
         number = self._endpoints.pick(account.endpoints, model, self._now(), set())
         return account.endpoints[number or 0]
 
@@ -550,7 +550,7 @@ class Pool:
 
     def endpoint_failed(self, url: str, model: str, trouble: Trouble, lease: Lease | None = None) -> bool:
         """
-        An endpoint failed; :mod:`agm.core.pool.breaker` says what follows.
+        Return an endpoint failed; :mod:`agm.core.pool.breaker` says what follows.
 
         :returns: whether it is in doubt, so that the gateway should ask it a question of its own.
         """

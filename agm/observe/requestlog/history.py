@@ -107,7 +107,7 @@ def _listed(groups: Mapping[str | None, _Group]) -> list[dict[str, Any]]:
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The median and the 95th percentile, by the nearest rank; None of nothing."""
+    """Return the median and the 95th percentile, by the nearest rank; None of nothing."""
     if not values:
         return None, None
     ordered = sorted(values)
@@ -119,7 +119,7 @@ def _rank(percent: int, count: int) -> int:
 
 
 def described(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the log in the form of a request of ``/_agm/status``; what the log does not have is null."""
+    """Return a row of the log in the form of a request of ``/_agm/status``; what the log does not have is null."""
     told = row["total_tokens"] is not None
     return {
         "id": row["request"],

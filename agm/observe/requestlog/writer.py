@@ -85,7 +85,7 @@ class _Pool(adbapi.ConnectionPool):
         )
 
     def connect(self) -> Any:
-        """The connection; a new one if the file is no longer that of the old one.  In the pool's thread."""
+        """Return the connection; a new one if the file is no longer that of the old one.  In the pool's thread."""
         if self.connection is not None and (self.suspect or self._identity != _identity(self._path)):
             connection, self.connection = self.connection, None
             self.disconnect(connection)
@@ -264,7 +264,7 @@ class RequestLog:
         return await self._read(lambda connection: logfile.totals(connection, by, which))
 
     async def history(self, since: float, until: float, steps: int) -> dict[str, Any]:
-        """What the file says of a stretch of time; see :func:`agm.observe.requestlog.history.history`."""
+        """Return what the file says of a stretch of time; see :func:`agm.observe.requestlog.history.history`."""
         found: dict[str, Any] = await self._read(lambda connection: history(connection, since, until, steps))
         return found
 

@@ -232,14 +232,14 @@ class Accounts(EditingResource):
             raise NotFound("There is no account of this name in the configuration; GET /_agm/accounts lists all.")
 
     def _described(self, name: str) -> Mapping[str, Any]:
-        """An account as it stands now; nothing if it does not serve, as one that is disabled in the file."""
+        """Return an account as it stands now; nothing if it does not serve, as one that is disabled in the file."""
         found = (each for each in describe_accounts(self.gateway) if each["name"] == name)
         return {"account": next(found, None)}
 
 
 def _secret_file(path: Path, name: str, api_key: str | None, login: Mapping[str, Any] | None) -> tuple[str, SecretFile]:
     """
-    The file for an account's secret, and the key of the configuration that names it.
+    Return the file for an account's secret, and the key of the configuration that names it.
 
     :raises InvalidRequest: if there is not one secret, or it cannot be one.  It is not repeated.
     """

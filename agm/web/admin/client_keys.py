@@ -144,7 +144,7 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _new_key() -> tuple[str, str]:
-    """A key as ``agm key create`` makes it, and its SHA-256."""
+    """Return a key as ``agm key create`` makes it, and its SHA-256."""
     key = f"agm_{secrets.token_urlsafe(24)}"
     return key, hashlib.sha256(key.encode("ascii")).hexdigest()
 

@@ -42,7 +42,7 @@ class Conflict(GatewayError):
 
 
 def without_unset(wish: msgspec.Struct, *leave_out: str) -> dict[str, object]:
-    """The fields of a wish that were given, by their names."""
+    """Return the fields of a wish that were given, by their names."""
     return {
         name: value
         for name in wish.__struct_fields__
@@ -51,7 +51,7 @@ def without_unset(wish: msgspec.Struct, *leave_out: str) -> dict[str, object]:
 
 
 def detail(said: Mapping[str, object]) -> str:
-    """What was said, for the log: none of it is secret."""
+    """Return what was said, for the log: none of it is secret."""
     return f" ({', '.join(f'{name}: {_shown(value)}' for name, value in said.items())})" if said else ""
 
 

@@ -30,7 +30,7 @@ _ACCOUNT_COUNTS = ("in_flight", "sessions", "attempts", "failed")
 
 
 def answering(gateway: Gateway) -> Mapping[str, Callable[[Any], object]]:
-    """What a worker answers the others."""
+    """Return what a worker answers the others."""
     return {
         "status": lambda _: describe_status(gateway),
         "metrics": lambda _: gateway.metrics.tell(),
