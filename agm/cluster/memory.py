@@ -69,9 +69,7 @@ class MemoryStore:
         """See :class:`~agm.cluster.store.Store`."""
         return sorted({store.worker for store in self._shared.stores} | {self.worker})
 
-    def buy(
-        self, name: str, limit: int, most: int, late: Callable[[Bought], object] = lambda bought: None
-    ) -> Deferred[Bought]:
+    def buy(self, name: str, limit: int, most: int) -> Deferred[Bought]:
         """See :class:`~agm.cluster.store.Store`."""
         now, each = self._shared.wall(), 60.0 / limit
         full_at = max(self._shared.full_at.get(name, 0.0), now)

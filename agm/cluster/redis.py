@@ -247,12 +247,11 @@ class RedisStore:
 
     # Calls
 
-    def _call(self, *command: object, beat: bool = False, late: Callable[[Any], object] | None = None) -> Deferred[Any]:
+    def _call(self, *command: object, beat: bool = False) -> Deferred[Any]:
         """
         Send a command; the Deferred fails with StoreAway at the deadline, and the command is not aborted.
 
         :param beat: whether it may find out that the store is there again.
-        :param late: is given an answer that comes after the deadline.
         """
         connection = self._calls.connection
         if connection is None:
@@ -263,25 +262,23 @@ class RedisStore:
         done, patience, due = False, _PATIENCE, self._reactor.seconds() + DEADLINE
         timer: IDelayedCall
 
-        def expire() -> None:
+        def late() -> None:
             nonlocal done, timer, due, patience
             lag = self._reactor.seconds() - due
             if lag > _LAG and patience:  # this process was busy: the command may not even have been sent
                 patience -= 1
                 due += lag + DEADLINE
-                timer = self._reactor.callLater(DEADLINE, expire)
+                timer = self._reactor.callLater(DEADLINE, late)
                 return
             done = True
             self._away()
             waiting.errback(StoreAway())
 
-        timer = self._reactor.callLater(DEADLINE, expire)
+        timer = self._reactor.callLater(DEADLINE, late)
 
         def answered(result: Any) -> None:
             nonlocal done
             if done:
-                if late is not None and not isinstance(result, Failure):
-                    late(result)
                 return
             done = True
             timer.cancel()
@@ -293,14 +290,7 @@ class RedisStore:
         connection.execute_command(*command).addBoth(answered)
         return waiting
 
-    def _script(
-        self,
-        script: str,
-        keys: Sequence[str],
-        *args: object,
-        beat: bool = False,
-        late: Callable[[Any], object] | None = None,
-    ) -> Deferred[Any]:
+    def _script(self, script: str, keys: Sequence[str], *args: object, beat: bool = False) -> Deferred[Any]:
         """Run a script by its hash; it is sent whole where Redis does not know it."""
         sha = hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 - it is how Redis names scripts
 
@@ -308,9 +298,9 @@ class RedisStore:
             failure.trap(ResponseError)
             if not str(failure.value).startswith("NOSCRIPT"):
                 failure.raiseException()
-            return self._call("EVAL", script, len(keys), *keys, *args, beat=beat, late=late)
+            return self._call("EVAL", script, len(keys), *keys, *args, beat=beat)
 
-        return self._call("EVALSHA", sha, len(keys), *keys, *args, beat=beat, late=late).addErrback(unknown)
+        return self._call("EVALSHA", sha, len(keys), *keys, *args, beat=beat).addErrback(unknown)
 
     def _away(self) -> None:
         if self._there:
@@ -453,9 +443,7 @@ class RedisStore:
 
     # Limits, claims, counts
 
-    def buy(
-        self, name: str, limit: int, most: int, late: Callable[[Bought], object] = lambda bought: None
-    ) -> Deferred[Bought]:
+    def buy(self, name: str, limit: int, most: int) -> Deferred[Bought]:
         """See :class:`~agm.cluster.store.Store`."""
         each = -(-60_000_000 // limit)
         key = self._key("limit", name)
@@ -465,8 +453,7 @@ class RedisStore:
             self._full_at[name] = max(self._full_at.get(name, 0), int(full_at))
             return Bought(int(granted), int(left), int(wait) / 1e6)
 
-        args = (each, each * limit, most, self._full_at.get(name, 0))
-        return self._script(_BUY, [key], *args, late=lambda answer: late(bought(answer))).addCallback(bought)
+        return self._script(_BUY, [key], each, each * limit, most, self._full_at.get(name, 0)).addCallback(bought)
 
     def claim(self, what: str, seconds: float) -> Deferred[bool]:
         """See :class:`~agm.cluster.store.Store`."""

@@ -70,14 +70,11 @@ class Store(Protocol):
     def workers(self) -> Sequence[str]:
         """The processes that were seen within the last seconds, sorted; this one among them."""
 
-    def buy(
-        self, name: str, limit: int, most: int, late: Callable[[Bought], object] = lambda bought: None
-    ) -> Deferred[Bought]:
+    def buy(self, name: str, limit: int, most: int) -> Deferred[Bought]:
         """
         Buy up to `most` requests of a limit of `limit` a minute: a burst of a whole minute, then evenly.
 
-        :raises StoreAway: by the Deferred, as all the others.  What it has bought all the same `late` is given
-            when that is known.
+        :raises StoreAway: by the Deferred, as all the others.  What it may have bought all the same is lost to all.
         """
 
     def claim(self, what: str, seconds: float) -> Deferred[bool]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import attrs
 
-from agm.cluster.store import Bought, Store, StoreAway
+from agm.cluster.store import Store, StoreAway
 from agm.config.cluster import OnLoss
 from agm.core.errors import Unavailable
 from agm.core.limits import PerMinute
@@ -98,12 +98,8 @@ class SharedLimits:
         limit = minute.limit
         others = 2 * len(self._store.workers)
         most = max(1, min((limit if minute.left is None else minute.left) // others, int(limit / 60 * ADVANCE)))
-
-        def credited(bought: Bought) -> None:
-            minute.credits += [self._now() + LAPSE] * bought.granted
-
         try:
-            bought = await self._store.buy(f"requests:{name}", limit, most, credited)
+            bought = await self._store.buy(f"requests:{name}", limit, most)
         except StoreAway:
             self._without(name, minute)
             return
