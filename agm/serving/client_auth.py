@@ -307,13 +307,15 @@ class ClientAuthenticator:
     @contextmanager
     def stream_of(self, key: ClientKey) -> Iterator[None]:
         """
-        Count one of the calls that a client key may have answered at once, where that is limited.
+        Count one of the calls that a client key may have answered at once, where that is limited; of several processes
+        each has its part.
 
         :raises TooManyRequests: if it has ``[limits] streams_per_key`` already.
         """
         most = self._config.limits.streams_per_key
         assert most is not None, "limits_streams says so"
-        if self._streams[key.name] >= most:
+        part = most if self.shared is None else self.shared.part(most, f"streams {key.name}")
+        if self._streams[key.name] >= part:
             raise TooManyRequests(
                 f"This client key has [limits] streams_per_key, {most}, calls in flight. Retry when one has ended.",
                 reason="CLIENT_KEY_STREAMS",

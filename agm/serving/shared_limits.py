@@ -83,6 +83,10 @@ class SharedLimits:
     _on_loss: OnLoss
     _now: Callable[[], float]
 
+    def part(self, limit: int, name: str) -> int:
+        """Return this process's part of what may go on at once; all parts together are the limit."""
+        return part_of(limit, name, self._store.worker, list(self._store.workers))
+
     async def pay(self, name: str, minute: Prepaid) -> None:
         """
         See to it that a request of a key is paid for, if it can be: one that was bought, or one of this process's part.

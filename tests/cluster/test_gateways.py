@@ -226,3 +226,11 @@ async def test_a_gateway_alone_has_the_same_for_plugins() -> None:
 def test_the_parts_of_a_limit_add_up_to_it(limit: int) -> None:
     workers = ["a", "b", "c"]
     assert sum(part_of(limit, "k", worker, workers) for worker in workers) == limit
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_of_a_key_are_split_among_the_processes(cluster: Cluster) -> None:
+    await cluster.begin()
+    await eventually(lambda: all(len(it.gateway.cluster.store.workers) == 2 for it in cluster.gateways))
+    parts = [it.gateway.clients.shared.part(5, "streams laptop") for it in cluster.gateways]
+    assert sorted(parts) == [2, 3]
