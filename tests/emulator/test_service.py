@@ -101,7 +101,7 @@ def test_the_tests_of_the_page_pass_with_the_plugin_and_the_environment_is_as_be
     (tmp_path / "test_others.py").write_text(
         "import os\n\ndef test_it_is_there():\n    assert os.environ['GEMINI_API_KEY'] == 'emulator'\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "agm.emulator.pytest_plugin"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = run(
         [*command, "-W", "ignore", "--gemini-emulator"], cwd=tmp_path, env=environment(tmp_path),
         capture_output=True, text=True, check=False,
@@ -117,7 +117,7 @@ def test_without_the_option_no_test_has_an_emulator_that_does_not_ask(tmp_path: 
         "def test_without():\n    assert 'GOOGLE_GEMINI_BASE_URL' not in os.environ\n\n"
         "def test_with(gemini_emulator):\n    gemini_emulator.script(['429'])\n    assert gemini_emulator.log == []\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "agm.emulator.pytest_plugin"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = run([*command, "-W", "ignore"], cwd=tmp_path, env=environment(tmp_path),
                capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
