@@ -6,6 +6,7 @@ These names, and the attributes that their docstrings name, are the public inter
 """
 
 from agm import hookimpl
+from agm.cluster.store import StoreAway
 from agm.config import Config
 from agm.core.alerts import Alert
 from agm.core.answer import Answer, KeepAnswer, LocalAnswer
@@ -50,6 +51,7 @@ from agm.core.wire.usage import Usage
 from agm.core.wire.vertex import Place
 from agm.hookspecs import API_VERSION, ClientKeySource, Site
 from agm.plugins.key_lookups import CachedKeys
+from agm.serving.cluster import Cluster, Counter
 from agm.serving.gateway import Gateway
 from agm.upstream.accounts import AccountSource
 from agm.upstream.credentials.credential import ApiKey, Credential, CredentialError, StaticToken
@@ -74,7 +76,9 @@ __all__ = [
     "CachedKeys",
     "ClientKey",
     "ClientKeySource",
+    "Cluster",
     "Config",
+    "Counter",
     "Credential",
     "CredentialError",
     "EndStream",
@@ -99,6 +103,7 @@ __all__ = [
     "RequestRecord",
     "Site",
     "StaticToken",
+    "StoreAway",
     "StreamFailure",
     "TooManyRequests",
     "TranslatedCall",

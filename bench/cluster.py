@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,13 @@ from harness import HERE, account, as_installed, gateway, upstream
 sys.path.insert(0, str(HERE.parent))
 
 from testbed import balancer  # found through the line above
-from testbed.load import STREAM, under_load
+from testbed.load import STREAM, Load, under_load
 from testbed.processes import Twistd, environment, until
 from testbed.sockets import Client, ask
 
+#: What comes through a proxy has to show one.
+KEYS = '[[auth.keys]]\nname = "bench"\nkey = "bench-client-key"\n'
+HEADER = "x-goog-api-key: bench-client-key\r\n"
 _SERVES = re.compile(r"worker (\d+) \(process (\d+)\) serves")
 #: A plugin whose every request costs two milliseconds of a core.
 BURN = """
@@ -55,6 +58,7 @@ def workers(url: str, *arguments: str, count: int = 2, more: str = "") -> Iterat
     with gateway(account(url) + more, "--workers", str(count), *arguments) as it:
         served(it, count)
         yield it
+        it.stop()
 
 
 def served(it: Twistd, count: int) -> list[int]:
@@ -114,6 +118,7 @@ def busy(args: argparse.Namespace) -> tuple[str, str, bool]:
                     time.sleep(6)
                     rates[count] = (load.answered - before) / (time.monotonic() - began)
                 assert not load.errors, load.errors
+                it.stop()
     ratio = rates[2] / rates[1]
     shown = f"{rates[1]:.0f} and {rates[2]:.0f} a second: {ratio:.2f}"
     return "a plugin that burns 2 ms, one worker and two", shown, ratio >= 1.9
@@ -165,6 +170,10 @@ def _told(it: Twistd, text: str, times: int) -> bool:
     return it.log.count(text) == times
 
 
+def _asked(loads: Sequence[Load]) -> int:
+    return sum(load.answered + sum(load.errors.values()) for load in loads)
+
+
 def _lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
@@ -183,7 +192,7 @@ def replaced(args: argparse.Namespace) -> tuple[str, str, bool]:
         under_load(it.url(), 4, target=STREAM) as streams,
     ):
         loads = (kept, new, streams)
-        while not rounds or sum(load.answered for load in loads) < args.requests:
+        while not rounds or _asked(loads) < args.requests:
             rounds += 1
             it.signal(signal.SIGUSR2)
             it.until(partial(_told, it, "all workers are replaced", rounds), "the replacement")
@@ -200,7 +209,7 @@ def balanced(args: argparse.Namespace) -> tuple[str, str, bool]:
     with upstream() as url, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "agm.toml"
-        path.write_text(account(url) + "[timeouts]\nlame_duck = 3\n", encoding="utf-8")
+        path.write_text(account(url) + "[timeouts]\nlame_duck = 3\n" + KEYS, encoding="utf-8")
         path.chmod(0o600)
         variables = as_installed(environment(folder))
         ports = [balancer.free_port() for _ in range(2)]
@@ -217,12 +226,12 @@ def balanced(args: argparse.Namespace) -> tuple[str, str, bool]:
         with balancer.balanced(folder / "haproxy", ports) as front:
             time.sleep(1.5)  # its checks
             with (
-                under_load(front, 8) as kept,
-                under_load(front, 4, kept=False) as new,
-                under_load(front, 4, target=STREAM) as streams,
+                under_load(front, 8, headers=HEADER) as kept,
+                under_load(front, 4, kept=False, headers=HEADER) as new,
+                under_load(front, 4, target=STREAM, headers=HEADER) as streams,
             ):
                 loads = (kept, new, streams)
-                while not rounds or sum(load.answered for load in loads) < args.requests:
+                while not rounds or _asked(loads) < args.requests:
                     rounds += 1
                     for number in range(2):
                         assert running[number].stop() == 0

@@ -33,6 +33,7 @@ from agm.app.tuning import settle_memory, switch_sooner
 from agm.app.worker_messages import AGAIN, INTERRUPT, MEMORY, ORDERS, RELOAD, RETIRE, STOP, SharedSocket, Start
 from agm.app.worker_pipes import LogPipe, Orders
 from agm.config import Config, ConfigError
+from agm.config.cluster import RedisAddress
 from agm.config.listeners import Listener, auth_mode
 from agm.config.problems import fail
 from agm.core.listening import ListenerRefused
@@ -112,7 +113,10 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         [Listener(it.description, it.interface) for it in start.listeners],
         [AdoptingReactor(reactor, it.descriptor, it.family, gate) for it in SharedSocket.all(start)],
     )
-    adapt = keeping() if start.demo is None else keeping(accounts=demo_accounts(start.demo))
+    kept: dict[str, object] = {} if start.demo is None else {"accounts": demo_accounts(start.demo)}
+    if start.store is not None:
+        kept["cluster"] = attrs.evolve(config.cluster, redis=RedisAddress(path=start.store.removeprefix("unix:")))
+    adapt = keeping(**kept)
     service = _assemble(
         reactor,
         adapt(config),
@@ -123,6 +127,7 @@ def _make_worker(reactor: Any, start: Start, config: Config, news: Manager) -> G
         log_path=None if start.demo is not None and config.request_log.path is None else logfile.path_of(config),
         upload_key=start.upload_key,
         gate=gate,
+        demo=start.demo is not None,
         peers=Peers(reactor, Path(start.folder), start.number, f"{start.number}-{os.getpid()}", start.count),
     )
     site = service.site
@@ -169,13 +174,14 @@ def _obey(service: GatewayService, order: str | None) -> None:
     elif order == RETIRE:
         service.leave(0.0, replaced=True)
     elif order is None:
-        log.warn("the supervisor is gone: this worker serves what it has, and ends")
         service.orphaned = True
-        service.leave(0.0)
+        if not service.stopping:
+            log.warn("the supervisor is gone: this worker serves what it has, and ends")
+            service.leave(0.0)
 
 
 def read_config(options: Options) -> Config:
-    """The configuration that the options name."""
+    """Return the configuration that the options name."""
     return _read_config(options["config"])
 
 
@@ -228,7 +234,7 @@ class Listening:
 
 
 def make_gateway_service(reactor: Any, options: Options, config: Config) -> GatewayService:
-    """The gateway and its listeners, for a configuration that has been read."""
+    """Return the gateway and its listeners, for a configuration that has been read."""
     if not config.gateway.fast_sockets:
         use_plain_sockets()
     listening = Listening.configured(reactor, options, config)
@@ -252,6 +258,7 @@ def make_gateway_service(reactor: Any, options: Options, config: Config) -> Gate
         log_path=log_path,
         upload_key=upload_key_beside(state_path),
         state_path=state_path,
+        demo=demo is not None,
     )
     if demo is not None:
         demo.setServiceParent(service)
@@ -270,6 +277,7 @@ def _assemble(
     upload_key: bytes | None,
     state_path: Path | None = None,
     gate: AcceptGate | None = None,
+    demo: bool = False,
     peers: Peers | None = None,
 ) -> GatewayService:
     """Put a gateway together, its listeners, and what watches its configuration and the clock."""
@@ -289,7 +297,7 @@ def _assemble(
     site = make_site(gateway, Access.configured(config.gateway, interfaces), connections=descriptors.connections())
     service = GatewayService(gateway, site, manager, shared=gate)
     if config.path is not None or listening.certificates:
-        watch = ConfigWatch(reactor, gateway, config.path, adapt, manager, listening.certificates)
+        watch = ConfigWatch(reactor, gateway, config.path, adapt, manager, listening.certificates, editable=not demo)
         watch.setServiceParent(service)
     ClockWatch(reactor, gateway.wall, stepped=gateway.clock_set, woke=gateway.woke).setServiceParent(service)
     for listener, endpoint in zip(listening.listeners, listening.endpoints, strict=True):
@@ -313,7 +321,7 @@ def _upload_key(path: Path) -> bytes | None:
 
 
 def traces_of(reactor: Any, config: Config, environ: Mapping[str, str]) -> Traces | None:
-    """The plugin that sends traces, if the configuration or the environment asks for it; it is an extra."""
+    """Return the plugin that sends traces, if the configuration or the environment asks for it; it is an extra."""
     disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     wanted = any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
     wanted = wanted and environ.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"

@@ -162,7 +162,7 @@ class ListenerService(Service):
 
 
 def why_not(failure: Failure) -> object:
-    """The reason of an error in listening, without the numbers and paths that sockets wrap it in."""
+    """Return the reason of an error in listening, without the numbers and paths that sockets wrap it in."""
     error = failure.value
     reason = error.socketError if isinstance(error, CannotListenError) else error
     return getattr(reason, "strerror", None) or reason
@@ -195,7 +195,7 @@ def _cure(failure: Failure, description: str) -> str:
 
 
 def shown_address(address: Any, description: str) -> str:
-    """An address as a person reads it: ``http://127.0.0.1:8045`` or ``unix:/run/agm.sock``."""
+    """Return an address as a person reads it: ``http://127.0.0.1:8045`` or ``unix:/run/agm.sock``."""
     scheme = "https" if description.startswith("ssl:") else "http"
     host = getattr(address, "host", None)
     if host is None:

@@ -96,8 +96,7 @@ class PrivateStore:
         :param temporary: nothing is to be kept.
         :raises SystemExit: if no server is installed.
         """
-        cluster = getattr(config, "cluster", None)
-        if cluster is not None and cluster.redis is not None:
+        if config.cluster.redis is not None:
             return None
         program = next(filter(None, map(shutil.which, PROGRAMS)), None)
         if program is None:

@@ -90,6 +90,7 @@ class ConfigWatch(Service):
     :param adapt: what the composition root changes about a configuration that was read; the identity by default.
     :param manager: is told when a reload begins and ends.
     :param certificates: those of the listeners.
+    :param editable: whether what is written into the file is what serves, and so may be written by the admin API.
     """
 
     def __init__(
@@ -100,8 +101,11 @@ class ConfigWatch(Service):
         adapt: Callable[[Config], Config] = lambda c: c,
         manager: Manager = ServiceManager(),  # noqa: B008  # a frozen value
         certificates: Sequence[ServerCertificate] = (),
+        *,
+        editable: bool = True,
     ) -> None:
         self._manager = manager
+        self._editable = editable
         self._reactor = reactor
         self._gateway = gateway
         self._path = path
@@ -120,6 +124,8 @@ class ConfigWatch(Service):
     def startService(self) -> None:
         """Start watching."""
         super().startService()
+        if self._editable and self._path is not None:
+            self._gateway.reload_file = self.reload
         self._looking.start(LOOK_EVERY, now=False)
         if threading.current_thread() is threading.main_thread():  # Python takes signals in the main thread only
             self._before = signal.signal(signal.SIGHUP, self._hung_up)
@@ -127,6 +133,7 @@ class ConfigWatch(Service):
     def stopService(self) -> None:
         """Stop watching."""
         super().stopService()
+        self._gateway.reload_file = None
         if self._looking.running:
             self._looking.stop()
         if self._before is not None:
@@ -233,7 +240,7 @@ class ConfigWatch(Service):
             log.warn("{key} has changed; the change takes effect after a restart", key=key)
 
     def _as_they_are(self, read: Mapping[Path, Identity | None]) -> Mapping[Path, Identity | None]:
-        """The files that were `read` just now, and those of the configuration in force as they are."""
+        """Return the files that were `read` just now, and those of the configuration in force as they are."""
         return {**read, **{path: Identity.of(path) for path in self._gateway.config.files if path not in read}}
 
 
@@ -292,7 +299,7 @@ def _renew(certificate: ServerCertificate, quiet: float = QUIET) -> None:
 
 
 def needs_restart(before: Config, after: Config) -> list[str]:
-    """The settings that differ and are read at the start only."""
+    """Return the settings that differ and are read at the start only."""
     found = [
         f"gateway.{name}"
         for name in (
@@ -336,5 +343,5 @@ def needs_restart(before: Config, after: Config) -> list[str]:
 
 
 def keeping(**fixed: Any) -> Callable[[Config], Config]:
-    """An `adapt` that sets fields of every configuration that is read, as ``--demo`` does with the accounts."""
+    """Return an `adapt` that sets fields of every configuration that is read, as ``--demo`` does with the accounts."""
     return lambda config: attrs.evolve(config, **fixed)

@@ -71,7 +71,8 @@ class GatewayService(LoggedService):
         self.replaced = False
         #: Whether whoever started this process is gone.
         self.orphaned = False
-        self._stopping = False
+        #: Whether the stop has begun.
+        self.stopping = False
 
     def startService(self) -> None:
         """The reactor runs."""
@@ -162,9 +163,9 @@ class GatewayService(LoggedService):
 
         SIGTERM has requests served on for ``[timeouts] lame_duck``.
         """
-        if self._stopping and self.site.hurry():
+        if self.stopping and self.site.hurry():
             log.info("{name} again: no further request is served", name=name)
-        elif self._stopping:
+        elif self.stopping:
             requests = counted(self.site.busy, "request")
             log.info("{name} again: aborting {requests}", name=name, requests=requests, count=self.site.busy)
             self.site.cut()
@@ -180,8 +181,8 @@ class GatewayService(LoggedService):
         :param lame_duck: seconds for which requests are served before the drain; None to refuse them at once.
         :param replaced: others go on taking connections from the same sockets.
         """
-        if not self._stopping:
-            self._stopping, self.lame_duck, self.replaced = True, lame_duck, replaced
+        if not self.stopping:
+            self.stopping, self.lame_duck, self.replaced = True, lame_duck, replaced
             self.gateway.reactor.stop()
 
 

@@ -66,7 +66,7 @@ class LogPipe:
                     self._waiting.popleft()
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
         return self._descriptor
 
 

@@ -103,7 +103,7 @@ class CommandParser(RecordingParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """Return the parser of the whole command line."""
     parser = CommandParser(
         prog="agm",
         description="Set up and look into the local gateway for the Gemini API.",

@@ -31,6 +31,7 @@ from agm.config import default, find, load, parse
 from agm.config.secret import why_unusable
 from agm.config.words import nearest_of
 from agm.core.request import BUILT_IN_KINDS
+from agm.persist.account_files import AT, KEPT, place_of, reference, secret_files
 
 __all__ = [
     "FILE_LIMIT",
@@ -49,8 +50,6 @@ __all__ = [
     "write_account",
 ]
 
-_AT = ("accounts",)
-_KEPT = "kept by agm, removed with the account"  # beside a file's name: this command wrote the file
 _KEY_LIMIT = 64 * 1024
 FILE_LIMIT = 2**20
 
@@ -228,7 +227,7 @@ def _add(args: argparse.Namespace) -> int:
         return write_account(path, table, "")
     if source:
         return write_account(path, table, "api_key" if "credentials" not in source else "credentials")
-    stored = path.parent / "keys" / f"{args.name}.key"
+    stored = place_of(path, args.name)
     table["api_key_file"] = reference(path, stored)
     foresee(path, table)
     key = ask_for_key(args.name)
@@ -236,7 +235,7 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    """What ``--set`` says, each value as TOML or else as text."""
+    """Return what ``--set`` says, each value as TOML or else as text."""
     found: dict[str, object] = {}
     for each in args.set:
         key, equals, value = each.partition("=")
@@ -266,7 +265,7 @@ def _asks_for_key(kind: str, path: Path) -> bool:
 
 
 def new_table(args: argparse.Namespace, name: str, source: Mapping[str, str], project: str | None) -> dict[str, object]:
-    """The table of a new account; a Code Assist account is let in only with the word that it is licensed."""
+    """Return the table of a new account; a Code Assist account is let in only with the word that it is licensed."""
     if args.kind == "code-assist":
         print(_NOTICE, file=sys.stderr)
         if not args.i_have_a_licence:
@@ -289,13 +288,13 @@ def foresee(path: Path, table: Mapping[str, object]) -> None:
 
 
 def _with(text: str, table: Mapping[str, object], notes: Mapping[str, str] | None = None) -> str:
-    if any(each.get("name") == table["name"] for each in files.tables(text, _AT)):
+    if any(each.get("name") == table["name"] for each in files.tables(text, AT)):
         raise Refused(f"there is an account {table['name']!r} already; choose another name, or remove it first")
-    return files.added(text, _AT, table, notes)
+    return files.added(text, AT, table, notes)
 
 
 def write_account(path: Path, table: Mapping[str, object], source: str, secret: files.SecretFile | None = None) -> int:
-    notes = {source: _KEPT} if secret is not None else {}
+    notes = {source: KEPT} if secret is not None else {}
     new = files.edit(path, lambda text: _with(text, table, notes), environ=os.environ, secret=secret)
     print(f"added {table['name']} ({table['kind']}) to {path}")
     if secret is not None:
@@ -314,18 +313,13 @@ def warn(messages: Sequence[str]) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
 
-def reference(path: Path, stored: Path) -> str:
-    """Return how the configuration names a file beside it; absolute if a link could lead there from elsewhere."""
-    return str(stored if path.is_symlink() else stored.relative_to(path.parent))
-
-
 def _absolute(name: str) -> str:
     """A path of the command line as the configuration can hold it, where relative ones start elsewhere."""
     return str(Path(name).expanduser().absolute())
 
 
 def ask_for_key(name: str) -> str:
-    """The API key that a person types unseen, or that a pipe brings."""
+    """Return the API key that a person types unseen, or that a pipe brings."""
     if not sys.stdin.isatty():
         key = _text_of(sys.stdin.buffer.read(_KEY_LIMIT))
     else:
@@ -385,7 +379,7 @@ class _Login:
 
     @classmethod
     def read(cls, path: Path, what: str) -> "_Login":
-        """The file at ``path``, or :class:`Refused` with what is wrong with it as a login."""
+        """Return the file at ``path``, or :class:`Refused` with what is wrong with it as a login."""
         content = bytes_of(path, what, FILE_LIMIT)
         try:
             held = json.loads(content)
@@ -456,7 +450,7 @@ def _import(args: argparse.Namespace) -> int:
     if args.kind == "vertex" and project is None:
         raise Refused(f"{args.file}: the file names no project, which a vertex account needs; give --project")
     name = args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", login.owner or project or source.stem)
-    stored = path.parent / "keys" / f"{name}.json"
+    stored = place_of(path, name, "json")
     referred = reference(path, stored) if args.copy else str(source.absolute())
     table = new_table(args, name, {"credentials": referred}, project)
     if not args.copy:
@@ -475,7 +469,7 @@ def _list(args: argparse.Namespace) -> int:
     path = find(args.config, os.environ)
     text = "" if path is None else files.read(path)
     entries = () if path is None else parse(text, path=path, environ=os.environ).accounts
-    accounts = [_described(table) for table in files.tables(text, _AT)]
+    accounts = [_described(table) for table in files.tables(text, AT)]
     live = standing(args)
     known = {each["name"] for each in accounts}
     others = [_described_live(each) for name, each in (live or {}).items() if name not in known]
@@ -548,9 +542,9 @@ def _cell(value: object) -> str:
 
 
 def _found(args: argparse.Namespace) -> Path:
-    """The configuration, which holds the account that is named."""
+    """Return the configuration, which holds the account that is named."""
     path = find(args.config, os.environ)
-    files.index_of("" if path is None else files.read(path), _AT, args.name, "account")
+    files.index_of("" if path is None else files.read(path), AT, args.name, "account")
     assert path is not None, "no account is found in no file"
     return path
 
@@ -567,10 +561,10 @@ def _switch(args: argparse.Namespace, enabled: bool) -> int:
     path = _found(args)
 
     def change(text: str) -> str:
-        index = files.index_of(text, _AT, args.name, "account")
-        if files.tables(text, _AT)[index].get("enabled", True) is enabled:
+        index = files.index_of(text, AT, args.name, "account")
+        if files.tables(text, AT)[index].get("enabled", True) is enabled:
             return text
-        return files.changed(text, _AT, index, "enabled", enabled)
+        return files.changed(text, AT, index, {"enabled": enabled})
 
     before = files.read(path)
     warn(files.edit(path, change, environ=os.environ))
@@ -609,10 +603,10 @@ def _remove(args: argparse.Namespace) -> int:
     secrets: dict[Path, bool] = {}
 
     def change(text: str) -> str:
-        index = files.index_of(text, _AT, args.name, "account")
+        index = files.index_of(text, AT, args.name, "account")
         secrets.clear()
         secrets.update(secret_files(text, index, path))
-        return files.removed(text, _AT, index)
+        return files.removed(text, AT, index)
 
     warn(files.edit(path, change, environ=os.environ))
     print(f"removed {args.name} from {path}")
@@ -634,23 +628,3 @@ def _agreed(question: str) -> bool:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return False
-
-
-_FILES = ("api_key_file", "credentials")
-
-
-def secret_files(text: str, index: int, path: Path) -> dict[Path, bool]:
-    """The files that an account names, each with whether agm wrote it and no other account uses it."""
-    tables = files.tables(text, _AT)
-    others = {_file(table, key, path) for at, table in enumerate(tables) if at != index for key in _FILES}
-    found = {}
-    for key in _FILES:
-        if file := _file(tables[index], key, path):
-            written = file.parent == path.parent / "keys" and _KEPT in files.note(text, _AT, index, key)
-            found[file] = written and file not in others
-    return found
-
-
-def _file(table: Mapping[str, object], key: str, path: Path) -> Path | None:
-    value = table.get(key)
-    return path.parent / value if isinstance(value, str) and value != "adc" else None

@@ -33,7 +33,7 @@ def standing(args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]] | None
 
 
 def summary(account: Mapping[str, Any] | None) -> str:
-    """A word or two."""
+    """Return a word or two."""
     if account is None:
         return "not in the running gateway"
     if account["disabled"] is not None:
@@ -48,7 +48,7 @@ def summary(account: Mapping[str, Any] | None) -> str:
 
 
 def details(account: Mapping[str, Any]) -> Sequence[str]:
-    """A line for each thing that there is to say."""
+    """Return a line for each thing that there is to say."""
     lines = []
     if account["disabled"] is not None:
         lines.append(f"disabled: {account['disabled']}")

@@ -144,7 +144,7 @@ def _checked(name: str) -> str:
 
 
 def _listener(port: int, key: Path, certificate: Path, further: Sequence[str]) -> str:
-    """The description of the endpoint: on loopback, unless the certificate has names of other machines, too."""
+    """Return the description of the endpoint: on loopback, unless the certificate has names of other machines, too."""
     from twisted.internet.endpoints import quoteStringArgument
 
     where = "" if further else ":interface=127.0.0.1"

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def text(document: dict[str, Any]) -> str:
-    """The document as plain text."""
+    """Return the document as plain text."""
     rows = [
         (
             machine["machine"],

@@ -76,7 +76,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 def _names(at: tuple[str, ...]) -> Callable[..., Iterable[str]]:
-    """A completer with the names of the configuration's tables at a place."""
+    """Return a completer with the names of the configuration's tables at a place."""
 
     def completer(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
         try:

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _question(args: argparse.Namespace) -> bytes:
-    """The JSON that ``POST /_agm/explain`` takes.  The body in it is what was given, byte for byte."""
+    """Return the JSON that ``POST /_agm/explain`` takes.  The body in it is what was given, byte for byte."""
     method = args.method or "generateContent"
     head: dict[str, object] = {"model": args.model, "method": method, "headers": dict(map(_header, args.header))}
     if args.api_version is not None:
@@ -149,7 +149,7 @@ def _read_body(name: str) -> bytes:
 
 
 def _prompt(model: str, method: str, text: str) -> dict[str, object]:
-    """A body for a method with one text in it."""
+    """Return a body for a method with one text in it."""
     content = {"role": "user", "parts": [{"text": text}]}
     match method:
         case "embedContent":
@@ -167,7 +167,7 @@ def _prompt(model: str, method: str, text: str) -> dict[str, object]:
 
 
 def _offline(args: argparse.Namespace, question: bytes) -> dict[str, Any]:
-    """The explanation of a gateway that is built for it, and thrown away."""
+    """Return the explanation of a gateway that is built for it, and thrown away."""
     with warnings.catch_warnings():
         # Accounts that a plugin would fetch from elsewhere are not fetched.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -227,7 +227,7 @@ def _result(reactor: Any, coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dic
 
 
 def readable(found: Mapping[str, Any]) -> str:
-    """An explanation as aligned text: a heading on the left, what there is to say beside it."""
+    """Return an explanation as aligned text: a heading on the left, what there is to say beside it."""
     request = found["request"]
     sections: list[tuple[str, list[str]]] = [
         (

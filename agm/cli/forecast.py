@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The forecast as plain text: a sentence for each model, then what else comes to an end."""
+    """Return the forecast as plain text: a sentence for each model, then what else comes to an end."""
     from agm.core.forecast import sentence
 
     now: float = found["at"]

@@ -194,7 +194,7 @@ def _described(table: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _row(key: Mapping[str, object], used: Mapping[str, Mapping[str, int]] | None) -> dict[str, object]:
-    """The same for a table that fits a terminal."""
+    """Return the same for a table that fits a terminal."""
     limits = [f"{key[limit]} {words}" for limit, words in _LIMITS.items() if key[limit] is not None]
     if key["admin"]:
         limits.append("admin")

@@ -194,7 +194,7 @@ def _told(args: argparse.Namespace) -> Path | None:
 
 
 def open_log(path: Path) -> sqlite3.Connection:
-    """A connection to read a log with.  :raises Refused: if it cannot be read."""
+    """Return a connection to read a log with.  :raises Refused: if it cannot be read."""
     from agm.observe.requestlog import store as logfile
 
     try:

@@ -51,7 +51,7 @@ def _listed(running: Running) -> Iterator[Mapping[str, Any]]:
 
 
 def _all_pages(page_after: Callable[[str], Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The models of every page, to the last."""
+    """Yield the models of every page, to the last."""
     token: str | None = ""
     while token is not None:
         page = page_after(token)

@@ -159,7 +159,7 @@ def _size(count: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The last `width` values as a row of bars of eight heights, the largest full; a blank is 0."""
+    """Return the last `width` values as a row of bars of eight heights, the largest full; a blank is 0."""
     shown = list(values)[-width:]
     most = max(shown, default=0)
     bars = " ▁▂▃▄▅▆▇█"

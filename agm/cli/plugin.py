@@ -97,7 +97,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
 
 
 def project(name: str) -> dict[str, str]:
-    """The files of a new plugin's project: their texts, by their paths in it."""
+    """Return the files of a new plugin's project: their texts, by their paths in it."""
     module = _module(name)
 
     def filled(text: str) -> str:

@@ -163,7 +163,7 @@ def _log_of(args: argparse.Namespace) -> Path:
 
 
 def text(found: Mapping[str, Any], limit: int) -> str:
-    """What a policy would have done with the requests of a log, as plain text."""
+    """Return what a policy would have done with the requests of a log, as plain text."""
     recorded, replayed, count = found["recorded"], found["replayed"], found["requests"]
     others = f"; {found['left_out']:,} more, no calls of a model, left out" if found["left_out"] else ""
     rows = [

@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser, *, offline: bool = True, as_jso
 
 def find_running(args: argparse.Namespace, otherwise: str | None) -> "Running | None":
     """
-    The gateway that runs; None where none does, or where ``--offline`` says not to ask.
+    Return the gateway that runs; None where none does, or where ``--offline`` says not to ask.
 
     :param otherwise: what that means for the command; a line on standard error says it.  Nothing is said if it is None.
     :raises Refused: if ``--url`` names a place where nothing can be reached.
@@ -104,7 +104,7 @@ def is_meant(document: Mapping[str, Any], args: argparse.Namespace) -> bool:
 
 
 def client_key(variable: str | None) -> str | None:
-    """The client key that an environment variable holds.  :raises Refused: if it holds none."""
+    """Return the client key that an environment variable holds.  :raises Refused: if it holds none."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -178,7 +178,7 @@ class Running:
     @classmethod
     def at(cls, address: str, key: str | None) -> "Running":
         """
-        The one at ``http://HOST:PORT``, ``https://HOST:PORT`` or ``unix:PATH``.
+        Return the one at ``http://HOST:PORT``, ``https://HOST:PORT`` or ``unix:PATH``.
 
         :param key: the client key to show.
         :raises Refused: if it is none of these.  The address is not repeated: it may hold a secret.
@@ -195,7 +195,7 @@ class Running:
         return cls(address, host, port, split.path.rstrip("/"), split.scheme, key)
 
     def connection(self) -> http.client.HTTPConnection:
-        """A new connection, which is connected.  :raises OSError: if it cannot be."""
+        """Return a new connection, which is connected.  :raises OSError: if it cannot be."""
         client: http.client.HTTPConnection
         if self._scheme == "unix":
             client = _UnixConnection(self._host)
@@ -221,7 +221,7 @@ class Running:
 
     def ask(self, target: str, question: bytes | None = None) -> Any:
         """
-        The document that the gateway answers with.
+        Return the document that the gateway answers with.
 
         :param target: path and query.
         :param question: the JSON to POST; None for a GET.
@@ -240,7 +240,7 @@ class Running:
 
     def status_of(self, target: str) -> int | None:
         """
-        The status that the gateway answers a GET with; None if what answers there is no gateway.
+        Return the status that the gateway answers a GET with; None if what answers there is no gateway.
 
         :raises OSError: or ``http.client.HTTPException``, if nothing answers.
         """
@@ -253,7 +253,7 @@ class Running:
 
     def follow(self, target: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """
-        The answer that comes piece by piece, and its connection, which is to be closed.
+        Return the answer that comes piece by piece, and its connection, which is to be closed.
 
         :raises Refused: if the answer is not 200, in its own words.
         :raises OSError: or ``http.client.HTTPException``, if there is none.
@@ -324,12 +324,12 @@ def _why(failure: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """A line without what a terminal would take for more than text."""
+    """Return a line without what a terminal would take for more than text."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def json_text(document: object, *, indent: int | None = 2) -> str:
-    """A document as JSON in which what a terminal would take for more than text is escaped."""
+    """Return a document as JSON in which what a terminal would take for more than text is escaped."""
     text = json.dumps(document, indent=indent, ensure_ascii=False)
     if text.replace("\n", "").isprintable():
         return text

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def options_of(args: argparse.Namespace) -> Sequence[str]:
-    """The options of ``twistd agm`` that say the same."""
+    """Return the options of ``twistd agm`` that say the same."""
     options = []
     for name in ("port", "config", "workers", "log_format"):
         if (value := getattr(args, name)) is not None:

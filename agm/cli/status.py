@@ -69,7 +69,7 @@ def another_version(found: object) -> str:
 
 
 def text(overview: Overview) -> str:
-    """The overview as plain text."""
+    """Return the overview as plain text."""
     lines = list(overview.head)
     for section in overview.sections:
         lines += ["", section.heading]

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """The server-sent events in the lines of a stream, each with its name and its document."""
+    """Yield the server-sent events in the lines of a stream, each with its name and its document."""
     name, data = "message", b""
     for line in lines:
         field, _, value = line.rstrip(b"\r\n").partition(b":")
@@ -244,7 +244,7 @@ def frame(document: Mapping[str, Any], address: str, lost: str | None) -> "Rende
 
 
 def _line(text: str, style: str = "") -> "Text":
-    """A line that is cut where the terminal ends."""
+    """Return a line that is cut where the terminal ends."""
     from rich.text import Text
 
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")

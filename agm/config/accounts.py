@@ -38,7 +38,7 @@ from agm.core.request import BUILT_IN_KINDS, UpstreamKind
 
 def default_endpoints(kind: str, location: str = "global") -> tuple[str, ...]:
     """
-    The base URLs of an account that names none: Google's own, for Vertex AI those of the location.
+    Return the base URLs of an account that names none: Google's own, for Vertex AI those of the location.
 
     None for a kind of a plugin's, which is not known here.
     """
@@ -188,7 +188,7 @@ class AccountTable:
 
 
 def read_account(value: object, place: Place) -> AccountConfig:
-    """A table of ``[[accounts]]``."""
+    """Return a table of ``[[accounts]]``."""
     settings = _NO_SETTINGS
     if isinstance(value, dict) and _is_foreign(value.get("kind")):
         settings = {key: item for key, item in value.items() if key not in _OF_EVERY_KIND}

@@ -50,7 +50,7 @@ def _netloc(split: SplitResult) -> str:
 
 
 def _split(text: str, expected: str) -> SplitResult:
-    """The parts of a URL, with a host that is one; else refuse with what was ``expected``."""
+    """Return the parts of a URL, with a host that is one; else refuse with what was ``expected``."""
     shown = show(_without_secrets(text))
     # urlsplit drops tabs and line breaks in silence, so that what was checked is not what is used.
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
@@ -78,7 +78,7 @@ def _without_secrets(url: str) -> str:
 
 
 def _read_base(value: object, place: Place, example: str) -> tuple[SplitResult, str, str]:
-    """The parts of a base URL, the URL as a message may show it, and its path without a slash at the end."""
+    """Return the parts of a base URL, the URL as a message may show it, and its path without a slash at the end."""
     text = read_string(value, place)
     split = _split(text, f"write it like {example!r}")
     shown = show(_without_secrets(text))
@@ -98,7 +98,7 @@ _VERSION_AT_THE_END = re.compile(r"/v[0-9]+[a-z0-9]*(:\w*)?$")
 
 
 def read_endpoint(value: object, place: Place) -> str:
-    """The base URL of an upstream, without a slash at its end."""
+    """Return the base URL of an upstream, without a slash at its end."""
     split, shown, path = _read_base(value, place, "https://generativelanguage.googleapis.com")
     if split.scheme == "http" and not is_loopback_host(split.hostname or ""):
         raise RefusedError(
@@ -114,7 +114,7 @@ def ends_in_version(url: str) -> bool:
 
 
 def read_public_url(value: object, place: Place) -> str:
-    """The base URL by which clients know the gateway, without a slash at its end."""
+    """Return the base URL by which clients know the gateway, without a slash at its end."""
     split, shown, path = _read_base(value, place, "https://ai.example.net")
     if _VERSION_AT_THE_END.search(path):
         raise RefusedError(f"{shown} ends in an API version, which clients add themselves; leave it out")
@@ -144,7 +144,7 @@ def read_proxy_address(value: object, place: Place) -> str:
 
 
 def read_origin(value: object, place: Place) -> str:
-    """A web origin as browsers send it."""
+    """Return a web origin as browsers send it."""
     text = read_string(value, place)
     if text == "*":
         raise RefusedError("'*' would let every web page use your accounts; list the origins that may")
@@ -161,7 +161,7 @@ def read_origin(value: object, place: Place) -> str:
 
 
 def read_host(value: object, place: Place) -> str:
-    """A bare host name or address, as the Host header of a request names it."""
+    """Return a bare host name or address, as the Host header of a request names it."""
     text = read_text(value, place)
     host = text.lower().removesuffix(".")
     if _is_host(host):
@@ -184,7 +184,7 @@ _LISTENERS = ("tcp", "tcp6", "ssl", "unix", "systemd", "haproxy", "stdio")
 
 def read_listener(value: object, place: Place) -> str:
     """
-    A Twisted server endpoint; the files that it names start at the configuration's folder.
+    Return a Twisted server endpoint; the files that it names start at the configuration's folder.
 
     Only its look is checked here: endpoint types can come from plugins.
     """
@@ -201,7 +201,7 @@ def read_listener(value: object, place: Place) -> str:
 
 
 def _with_whole_paths(text: str, place: Place) -> str:
-    """The same with absolute paths: who starts the gateway, and who asks for it, may stand in another folder."""
+    """Return the same with absolute paths: who starts the gateway, and who asks for it, may stand in another folder."""
     description = whole = Description.parse(text)
     for name, at in FILES_OF.get(description.kind, {}).items():
         path = description.argument(name, at) or (_DEFAULT_KEY if name == "privateKey" else None)
@@ -214,7 +214,7 @@ _DEFAULT_KEY = "server.pem"  # Twisted's, too
 
 
 def read_collector(value: object, place: Place) -> str:
-    """The base URL of an OTLP receiver, without a slash at its end."""
+    """Return the base URL of an OTLP receiver, without a slash at its end."""
     text = read_string(value, place)
     split = _split(text, "write it like 'http://127.0.0.1:4318'")
     shown = show(_without_secrets(text))

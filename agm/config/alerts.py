@@ -58,7 +58,7 @@ class AlertTable:
 
 
 def read_alert(value: object, place: Place) -> AlertConfig:
-    """A table of ``[[alerts]]``."""
+    """Return a table of ``[[alerts]]``."""
     written = AlertTable(**values_of(AlertTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
     check_one_source(place, value, "a webhook", _URL)

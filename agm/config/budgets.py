@@ -16,7 +16,7 @@ from agm.core.spending import OF, Budget
 
 
 def read_of(value: object, place: Place) -> str:
-    """What a budget is for: ``key:NAME``, ``team:NAME`` or ``account:NAME``."""
+    """Return what a budget is for: ``key:NAME``, ``team:NAME`` or ``account:NAME``."""
     text = read_text(value, place)
     what, colon, name = text.partition(":")
     if what not in OF or not colon or not name.strip():
@@ -43,7 +43,7 @@ class BudgetTable:
 
 
 def read_budget(value: object, place: Place) -> Budget:
-    """A table of ``[[budgets]]``."""
+    """Return a table of ``[[budgets]]``."""
     written = BudgetTable(**values_of(BudgetTable, value, place))
     if written.of and (holder := place.claim("budget", f"{written.of} {written.per}")):
         place.problem(f"is for the same as {holder}, per {written.per}; write one of them")

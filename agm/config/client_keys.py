@@ -50,7 +50,7 @@ class ClientKeyConfig:
 
 
 def read_metadata(value: object, place: Place) -> Mapping[str, str]:
-    """A table of any names, each with a text."""
+    """Return a table of any names, each with a text."""
     if not isinstance(value, dict):
         raise RefusedError(f'expected a table, not {sort_of(value)}; write {{ team = "…", user = "…" }}')
     found = {}
@@ -62,7 +62,7 @@ def read_metadata(value: object, place: Place) -> Mapping[str, str]:
 
 def read_moment(value: object, place: Place) -> float:
     """
-    A TOML date or date and time, as seconds since the epoch.
+    Return a TOML date or date and time, as seconds since the epoch.
 
     A date is its end, so that the day itself still counts; what names no offset is UTC.
     """
@@ -103,7 +103,7 @@ class _ClientKeyTable:
 
 
 def read_client_key(value: object, place: Place) -> ClientKeyConfig:
-    """A table of ``[[auth.keys]]``."""
+    """Return a table of ``[[auth.keys]]``."""
     written = _ClientKeyTable(**values_of(_ClientKeyTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
     digest = one_digest(place, value, "a client key", "key", written) or NO_DIGEST
@@ -141,7 +141,7 @@ class AuthConfig:
 
 
 def read_auth(value: object, place: Place) -> AuthConfig:
-    """The table ``[auth]``.  A key whose variable is missing or unusable is left out: it lets nobody in."""
+    """Return the table ``[auth]``.  A key whose variable is missing or unusable is left out: it lets nobody in."""
     values = values_of(AuthConfig, value, place)
     if "keys" in values:
         values["keys"] = tuple(key for key in values["keys"] if key.digest != NO_DIGEST)

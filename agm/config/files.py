@@ -9,7 +9,7 @@ from agm.config.words import show
 
 
 def read_path(value: object, place: Place) -> Path:
-    """A path, absolute: relative ones start at the configuration's folder, ``~`` is ``$HOME``."""
+    """Return a path, absolute: relative ones start at the configuration's folder, ``~`` is ``$HOME``."""
     text = read_text(value, place)
     if text == "~" or text.startswith("~/"):
         home = place.reading.environ.get("HOME")
@@ -26,7 +26,7 @@ def why_unreadable(failure: OSError | ValueError) -> str:
 
 
 def cure_unreadable(failure: OSError | ValueError, held: str) -> str:
-    """The same with what helps; ``held`` is what the file is to hold."""
+    """Return the same with what helps; ``held`` is what the file is to hold."""
     if isinstance(failure, FileNotFoundError):
         cure = f"put {held} there"
     elif isinstance(failure, PermissionError):

@@ -36,7 +36,7 @@ class Listener:
 
 
 def auth_mode(config: Config, listeners: Sequence[Listener]) -> str:
-    """The mode in force: ``auto`` asks for a key as soon as another machine can reach a listener."""
+    """Return the mode in force: ``auto`` asks for a key as soon as another machine can reach a listener."""
     mode = config.auth.mode
     beyond = [listener.description for listener in listeners if not listener.local]
     if mode == "auto":

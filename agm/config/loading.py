@@ -17,6 +17,7 @@ from agm.config.accounts import AccountConfig, AccountTable, read_account
 from agm.config.alerts import AlertConfig, AlertTable, read_alert
 from agm.config.budgets import BudgetTable, check_budgets, read_budget
 from agm.config.client_keys import AuthConfig, read_auth
+from agm.config.cluster import ClusterConfig, ClusterTable, read_cluster
 from agm.config.files import why_unreadable
 from agm.config.identity import Identity
 from agm.config.network import UpstreamConfig, check_environment
@@ -70,6 +71,7 @@ class Config:
     request_log: RequestLogConfig = setting(table_of(RequestLogConfig), RequestLogConfig(), inside=RequestLogConfig)
     alerts: tuple[AlertConfig, ...] = setting(array_of_tables(read_alert), (), inside=AlertTable, several=True)
     dialects: DialectsConfig = setting(table_of(DialectsConfig), DialectsConfig(), inside=DialectsConfig)
+    cluster: ClusterConfig = setting(read_cluster, ClusterConfig(), inside=ClusterTable)
     plugins: PluginsConfig = setting(read_plugins, PluginsConfig(), inside=PluginsConfig)
     warnings: tuple[str, ...] = ()
     lacking: tuple[Problem, ...] = ()
@@ -83,7 +85,7 @@ def known_keys(table: type = Config, at: str = "") -> Iterator[tuple[str, Any]]:
 
 def parse(text: str, *, path: Path | None = None, environ: Mapping[str, str]) -> Config:
     """
-    The configuration that ``text`` holds.
+    Return the configuration that ``text`` holds.
 
     ``path`` is the file it came from: it is named in problems, and relative paths start at its folder.
     ``environ`` is where ``*_env`` keys are looked up.  Raises :class:`ConfigError` with every problem.
@@ -141,7 +143,7 @@ def check_reach(of: Mapping[str, Any], reading: Reading) -> None:
 
 
 def load(path: Path, *, environ: Mapping[str, str]) -> Config:
-    """The configuration in the file at ``path``.  Raises :class:`ConfigError`, for an unreadable file too."""
+    """Return the configuration in the file at ``path``.  Raises :class:`ConfigError`, for an unreadable file too."""
     reading = Reading(Config, path, environ)
     reading.look_at(path)
     try:
@@ -174,7 +176,7 @@ def default_path() -> Path:
 
 def find(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
     """
-    The file to load, absolute: ``explicit``, else ``$AGM_CONFIG``, else the person's own, or ``None``.
+    Return the file to load, absolute: ``explicit``, else ``$AGM_CONFIG``, else the person's own, or ``None``.
 
     A file that was named must be there; one that nobody named need not.  Raises :class:`ConfigError`.
     """

@@ -35,7 +35,7 @@ _CA_FILE_LIMIT = 4 * 2**20
 
 
 def read_authorities(value: object, place: Place) -> Authorities:
-    """The certificates in a PEM file."""
+    """Return the certificates in a PEM file."""
     return authorities_in(read_path(value, place), place)
 
 

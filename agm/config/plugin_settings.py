@@ -19,7 +19,7 @@ _GOT = re.compile(r", got ")
 
 def read_settings(name: str, table: Mapping[str, object], schema: type[S], file: Path | None) -> S:
     """
-    The settings of a plugin.
+    Return the settings of a plugin.
 
     :param schema: its fields are the keys of the table; those without a default have to be there.
     :raises ConfigError: with every problem; a value is never told, which may be a secret.

@@ -46,7 +46,7 @@ class PriceTable:
 
 
 def read_prices(value: object, place: Place) -> Mapping[str, Price]:
-    """The table ``[prices]``: any names of models, each with a table of its prices."""
+    """Return the table ``[prices]``: any names of models, each with a table of its prices."""
     if not isinstance(value, dict):
         raise RefusedError(f"expected a table, not {sort_of(value)}")
     found = {}

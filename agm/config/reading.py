@@ -55,13 +55,13 @@ class Place:
     key: str = ""
 
     def __truediv__(self, name: str) -> "Place":
-        """The place of a key of this table."""
+        """Return the place of a key of this table."""
         # A key may be any text in quotes, line breaks included; a problem must stay one line.
         shown = name if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", name) else quote(name)
         return Place(self.reading, f"{self.key}.{shown}" if self.key else shown)
 
     def __getitem__(self, index: int) -> "Place":
-        """The place of an item of this array."""
+        """Return the place of an item of this array."""
         return Place(self.reading, f"{self.key}[{index}]")
 
     def problem(self, message: str) -> None:
@@ -118,7 +118,7 @@ def setting(
     several: bool = False,
 ) -> Any:
     """
-    A field that is a key of the file: ``read`` turns its TOML value into the field's, or refuses it.
+    Return a field that is a key of the file: ``read`` turns its TOML value into the field's, or refuses it.
 
     The page for people is made from the field's type as well, so that a module with settings has its annotations
     evaluated: no ``from __future__ import annotations`` there.
@@ -128,7 +128,7 @@ def setting(
 
 def array_of(read: Reader[T], *, least: int = 0, empty: str = "") -> Reader[tuple[T, ...]]:
     """
-    An array of at least so many items, else it is refused with the words of ``empty``.
+    Return an array of at least so many items, else it is refused with the words of ``empty``.
 
     Each item that ``read`` refuses is a problem of its own.
     """
@@ -145,7 +145,7 @@ def array_of(read: Reader[T], *, least: int = 0, empty: str = "") -> Reader[tupl
 
 
 def keys_of(table: type) -> dict[str, Key]:
-    """The keys of a table by name."""
+    """Return the keys of a table by name."""
     fields: Sequence[attrs.Attribute[Any]] = attrs.fields(table)
     return {field.name: field.metadata[KEY] for field in fields if KEY in field.metadata}
 
@@ -164,7 +164,7 @@ def keys_below(table: type, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def values_of(table: type, value: object, place: Place) -> dict[str, Any]:
-    """The values of a table by name.  A refused one is left out; unknown and missing keys are problems."""
+    """Return the values of a table by name.  A refused one is left out; unknown and missing keys are problems."""
     if not isinstance(value, dict):
         doubled = isinstance(value, list) and "[" not in place.key
         cure = f"; write [{place.key}], not [[{place.key}]]" if doubled else ""

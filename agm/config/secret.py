@@ -24,7 +24,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself, for the one place that sends it."""
+        """Return the value itself, for the one place that sends it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -50,7 +50,7 @@ class UnusableError(RefusedError):
 
 
 def read_secret(value: object, place: Place) -> Secret:
-    """A secret written in the file itself, which has to be one that can be used."""
+    """Return a secret written in the file itself, which has to be one that can be used."""
     secret = read_written_secret(value, place)
     if why := _why_unfit(secret.reveal()):
         raise RefusedError(why)
@@ -58,7 +58,7 @@ def read_secret(value: object, place: Place) -> Secret:
 
 
 def read_written_secret(value: object, place: Place) -> Secret:
-    """A secret written in the file itself, whether or not it can be used."""
+    """Return a secret written in the file itself, whether or not it can be used."""
     if not isinstance(value, str):
         raise RefusedError("expected a string")
     place.reading.literal_secrets = True
@@ -98,7 +98,7 @@ def why_unusable(text: str) -> str | None:
 
 
 def read_variable(value: object, place: Place) -> str:
-    """The name of an environment variable.  People paste the key here, so what is no name is not shown."""
+    """Return the name of an environment variable.  People paste the key here, so what is no name is not shown."""
     if not isinstance(value, str):
         raise RefusedError("expected a string: the name of an environment variable")
     known = value in place.reading.environ
@@ -114,7 +114,7 @@ def _looks_secret(name: str) -> bool:
 
 
 def read_digest(value: object, place: Place) -> str:
-    """A SHA-256 in hexadecimal.  People paste the key here, so what is no digest is not shown."""
+    """Return a SHA-256 in hexadecimal.  People paste the key here, so what is no digest is not shown."""
     if not isinstance(value, str) or not re.fullmatch("[0-9a-fA-F]{64}", value.strip()):
         raise RefusedError("expected the SHA-256 of a key: 64 hexadecimal digits")
     return value.strip().lower()
@@ -152,7 +152,7 @@ def _file_unusable(what: str, path: Path, why: str) -> UnusableError:
 
 
 def secret_from_environment(name: object, place: Place) -> Secret:
-    """The key that an environment variable holds; ``name`` is its name.  Raises :class:`UnusableError`."""
+    """Return the key that an environment variable holds; ``name`` is its name.  Raises :class:`UnusableError`."""
     value = place.reading.environ.get(str(name))
     if value is None or not value.strip():
         state = "is not set" if value is None else "is empty"
@@ -179,7 +179,7 @@ NO_DIGEST = ""
 
 def one_digest(place: Place, table: Mapping[str, object], what: str, name: str, written: object) -> str | None:
     """
-    The digest of a secret that ``table`` must give in one of three ways: itself as ``name``, in the variable
+    Return the digest of a secret that ``table`` must give in one of three ways: itself as ``name``, in the variable
     ``name_env``, or as its digest ``name_sha256``.  ``written`` has what the readers made of the three.
 
     It is :data:`NO_DIGEST` where the variable is missing or unusable: nobody is let in by it.

@@ -131,7 +131,7 @@ class PoolConfig:
 
 
 def read_aliases(value: object, place: Place) -> Mapping[str, str]:
-    """A table of any names; each value is the model that is meant."""
+    """Return a table of any names; each value is the model that is meant."""
     if not isinstance(value, dict):
         raise RefusedError(f"expected a table, not {sort_of(value)}")
     aliases = {}
@@ -153,7 +153,7 @@ _read_models = array_of(read_text, least=1, empty="names no model; leave it out 
 
 
 def read_fallbacks(value: object, place: Place) -> Mapping[str, tuple[str, ...]]:
-    """A table of any models; each value is an array of the models that are tried when that one has no quota."""
+    """Return a table of any models; each value is an array of the models that are tried when that one has no quota."""
     if not isinstance(value, dict):
         raise RefusedError(f"expected a table, not {sort_of(value)}")
     fallbacks = {}
@@ -231,7 +231,7 @@ class MetricsTable:
 
 
 def read_metrics(value: object, place: Place) -> MetricsConfig:
-    """The table ``[metrics]``."""
+    """Return the table ``[metrics]``."""
     written = MetricsTable(**values_of(MetricsTable, value, place))
     assert isinstance(value, dict), "no other value gets beyond the line above"
     digest = None
@@ -300,7 +300,7 @@ class PluginsConfig:
 
     def read(self, name: str, schema: type[S]) -> S:
         """
-        The table ``[plugins.NAME]`` as a struct, with its defaults.
+        Return the table ``[plugins.NAME]`` as a struct, with its defaults.
 
         :raises ConfigError: with every problem, each with the file, the key and what is right.
         """
@@ -308,7 +308,7 @@ class PluginsConfig:
 
 
 def read_plugins(value: object, place: Place) -> PluginsConfig:
-    """The table ``[plugins]``; what is no key of it is a plugin's."""
+    """Return the table ``[plugins]``; what is no key of it is a plugin's."""
     own = keys_of(PluginsConfig)
     tables = {}
     if isinstance(value, dict):

@@ -15,7 +15,7 @@ def read_string(value: object, place: Place) -> str:
 
 
 def read_text(value: object, place: Place) -> str:
-    """A string with something in it and nothing that would tear a line apart."""
+    """Return a string with something in it and nothing that would tear a line apart."""
     text = read_string(value, place)
     if not text.strip():
         raise RefusedError("is empty")
@@ -47,7 +47,7 @@ def one_of(*choices: str) -> Reader[Any]:
 
 
 def whole_number(least: int, most: int, otherwise: str = "") -> Reader[int]:
-    """A whole number from ``least`` to ``most``; ``otherwise`` is the cure for one that is not."""
+    """Return a whole number from ``least`` to ``most``; ``otherwise`` is the cure for one that is not."""
 
     def read(value: object, place: Place) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -64,7 +64,7 @@ _LONGEST = 1_000_000
 
 
 def seconds(*, zero: bool = False) -> Reader[float]:
-    """A number of seconds that a timer can have; ``zero`` says whether 0 is one."""
+    """Return a number of seconds that a timer can have; ``zero`` says whether 0 is one."""
 
     def read(value: object, place: Place) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -78,7 +78,7 @@ def seconds(*, zero: bool = False) -> Reader[float]:
 
 
 def read_fraction(value: object, place: Place) -> float:
-    """A number from 0 to 1."""
+    """Return a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RefusedError(f"expected a number from 0 to 1, not {show(value)}")
     if not 0 <= value <= 1:
@@ -100,7 +100,7 @@ _LARGEST = 2**40
 
 
 def read_size(value: object, place: Place) -> int:
-    """A number of bytes, or a string of a number and a unit."""
+    """Return a number of bytes, or a string of a number and a unit."""
     size = 0
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
@@ -119,7 +119,7 @@ def read_size(value: object, place: Place) -> int:
 
 
 def read_log_size(value: object, place: Place) -> int:
-    """A number of bytes that a database can do with."""
+    """Return a number of bytes that a database can do with."""
     size = read_size(value, place)
     if size < 2**20:
         raise RefusedError(f"{show(value)} is less than 1MiB; enabled = false is for none at all")

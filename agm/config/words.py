@@ -12,7 +12,7 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def quote(name: str) -> str:
-    """A key in the double quotes that TOML wants around it."""
+    """Return a key in the double quotes that TOML wants around it."""
     return '"' + repr(shorten(name))[1:-1] + '"'
 
 
@@ -49,7 +49,7 @@ _SORTS: Mapping[type, str] = {
 
 
 def nearest_of(word: str, words: Iterable[str]) -> str | None:
-    """The one of ``words`` that was most likely meant by ``word``."""
+    """Return the one of ``words`` that was most likely meant by ``word``."""
     folded = {re.sub(r"[-_ ]", "", candidate).casefold(): candidate for candidate in words}
     close = difflib.get_close_matches(re.sub(r"[-_ ]", "", word[:80]).casefold(), folded, n=1, cutoff=0.6)
     return folded[close[0]] if close else None

@@ -5,9 +5,9 @@ A Gemini client's generateContent, streamGenerateContent, embedContent and batch
 ``/chat/completions`` and ``/embeddings`` below the account's endpoint, and the answers come back as Gemini's: text,
 thoughts, images and other files in the request, tools with calls in parallel, usage, finish reasons and errors.
 
-What such a server cannot be asked for, and would be missed in the answer, is refused with 400 by its name: Google's own
-tools, cached content, files by their ``files/…`` names, speech and images as answers.  What only hints is left out:
-topK, thinkingBudget, safetySettings, labels.
+What such a server cannot be asked for, and would be missed in the answer, is left to accounts of other kinds; without
+any it is refused with 400 by its name: Google's own tools, cached content, files by their ``files/…`` names, speech and
+images as answers.  What only hints is left out: topK, thinkingBudget, safetySettings, labels.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 
 @hookimpl
 def agm_upstream_kinds() -> Sequence[UpstreamKind]:
-    """The one kind."""
+    """Return the one kind."""
     return [
         UpstreamKind(
             NAME,
@@ -71,6 +71,19 @@ def agm_upstream_kinds() -> Sequence[UpstreamKind]:
     ]
 
 
+@hookimpl
+def agm_filter_accounts(accounts: Sequence[Account], request: GatewayRequest) -> Mapping[str, str] | None:
+    """Leave what such servers cannot be asked for to accounts of other kinds, where there are any."""
+    ours = [account for account in accounts if account.kind == NAME]
+    if not ours or len(ours) == len(accounts):
+        return None
+    try:
+        _asked(request, ours[0].settings or Settings(), request.body.json())
+    except InvalidRequest as e:
+        return dict.fromkeys((account.name for account in ours), e.message)
+    return None
+
+
 # -- The request -------------------------------------------------------------------------------------
 
 
@@ -84,20 +97,26 @@ def wrap(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequ
         given = request.body.json() if body is request.body.raw else msgspec.json.decode(body)
     except msgspec.DecodeError:
         given = None
-    given = _object(given, "the request")
-    settings = account.settings or Settings()
+    path, asked = _asked(request, account.settings or Settings(), _object(given, "the request"))
     model = request.model.removeprefix("publishers/google/models/")
-    if request.method in ("embedContent", "batchEmbedContents"):
-        path, asked, stream = "/embeddings", _embeddings(given, request.method), False
-    else:
-        stream = request.method == "streamGenerateContent"
-        path, asked = "/chat/completions", _chat(given, settings)
-        if stream:
-            asked["stream"] = True
-            if settings.stream_usage:
-                asked["stream_options"] = {"include_usage": True}
     encoded = msgspec.json.encode({"model": model, **asked})
-    return UpstreamRequest(path, _HEADERS, encoded, Framing.SSE if stream else Framing.UNARY)
+    return UpstreamRequest(path, _HEADERS, encoded, Framing.SSE if asked.get("stream") else Framing.UNARY)
+
+
+def _asked(request: GatewayRequest, settings: Settings, given: Document) -> tuple[str, dict[str, Any]]:
+    """
+    Return what is asked for, but for the model, and where.
+
+    :raises InvalidRequest: as :func:`wrap`.
+    """
+    if request.method in ("embedContent", "batchEmbedContents"):
+        return "/embeddings", _embeddings(given, request.method)
+    asked = _chat(given, settings)
+    if request.method == "streamGenerateContent":
+        asked["stream"] = True
+        if settings.stream_usage:
+            asked["stream_options"] = {"include_usage": True}
+    return "/chat/completions", asked
 
 
 def _chat(given: Document, settings: Settings) -> dict[str, Any]:
@@ -132,14 +151,14 @@ class _CallIds:
         self._open: dict[str, list[str]] = {}
 
     def made(self, name: str, given: object) -> str:
-        """The id of a call."""
+        """Return the id of a call."""
         self._made += 1
         made = given if isinstance(given, str) and given else f"call_{self._made}"
         self._open.setdefault(name, []).append(made)
         return made
 
     def answered(self, name: str, given: object) -> str:
-        """The id of the call that a response is for: the one it names, else the oldest of its function."""
+        """Return the id of the call that a response is for: the one it names, else the oldest of its function."""
         waiting = self._open.get(name, [])
         if isinstance(given, str) and given:
             if given in waiting:
@@ -190,7 +209,7 @@ def _of_user(turn: Document, calls: _CallIds) -> Iterator[dict[str, Any]]:
 
 
 def _piece(part: Document) -> dict[str, Any]:
-    """A part of a user's turn that is no response of a function."""
+    """Return a part of a user's turn that is no response of a function."""
     inline, file = _get(part, "inlineData"), _get(part, "fileData")
     if file is not None:
         file = _object(file, "fileData")
@@ -334,7 +353,7 @@ def _embeddings(given: Document, method: str) -> dict[str, Any]:
 
 
 def _get(document: Document, name: str) -> Any:
-    """A field, which clients may write in either of two ways: ``inlineData`` and ``inline_data``."""
+    """Return a field, which clients may write in either of two ways: ``inlineData`` and ``inline_data``."""
     found = document.get(name)
     return document.get(_snake(name)) if found is None else found
 
@@ -389,7 +408,7 @@ _FINISH = {
 
 
 def read_answer(request: GatewayRequest, account: Account) -> AnswerReader:
-    """What reads one answer."""
+    """Return what reads one answer."""
     match request.method:
         case "embedContent" | "batchEmbedContents":
             return _EmbeddingsReader(request.method)
@@ -420,7 +439,7 @@ class _ChatReader(_Reader):
     """Reads a whole chat completion."""
 
     def read(self, document: Document) -> Iterable[dict[str, Any]]:
-        """The one document."""
+        """Return the one document."""
         self._check(document)
         candidates = []
         for choice in _dicts(document.get("choices")):
@@ -448,7 +467,7 @@ class _StreamReader(_Reader):
         self._choices: dict[int, Document | None] = {}
 
     def read(self, document: Document) -> Iterable[dict[str, Any]]:
-        """What a chunk says."""
+        """Return what a chunk says."""
         self._check(document)
         self._about.update(_about(document))
         candidates = []
@@ -468,7 +487,7 @@ class _StreamReader(_Reader):
 
     def end(self, done: bool) -> Iterable[dict[str, Any]]:
         """
-        The calls, the reasons to end, and the usage.
+        Return the calls, the reasons to end, and the usage.
 
         :raises BadUpstreamAnswer: if the answer does not say that it is whole.
         """
@@ -489,7 +508,7 @@ class _EmbeddingsReader(_Reader):
         self._method = method
 
     def read(self, document: Document) -> Iterable[dict[str, Any]]:
-        """The one document."""
+        """Return the one document."""
         self._check(document)
         found = sorted(_dicts(document.get("data")), key=lambda one: _whole(one.get("index")))
         embeddings = [{"values": one.get("embedding")} for one in found]
@@ -508,7 +527,7 @@ class _Call:
 
     @classmethod
     def of(cls, whole: Document) -> _Call:
-        """A call that came at once."""
+        """Return a call that came at once."""
         call = cls()
         call.add(whole)
         return call
@@ -534,13 +553,13 @@ class _Call:
         return bool(self._name) and isinstance(self._args, dict)
 
     def part(self) -> dict[str, Any]:
-        """The part of an answer."""
+        """Return the part of an answer."""
         call = {"name": self._name, "args": self._args}
         return {"functionCall": {"id": self._id, **call} if self._id else call}
 
 
 def _said(message: Document) -> list[dict[str, Any]]:
-    """What a message, or a piece of one, says in words."""
+    """Return what a message, or a piece of one, says in words."""
     thought = message.get("reasoning_content") or message.get("reasoning")
     parts: list[dict[str, Any]] = [{"text": thought, "thought": True}] if isinstance(thought, str) and thought else []
     return [
@@ -563,7 +582,7 @@ def _candidate(choice: Document, parts: Sequence[Document], calls: Sequence[_Cal
 
 
 def _about(document: Document) -> dict[str, Any]:
-    """What an answer says of itself."""
+    """Return what an answer says of itself."""
     about: dict[str, Any] = {}
     if isinstance(model := document.get("model"), str):
         about["modelVersion"] = model

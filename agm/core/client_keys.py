@@ -19,7 +19,7 @@ from agm.core.models import Patterns
 
 
 def digest(key: str) -> str:
-    """A key's SHA-256 in hexadecimal, as ``key_sha256`` in the configuration."""
+    """Return a key's SHA-256 in hexadecimal, as ``key_sha256`` in the configuration."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -69,7 +69,7 @@ class KeyRing:
 
     @classmethod
     def of(cls, keys: Mapping[str, str]) -> KeyRing:
-        """A ring of keys, by their names."""
+        """Return a ring of keys, by their names."""
         return cls(ClientKey(name, digest(key)) for name, key in keys.items())
 
     def __len__(self) -> int:
@@ -81,11 +81,11 @@ class KeyRing:
         return tuple(self._keys.values())
 
     def named(self, name: str) -> ClientKey | None:
-        """The key of this name, or None."""
+        """Return the key of this name, or None."""
         return next((key for key in self._keys.values() if key.name == name), None)
 
     def lookup(self, presented: str) -> ClientKey | None:
-        """The key that was presented, or None if it is not in the ring."""
+        """Return the key that was presented, or None if it is not in the ring."""
         wanted = digest(presented)
         key = self._keys.get(self._index(wanted))
         if key is not None and hmac.compare_digest(key.digest, wanted):
@@ -98,7 +98,7 @@ class KeyRing:
 
 def presented_keys(headers: Mapping[bytes, bytes], query_key: str | None = None) -> Sequence[str]:
     """
-    The keys that a request carries, without repeats, in the order in which the places are tried:
+    Return the keys that a request carries, without repeats, in the order in which the places are tried:
     ``Authorization: Bearer``, ``x-api-key``, ``x-goog-api-key``, ``?key=``.
 
     :param headers: the first value of each header, by its name in lower case.

@@ -80,7 +80,7 @@ def _has_more(document: bytes, mark: bytes, most: int) -> bool:
 
 def undense(document: bytes) -> bytes:
     """
-    The same document.
+    Return the same document.
 
     :raises msgspec.DecodeError: if it is :func:`dense <is_dense>`.
     """

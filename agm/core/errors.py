@@ -43,7 +43,7 @@ RPC_BY_STATUS: Mapping[int, str] = {
 
 
 def status_body(code: int, message: str, *, rpc: str | None = None, details: Sequence[Mapping[str, Any]] = ()) -> bytes:
-    """A google.rpc.Status document as Google prints it: two spaces of indent and a final newline."""
+    """Return a google.rpc.Status document as Google prints it: two spaces of indent and a final newline."""
     error: dict[str, Any] = {
         "code": code,
         "message": message,
@@ -96,7 +96,7 @@ class GatewayError(Exception):
         self.error_reason = reason or type(self).reason
 
     def body(self) -> bytes:
-        """The answer's body: google.rpc.Status with ErrorInfo, and RetryInfo where a wait is known."""
+        """Return the answer's body: google.rpc.Status with ErrorInfo, and RetryInfo where a wait is known."""
         details: list[Mapping[str, Any]] = [error_info(self.error_reason), *self.details]
         if self.retry_after is not None:
             details.append(retry_info(self.retry_after))
@@ -195,7 +195,7 @@ class UpstreamTimeout(GatewayError):
 
 def with_retry_info(body: bytes, seconds: float, outlook: str = "") -> bytes:
     """
-    An upstream's error body with RetryInfo set to `seconds`; as it was if it is not google.rpc.Status.
+    Return an upstream's error body with RetryInfo set to `seconds`; as it was if it is not google.rpc.Status.
 
     :param outlook: a sentence for people, which is added as ``google.rpc.LocalizedMessage``.
     """

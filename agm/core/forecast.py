@@ -177,7 +177,7 @@ def all_out(accounts: Sequence[Outlook]) -> float | None:
 
 
 def model_document(model: str, accounts: Sequence[Outlook], now: float) -> dict[str, Any]:
-    """What comes next for a model, as JSON; `text` is a sentence of it."""
+    """Return what comes next for a model, as JSON; `text` is a sentence of it."""
     found = {
         "model": model,
         "accounts": [it.document(now) for it in accounts],
@@ -187,7 +187,7 @@ def model_document(model: str, accounts: Sequence[Outlook], now: float) -> dict[
 
 
 def at_or_in(seconds: float, now: float, clock: Callable[[float], str] = moment) -> str:
-    """A time as people read it: how long it is until then, or when that is."""
+    """Return a time as people read it: how long it is until then, or when that is."""
     return f"in {seconds:.0f} s" if seconds < SOON else f"at {clock(now + seconds)}"
 
 

@@ -122,6 +122,8 @@ class _Use:
     token_minute: PerMinute | None = None
     #: The day that was counted before, its requests and tokens: a clock that was wrong for a while comes back to it.
     before: tuple[int, int, int] = (-1, 0, 0)
+    #: A day, and what other processes have counted on it.
+    others: tuple[int, int, int] = (-1, 0, 0)
 
     def on(self, day: int) -> _Use:
         """This, with the counts of `day`."""
@@ -132,8 +134,13 @@ class _Use:
             self.day, self.requests, self.tokens = day, requests, tokens
         return self
 
+    def elsewhere(self, day: int) -> tuple[int, int]:
+        """Return the requests and tokens of `day` that other processes have counted."""
+        known, requests, tokens = self.others
+        return (requests, tokens) if known == day else (0, 0)
+
     def of(self, day: int) -> tuple[int, int]:
-        """The requests and tokens of `day`, as far as they are known."""
+        """Return the requests and tokens of `day`, as far as they are known."""
         for known, requests, tokens in ((self.day, self.requests, self.tokens), self.before):
             if known == day:
                 return requests, tokens
@@ -147,6 +154,7 @@ class Allowances:
     :param now: seconds of a clock that never goes back.
     :param wall: seconds since the epoch.
     :ivar changed: called whenever a day's count changes.
+    :ivar counted: likewise, with the name of the key.
     """
 
     def __init__(self, now: Callable[[], float], wall: Callable[[], float]) -> None:
@@ -154,6 +162,7 @@ class Allowances:
         self._wall = wall
         self._uses: dict[str, _Use] = {}
         self.changed: Callable[[], None] = lambda: None
+        self.counted: Callable[[str], None] = lambda name: None
 
     def admit(self, name: str, limits: Limits, *, spends: bool, counting: bool = True) -> Exceeded | None:
         """
@@ -171,11 +180,19 @@ class Allowances:
             if worst is None or exceeded.wait > worst.wait:
                 worst = exceeded
         if worst is None and counting:
-            if minute is not None:
-                minute.take(now)
+            if minute is not None and (wait := minute.take(now)):  # bought in the cluster, and not paid for
+                return Exceeded("requests_per_minute", minute.limit, wait)
             use.requests += 1
             self.changed()
+            self.counted(name)
         return worst
+
+    def minute(self, name: str, make: Callable[[], PerMinute], limit: int) -> PerMinute:
+        """Return the bucket of a key's requests a minute; `make` makes it where it is for another limit."""
+        use = self._use(name, int(self._wall() // DAY))
+        if use.request_minute is None or use.request_minute.limit != limit:
+            use.request_minute = make()
+        return use.request_minute
 
     def charge(self, name: str, tokens: int) -> None:
         """Charge a key for the tokens of an answer that has ended."""
@@ -184,11 +201,43 @@ class Allowances:
         if use.token_minute is not None:
             use.token_minute.spend(self._now(), tokens)
         self.changed()
+        self.counted(name)
 
     def today(self, name: str) -> tuple[int, int]:
-        """The requests and the tokens of a key since midnight UTC."""
+        """Return the requests and the tokens of a key since midnight UTC, in all processes."""
+        (requests, tokens), (more, further) = self.own_today(name), self.elsewhere(name)
+        return requests + more, tokens + further
+
+    # Several processes
+
+    def own_today(self, name: str) -> tuple[int, int]:
+        """Return the requests and the tokens of a key since midnight UTC, in this process."""
         use, day = self._uses.get(name), int(self._wall() // DAY)
         return (0, 0) if use is None else use.of(day)
+
+    def elsewhere(self, name: str) -> tuple[int, int]:
+        """Return the same in all other processes, as far as that is known."""
+        use = self._uses.get(name)
+        return (0, 0) if use is None else use.elsewhere(int(self._wall() // DAY))
+
+    def others(self, name: str, day: int, requests: int, tokens: int) -> None:
+        """
+        Take note of what other processes have counted of a key on a day.
+
+        What they have used of its tokens since the last time is taken from this process's minute, too.  Counts never
+        fall: a store that was emptied knows less than was known.
+        """
+        use = self._use(name, int(self._wall() // DAY))
+        before = use.elsewhere(day)
+        requests, tokens = max(requests, before[0]), max(tokens, before[1])
+        more = tokens - before[1]
+        if use.token_minute is not None and more > 0 and use.others[0] == day:
+            use.token_minute.spend(self._now(), more)
+        use.others = (day, requests, tokens)
+
+    def used_today(self) -> list[str]:
+        """Return the names of the keys that this process has counted anything of today."""
+        return list(self.dump()[1])
 
     def _use(self, name: str, day: int) -> _Use:
         use = self._uses.get(name)
@@ -220,7 +269,7 @@ class Allowances:
 
 
 def _bucket(known: PerMinute | None, limit: int | None) -> PerMinute | None:
-    """The bucket for a limit: the one there is, unless it is for another limit."""
+    """Return the bucket for a limit: the one there is, unless it is for another limit."""
     if limit is None or (known is not None and known.limit == limit):
         return known if limit is not None else None
     return PerMinute(limit)
@@ -235,14 +284,15 @@ def _exceeded(
     now: float,
     wall: float,
 ) -> Iterator[Exceeded]:
-    """The limits that are used up."""
+    """Yield the limits that are used up."""
     if requests is not None and (wait := requests.wait(now)):
         yield Exceeded("requests_per_minute", requests.limit, wait)
     if tokens is not None and (wait := tokens.wait(now)):
         yield Exceeded("tokens_per_minute", tokens.limit, wait)
     # not less than a moment: midnight itself is the next day, but a client's clock is not ours
     midnight = max((use.day + 1) * DAY - wall, 0.001)
-    if limits.requests_per_day is not None and use.requests >= limits.requests_per_day:
+    more, further = use.elsewhere(use.day)
+    if limits.requests_per_day is not None and use.requests + more >= limits.requests_per_day:
         yield Exceeded("requests_per_day", limits.requests_per_day, midnight)
-    if spends and limits.tokens_per_day is not None and use.tokens >= limits.tokens_per_day:
+    if spends and limits.tokens_per_day is not None and use.tokens + further >= limits.tokens_per_day:
         yield Exceeded("tokens_per_day", limits.tokens_per_day, midnight)

@@ -63,7 +63,7 @@ class Aliases:
         self._wild = [(re.compile(fnmatch.translate(rule.pattern)), rule) for rule in wild]
 
     def match(self, model: str) -> AliasRule | None:
-        """The rule for `model`, or None."""
+        """Return the rule for `model`, or None."""
         rule = self._exact.get(model)
         if rule is not None:
             return rule
@@ -139,7 +139,7 @@ def model_to_count(models: Patterns, listed: Iterable[str]) -> str | None:
 
 
 def describe(model: str, *, alias_of: str | None = None) -> dict[str, Any]:
-    """A model in Gemini's shape, from its name alone."""
+    """Return a model in Gemini's shape, from its name alone."""
     served = alias_of or model
     found: dict[str, Any] = {
         "name": model if model.startswith(("tunedModels/", "dynamic/")) else f"models/{model}",
@@ -203,16 +203,16 @@ class Catalog:
         return model in self._models
 
     def get(self, model: str) -> Mapping[str, Any] | None:
-        """The resource of a model's id or display name."""
+        """Return the resource of a model's id or display name."""
         return self._models.get(self.id_of(model))
 
     def id_of(self, model: str) -> str:
-        """The id of a model that was asked for by its display name; any other name as it is."""
+        """Return the id of a model that was asked for by its display name; any other name as it is."""
         return model if model in self._models else self._ids_by_display_name.get(model, model)
 
     def page(self, page_size: str | None, page_token: str | None) -> dict[str, Any]:
         """
-        A page of the list, as ``ListModels`` answers.
+        Return a page of the list, as ``ListModels`` answers.
 
         :param page_size: as the client wrote it; 50 where it is missing or 0, 1000 at most.
         :param page_token: from the page before.

@@ -66,7 +66,7 @@ class Price:
 
     def of(self, usage: Usage) -> float | None:
         """
-        The cost of a request, before any discount.
+        Return the cost of a request, before any discount.
 
         :returns: None if a price that it takes is not known.
         """
@@ -123,7 +123,7 @@ class Prices:
         self._patterns = Aliases({pattern: pattern for pattern in self._own})
 
     def of(self, model: str, at: float) -> Price | None:
-        """The price of a model at a time, in seconds since the epoch; None if it is not known."""
+        """Return the price of a model at a time, in seconds since the epoch; None if it is not known."""
         if self._own:
             rule = self._patterns.match(model)
             if rule is not None:
@@ -136,7 +136,7 @@ class Prices:
 
     def cost(self, method: str, model: str, usage: Usage | None, at: float, tier: str = "") -> float | None:
         """
-        The cost of a request in US dollars; None if it is not known.
+        Return the cost of a request in US dollars; None if it is not known.
 
         :param method: Google's name for the call.
         :param model: that served it.
@@ -175,7 +175,7 @@ def known(cost: float, unpriced: int) -> float | None:
 
 
 def dollars(amount: float | None) -> str:
-    """An amount as people read it: in cents, or as fine as a small one needs."""
+    """Return an amount as people read it: in cents, or as fine as a small one needs."""
     if amount is None:
         return "unknown"
     if amount and abs(amount) < 0.1:

@@ -51,7 +51,7 @@ class Proxy:
     @classmethod
     def parse(cls, url: str) -> Proxy:
         """
-        A proxy from its URL.  Without a scheme it is ``http``; user and password are percent-encoded.
+        Return a proxy from its URL.  Without a scheme it is ``http``; user and password are percent-encoded.
 
         :raises ValueError: if it cannot be used; the message says why and holds nothing of the URL.
         """
@@ -74,7 +74,7 @@ class Proxy:
 
 
 def _basic(user: str | None, password: str | None) -> str | None:
-    """The value of ``Proxy-Authorization``."""
+    """Return the value of ``Proxy-Authorization``."""
     if user is None:
         return None
     name, secret = unquote_to_bytes(user), unquote_to_bytes(password or "")
@@ -197,7 +197,7 @@ class EnvironmentProxies:
 
     def proxy_of(self, scheme: str) -> Proxy | None:
         """
-        The proxy for upstreams of a scheme, exceptions aside.
+        Return the proxy for upstreams of a scheme, exceptions aside.
 
         :raises ValueError: if the variable names none that can be used; the message names the variable, and not its
             value.
@@ -212,7 +212,7 @@ class EnvironmentProxies:
 
     def proxy_for(self, scheme: str, host: str, port: int) -> Proxy | None:
         """
-        The proxy on the way to an upstream, None for the direct way, which loopback hosts always have.
+        Return the proxy on the way to an upstream, None for the direct way, which loopback hosts always have.
 
         :raises ValueError: as :meth:`proxy_of` does.
         """
@@ -254,7 +254,7 @@ class Network:
 
     def proxy_for(self, environment: EnvironmentProxies, scheme: str, host: str, port: int) -> Proxy | None:
         """
-        The proxy on the way to an upstream; None for the direct way.
+        Return the proxy on the way to an upstream; None for the direct way.
 
         :param host: in lower case, and without brackets.
         :raises ValueError: if the environment names a proxy that cannot be used.

@@ -52,7 +52,7 @@ class OAuthClient:
 
 def read_client(content: bytes) -> OAuthClient:
     """
-    The client in a ``client_secret.json`` as the Google Cloud console gives it.
+    Return the client in a ``client_secret.json`` as the Google Cloud console gives it.
 
     :raises SignInFailed: if it is none that an installed app can sign in with.
     """
@@ -134,7 +134,7 @@ class Authorization:
 
     def code_of(self, query: str) -> str:
         """
-        The authorization code in the query of a redirect.
+        Return the authorization code in the query of a redirect.
 
         :raises ForeignState: if the redirect does not belong to this question.
         :raises SignInFailed: if the person, or the server, said no.
@@ -156,7 +156,7 @@ class Authorization:
 
     def code_in(self, pasted: str) -> str:
         """
-        The code in what a person pasted: the address that the browser was sent to, or the code alone.
+        Return the code in what a person pasted: the address that the browser was sent to, or the code alone.
 
         A code without its address has no state to compare; that it is of use with this verifier only is PKCE's doing.
 
@@ -172,7 +172,7 @@ class Authorization:
         return unquote(text)
 
     def token_request(self, code: str) -> bytes:
-        """The form that turns a code into tokens, for a POST to the client's ``token_uri``."""
+        """Return the form that turns a code into tokens, for a POST to the client's ``token_uri``."""
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -204,7 +204,7 @@ class Grant:
     email: str | None
 
     def authorized_user(self, client: OAuthClient, quota_project: str | None = None) -> bytes:
-        """The file from which google-auth makes credentials."""
+        """Return the file from which google-auth makes credentials."""
         document: dict[str, Any] = {
             "type": "authorized_user",
             "client_id": client.client_id,

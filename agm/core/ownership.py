@@ -215,7 +215,7 @@ def _check(rest: str) -> None:
 
 def root(name: str) -> str | None:
     """
-    The resource that is owned where `name` is it or something below it; None if `name` is no owned resource's.
+    Return the resource that is owned where `name` is it or something below it; None if `name` is no owned resource's.
 
     ``fileSearchStores/a/documents/b`` belongs to the owner of ``fileSearchStores/a``.  A name of Vertex AI's loses its
     place: the project may be written by its id or its number.
@@ -229,7 +229,7 @@ def root(name: str) -> str | None:
 
 
 def named_by(value: str) -> str | None:
-    """The owned resource that a field's value names: by its name, or by its address at Google or here."""
+    """Return the owned resource that a field's value names: by its name, or by its address at Google or here."""
     if len(value) > 2 * MAX_NAME or "/" not in value or _NOT_IN_AN_ADDRESS.search(value):
         return None
     name = value.partition("?")[0]
@@ -362,7 +362,7 @@ class Maker:
 
 def ids_told(collection: str, document: object) -> list[str]:
     """
-    The owned resources that an answer about a collection of the Interactions API tells of.
+    Return the owned resources that an answer about a collection of the Interactions API tells of.
 
     An id stands for one of the collection itself, or of those that other fields name; the addresses of files count
     where a model has made them.
@@ -389,7 +389,7 @@ def _ids_of(collection: str, item: dict[str, Any]) -> Iterator[str]:
 
 
 def made_in(contents: object) -> Iterator[str]:
-    """The files that stand by their addresses in what a model has said."""
+    """Yield the files that stand by their addresses in what a model has said."""
     for content in contents if isinstance(contents, list) else [contents]:
         uri = content.get("uri") if isinstance(content, dict) else None
         if isinstance(uri, str) and (name := named_by(uri)) is not None:
@@ -410,7 +410,7 @@ class Ownership(Protocol):
         """The collections of which a name is known that a body may hold; ``models`` for the operations of models."""
 
     def owner(self, name: str) -> str | None:
-        """The account that has a resource; `name` as :func:`root` gives it.  None if that is not known."""
+        """Return the account that has a resource; `name` as :func:`root` gives it.  None if that is not known."""
 
     def maker(self, name: str) -> Maker | None:
         """Return whose request made a resource; None if that is not known."""
@@ -441,6 +441,7 @@ class KnownOwners:
     :param limit: how many names are kept; the one that was not asked for the longest is forgotten first.
     :param private: the same for those that answer only to whoever made them.
     :ivar changed: called whenever what is known has changed.
+    :ivar told: likewise, with the name; not for one that is forgotten for want of room.
     """
 
     def __init__(self, limit: int = MAX_NAMES, private: int = MAX_PRIVATE) -> None:
@@ -448,6 +449,7 @@ class KnownOwners:
         self._owners: dict[bool, OrderedDict[str, _Owned]] = {False: OrderedDict(), True: OrderedDict()}
         self._collections: Counter[str] = Counter()
         self.changed: Callable[[], object] = lambda: None
+        self.told: Callable[[str], object] = lambda name: None
 
     def __len__(self) -> int:
         return sum(map(len, self._owners.values()))
@@ -490,12 +492,14 @@ class KnownOwners:
             self._count(table.popitem(last=False)[0], -1)
         if before != now:
             self.changed()
+            self.told(name)
 
     def forget(self, name: str) -> None:
         """See :class:`Ownership`."""
         if self._table(name).pop(name, None) is not None:
             self._count(name, -1)
             self.changed()
+            self.told(name)
 
     def _count(self, name: str, change: int) -> None:
         collection = name.partition("/")[0]
@@ -549,7 +553,7 @@ class Page:
 
 
 def mark(account: str) -> str:
-    """A word for an account that does not tell its name."""
+    """Return a word for an account that does not tell its name."""
     return hashlib.blake2b(account.encode("utf-8"), digest_size=9).hexdigest()
 
 

@@ -263,7 +263,7 @@ class Redactor:
 
     def body(self, body: bytes) -> bytes:
         """
-        A body without secrets, byte for byte the same if it has none.
+        Return a body without secrets, byte for byte the same if it has none.
 
         JSON is looked through as what it means: escapes hide nothing.  It keeps its layout as far as it has one.
         """

@@ -104,7 +104,7 @@ class TrustedProxies:
 
 
 def _address(text: str) -> Address | None:
-    """An address; IPv4 as such, also where a socket of IPv6 shows it."""
+    """Return an address; IPv4 as such, also where a socket of IPv6 shows it."""
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
@@ -180,13 +180,13 @@ def _x_real_ip(values: Values) -> list[str | None]:
 
 
 def _forwarded(values: Values) -> list[str | None]:
-    """The ``for`` of each hop; None for one that names no address, and for all where they cannot be read."""
+    """Return the ``for`` of each hop; None for one that names no address, and for all where they cannot be read."""
     found = forwarded_hops(values)
     return [None if hop is None else _node(hop.get("for", "")) for hop in found]
 
 
 def forwarded_hops(values: Values) -> list[dict[str, str] | None]:
-    """The hops of ``Forwarded`` headers, each with its parameters; None in place of what is none."""
+    """Return the hops of ``Forwarded`` headers, each with its parameters; None in place of what is none."""
     hops: list[dict[str, str] | None] = []
     for line in values(b"forwarded"):
         text = line.decode("latin-1")
@@ -212,7 +212,7 @@ def forwarded_hops(values: Values) -> list[dict[str, str] | None]:
 
 
 def _node(text: str) -> str | None:
-    """The address of a node as proxies write it, without its port; None for one that is no address."""
+    """Return the address of a node as proxies write it, without its port; None for one that is no address."""
     text = text.strip().strip('"')
     match = _NODE.fullmatch(text)
     if match is not None:

@@ -55,7 +55,7 @@ class Budget:
 
 
 def period(per: Per, at: float) -> str:
-    """The day or month of UTC that a time is in, as ``2026-12-01`` or ``2026-12``."""
+    """Return the day or month of UTC that a time is in, as ``2026-12-01`` or ``2026-12``."""
     moment = datetime.datetime.fromtimestamp(at, datetime.UTC)
     return moment.strftime("%Y-%m-%d" if per == "day" else "%Y-%m")
 
@@ -164,7 +164,7 @@ class Spending:
             del self._spent[next(iter(self._spent))]
 
     def of(self, name: str, per: Per) -> Sums:
-        """What was used today, or this month."""
+        """Return what was used today, or this month."""
         day, month = self._periods()
         self._fold()
         return self._spent.get(name, {}).get(day if per == "day" else month) or Sums()
@@ -177,7 +177,7 @@ class Spending:
     # Restarts
 
     def dump(self) -> dict[str, dict[str, Sums]]:
-        """What was used today and this month."""
+        """Return what was used today and this month."""
         periods = self._periods()
         self._fold()
         found = {name: {each: sums for each, sums in of.items() if each in periods} for name, of in self._spent.items()}
@@ -249,7 +249,7 @@ class Standing:
 
 
 def moment(at: float) -> str:
-    """A time in UTC as people read it."""
+    """Return a time in UTC as people read it."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 

@@ -126,7 +126,7 @@ class RecordedUpstream:
         timeout: float,
         network: Network | None = None,
     ) -> UpstreamAnswer:
-        """The answer that the recording has for this attempt, after its latency."""
+        """Return the answer that the recording has for this attempt, after its latency."""
         text = bytes(body) if isinstance(body, bytes | ByteChain) else b""
         call = _Call.of(url, text)
         account = next(value.decode("utf-8") for name, value in headers if name == _WHOSE)
@@ -200,7 +200,7 @@ class _Call:
         return cls(kind, method, unquote(target.rpartition("/")[2]), framing)
 
     def good(self, usage: dict[str, int] | None) -> bytes:
-        """A good answer, whole, which says so of its usage."""
+        """Return a good answer, whole, which says so of its usage."""
         document: dict[str, Any] = {"totalTokens": 1}
         if self.method in ("generateContent", "streamGenerateContent"):
             document = {"candidates": [{"content": {"parts": [{"text": "replayed"}]}, "finishReason": "STOP"}]}
@@ -284,7 +284,7 @@ _SENTENCES = {
 
 
 def _error(answer: Answer, status: int, call: _Call) -> bytes:
-    """The recorded body, or one in Google's words with the recorded reason and delay."""
+    """Return the recorded body, or one in Google's words with the recorded reason and delay."""
     if answer.body is not msgspec.UNSET:
         return bytes(answer.body)
     reason = answer.reason or ""

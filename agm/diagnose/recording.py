@@ -232,7 +232,7 @@ def _tables(value: object) -> list[dict[str, Any]]:
 
 def emulated_error(name: str, kind: str, model: str, now: float) -> tuple[int, bytes]:
     """
-    The error that the emulator has for a fault: its status and body.
+    Return the error that the emulator has for a fault: its status and body.
 
     :raises ValueError: if it has none.
     """

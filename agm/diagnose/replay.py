@@ -77,7 +77,7 @@ def _tell_attempt(it: Mapping[str, Any]) -> str:
 
 
 def _whom(it: Mapping[str, Any]) -> str:
-    """The account, and the model that it cools down for."""
+    """Return the account, and the model that it cools down for."""
     return f"{it['account']} for {'all models' if it['model'] == ALL_MODELS else it['model']}"
 
 
@@ -297,7 +297,7 @@ class Replay:
         )
 
     def _key(self, name: str) -> ClientKey:
-        """A key of the configuration, or one without limits."""
+        """Return a key of the configuration, or one without limits."""
         try:
             return self.gateway.clients.named(name)
         except GatewayError:

@@ -71,7 +71,7 @@ class Trial:
 
 
 def for_trials(config: Config) -> Config:
-    """A configuration for a gateway that accounts are tried in: nothing is remembered, and nobody waits long."""
+    """Return a configuration for a gateway that accounts are tried in: nothing is remembered, and nobody waits long."""
     return attrs.evolve(
         config,
         path=None,
@@ -194,7 +194,7 @@ async def _list_models(gateway: Gateway, account: Account) -> Trial:
 
 
 def _asked(gateway: Gateway, account: Account) -> GatewayRequest:
-    """A request to which an answer that is none of a call's may be taken for one."""
+    """Return a request to which an answer that is none of a call's may be taken for one."""
     return GatewayRequest(
         id=f"trial-{account.name}",
         path="/v1beta/models",
@@ -214,7 +214,7 @@ def _asked(gateway: Gateway, account: Account) -> GatewayRequest:
 
 
 async def _whole(answer: OpenAnswer) -> bytes:
-    """The body of an answer, or its beginning if it is endless."""
+    """Return the body of an answer, or its beginning if it is endless."""
     chunks: list[bytes] = []
     ended: Deferred[None] = Deferred()
 

@@ -13,10 +13,13 @@ The modules, from the pure to the ones that touch a socket:
   ``stepstream``: what a model would say;
 * ``requestlog``, ``holdings``, ``state``: what the emulator remembers;
 * ``credentials``, ``modelcalls``, ``developer``, ``interactions``, ``neighbours``, ``vertex``, ``codeassist``,
-  ``openai``, ``oauth``, ``control``: a call in, a reply out; ``live``: a session's message in, its messages out;
+  ``openai``, ``oauth``, ``control``: a call in, a reply out; ``live``: a session's message in, its messages out,
+  and ``liveinteraction``, the same of a live interaction;
 * ``stored``, ``storage``, ``uploads``, ``batches``, ``stores``, ``tuning``, ``videos``, ``jobs``: the same, about what
   is kept;
-* ``playback``, ``sockets``, ``site``, ``tap``: the socket.
+* ``scenarios``: faults of a bad day, by a name;
+* ``playback``, ``sockets``, ``site``, ``tap``: the socket; ``command``: the program ``agm-emulator``;
+  ``pytest_plugin``: for the tests of others.
 
 Nothing here imports the gateway: the two only meet over HTTP.
 """

@@ -72,7 +72,7 @@ def digest_of(seed: int, model: str, request: Mapping[str, Any]) -> bytes:
 
 
 def identifier(digest: bytes) -> str:
-    """A response id as Google makes them: 23 characters."""
+    """Return a response id as Google makes them: 23 characters."""
     return base64.urlsafe_b64encode(digest[:17]).rstrip(b"=").decode()
 
 
@@ -86,7 +86,7 @@ def compose(
     cached: Mapping[str, Any] | None = None,
 ) -> Answer:
     """
-    The answer of `model` to a request.
+    Return the answer of `model` to a request.
 
     `text` replaces what would be said; `cached` is the content that a ``cachedContent`` stands for.
     """
@@ -171,7 +171,7 @@ def _speech(request: Mapping[str, Any], digest: bytes, index: int) -> str:
 
 
 def _json_text(config: Mapping[str, Any], request: Mapping[str, Any], digest: bytes) -> str | None:
-    """The text of an answer that must follow a schema, or None for a free one."""
+    """Return the text of an answer that must follow a schema, or None for a free one."""
     mime_type = config.get("responseMimeType", "text/plain")
     if mime_type not in ("application/json", "text/x.enum"):
         return None
@@ -191,7 +191,7 @@ def _words(text: str) -> str:
 
 
 def _told(name: str, said: str) -> tuple[int, dict[str, Any]] | None:
-    """The arguments that the prompt gives for a function, and where: ``Edit {"path": "x"}``."""
+    """Return the arguments that the prompt gives for a function, and where: ``Edit {"path": "x"}``."""
     for found in re.finditer(rf"(?<![A-Za-z0-9_]){re.escape(name)}\s*\(?\s*(?=\{{)", said):
         try:
             args, _ = json.JSONDecoder().raw_decode(said, found.end())
@@ -204,7 +204,7 @@ def _told(name: str, said: str) -> tuple[int, dict[str, Any]] | None:
 
 def _chosen(declared: Sequence[Mapping[str, Any]], said: str, seed: int) -> list[tuple[str, Any]]:
     """
-    The functions that a prompt calls, with their arguments.
+    Return the functions that a prompt calls, with their arguments.
 
     Those behind whose names it has a JSON object, in its order and with that; else those that it names, else the first.
     """
@@ -222,7 +222,7 @@ def _chosen(declared: Sequence[Mapping[str, Any]], said: str, seed: int) -> list
 
 
 def _calls(model: str, request: Mapping[str, Any], digest: bytes) -> list[dict[str, Any]]:
-    """The function calls that the model makes now: none, one, or one for each function that the prompt names."""
+    """Return the function calls that the model makes now: none, one, or one for each function that the prompt names."""
     declared = [one for tool in request.get("tools", ()) for one in tool.get("functionDeclarations", ())]
     config = request.get("toolConfig", {}).get("functionCallingConfig", {})
     mode = config.get("mode", "AUTO")
@@ -259,7 +259,7 @@ def _code_parts() -> list[dict[str, Any]]:
 
 
 def _limited(text: str, config: Mapping[str, Any]) -> tuple[str, str]:
-    """The text up to a stop sequence or the token limit, and why it ended."""
+    """Return the text up to a stop sequence or the token limit, and why it ended."""
     ends = [at for stop in config.get("stopSequences", ()) if stop and (at := text.find(stop)) >= 0]
     if ends:
         text = text[: min(ends)]
@@ -421,7 +421,7 @@ def unary(answer: Answer) -> dict[str, Any]:
 
 
 def pieces(part: Mapping[str, Any], wanted: int | None) -> list[Mapping[str, Any]]:
-    """A text in pieces that end after a space, any other part whole; `wanted` asks for so many of them."""
+    """Return a text in pieces that end after a space, any other part whole; `wanted` asks for so many of them."""
     if "text" not in part or part.get("thought"):
         return [part]
     text = part["text"]
@@ -468,7 +468,7 @@ def events(answer: Answer, *, wanted: int | None = None) -> list[dict[str, Any]]
 
 
 def blocked(answer: Answer) -> dict[str, Any]:
-    """The one document of a blocked prompt: promptFeedback, and no candidates."""
+    """Return the one document of a blocked prompt: promptFeedback, and no candidates."""
     categories = ("SEXUALLY_EXPLICIT", "HATE_SPEECH", "HARASSMENT", "DANGEROUS_CONTENT")
     document: dict[str, Any] = {
         "promptFeedback": {

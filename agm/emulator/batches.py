@@ -52,7 +52,7 @@ def _made(context: Context, message_name: str, *, embeds: bool) -> dict[str, Any
 
 
 def _of_file(context: Context, name: str, *, embeds: bool) -> list[dict[str, Any]]:
-    """The requests of a file: a JSON object a line, ``{"key": …, "request": {…}}``."""
+    """Return the requests of a file: a JSON object a line, ``{"key": …, "request": {…}}``."""
     file = context.holdings.file(name, context.account, context.now)
     if file.content is None:
         raise GoogleError(400, "The file of a batch is too large for the emulator: its bytes were not kept.")

@@ -136,7 +136,7 @@ _BY_NAME = {model.name: model for model in MODELS}
 
 
 def find(name: str) -> Model | None:
-    """The listed model of this name (without ``models/``); a made-up one for the names that ask for a fault."""
+    """Return the listed model of this name (without ``models/``); a made-up one for the names that ask for a fault."""
     if name.startswith("emu-"):
         return Model(name, name, "A model that misbehaves on request", "001")
     return _BY_NAME.get(name)
@@ -149,7 +149,7 @@ def page(
     things: Sequence[Listed], page_size: str | None, page_token: str | None, *, default: int = 50, most: int = 1000
 ) -> tuple[Sequence[Listed], str | None]:
     """
-    A page of a list and the token of the next, if there is one.
+    Return a page of a list and the token of the next, if there is one.
 
     :raises GoogleError: 400 for a size or a token that is not one.
     """

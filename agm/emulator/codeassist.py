@@ -173,7 +173,7 @@ def _operation(name: str) -> Answer:
 
 
 def _remaining(account: Account, state: State, model: str) -> tuple[int, float]:
-    """The calls that are left today for a model, and the fraction that they are."""
+    """Return the calls that are left today for a model, and the fraction that they are."""
     limit = account.quotas.requests_per_day
     if not limit:
         return 1_000, 1.0

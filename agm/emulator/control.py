@@ -8,6 +8,8 @@ Control, below ``/_emu/``: how a test sets the emulator up and asks what reached
 ``POST /_emu/accounts``   ``{"accounts": [{"name": …, "credentials": […], …}]}``, or one account alone: declare accounts
 ``GET /_emu/script``      ``{"scripts": {account: {"left": steps, "repeat": …}}}``
 ``POST /_emu/script``     ``{"account": name or credential, "steps": ["429-2", "ok", …], "repeat": false}``
+``GET /_emu/scenario``    ``{"scenario": name or null, "scenarios": {name: meaning}}``
+``POST /_emu/scenario``   ``{"scenario": name or null}``: what every account follows that has no script of its own
 ``GET /_emu/log``         ``{"entries": […]}``; ``?since=SEQ``, ``?account=NAME``, ``?body=1`` for the requests' bodies
 ``DELETE /_emu/log``      forget the entries
 ``GET /_emu/clock``       ``{"now": seconds}``
@@ -30,6 +32,7 @@ from agm.emulator import errors
 from agm.emulator.calls import Call
 from agm.emulator.errors import DISABLED_REASONS, GoogleError
 from agm.emulator.replies import Reply, json_reply
+from agm.emulator.scenarios import SCENARIOS
 from agm.emulator.state import Account, Quotas, State
 
 PREFIX = "/_emu"
@@ -69,6 +72,12 @@ class ScriptForm(msgspec.Struct, forbid_unknown_fields=True):
     account: str
     steps: list[str]
     repeat: bool = False
+
+
+class ScenarioForm(msgspec.Struct, forbid_unknown_fields=True):
+    """The scenario that is to be followed; None for none."""
+
+    scenario: str | None
 
 
 class ClockForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -158,6 +167,15 @@ def _script(call: Call, state: State) -> dict[str, Any]:
     return {"account": name, "steps": len(form.steps), "repeat": form.repeat}
 
 
+def _scenario(call: Call, state: State) -> dict[str, Any]:
+    return {"scenario": state.scenario, "scenarios": {name: each.meaning for name, each in SCENARIOS.items()}}
+
+
+def _follow(call: Call, state: State) -> dict[str, Any]:
+    state.follow(_form(call, ScenarioForm).scenario)
+    return {"scenario": state.scenario}
+
+
 def _log(call: Call, state: State) -> dict[str, Any]:
     since = int(call.query.get("since") or 0)
     with_body = call.query.get("body", "0") not in ("0", "")
@@ -192,6 +210,7 @@ _ROUTES: Mapping[str, Mapping[str, Answer]] = {
     "reset": {"POST": _reset},
     "accounts": {"GET": _accounts, "POST": _declare},
     "script": {"GET": _scripts, "POST": _script},
+    "scenario": {"GET": _scenario, "POST": _follow},
     "log": {"GET": _log, "DELETE": _clear_log},
     "clock": {"GET": _clock, "POST": _set_clock},
 }

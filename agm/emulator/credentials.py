@@ -15,12 +15,12 @@ from agm.emulator.state import Account, State
 
 
 def api_key(call: Call) -> str | None:
-    """The API key of a request, from its header or the query."""
+    """Return the API key of a request, from its header or the query."""
     return call.headers.get("x-goog-api-key") or call.query.get("key") or None
 
 
 def bearer_token(call: Call) -> str | None:
-    """The access token of a request, from its header or the query."""
+    """Return the access token of a request, from its header or the query."""
     scheme, _, token = call.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
@@ -29,7 +29,7 @@ def bearer_token(call: Call) -> str | None:
 
 def authenticate(call: Call, state: State, about: Circumstances, *, keys: bool = True) -> Account:
     """
-    The account that a request comes from; `keys` says whether an API key will do.
+    Return the account that a request comes from; `keys` says whether an API key will do.
 
     :raises GoogleError: 400, 401 or 403, as Google refuses such a credential.
     """

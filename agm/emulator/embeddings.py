@@ -28,7 +28,7 @@ _MOST_IMAGES = 8
 
 
 def vector(text: str, dimensions: int) -> list[float]:
-    """A unit vector for a text."""
+    """Return a unit vector for a text."""
     moved = [1e-3] * dimensions
     for word in re.findall(r"\w+", text.lower()) or [""]:
         chance = random.Random(hashlib.sha256(word.encode()).digest())  # noqa: S311 - to repeat itself is its purpose
@@ -67,7 +67,7 @@ def of_request(model: str, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer(target: Target, message: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The answer of one of these methods.
+    Return the answer of one of these methods.
 
     :raises GoogleError: 400 for a request that lacks something.
     """

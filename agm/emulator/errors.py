@@ -77,7 +77,7 @@ class GoogleError(Exception):
         self.details = tuple(details)
 
     def document(self) -> dict[str, Any]:
-        """The body, before it is printed."""
+        """Return the body, before it is printed."""
         error: dict[str, Any] = {"code": self.status, "message": self.message, "status": self.rpc}
         if self.details:
             error["details"] = [dict(detail) for detail in self.details]
@@ -101,7 +101,7 @@ class Circumstances:
 
 
 def duration(seconds: float) -> str:
-    """A google.protobuf.Duration in JSON: ``56s``, ``0.500s``, with 0, 3, 6 or 9 digits after the point."""
+    """Return a google.protobuf.Duration in JSON: ``56s``, ``0.500s``, with 0, 3, 6 or 9 digits after the point."""
     nanos = round(seconds * 1_000_000_000)
     whole, rest = divmod(nanos, 1_000_000_000)
     if not rest:
@@ -114,7 +114,7 @@ def duration(seconds: float) -> str:
 
 
 def go_duration(seconds: float) -> str:
-    """A duration as Go prints it, which is how quotaResetDelay comes: ``539.477544ms``, ``143h4m52.7s``."""
+    """Return a duration as Go prints it, which is how quotaResetDelay comes: ``539.477544ms``, ``143h4m52.7s``."""
     if seconds < 1:
         return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
     whole = math.floor(seconds)
@@ -125,7 +125,7 @@ def go_duration(seconds: float) -> str:
 
 
 def timestamp(now: float) -> str:
-    """A google.protobuf.Timestamp in JSON, to the microsecond where there are any."""
+    """Return a google.protobuf.Timestamp in JSON, to the microsecond where there are any."""
     moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
     return moment.isoformat().replace("+00:00", "Z")
 
@@ -182,13 +182,13 @@ def bad_request(violations: Sequence[Violation]) -> GoogleError:
 
 
 def unknown_name(name: str, path: str, why: str = "Cannot find field.") -> Violation:
-    """A field that the message does not have."""
+    """Return a field that the message does not have."""
     at = f" at '{path}'" if path else ""
     return Violation(path, f"Invalid JSON payload received. Unknown name {json.dumps(name)}{at}: {why}")
 
 
 def invalid_value(path: str, type_name: str, value: Any) -> Violation:
-    """A value of the wrong type; `type_name` as in ``TYPE_STRING`` or the full name of a message or an enum."""
+    """Return a value of the wrong type; `type_name` as in ``TYPE_STRING`` or the full name of a message or an enum."""
     text = json.dumps(value, ensure_ascii=False)
     return Violation(path, f"Invalid value at '{path}' ({type_name}), {text}")
 
@@ -379,7 +379,7 @@ DISABLED_REASONS = (
 
 
 def disabled(about: Circumstances, reason: str) -> GoogleError:
-    """The error of an account that was declared disabled for one of :data:`DISABLED_REASONS`."""
+    """Return the error of an account that was declared disabled for one of :data:`DISABLED_REASONS`."""
     match reason:
         case "SERVICE_DISABLED":
             return service_disabled(about)
@@ -585,7 +585,7 @@ _INTERNAL = {
 
 
 def of_status(about: Circumstances, status: int, delay: float | None = None) -> GoogleError:
-    """The usual error with an HTTP `status`; `delay` adds RetryInfo (a 429 has one anyhow, of one second)."""
+    """Return the usual error with an HTTP `status`; `delay` adds RetryInfo (a 429 has one anyhow, of one second)."""
     match status:
         case 400:
             error = invalid_argument()
@@ -614,7 +614,7 @@ def of_status(about: Circumstances, status: int, delay: float | None = None) -> 
 
 
 def of_fault(about: Circumstances, fault: Fault) -> GoogleError | None:
-    """The error that a fault answers the whole call with, or None if it shapes an answer instead."""
+    """Return the error that a fault answers the whole call with, or None if it shapes an answer instead."""
     if fault.status is not None:
         return of_status(about, fault.status, fault.number)
     number = fault.number or 0.0

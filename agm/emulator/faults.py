@@ -128,7 +128,7 @@ def _read(text: str) -> Fault | None:
 
 def from_model(model: str) -> Fault | None:
     """
-    The fault that a model's name asks for, or None for a normal answer.
+    Return the fault that a model's name asks for, or None for a normal answer.
 
     Only the last part of a path counts, so ``tunedModels/emu-429`` asks as well.  An unknown ``emu-…`` name is a
     model like any other.
@@ -139,7 +139,7 @@ def from_model(model: str) -> Fault | None:
 
 def from_step(step: str) -> Fault | None:
     """
-    The fault that a step of a script asks for; None for ``ok``.
+    Return the fault that a step of a script asks for; None for ``ok``.
 
     :raises ValueError: if there is no such fault.
     """

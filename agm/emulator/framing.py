@@ -40,17 +40,17 @@ def _escape(text: bytes) -> bytes:
 
 
 def compact(document: Any) -> bytes:
-    """A document without any white space."""
+    """Return a document without any white space."""
     return _escape(msgspec.json.encode(document))
 
 
 def one_line(document: Any) -> bytes:
-    """A document on one line: a space after each colon, none after a comma."""
+    """Return a document on one line: a space after each colon, none after a comma."""
     return _escape(_ONE_LINE.encode(document).encode())
 
 
 def pretty(document: Any) -> bytes:
-    """A document with two spaces of indent and no newline at its end."""
+    """Return a document with two spaces of indent and no newline at its end."""
     return _escape(msgspec.json.format(msgspec.json.encode(document), indent=2))
 
 
@@ -67,10 +67,10 @@ class Framing(Protocol):
         """The value of ``Content-Type``."""
 
     def event(self, index: int, document: Any) -> bytes:
-        """The bytes of the document with this `index`, counted from 0."""
+        """Return the bytes of the document with this `index`, counted from 0."""
 
     def end(self, count: int) -> bytes:
-        """The bytes after the last of `count` documents."""
+        """Return the bytes after the last of `count` documents."""
 
 
 @attrs.frozen
@@ -100,7 +100,7 @@ class JsonArray:
         return (b",\r\n" if index else b"[") + pretty(document) + b"\n"
 
     def end(self, count: int) -> bytes:
-        """The closing bracket."""
+        """Return the closing bracket."""
         return b"]" if count else b"[]"
 
 
@@ -142,7 +142,7 @@ _OPAQUE = frozenset({"args", "response", "metadata"})
 
 
 def enums_as_numbers(document: Any) -> Any:
-    """The document with its enum values as numbers, for ``$alt=json;enum-encoding=int``."""
+    """Return the document with its enum values as numbers, for ``$alt=json;enum-encoding=int``."""
     if isinstance(document, dict):
         return {key: _enum_value(key, value) for key, value in document.items()}
     if isinstance(document, Sequence) and not isinstance(document, str):

@@ -54,7 +54,7 @@ class Generation:
         return ESF if self.target.kind is Kind.CODE_ASSIST else SCAFFOLDING
 
     def framing(self) -> framing.Framing:
-        """The framing that the request asked for."""
+        """Return the framing that the request asked for."""
         if not self.call.sse:
             return framing.JsonArray()
         if self.target.kind is Kind.CODE_ASSIST:
@@ -62,7 +62,7 @@ class Generation:
         return framing.EventStream()
 
     def compose(self, text: str | None = None) -> answers.Answer:
-        """The answer; `text` replaces what would be said."""
+        """Return the answer; `text` replaces what would be said."""
         return answers.compose(
             self.target.model,
             self.request,
@@ -73,7 +73,7 @@ class Generation:
         )
 
     def dressed(self, document: dict[str, Any]) -> dict[str, Any]:
-        """A document as this call wants it: in code-assist's envelope, and with enums as numbers."""
+        """Return a document as this call wants it: in code-assist's envelope, and with enums as numbers."""
         if self.call.enum_numbers:
             document = framing.enums_as_numbers(document)
         if self.target.kind is Kind.CODE_ASSIST:
@@ -83,7 +83,7 @@ class Generation:
 
 
 def reply(work: Generation) -> Reply:
-    """The reply to a generation call."""
+    """Return the reply to a generation call."""
     answered = _streamed(work) if work.target.streaming else _unary(work)
     return paced(answered, work.fault)
 
@@ -92,12 +92,12 @@ def reply(work: Generation) -> Reply:
 
 
 def numbered(count: int) -> str:
-    """A text that falls into `count` equal pieces, each with its number."""
+    """Return a text that falls into `count` equal pieces, each with its number."""
     return "".join(f"This is piece {index + 1:7} of {count:7}. " for index in range(count))
 
 
 def _documents(work: Generation) -> list[dict[str, Any]]:
-    """The documents of a stream; where a fault needs a certain number of them, so many and a plain text."""
+    """Return the documents of a stream; where a fault needs a certain number of them, so many and a plain text."""
     name = work.fault.name if work.fault is not None else ""
     count = work.fault.count if work.fault is not None else 0
     if name in AFTER_EVENTS:
@@ -200,7 +200,7 @@ def _many_lines(document: Any) -> bytes:
 
 
 def broken_off(about: Circumstances, fault: Fault, frames: framing.Framing, events: list[bytes]) -> list[Step]:
-    """A stream that ends early: some good events, and then what the fault says."""
+    """Return a stream that ends early: some good events, and then what the fault says."""
     count = events_before(fault)
     steps: list[Step] = [Send(b""), *between(events[:count], 0.0)]
     match fault.name:
@@ -254,7 +254,7 @@ def _unary(work: Generation) -> Reply:
 
 
 def whole(body: bytes, name: str, headers: tuple[tuple[str, str], ...]) -> Reply:
-    """A unary answer with its Content-Length, under the fault of this name that cuts or delays it."""
+    """Return a unary answer with its Content-Length, under the fault of this name that cuts or delays it."""
     match name:
         case "badjson":
             body = body[: len(body) // 2]
@@ -314,7 +314,7 @@ def _big(work: Generation, mebibytes: float) -> Reply:
 
 
 def paced(answered: Reply, fault: Fault | None) -> Reply:
-    """The same bytes in other writes, or later."""
+    """Return the same bytes in other writes, or later."""
     if fault is None:
         return answered
     match fault.name:
@@ -335,7 +335,7 @@ def _rewritten(answered: Reply, cut: Callable[[bytes], list[bytes]]) -> Reply:
 
 
 def split_inside_characters(body: bytes) -> list[bytes]:
-    """A UTF-8 text in pieces that all end inside of a character, but for the last."""
+    """Return a UTF-8 text in pieces that all end inside of a character, but for the last."""
     pieces, start = [], 0
     for at in range(1, len(body)):
         # A continuation byte right after its leading byte: here a character is cut in two.
@@ -346,5 +346,5 @@ def split_inside_characters(body: bytes) -> list[bytes]:
 
 
 def delayed(answered: Reply, seconds: float) -> Reply:
-    """The same reply after a wait, headers included."""
+    """Return the same reply after a wait, headers included."""
     return attrs.evolve(answered, steps=(Wait(seconds), *answered.steps))

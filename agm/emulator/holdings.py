@@ -189,7 +189,7 @@ class Batch:
         return {inlined: {"inlinedResponses": [dict(one) for one in self.output]}}
 
     def resource(self) -> dict[str, Any]:
-        """The long-running operation that a batch is."""
+        """Return the long-running operation that a batch is."""
         kind = "EmbedContentBatch" if self.embeds else "GenerateContentBatch"
         count, done = str(len(self.requests)), self.state == "BATCH_STATE_SUCCEEDED"
         metadata: dict[str, Any] = {
@@ -241,7 +241,7 @@ class Operation:
         return {**document, "done": True, "response": dict(self.response)}
 
     def look(self) -> dict[str, Any]:
-        """The same, a step further."""
+        """Return the same, a step further."""
         if self.looks > 0:
             self.looks -= 1
             if not self.looks and self.error is None:
@@ -332,7 +332,7 @@ class Staged:
         self.states, self.at = (state,), 0
 
     def resource(self) -> dict[str, Any]:
-        """The resource."""
+        """Return the resource."""
         return {"name": self.name, **self.described, "state": self.state}
 
 
@@ -447,13 +447,13 @@ class Holdings:
         self._named = 0
 
     def new_id(self, seed: int, length: int = 12) -> str:
-        """An id that was not given out yet: lower-case letters and digits."""
+        """Return an id that was not given out yet: lower-case letters and digits."""
         self._named += 1
         digest = hashlib.sha256(f"{seed} {self._named}".encode()).digest()
         return "".join(_ALPHABET[digest[index % 32] % len(_ALPHABET)] for index in range(length))
 
     def new_number(self, seed: int) -> str:
-        """A numeric id that was not given out yet, as Vertex AI makes them."""
+        """Return a numeric id that was not given out yet, as Vertex AI makes them."""
         self._named += 1
         digest = hashlib.sha256(f"{seed} {self._named}".encode()).digest()
         return str(10**18 + int.from_bytes(digest[:8], "big") % (9 * 10**18))
@@ -461,7 +461,7 @@ class Holdings:
     def keep_file(
         self, seed: int, account: str, content: bytes, mime_type: str, now: float, *, prefix: str = ""
     ) -> StoredFile:
-        """A file that was made here, which can be downloaded."""
+        """Return a file that was made here, which can be downloaded."""
         file = StoredFile(
             name=f"files/{prefix}{self.new_id(seed)}",
             account=account,
@@ -478,7 +478,7 @@ class Holdings:
 
     def file(self, name: str, account: str, now: float) -> StoredFile:
         """
-        A file of an account.
+        Return a file of an account.
 
         :raises GoogleError: 403, the same for what is foreign and for what does not exist.
         """
@@ -502,7 +502,7 @@ class Holdings:
 
     def batch(self, name: str, account: str) -> Batch:
         """
-        A batch of an account.
+        Return a batch of an account.
 
         :raises GoogleError: 404.
         """
@@ -513,7 +513,7 @@ class Holdings:
 
     def store(self, name: str, account: str) -> Store:
         """
-        A file search store of an account.
+        Return a file search store of an account.
 
         :raises GoogleError: 403, the same for what is foreign and for what does not exist.
         """
@@ -527,7 +527,7 @@ class Holdings:
 
     def document(self, name: str, account: str) -> tuple[Store, Document]:
         """
-        A document, with its store.
+        Return a document, with its store.
 
         :raises GoogleError: 403 for the store, 404 for the document.
         """
@@ -538,7 +538,7 @@ class Holdings:
 
     def operation(self, name: str, account: str) -> Operation:
         """
-        A long-running operation of an account.
+        Return a long-running operation of an account.
 
         :raises GoogleError: 404.
         """
@@ -549,7 +549,7 @@ class Holdings:
 
     def one_staged(self, name: str, account: str) -> Staged:
         """
-        A tuned model or a job of an account.
+        Return a tuned model or a job of an account.
 
         :raises GoogleError: 404.
         """
@@ -560,7 +560,7 @@ class Holdings:
 
     def interaction(self, name: str, account: str) -> Interaction:
         """
-        An interaction of an account.
+        Return an interaction of an account.
 
         :raises GoogleError: 404, the same for what is foreign and for what does not exist.
         """
@@ -636,19 +636,19 @@ class Holdings:
 
 
 def project_number(project: str) -> str:
-    """The number of a project, which is what names in answers of Vertex AI hold; a number stands for itself."""
+    """Return the number of a project, which is what names in answers of Vertex AI hold; a number stands for itself."""
     if project.isdigit():
         return project
     return str(10**11 + int.from_bytes(hashlib.sha256(project.encode()).digest()[:5], "big") % (9 * 10**11))
 
 
 def by_number(name: str) -> str:
-    """A name of Vertex AI's with its project's number."""
+    """Return a name of Vertex AI's with its project's number."""
     return re.sub(r"(?<=^projects/)[^/]+", lambda project: project_number(project[0]), name)
 
 
 def _files(request: Mapping[str, Any]) -> Iterator[str]:
-    """The names of uploaded files that a request refers to; other addresses are not ours to check."""
+    """Yield the names of uploaded files that a request refers to; other addresses are not ours to check."""
     for content in request.get("contents", ()):
         for part in content.get("parts", ()):
             match = _FILE_URI.fullmatch(part.get("fileData", {}).get("fileUri", ""))

@@ -42,7 +42,7 @@ def size_of(aspect_ratio: str | None) -> tuple[int, int]:
 
 
 def tone(seed: bytes, *, rate: int = 24_000, seconds: float = 0.1) -> bytes:
-    """A sine of 16-bit little-endian mono PCM, its pitch chosen by the first byte of `seed`."""
+    """Return a sine of 16-bit little-endian mono PCM, its pitch chosen by the first byte of `seed`."""
     pitch = 220.0 + seed[0]
     samples = round(rate * seconds)
     return struct.pack(

@@ -147,7 +147,7 @@ def _create(context: _Context) -> Reply:
 
 
 def _read(call: Call) -> dict[str, Any]:
-    """The message of a creation.  :raises GoogleError: 400 for what is not one."""
+    """Return the message of a creation.  :raises GoogleError: 400 for what is not one."""
     if len(call.body) > modelcalls.MOST_BODY:
         raise errors.too_large(modelcalls.MOST_BODY)
     message = jsontext.read(call.body)
@@ -169,7 +169,7 @@ def _read(call: Call) -> dict[str, Any]:
 
 
 def _made(context: _Context, message: Mapping[str, Any], model: str, fault: Fault | None) -> Interaction:
-    """The interaction, answered as it will be in the end."""
+    """Return the interaction, answered as it will be in the end."""
     holdings, account, seed = context.state.holdings, context.account, context.state.seed
     turns: list[dict[str, Any]] = []
     if message.get("previous_interaction_id"):
@@ -217,7 +217,7 @@ def _referenced(
 
 
 def name_of(word: str) -> str:
-    """An id as Google makes them: a message of two words that are the same, in base64."""
+    """Return an id as Google makes them: a message of two words that are the same, in base64."""
     field = bytes([len(word)]) + word.encode()
     return "v1_" + base64.urlsafe_b64encode(b"\x0a" + field + b"\x12" + field).decode().rstrip("=")
 

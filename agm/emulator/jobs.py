@@ -134,7 +134,7 @@ def _get_job(context: Context) -> dict[str, Any]:
 
 
 def _tuned(context: Context, job: Staged) -> dict[str, str]:
-    """The model and the endpoint that a tuning job has come to."""
+    """Return the model and the endpoint that a tuning job has come to."""
     shown = job.described.get("tunedModelDisplayName") or job.described.get("baseModel", "")
     model = _keep(context, "models", {"displayName": shown, "versionId": "1"}, ("",))
     endpoint = f"{_place(context)}/endpoints/{context.holdings.new_number(context.state.seed)}"
@@ -163,7 +163,7 @@ def _cancel(context: Context) -> dict[str, Any]:
 
 
 def _deleted(context: Context) -> dict[str, Any]:
-    """The operation that a deletion is, done already."""
+    """Return the operation that a deletion is, done already."""
     del context.holdings.staged[_job(context).name]
     return {
         "name": f"{_full(context)}/operations/{context.holdings.new_number(context.state.seed)}",

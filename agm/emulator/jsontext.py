@@ -38,7 +38,7 @@ class _Refused(Exception):
 
 def read(body: bytes) -> Any:
     """
-    The value that a body holds; an empty body is an empty message.
+    Return the value that a body holds; an empty body is an empty message.
 
     :raises GoogleError: 400, for what is not JSON.
     """
@@ -65,7 +65,7 @@ def _depth(value: Any) -> int:
 
 
 def refusal(body: bytes) -> GoogleError:
-    """The error for a body that is not JSON."""
+    """Return the error for a body that is not JSON."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:

@@ -70,7 +70,7 @@ def refused(error: GoogleError) -> Close:
 
 
 def say(document: Any) -> Send:
-    """A message to the client."""
+    """Return a message to the client."""
     return Send(frame(BINARY, framing.pretty(document) + b"\n"))
 
 
@@ -139,7 +139,7 @@ def _path(call: Call) -> re.Match[str] | None:
 
 
 def token_of(call: Call) -> str | None:
-    """The ephemeral token of a request, wherever it stands."""
+    """Return the ephemeral token of a request, wherever it stands."""
     scheme, _, token = call.headers.get("authorization", "").partition(" ")
     for found in (
         token if scheme.lower() == "token" else "",
@@ -326,7 +326,7 @@ class Session:
         return played(self._fault, self._documents(), self._played)
 
     def _documents(self) -> list[dict[str, Any]]:
-        """The messages of one turn, and what it is remembered by."""
+        """Return the messages of one turn, and what it is remembered by."""
         config = dict(self._setup.get("generationConfig", {}))
         if "responseModalities" not in config and "native-audio" in self._model:
             config["responseModalities"] = ["AUDIO"]
@@ -367,7 +367,7 @@ class Session:
         return messages
 
     def _spoken(self, part: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """A part of an answer as messages: a call comes by itself, audio in pieces."""
+        """Return a part of an answer as messages: a call comes by itself, audio in pieces."""
         if "functionCall" in part:
             return []
         pieces: list[Mapping[str, Any]] = [part]

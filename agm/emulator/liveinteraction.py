@@ -186,7 +186,7 @@ class LiveInteraction:
         return played(self._fault, events, self._played)
 
     def _events(self, made: Interaction, said: Sequence[Mapping[str, Any]], *, first: int) -> list[dict[str, Any]]:
-        """The events of some steps, of which the first has this index."""
+        """Return the events of some steps, of which the first has this index."""
         wanted = max(self._fault.count, 1) if self._fault is not None and self._fault.name == "chunks" else None
         told = steps.events_of({"id": made.name, "steps": said}, wanted=wanted)
         return [{**one, "index": one["index"] + first} for one in told if one["event_type"].startswith("step.")]
@@ -206,7 +206,7 @@ class LiveInteraction:
 
 
 def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The usage of two turns: sums, and those by modality of both."""
+    """Return the usage of two turns: sums, and those by modality of both."""
     summed: dict[str, Any] = dict(one)
     for name, value in other.items():
         if isinstance(value, int):

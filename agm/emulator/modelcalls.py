@@ -31,7 +31,7 @@ _ROLES = ("user", "model", "function", "tool")
 
 
 def error_reply(error: GoogleError, *, kind: Kind, array: bool = False, trace: str = "") -> Reply:
-    """An error as its kind prints it; `array` for a streaming call that is not answered with events."""
+    """Return an error as its kind prints it; `array` for a streaming call that is not answered with events."""
     document = error.document()
     body = framing.error_array(document) if array else framing.unary(document)
     headers = SCAFFOLDING
@@ -46,7 +46,7 @@ def in_array(call: Call, target: Target) -> bool:
 
 
 def refuse(call: Call, target: Target, error: GoogleError, *, array: bool | None = None) -> Reply:
-    """The reply to a call that failed."""
+    """Return the reply to a call that failed."""
     # Google's is random; this one is the same for the same request.
     trace = hashlib.sha256(call.body).hexdigest()[:16] if target.kind is Kind.CODE_ASSIST else ""
     as_array = in_array(call, target) if array is None else array
@@ -80,7 +80,7 @@ def admit(call: Call, state: State, entry: Entry, target: Target, *, keys: bool 
 
 def read_body(call: Call, message: str, kind: Kind) -> dict[str, Any]:
     """
-    The request's message.
+    Return the request's message.
 
     :raises GoogleError: 400.
     """
@@ -91,7 +91,7 @@ def read_body(call: Call, message: str, kind: Kind) -> dict[str, Any]:
 
 def hindrance(admitted: Admitted, state: State) -> tuple[Fault | None, Reply | None]:
     """
-    The fault that is due for a call, and the reply to it if that is all that comes of the call.
+    Return the fault that is due for a call, and the reply to it if that is all that comes of the call.
 
     :raises GoogleError: if the account lacks the model, or its quota is used up.
     """
@@ -117,7 +117,7 @@ def hindrance(admitted: Admitted, state: State) -> tuple[Fault | None, Reply | N
 
 
 def paced(answered: Reply, fault: Fault | None) -> Reply:
-    """A reply that comes later, if that is the fault."""
+    """Return a reply that comes later, if that is the fault."""
     if fault is not None and fault.name == "latency":
         return generation.delayed(answered, (fault.number or 0.0) / 1000)
     return answered

@@ -48,7 +48,7 @@ class _Context:
         return timestamp(int(self.state.clock.now()))
 
     def body(self) -> Document:
-        """The message.  :raises GoogleError: 400."""
+        """Return the message.  :raises GoogleError: 400."""
         message = jsontext.read(self.call.body)
         if not isinstance(message, dict):
             raise GoogleError(400, "The request body must be a JSON object.")
@@ -92,7 +92,7 @@ def check_agent(state: State, account: str, agent: str) -> None:
 
 def environment_for(state: State, account: str, given: object) -> str:
     """
-    The environment that an interaction runs in: one that there is, or a new one; "" for none.
+    Return the environment that an interaction runs in: one that there is, or a new one; "" for none.
 
     :raises GoogleError: 404.
     """
@@ -320,7 +320,7 @@ def _answer(question: Mapping[str, Any], digest: bytes) -> Document:
 
 
 def _files(context: _Context) -> Reply:
-    """The bytes of a file with ``alt=media``, else what there is at a path."""
+    """Return the bytes of a file with ``alt=media``, else what there is at a path."""
     kept, path = context.kept(), context.names[1].strip("/")
     if context.call.query.get("alt") == "media":
         if path not in kept.below:
@@ -434,7 +434,7 @@ def _answered(context: _Context, document: Document) -> Reply:
 def _found(
     call: Call, rest: str, *, uploads: bool
 ) -> tuple[str, tuple[str, ...], Callable[[_Context], Document | Reply]] | None:
-    """The collection that a path is of, the names in it, and what it does."""
+    """Return the collection that a path is of, the names in it, and what it does."""
     if uploads:
         match = re.fullmatch(rf"environments{_UPLOADS[2]}", rest, re.DOTALL)
         return ("environments", match.groups(), _UPLOADS[3]) if match and call.method in ("PUT", "POST") else None

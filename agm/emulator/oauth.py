@@ -166,7 +166,7 @@ def _exchange(form: Mapping[str, str], state: State) -> _Granted:
 
 
 def challenge_of(verifier: str, method: str) -> str:
-    """The PKCE challenge of a verifier (RFC 7636, section 4.2)."""
+    """Return the PKCE challenge of a verifier (RFC 7636, section 4.2)."""
     if method == "plain":
         return verifier
     digest = hashlib.sha256(verifier.encode("ascii", "replace")).digest()
@@ -218,7 +218,7 @@ def _claims(assertion: str) -> Mapping[str, Any]:
 
 
 def _id_token(account: Account, audience: str, now: float) -> str:
-    """An id token with an empty signature: nobody is meant to trust it."""
+    """Return an id token with an empty signature: nobody is meant to trust it."""
 
     def part(document: Mapping[str, Any]) -> str:
         return base64.urlsafe_b64encode(msgspec.json.encode(document)).rstrip(b"=").decode()

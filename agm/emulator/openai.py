@@ -68,7 +68,7 @@ def reply(call: Call, state: State, entry: Entry) -> Reply:
 
 
 def _by_key(call: Call) -> Call:
-    """The call with its bearer token as the API key that it is here."""
+    """Return the call with its bearer token as the API key that it is here."""
     token = bearer_token(call)
     if token is None or "x-goog-api-key" in call.headers:
         return call
@@ -127,7 +127,7 @@ def _hindrance(admitted: Admitted, state: State) -> tuple[Fault | None, Reply | 
 
 
 def _message(call: Call) -> dict[str, Any]:
-    """The request's fields: JSON, or a form."""
+    """Return the request's fields: JSON, or a form."""
     content_type = call.headers.get("content-type", "")
     if content_type.startswith("multipart/form-data"):
         return {name: content.decode("utf-8", "replace") for name, (_, _, content) in _form(call).items()}
@@ -141,7 +141,7 @@ def _message(call: Call) -> dict[str, Any]:
 
 
 def _form(call: Call) -> dict[str, tuple[str, str, bytes]]:
-    """The parts of a ``multipart/form-data`` body: file name, type and content by the field's name."""
+    """Return the parts of a ``multipart/form-data`` body: file name, type and content by the field's name."""
     boundary = re.search(r'boundary="?([^\s";]{1,70})', call.headers.get("content-type", ""))
     if boundary is None:
         raise errors.invalid_argument("Malformed multipart body.")
@@ -186,7 +186,7 @@ def _parts(content: Any) -> list[dict[str, Any]]:
 
 
 def _request(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The GenerateContentRequest that a chat stands for."""
+    """Return the GenerateContentRequest that a chat stands for."""
     contents: list[dict[str, Any]] = []
     system: list[dict[str, Any]] = []
     names: dict[str, str] = {}
@@ -324,7 +324,7 @@ def _chat(context: Context, message: Mapping[str, Any], fault: Fault | None) -> 
 
 
 def _broken(whole: Reply, name: str) -> Reply:
-    """A unary answer under a fault."""
+    """Return a unary answer under a fault."""
     body = b"".join(step.data for step in whole.steps if isinstance(step, Send))
     half = Send(body[: len(body) // 2])
     match name:
@@ -395,7 +395,7 @@ def _stream(
 
 
 def _filled(chunk: dict[str, Any]) -> dict[str, Any]:
-    """A chunk with a long text."""
+    """Return a chunk with a long text."""
     first = {**chunk["choices"][0], "delta": {"content": "x" * generation.BLOCK, "role": "assistant"}}
     return {**chunk, "choices": [first]}
 
@@ -458,7 +458,7 @@ def _video(video: Staged) -> dict[str, Any]:
 
 
 def _listed(context: Context, documents: Sequence[Mapping[str, Any]]) -> Reply:
-    """A page of a list: so many behind the id that the client has got to."""
+    """Return a page of a list: so many behind the id that the client has got to."""
     query = context.call.query
     after, limit = query.get("after"), query.get("limit", "20")
     ids = [document["id"] for document in documents]
@@ -587,7 +587,7 @@ def _batch(batch: Staged) -> dict[str, Any]:
 
 
 def _line(context: Context, line: bytes) -> bytes:
-    """The answer to one request of a batch."""
+    """Return the answer to one request of a batch."""
     try:
         asked = msgspec.json.decode(line)
         body = asked["body"]

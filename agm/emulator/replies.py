@@ -89,7 +89,7 @@ ESF = google_headers("ESF")
 
 
 def body_reply(status: int, body: bytes, content_type: str, headers: Sequence[tuple[str, str]] = SCAFFOLDING) -> Reply:
-    """A whole body in one write, with its Content-Length."""
+    """Return a whole body in one write, with its Content-Length."""
     return Reply(
         status=status,
         headers=(("Content-Type", content_type), *headers),
@@ -105,5 +105,5 @@ def json_reply(
     headers: Sequence[tuple[str, str]] = SCAFFOLDING,
     pretty_print: bool = True,
 ) -> Reply:
-    """A unary JSON answer."""
+    """Return a unary JSON answer."""
     return body_reply(status, framing.unary(document, pretty_print=pretty_print), framing.JSON_TYPE, headers)

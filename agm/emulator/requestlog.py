@@ -52,12 +52,12 @@ _PARAMETER = re.compile(
 
 
 def fingerprint(credential: str) -> str:
-    """A credential as the log shows it: ``sha256:`` and the first 12 hexadecimal digits."""
+    """Return a credential as the log shows it: ``sha256:`` and the first 12 hexadecimal digits."""
     return "sha256:" + hashlib.sha256(credential.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def shown_header(name: str, value: str) -> str:
-    """The value of a header without its secret; the scheme of ``Authorization`` stays."""
+    """Return the value of a header without its secret; the scheme of ``Authorization`` stays."""
     if name not in _SECRET_HEADERS:
         return _shown_form(value)
     scheme, space, credential = value.partition(" ")
@@ -65,12 +65,12 @@ def shown_header(name: str, value: str) -> str:
 
 
 def shown_parameter(name: str, value: str) -> str:
-    """The value of a query parameter without its secret."""
+    """Return the value of a query parameter without its secret."""
     return fingerprint(value) if name in _SECRET_PARAMETERS else value
 
 
 def _shown_form(text: str) -> str:
-    """A form, or an address with a query, without the secrets of its parameters."""
+    """Return a form, or an address with a query, without the secrets of its parameters."""
     return _PARAMETER.sub(lambda found: f"{found['before']}{found['name']}={fingerprint(found['value'])}", text)
 
 
@@ -98,7 +98,7 @@ class Entry:
 
     def document(self, *, with_body: bool = False) -> dict[str, Any]:
         """
-        The entry as JSON; `with_body` adds the request's body as text, up to :data:`MOST_BODY` bytes of it.
+        Return the entry as JSON; `with_body` adds the request's body as text, up to :data:`MOST_BODY` bytes of it.
 
         Of a form, such as a question for a token is, the secrets are hashed.
         """

@@ -312,7 +312,7 @@ class Field:
 
 
 def snake_case(name: str) -> str:
-    """A camelCase name as the .proto file spells it."""
+    """Return a camelCase name as the .proto file spells it."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), name)
 
 
@@ -335,7 +335,7 @@ def _parse_field(word: str, letter: str) -> Field | None:
 
 
 def _parse_messages(text: str, letter: str) -> Table:
-    """The table for one kind of upstream: message name to fields, by both spellings of their names."""
+    """Return the table for one kind of upstream: message name to fields, by both spellings of their names."""
     table: dict[str, dict[str, Field]] = {}
     fields: dict[str, Field] | None = None
     for line in filter(str.strip, text.splitlines()):
@@ -525,7 +525,7 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 def decode_bytes(text: str) -> bytes:
     """
-    The bytes of a ``bytes`` field: base64 of either alphabet, padded or not.
+    Return the bytes of a ``bytes`` field: base64 of either alphabet, padded or not.
 
     :raises ValueError: if it is neither.
     """

@@ -41,7 +41,7 @@ SURFACES: Sequence[Surface] = (
 
 
 def answer(call: Call, state: State, entry: Entry) -> Reply:
-    """The reply to a call of any upstream kind."""
+    """Return the reply to a call of any upstream kind."""
     for handles, reply in SURFACES:
         if handles(call):
             return reply(call, state, entry)
@@ -49,7 +49,7 @@ def answer(call: Call, state: State, entry: Entry) -> Reply:
 
 
 def open_session(call: Call, state: State, entry: Entry) -> live.Talk | Reply:
-    """A Live session or interaction, if that is what is asked for and Vertex AI does not refuse it."""
+    """Return a Live session or interaction, if that is what is asked for and Vertex AI does not refuse it."""
     if call.headers.get("upgrade", "").lower() != "websocket" or not call.headers.get("sec-websocket-key"):
         return pages.not_found(call.path)
     try:
@@ -129,14 +129,14 @@ class Everything(resource.Resource):
 
 
 def unlogged(now: float) -> Entry:
-    """An entry that is in no log."""
+    """Return an entry that is in no log."""
     return Entry(
         seq=0, time=now, connection=0, method="", path="", query={}, headers={}, body_sha256="", body_length=0, body=b""
     )
 
 
 def call_of(request: Request) -> Call:
-    """A request as a value."""
+    """Return a request as a value."""
     target, _, query = request.uri.partition(b"?")
     scheme = "https" if request.isSecure() else "http"
     host = request.getHeader("host") or "127.0.0.1"
@@ -169,7 +169,7 @@ class EmulatorSite(server.Site):
 
 def make_site(reactor: IReactorTime, *, seed: int = 0) -> EmulatorSite:
     """
-    The emulator as a factory to listen with.
+    Return the emulator as a factory to listen with.
 
     :param reactor: gives the time; a ``task.Clock`` does.
     :param seed: changes the answers' details; the same seed gives the same bytes.

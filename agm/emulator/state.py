@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from agm.emulator.faults import Fault, from_model, from_step
 from agm.emulator.holdings import Holdings
 from agm.emulator.requestlog import RequestLog
+from agm.emulator.scenarios import SCENARIOS
 
 #: Credentials in Google's own forms may be real ones, sent here by mistake: their accounts are named by a hash.
 _GOOGLE_FORM = re.compile(r"AIza|AQ\.|ya29\.|1//|4/|ey[A-Za-z0-9_-]+\.")
@@ -95,7 +96,7 @@ class Account:
         return self.project or f"project-{self.name}"
 
     def document(self) -> dict[str, Any]:
-        """The account as control shows it, without its credentials."""
+        """Return the account as control shows it, without its credentials."""
         document = attrs.asdict(self, filter=lambda field, _: field.name != "credentials")
         document["models"] = list(self.models)
         document["credentials"] = len(self.credentials)
@@ -114,7 +115,7 @@ class Script:
         self._left.extend(self.steps)
 
     def next(self) -> Fault | None:
-        """The next call's fault, and None once the script is over."""
+        """Return the next call's fault, and None once the script is over."""
         if not self._left and self.repeat:
             self._left.extend(self.steps)
         return self._left.popleft() if self._left else None
@@ -146,7 +147,7 @@ class AuthorizationCode:
 
 
 def nameable(credential: str) -> str:
-    """The name of the account that an undeclared credential stands for."""
+    """Return the name of the account that an undeclared credential stands for."""
     if issued := _ISSUED.fullmatch(credential):
         return issued["account"]
     if _GOOGLE_FORM.match(credential) or len(credential) > 80:
@@ -164,6 +165,8 @@ class State:
         self.holdings = Holdings()
         self.accounts: dict[str, Account] = {}
         self.scripts: dict[str, Script] = {}
+        self.scenario: str | None = None
+        self._following: dict[str, Script] = {}  # the scenario, for each account that has called
         self.grants: dict[str, Grant] = {}
         # code-assist's operations: name to account, tier and project
         self.onboardings: dict[str, tuple[str, str, str | None]] = {}
@@ -180,10 +183,12 @@ class State:
         """Forget accounts, scripts, tokens, faults that happened, the log, and the clock's offset."""
         self.clock.reset()
         self.log.clear()
+        self.scenario = None
         self.holdings.clear()
         for forgotten in (
             self.accounts,
             self.scripts,
+            self._following,
             self.grants,
             self.onboardings,
             self.codes,
@@ -197,7 +202,7 @@ class State:
             forgotten.clear()
 
     def next_connection(self) -> int:
-        """A number for a new connection; they never start over."""
+        """Return a number for a new connection; they never start over."""
         self._connections += 1
         return self._connections
 
@@ -214,18 +219,18 @@ class State:
             self._by_credential[credential] = account.name
 
     def account_of(self, credential: str) -> Account:
-        """The account that a credential stands for."""
+        """Return the account that a credential stands for."""
         return self.account_named(self.name_of(credential))
 
     def account_named(self, name: str) -> Account:
-        """The account of this name, which exists from now on."""
+        """Return the account of this name, which exists from now on."""
         account = self.accounts.get(name)
         if account is None:
             account = self.accounts[name] = Account(name=name)
         return account
 
     def name_of(self, credential: str) -> str:
-        """The name of the account that a credential stands for, declared or not."""
+        """Return the name of the account that a credential stands for, declared or not."""
         return self._by_credential.get(credential) or nameable(credential)
 
     def is_declared(self, credential: str) -> bool:
@@ -249,9 +254,28 @@ class State:
             self.scripts.pop(name, None)
         return name
 
+    def follow(self, scenario: str | None) -> None:
+        """
+        Have accounts without a script of their own follow a scenario, each from its beginning; None ends it.
+
+        :raises ValueError: if there is none of this name.
+        """
+        if scenario is not None and scenario not in SCENARIOS:
+            raise ValueError(f"unknown scenario {scenario!r}; there are {', '.join(SCENARIOS)}")
+        self.scenario = scenario
+        self._following.clear()
+
+    def _script_of(self, account: str) -> Script | None:
+        if account in self.scripts or self.scenario is None:
+            return self.scripts.get(account)
+        if account not in self._following:
+            found = SCENARIOS[self.scenario]
+            self._following[account] = Script([from_step(step) for step in found.steps], found.repeat)
+        return self._following[account]
+
     def fault_for(self, account: str, model: str) -> Fault | None:
         """The fault of this call: the script's, else the one that the model's name asks for and that is still due."""
-        script = self.scripts.get(account)
+        script = self._script_of(account)
         fault = script.next() if script is not None else None
         if fault is not None:
             return fault
@@ -285,7 +309,7 @@ class State:
         return None
 
     def quota_used(self, account: str) -> Mapping[str, int]:
-        """The calls of the last day by model, of an account that has a quota per day."""
+        """Return the calls of the last day by model, of an account that has a quota per day."""
         return {
             model: len(window)
             for (name, model, period), window in self._used.items()
@@ -295,19 +319,19 @@ class State:
     # -- tokens
 
     def issue(self, account: Account) -> str:
-        """A new access token of an account."""
+        """Return a new access token of an account."""
         token = f"ya29.emu-{account.name}-{self._number(account.name)}"
         self.grants[token] = Grant(account.name, self.clock.now() + account.expires_in)
         return token
 
     def issue_refresh_token(self, account: Account) -> str:
-        """A new refresh token of an account; it does not end."""
+        """Return a new refresh token of an account; it does not end."""
         token = f"1//emu-{account.name}-{self._number('refresh ' + account.name)}"
         self.refresh_tokens[token] = account.name
         return token
 
     def issue_code(self, code: AuthorizationCode) -> str:
-        """The text of a new authorization code."""
+        """Return the text of a new authorization code."""
         text = f"4/emu-{code.account}-{self._number('code ' + code.account)}"
         self.codes[text] = code
         return text

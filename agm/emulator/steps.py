@@ -38,7 +38,7 @@ _MODES = {"auto": "AUTO", "any": "ANY", "none": "NONE", "validated": "VALIDATED"
 
 
 def turns_of(given: Any) -> list[Document]:
-    """The turns that an ``input`` stands for: a text, a content, contents, or steps."""
+    """Return the turns that an ``input`` stands for: a text, a content, contents, or steps."""
     if isinstance(given, str):
         return [_turn("user", [{"text": given}])]
     items = [given] if isinstance(given, Mapping) else list(given or ())
@@ -57,7 +57,7 @@ def _turn(role: str, parts: list[Document]) -> Document:
 
 
 def _parts_of(item: Any) -> tuple[str, list[Document]]:
-    """The role and the parts of a step or a content."""
+    """Return the role and the parts of a step or a content."""
     if isinstance(item, str):
         return "user", [{"text": item}]
     kind = item.get("type", "text" if "text" in item else "user_input")
@@ -78,7 +78,7 @@ def _parts_of(item: Any) -> tuple[str, list[Document]]:
 
 
 def _part(content: Any) -> Document:
-    """A content as a part; empty for what a model does not read."""
+    """Return a content as a part; empty for what a model does not read."""
     if isinstance(content, str):
         return {"text": content}
     kind = content.get("type", "text")
@@ -93,7 +93,7 @@ def _part(content: Any) -> Document:
 
 
 def as_request(message: Mapping[str, Any], turns: Sequence[Document]) -> Document:
-    """The GenerateContentRequest that a model is to answer; `turns` are all of the conversation."""
+    """Return the GenerateContentRequest that a model is to answer; `turns` are all of the conversation."""
     request: Document = {"contents": list(turns)}
     if message.get("system_instruction"):
         request["systemInstruction"] = {"parts": [{"text": message["system_instruction"]}]}
@@ -151,7 +151,7 @@ def _format(message: Mapping[str, Any]) -> Document:
 
 
 def of_answer(answer: Answer, digest: bytes) -> list[Document]:
-    """The steps of an answer's one candidate; a thought is always the first."""
+    """Return the steps of an answer's one candidate; a thought is always the first."""
     parts = answer.candidates[0].parts
     summary = [{"text": part["text"], "type": "text"} for part in parts if part.get("thought")]
     signature = base64.b64encode(digest).decode()
@@ -197,14 +197,14 @@ def _search(grounding: Mapping[str, Any], digest: bytes) -> list[Document]:
 
 
 def status_of(steps: Sequence[Mapping[str, Any]], answer: Answer) -> str:
-    """The status with which an interaction ends."""
+    """Return the status with which an interaction ends."""
     if steps[-1]["type"] == "function_call":
         return "requires_action"
     return "incomplete" if answer.candidates[0].finish_reason == "MAX_TOKENS" else "completed"
 
 
 def said_in(steps: Sequence[Mapping[str, Any]]) -> list[Document]:
-    """The steps as turns of the conversation that goes on."""
+    """Return the steps as turns of the conversation that goes on."""
     return turns_of([step for step in steps if step["type"] in ("model_output", "function_call")])
 
 
@@ -246,7 +246,7 @@ def _by_modality(counted: Mapping[str, int]) -> list[Document]:
 
 def events_of(interaction: Mapping[str, Any], *, wanted: int | None = None) -> list[Document]:
     """
-    The events in which a finished interaction is streamed, without their ids.
+    Return the events in which a finished interaction is streamed, without their ids.
 
     :param wanted: the number of pieces to cut each text into.
     """
@@ -269,7 +269,7 @@ def _event(kind: str, **fields: Any) -> Document:
 
 
 def _unfolded(step: Mapping[str, Any], wanted: int | None) -> tuple[Document, list[Document]]:
-    """A step as it starts, and what is added to it piece by piece."""
+    """Return a step as it starts, and what is added to it piece by piece."""
     match step["type"]:
         case "thought":
             told = [{"content": one, "type": "thought_summary"} for one in step.get("summary", ())]
@@ -293,7 +293,7 @@ def _pieces(content: Mapping[str, Any], wanted: int | None) -> Iterator[Document
 
 
 def files_in(turns: Sequence[Mapping[str, Any]]) -> Document:
-    """The turns as a request, for what looks for files in one."""
+    """Return the turns as a request, for what looks for files in one."""
     return {"contents": list(turns)}
 
 

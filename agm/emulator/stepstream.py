@@ -36,12 +36,12 @@ CODES: Mapping[int, str] = {
 
 
 def error_fields(error: GoogleError) -> dict[str, str]:
-    """An error as these APIs write it: the message, and a word for a code."""
+    """Return an error as these APIs write it: the message, and a word for a code."""
     return {"message": error.message, "code": CODES[error.status]}
 
 
 def error_reply(error: GoogleError) -> Reply:
-    """An error in place of an answer."""
+    """Return an error in place of an answer."""
     return body_reply(error.status, framing.compact({"error": error_fields(error)}), framing.JSON_TYPE)
 
 
@@ -127,7 +127,7 @@ def streamed(telling: Telling) -> Reply:
 
 
 def numbered_events(telling: Telling) -> list[dict[str, Any]]:
-    """The events, each with its id if it has one."""
+    """Return the events, each with its id if it has one."""
     events = steps.events_of(telling.interaction, wanted=_pieces(telling.fault))
     if telling.name == "nofinish":
         del events[-1]
@@ -157,7 +157,7 @@ def _many_lines(event: Mapping[str, Any]) -> bytes:
 
 
 def _broken_off(telling: Telling, fault: Fault, frames: Sequence[bytes]) -> list[Step]:
-    """Some good events, and then what the fault says."""
+    """Return some good events, and then what the fault says."""
     before: list[Step] = [Send(b""), *generation.between(frames[: generation.events_before(fault)], 0.0)]
     match fault.name:
         case "hang":

@@ -54,14 +54,14 @@ class Context:
 
     def read(self, message: str) -> dict[str, Any]:
         """
-        The request's message.
+        Return the request's message.
 
         :raises GoogleError: 400.
         """
         return modelcalls.read_body(self.call, message, self.admitted.target.kind)
 
     def new_id(self, length: int = 12) -> str:
-        """An id that was not given out yet."""
+        """Return an id that was not given out yet."""
         return self.holdings.new_id(self.state.seed, length)
 
 
@@ -85,7 +85,7 @@ def listed(
     context: Context, key: str, resources: Sequence[Mapping[str, Any]], *, default: int = 50, most: int = 1000
 ) -> dict[str, Any]:
     """
-    A page of resources, as the answer to a list has them: an empty one does not even have the field.
+    Return a page of resources, as the answer to a list has them: an empty one does not even have the field.
 
     :raises GoogleError: 400 for a page that there is not.
     """
@@ -113,7 +113,7 @@ class Route:
 def route(
     pattern: str, method: str, rpc: str, answer: Callable[[Context], dict[str, Any] | Reply], *, is_model: bool = False
 ) -> Route:
-    """A :class:`Route` from a pattern as text."""
+    """Return a :class:`Route` from a pattern as text."""
     return Route(re.compile(pattern, re.DOTALL), method, rpc, answer, is_model)
 
 

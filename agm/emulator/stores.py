@@ -24,7 +24,7 @@ _MOST_PAGE = 20
 
 
 def _slug(text: str) -> str:
-    """The beginning of an id, from a name: what Google lets ids hold, and a dash behind it."""
+    """Return the beginning of an id, from a name: what Google lets ids hold, and a dash behind it."""
     slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:27].strip("-")
     return f"{slug}-" if slug else ""
 
@@ -133,7 +133,7 @@ def _document(state: State, store: Store, display_name: str, mime_type: str, siz
 
 
 def _filling(state: State, store: Store, document: Document, place: str, response: str) -> dict[str, Any]:
-    """The operation that puts a document into a store."""
+    """Return the operation that puts a document into a store."""
     store.documents[document.name] = document
 
     def activate() -> None:

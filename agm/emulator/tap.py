@@ -12,6 +12,7 @@ from twisted.internet import endpoints
 from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
+from agm.emulator.scenarios import SCENARIOS
 from agm.emulator.site import make_site
 from agm.net.clocks import use_steady_clock
 
@@ -29,6 +30,7 @@ class Options(usage.Options):
     optParameters = [  # noqa: RUF012 - usage.Options reads it from the class
         ["port", "p", DEFAULT_PORT, "The port to listen on, on 127.0.0.1.", int],
         ["seed", None, 0, "Changes the details of the answers.", int],
+        ["scenario", None, None, "Faults from the start on, by a name of docs/emulator-ci.md."],
     ]
 
     def __init__(self) -> None:
@@ -54,6 +56,8 @@ class Options(usage.Options):
         """Settle the endpoints, and refuse a bad one."""
         from twisted.internet import reactor
 
+        if self["scenario"] is not None and self["scenario"] not in SCENARIOS:
+            raise usage.UsageError(f"unknown scenario {self['scenario']!r}; there are {', '.join(SCENARIOS)}")
         if not self["listen"]:
             self["listen"] = [f"tcp:{self['port']}:interface=127.0.0.1"]
         for endpoint in self["listen"]:
@@ -75,11 +79,12 @@ class Listening(service.MultiService):
 
 
 def makeService(options: Options) -> service.MultiService:
-    """The emulator on every endpoint of the options."""
+    """Return the emulator on every endpoint of the options."""
     from twisted.internet import reactor
 
     use_steady_clock(reactor)
     site = make_site(reactor, seed=options["seed"])
+    site.state.follow(options["scenario"])
     services = Listening()
     for endpoint in options["listen"]:
         strports.service(endpoint, site, reactor=reactor).setServiceParent(services)

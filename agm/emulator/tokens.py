@@ -26,22 +26,22 @@ ORDER = ("TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT")
 
 
 def of_text(text: str) -> int:
-    """The tokens of a text."""
+    """Return the tokens of a text."""
     return math.ceil(len(text) / CHARACTERS)
 
 
 def pieces(text: str) -> list[bytes]:
-    """A text's tokens: as many as :func:`of_text` counts."""
+    """Return a text's tokens: as many as :func:`of_text` counts."""
     return [text[at : at + CHARACTERS].encode("utf-8", "replace") for at in range(0, len(text), CHARACTERS)]
 
 
 def of_json(value: Any) -> int:
-    """The tokens of a value that the model reads or writes as JSON."""
+    """Return the tokens of a value that the model reads or writes as JSON."""
     return math.ceil(len(msgspec.json.encode(value)) / CHARACTERS)
 
 
 def modality(mime_type: str) -> str:
-    """The modality under which a medium is counted; TEXT for what is text."""
+    """Return the modality under which a medium is counted; TEXT for what is text."""
     family, _, subtype = mime_type.partition("/")
     if subtype == "pdf":
         return "DOCUMENT"
@@ -49,7 +49,7 @@ def modality(mime_type: str) -> str:
 
 
 def of_part(part: Mapping[str, Any]) -> tuple[str, int]:
-    """The modality and the tokens of a part."""
+    """Return the modality and the tokens of a part."""
     if "text" in part:
         return "TEXT", of_text(part["text"])
     for name in ("inlineData", "fileData"):

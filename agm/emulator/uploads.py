@@ -73,7 +73,7 @@ def _commands(call: Call) -> set[str]:
 
 
 def _started(call: Call, state: State, admitted: Admitted, version: str, rest: str, store: str) -> tuple[str, str]:
-    """The URL of a new upload, and its id."""
+    """Return the URL of a new upload, and its id."""
     described = _described(call, store)
     upload_id = state.holdings.new_id(state.seed, 40)
     state.holdings.uploads[upload_id] = Upload(
@@ -120,7 +120,7 @@ def _part(call: Call, state: State, entry: Entry, version: str, upload_id: str) 
 
 
 def _by_range(call: Call, state: State, version: str, upload_id: str, upload: Upload) -> Reply:
-    """The older protocol: ``Content-Range`` says which bytes these are, 308 that more are wanted."""
+    """Return the older protocol: ``Content-Range`` says which bytes these are, 308 that more are wanted."""
     given = call.headers.get("content-range")
     found = _RANGE.fullmatch(given) if given is not None else None
     if given is not None and found is None:
@@ -156,7 +156,7 @@ def _status(status: str, upload: Upload | None = None, *, url: str = "", granula
 
 
 def _whole(call: Call, state: State, admitted: Admitted, version: str, store: str, *, multipart: bool) -> Reply:
-    """The bytes alone, or behind what they are."""
+    """Return the bytes alone, or behind what they are."""
     described: Mapping[str, Any] = {}
     content, mime_type = call.body, call.headers.get("content-type", "")
     if multipart:
@@ -175,7 +175,7 @@ def _whole(call: Call, state: State, admitted: Admitted, version: str, store: st
 
 
 def _parts(call: Call) -> list[tuple[str, bytes]]:
-    """The two parts of a ``multipart/related`` body, each with its type."""
+    """Return the two parts of a ``multipart/related`` body, each with its type."""
     boundary = re.fullmatch(
         r"""multipart/related;(?:.*;)?\s*boundary=(?:"([^"]{1,70})"|([^\s";]{1,70}))(?:;.*)?""",
         call.headers.get("content-type", ""),
@@ -207,7 +207,7 @@ def _described(call: Call, store: str) -> dict[str, Any]:
 
 
 def _name(described: Mapping[str, Any], state: State) -> str:
-    """The name of a new file: the caller's if it may be one."""
+    """Return the name of a new file: the caller's if it may be one."""
     name: str = described.get("name") or "files/" + state.holdings.new_id(state.seed)
     if not name.startswith("files/"):
         name = f"files/{name}"

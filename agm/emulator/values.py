@@ -52,7 +52,7 @@ class SchemaError(ValueError):
 
 def example(schema: Any, *, name: str = "value", seed: int = 0) -> Any:
     """
-    A value that satisfies `schema`; `name` colours the texts in it, `seed` chooses among alternatives.
+    Return a value that satisfies `schema`; `name` colours the texts in it, `seed` chooses among alternatives.
 
     :raises SchemaError: for a schema that makes no sense.
     """
@@ -98,7 +98,7 @@ class _Maker:
         return options[self._seed % len(options)]
 
     def _resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The schema with its reference followed and its ``allOf`` folded in."""
+        """Return the schema with its reference followed and its ``allOf`` folded in."""
         for _ in range(_DEEP):
             reference = schema.get("$ref") or schema.get("ref")
             if not isinstance(reference, str):
@@ -126,7 +126,7 @@ class _Maker:
         return named if isinstance(named, Mapping) else {}
 
     def _alternative(self, schema: Mapping[str, Any], options: Sequence[Any], name: str, depth: int) -> Any:
-        """The first alternative; below the depth limit the simplest, so that a recursive one ends."""
+        """Return the first alternative; below the depth limit the simplest, so that a recursive one ends."""
         known = [self._resolved(option) for option in options if isinstance(option, Mapping)]
         if depth >= _DEEP:
             known.sort(key=lambda option: self._type(option) in ("object", "array"))
@@ -185,7 +185,7 @@ class _Maker:
         return self._between(schema, 0.5)
 
     def _between(self, schema: Mapping[str, Any], smallest: float) -> float:
-        """A number within the bounds; `smallest` is the step off an exclusive bound, 1 for whole numbers."""
+        """Return a number within the bounds; `smallest` is the step off an exclusive bound, 1 for whole numbers."""
         whole = smallest == 1.0
         low, high = schema.get("minimum"), schema.get("maximum")
         if (bound := schema.get("exclusiveMinimum")) is not None:

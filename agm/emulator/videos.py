@@ -26,7 +26,7 @@ def _box(name: bytes, data: bytes) -> bytes:
 
 
 def mp4(text: str) -> bytes:
-    """An MP4 file without a track, with `text` in a free box."""
+    """Return an MP4 file without a track, with `text` in a free box."""
     header = struct.pack(">5I", 0, 0, 0, 1_000, 8_000)  # version, created, changed, units a second, duration
     header += struct.pack(">IHHII", 0x00010000, 0x0100, 0, 0, 0)  # rate, volume, reserved
     header += (
@@ -37,7 +37,7 @@ def mp4(text: str) -> bytes:
 
 
 def _asked(context: Context) -> tuple[Mapping[str, Any], Mapping[str, Any], int]:
-    """The instance, the parameters, and how many videos are wanted."""
+    """Return the instance, the parameters, and how many videos are wanted."""
     message = context.read("PredictRequest")
     instances, parameters = message.get("instances") or (), message.get("parameters")
     instance = instances[0] if instances and isinstance(instances[0], Mapping) else {}

@@ -98,7 +98,7 @@ def _masked(payload: bytes, mask: bytes) -> bytes:
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """A server's frame, which is not masked."""
+    """Return a server's frame, which is not masked."""
     size = len(payload)
     if size < 126:
         return bytes((0x80 | opcode, size)) + payload
@@ -108,12 +108,12 @@ def frame(opcode: int, payload: bytes) -> bytes:
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A close frame; of the reason, what there is room for."""
+    """Return a close frame; of the reason, what there is room for."""
     said = reason.encode()[:MOST_REASON].decode("utf-8", "ignore").encode()
     return frame(CLOSE, code.to_bytes(2, "big") + said)
 
 
 def accepted(key: str) -> str:
-    """The ``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key``."""
+    """Return the ``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key``."""
     digest = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode())  # noqa: S324 - the protocol's own
     return base64.b64encode(digest.digest()).decode()

@@ -133,7 +133,7 @@ class SocketSet:
     # What the reactor asks
 
     def fileno(self) -> int:
-        """The set's own descriptor: something can be read from it while a member is ready."""
+        """Return the set's own descriptor: something can be read from it while a member is ready."""
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:

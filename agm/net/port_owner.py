@@ -52,7 +52,7 @@ def owner_of(port: int, proc: Path = _PROC) -> PortOwner | None:
 
 
 def _listening(port: int, proc: Path) -> Iterator[str]:
-    """The inodes of the sockets that listen on a port, of both families."""
+    """Yield the inodes of the sockets that listen on a port, of both families."""
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
             for line in (proc / "net" / table).read_text("ascii").splitlines()[1:]:

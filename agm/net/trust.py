@@ -29,7 +29,7 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-
 
 def policy_of(authorities: Authorities | None) -> IPolicyForHTTPS:
     """
-    A policy that trusts the platform's roots, and `authorities` beside them.
+    Return a policy that trusts the platform's roots, and `authorities` beside them.
 
     :raises ValueError: if they hold something that is no certificate, or nothing that is one.
     """
@@ -41,7 +41,7 @@ def policy_of(authorities: Authorities | None) -> IPolicyForHTTPS:
 
 def certificates_in(pem: bytes) -> list[X509]:
     """
-    The certificates of a PEM text.
+    Return the certificates of a PEM text.
 
     :raises ValueError: if there is none, or one that cannot be read.
     """

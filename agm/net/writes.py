@@ -253,7 +253,7 @@ def keep_alive(transport: GatewayTransport) -> None:
 
 
 def lowest(transport: object) -> Any:
-    """The transport at the bottom: a socket's, as a rule."""
+    """Return the transport at the bottom: a socket's, as a rule."""
     while (below := getattr(transport, "transport", None)) is not None:
         transport = below
     return transport

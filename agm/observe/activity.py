@@ -334,17 +334,17 @@ class Live:
         }
 
     def relays(self) -> list[Relaying]:
-        """The answers that flow."""
+        """Return the answers that flow."""
         return [underway.relay for underway in self._open if underway.relay is not None]
 
     def open_requests(self) -> list[dict[str, Any]]:
-        """The requests under way, the latest first, up to :data:`SHOWN_OPEN` of them."""
+        """Return the requests under way, the latest first, up to :data:`SHOWN_OPEN` of them."""
         now = self._clock()
         latest = [underway for underway, _ in zip(reversed(self._open), range(SHOWN_OPEN), strict=False)]
         return [_describe_open(underway, now) for underway in latest]
 
     def latest(self, count: int = FINISHED) -> list[dict[str, Any]]:
-        """The requests that ended last, the latest first."""
+        """Return the requests that ended last, the latest first."""
         return [describe_finished(one) for one, _ in zip(reversed(self.finished), range(count), strict=False)]
 
     def tries(self, account: str) -> dict[str, int]:

@@ -70,12 +70,12 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 def tokens_of(usage: Usage) -> tuple[int, int]:
-    """The tokens of the prompt with what tools put there, and of the answer with its thoughts."""
+    """Return the tokens of the prompt with what tools put there, and of the answer with its thoughts."""
     return usage.prompt + usage.tool, usage.output + usage.thoughts
 
 
 def describe_finished(one: Finished) -> dict[str, Any]:
-    """A request that has ended, as a JSON document."""
+    """Return a request that has ended, as a JSON document."""
     served_by = next((a.account for a in reversed(one.attempts) if a.verdict is None), None)
     prompt, output = (None, None) if one.usage is None else tokens_of(one.usage)
     return {
@@ -110,7 +110,7 @@ def describe_finished(one: Finished) -> dict[str, Any]:
 
 
 def describe_attempt(record: AttemptRecord, began: float) -> dict[str, Any]:
-    """An attempt of a request that began at `began`, in seconds since the epoch, as a JSON document."""
+    """Return an attempt of a request that began at `began`, in seconds since the epoch, as a JSON document."""
     verdict = record.verdict
     return {
         "number": record.number,

@@ -109,7 +109,7 @@ def _message(event: LogEvent) -> str:
 
 
 def _traceback(event: LogEvent) -> str:
-    """The traceback of an event's failure; nothing where it has none, or has it in its message already."""
+    """Return the traceback of an event's failure; nothing where it has none, or has it in its message already."""
     failure = event.get("log_failure")
     if not isinstance(failure, Failure) or "log_legacy" in event:
         return ""
@@ -168,7 +168,7 @@ def _system(event: LogEvent) -> str:
 
 
 def _safe(text: str) -> str:
-    """A text that stays one entry, and does nothing to the terminal that shows it."""
+    """Return a text that stays one entry, and does nothing to the terminal that shows it."""
     if text.isprintable():
         return text
     return text.translate(_CONTROLS).replace("\n", "\n\t")
@@ -337,7 +337,7 @@ class _RotatedFile(LogFile):
 
 
 def _file(reactor: Any, twistd: Mapping[str, Any]) -> Any:
-    """The file that twistd would log to; it is rotated on SIGUSR1, as twistd does."""
+    """Return the file that twistd would log to; it is rotated on SIGUSR1, as twistd does."""
     name = twistd.get("logfile")
     if twistd.get("nodaemon") and name in (None, "", "-"):
         return sys.stdout

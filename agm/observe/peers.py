@@ -117,7 +117,7 @@ class Peers:
         return found, running
 
     def _asked(self, path: Path, question: bytes) -> Deferred[Answer | None]:
-        """The answer of another worker; None of one that is not there any more."""
+        """Return the answer of another worker; None of one that is not there any more."""
         asking = Deferred.fromCoroutine(self._ask_one(path, question))
         return asking.addTimeout(DEADLINE, self._reactor)
 

@@ -29,7 +29,7 @@ def new_request_id() -> str:
 
 
 def new_uuid() -> str:
-    """A UUID, as RFC 9562 lays out version 4: random for this process, and a number that begins anywhere."""
+    """Return a UUID, as RFC 9562 lays out version 4: random for this process, and a number that begins anywhere."""
     return f"{_prefix}{_number() & 0xFFFFFFFFFFFF:012x}"
 
 

@@ -255,7 +255,7 @@ class Hooks:
         return [(of.get(id(found), "a wrapper"), source) for found in results for source in found]
 
     def account_sources(self, config: Config) -> tuple[list[AccountSource], list[Awaitable[list[AccountSource]]]]:
-        """The accounts that are known at once, and those that have to be waited for.  :raises HookFailed:"""
+        """Return the accounts that are known at once, and those that have to be waited for.  :raises HookFailed:"""
         known: list[AccountSource] = []
         awaited: list[Awaitable[list[AccountSource]]] = []
         for found in self.manager.hook.agm_accounts(config=config):
@@ -280,7 +280,7 @@ class Hooks:
                 await waiting
 
     async def look_up(self, request: GatewayRequest) -> GatewayRequest:
-        """The request with what plugins have found for it.  :raises HookFailed:"""
+        """Return the request with what plugins have found for it.  :raises HookFailed:"""
         if not self.looks_up:
             return request
         found: dict[str, Any] = {}
@@ -319,7 +319,7 @@ class Hooks:
         return kept
 
     def map_model(self, model: str, request: GatewayRequest) -> ModelChoice:
-        """The model that serves `model`; itself where no plugin says another."""
+        """Return the model that serves `model`; itself where no plugin says another."""
         self._request_id = request.id
         choice = self._map_model(model, request)
         if isinstance(choice, str):
@@ -329,7 +329,7 @@ class Hooks:
         return ModelChoice(model, "unchanged")
 
     def filter_accounts(self, accounts: Sequence[Account], request: GatewayRequest) -> dict[str, str]:
-        """The names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
+        """Return the names of accounts that must not serve, each with the reason.  :raises HookFailed:"""
         excluded: dict[str, str] = {}
         if self._filter_accounts is None:
             return excluded
@@ -357,7 +357,7 @@ class Hooks:
         return AccountChoice(accounts[0], "the first candidate")
 
     def wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
-        """The request for an upstream.  :raises HookFailed: if no plugin, or a broken one, builds it."""
+        """Return the request for an upstream.  :raises HookFailed: if no plugin, or a broken one, builds it."""
         self._request_id = request.id
         wrapped = self._wrap_request(request, account, body)
         if not isinstance(wrapped, UpstreamRequest):
@@ -426,7 +426,7 @@ class Hooks:
         alone: bool,
     ) -> list[tuple[dict[str, Any], bytes]]:
         """
-        The documents that the reader of an account's kind gives, each with its JSON.
+        Return the documents that the reader of an account's kind gives, each with its JSON.
 
         :param read: calls the reader, or makes it.
         :param alone: whether the answer is one document.
@@ -712,7 +712,7 @@ class Hooks:
         return found
 
     def _usable(self, result: object, plugin: str, hook: str) -> object:
-        """The result without accounts that cannot serve: one of them would make every request fail."""
+        """Return the result without accounts that cannot serve: one of them would make every request fail."""
         if hook != "agm_accounts" or not isinstance(result, list):
             return result
         usable = []
@@ -807,7 +807,7 @@ def _all(caller: pluggy.HookCaller) -> Callable[..., list[Any]] | None:
 
 
 def _plain(caller: pluggy.HookCaller) -> list[Callable[..., object]] | None:
-    """The implementations, in the order of their calls, each taking all arguments; None if one is a wrapper."""
+    """Return the implementations, in the order of their calls, each taking all arguments; None if one is a wrapper."""
     assert caller.spec is not None, "there are no hooks but those of the hookspecs"
     names = caller.spec.argnames
     impls = caller.get_hookimpls()

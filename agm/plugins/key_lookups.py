@@ -70,7 +70,7 @@ class CachedKeys:
         )
 
     async def lookup(self, presented: str) -> ClientKey | None:
-        """The key, from memory or from elsewhere.  Whatever the fetch raises is raised, and not remembered."""
+        """Return the key, from memory or from elsewhere.  Whatever the fetch raises is raised, and not remembered."""
         wanted = digest(presented)
         index = hashlib.blake2b(wanted.encode("ascii"), key=self._pepper, digest_size=16).digest()
         known = self._known.get(index)

@@ -89,7 +89,7 @@ class KindHooks:
 
     @hookimpl(trylast=True)
     def agm_wrap_request(self, request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest | None:
-        """The request as the kind makes it."""
+        """Return the request as the kind makes it."""
         wrap = self.kind.wrap
         return None if wrap is None or account.kind != self.kind.name else wrap(request, account, body)
 
@@ -97,7 +97,7 @@ class KindHooks:
     def agm_classify_error(
         self, status: int, body: bytes, headers: Mapping[str, str], account: Account, request: GatewayRequest
     ) -> Verdict | None:
-        """What the kind says."""
+        """Return what the kind says."""
         read = self.kind.read_error
         if read is None or account.kind != self.kind.name:
             return None
@@ -284,7 +284,7 @@ def _load_module(name: str) -> tuple[object, Origin]:
 
 
 def name_of(plugin: object) -> str:
-    """The name of a plugin that was handed over as an object."""
+    """Return the name of a plugin that was handed over as an object."""
     return getattr(plugin, "__name__", None) or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
 
 
@@ -366,7 +366,7 @@ def _version(module: object) -> str | None:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of a traceback."""
+    """Return the last line of a traceback."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

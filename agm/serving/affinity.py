@@ -30,7 +30,7 @@ MAX_TOLD = 8 * 1024
 
 def owner_of(context: ServingContext, names: Sequence[str]) -> tuple[str, str] | None:
     """
-    The account that has what a request names, and one of its resources; None if no owner is known.
+    Return the account that has what a request names, and one of its resources; None if no owner is known.
 
     :raises InvalidRequest: if the resources belong to several accounts: no account could serve the request.
     """
@@ -75,7 +75,7 @@ async def read(context: ServingContext, body: bytes, *, most: int = MOST, ids: b
 
 async def names_in(context: ServingContext, body: Body) -> list[str]:
     """
-    The owned resources that a body names: as far as their owners are known, every one of them.
+    Return the owned resources that a body names: as far as their owners are known, every one of them.
 
     Most bodies cost a search of their bytes.  In one that is strict JSON the names are found by what stands around
     them; that is enough where one of them is sure and all belong to one account.  Any other is read as Google reads it.

@@ -72,7 +72,7 @@ class Route:
 
     @classmethod
     def of(cls, lease: Lease, endpoint: int, reason: str) -> Route:
-        """The route to an endpoint of a lease's account, by its number."""
+        """Return the route to an endpoint of a lease's account, by its number."""
         account = lease.account
         return cls(lease, account, account.endpoints[endpoint], reason)
 

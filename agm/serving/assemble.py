@@ -27,7 +27,7 @@ def make_gateway(
     **parts: Any,
 ) -> Gateway:
     """
-    The gateway of a configuration, without a listener.
+    Return the gateway of a configuration, without a listener.
 
     :param installed: whether plugins that are installed are loaded.
     :param policy: verifies the upstreams' TLS, for tests.

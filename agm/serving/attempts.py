@@ -127,7 +127,7 @@ class Attempts:
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
-        The first good answer, or the last error.
+        Return the first good answer, or the last error.
 
         :raises GatewayError: if no account can serve, or the last attempt brought no answer at all.
         """
@@ -160,7 +160,7 @@ class Attempts:
 
     def candidates(self) -> tuple[Candidates, list[Exclusion]]:
         """
-        The accounts that may serve the next attempt, and why each of the others may not.
+        Return the accounts that may serve the next attempt, and why each of the others may not.
 
         :raises HookFailed: if a plugin's filter fails.
         """
@@ -191,12 +191,12 @@ class Attempts:
 
     @staticmethod
     def _along(lease: Lease, reason: str) -> Route | None:
-        """The next endpoint of an account that is leased already; None if there is no other."""
+        """Return the next endpoint of an account that is leased already; None if there is no other."""
         endpoint = lease.next_endpoint()
         return None if endpoint is None else Route.of(lease, endpoint, reason)
 
     async def _first(self) -> Route:
-        """The first route, after a wait if it must be; raises if there is none."""
+        """Return the first route, after a wait if it must be; raises if there is none."""
         request, pool = self.request, self.context.pool
         pool.wake(request.model)  # those who wait go first
         route = self._take() or await self._line_up()

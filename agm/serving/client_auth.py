@@ -26,6 +26,7 @@ from agm.core.request import RequestRecord
 from agm.hookspecs import ClientKeySource
 from agm.plugins.hooks import Hooks
 from agm.serving.money import Money
+from agm.serving.shared_limits import Prepaid, SharedLimits
 
 #: Unknown keys that are remembered to have been presented before.
 MAX_UNKNOWN_KEYS = 10_000
@@ -69,6 +70,8 @@ class ClientAuthenticator:
     _warned_of_a_proxy: bool = attrs.field(init=False, default=False)
     #: How many calls of each client key are in flight, where that is limited.
     _streams: Counter[str] = attrs.field(init=False, factory=Counter)
+    #: What buys requests a minute, where other processes share them.
+    shared: SharedLimits | None = attrs.field(init=False, default=None)
 
     def configure(self, config: Config, sources: Sequence[tuple[str, ClientKeySource]]) -> None:
         """Go on with the limits of another configuration, and with other sources of keys."""
@@ -256,6 +259,18 @@ class ClientAuthenticator:
 
     # What it may do
 
+    async def pay(self, key: ClientKey) -> None:
+        """
+        Pay for a request of a key that is to be admitted next, where :attr:`shared` has its minute.
+
+        :raises Unavailable: if that cannot be, and requests are to be refused then.
+        """
+        limit = key.requests_per_minute
+        if self.shared is not None and limit is not None:
+            minute = self.allowances.minute(key.name, lambda: Prepaid(limit), limit)
+            assert isinstance(minute, Prepaid), "there was none before"
+            await self.shared.pay(key.name, minute)
+
     def admit(self, key: ClientKey, model: str, method: str = "", *, counting: bool = True) -> None:
         """
         Hold a request to the limits of its client key.
@@ -292,13 +307,15 @@ class ClientAuthenticator:
     @contextmanager
     def stream_of(self, key: ClientKey) -> Iterator[None]:
         """
-        Count one of the calls that a client key may have answered at once, where that is limited.
+        Count one of the calls that a client key may have answered at once, where that is limited; of several processes
+        each has its part.
 
         :raises TooManyRequests: if it has ``[limits] streams_per_key`` already.
         """
         most = self._config.limits.streams_per_key
         assert most is not None, "limits_streams says so"
-        if self._streams[key.name] >= most:
+        part = most if self.shared is None else self.shared.part(most, f"streams {key.name}")
+        if self._streams[key.name] >= part:
             raise TooManyRequests(
                 f"This client key has [limits] streams_per_key, {most}, calls in flight. Retry when one has ended.",
                 reason="CLIENT_KEY_STREAMS",

@@ -38,7 +38,7 @@ MAX_SHOWN = 64 * 1024
 
 async def explain(gateway: Gateway, inbound: InboundCall) -> dict[str, Any]:
     """
-    The decisions for a request, as a JSON document; docs/plugins.md describes its fields.
+    Return the decisions for a request, as a JSON document; docs/plugins.md describes its fields.
 
     Where the request would be refused before it is sent, ``error`` holds the google.rpc.Status that the client would
     get.  Whether it shows a client key at all is left open: ``client_key_required`` says whether it has to.
@@ -192,7 +192,7 @@ def _headers(gateway: Gateway, account: Account, wrapped: UpstreamRequest) -> di
 
 
 def _redacted(path: str) -> str:
-    """A path without the values of parameters that may be credentials."""
+    """Return a path without the values of parameters that may be credentials."""
     path, mark, query = path.partition("?")
     shown = []
     for parameter in query.split("&"):
@@ -203,7 +203,7 @@ def _redacted(path: str) -> str:
 
 def _by(gateway: Gateway, calls: list[Call], hook: str, *outcomes: object) -> str | None:
     """
-    The plugin that had the last word in a hook whose first result counts.
+    Return the plugin that had the last word in a hook whose first result counts.
 
     :param outcomes: what became of the hook, in any form in which a plugin may have returned it.
     :returns: its name; that of a wrapper if it changed the result; None if what was returned was not taken.
@@ -217,7 +217,7 @@ def _by(gateway: Gateway, calls: list[Call], hook: str, *outcomes: object) -> st
 
 
 def _said(call: Call) -> Any:
-    """A short form of what a plugin returned."""
+    """Return a short form of what a plugin returned."""
     result = call.result
     if isinstance(result, GatewayError):
         return {"error": result.status, "message": result.message}

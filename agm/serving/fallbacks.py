@@ -53,7 +53,7 @@ class FallingBack:
 
     async def open(self) -> OpenAnswer | FinalAnswer:
         """
-        The first good answer, or the last error of the last model.
+        Return the first good answer, or the last error of the last model.
 
         :raises GatewayError: if there is no account that can serve any of them.
         """

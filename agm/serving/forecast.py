@@ -38,7 +38,7 @@ def _models(gateway: Gateway) -> list[str]:
 
 
 def _outlooks(gateway: Gateway, model: str, now: float) -> list[Outlook]:
-    """What comes next for each account that could serve a model."""
+    """Return what comes next for each account that could serve a model."""
     pool = gateway.pool
     excluded = {it.account.name: it for it in pool.excluded(model, supported_methods(model)[0])}
     found = []

@@ -34,7 +34,7 @@ class ForeignAnswer:
 
     def change(self, document: bytes) -> bytes:
         """
-        What the client gets for a document of the upstream's.
+        Return what the client gets for a document of the upstream's.
 
         :raises EventsReplaced: if it is not one document.
         :raises UpstreamError: if it is an error.

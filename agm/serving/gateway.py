@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from agm.cluster.memory import MemoryStore, Shared
+from agm.cluster.store import Store
 from agm.config import Config
 from agm.core.alerts import Alert, QuotaStorms
 from agm.core.answer import Answer
@@ -37,7 +39,7 @@ from agm.observe.observed import Observed
 from agm.observe.peers import Peers
 from agm.observe.requestlog.writer import RequestLog
 from agm.persist.key_usage import KeyCounts, path_beside
-from agm.persist.pool_state import PoolState, written_at
+from agm.persist.pool_state import PoolState, digest_of, written_at
 from agm.persist.session_pins import SessionPins
 from agm.persist.session_pins import path_beside as pins_beside
 from agm.persist.spending import SpendingFile
@@ -47,6 +49,7 @@ from agm.serving import inprocess
 from agm.serving.asyncio_thread import AsyncioThread
 from agm.serving.calls import Calls
 from agm.serving.client_auth import ClientAuthenticator
+from agm.serving.cluster import Cluster
 from agm.serving.context import ServingContext
 from agm.serving.health_checks import HealthChecks
 from agm.serving.inprocess import Caller
@@ -54,6 +57,7 @@ from agm.serving.live import Sessions
 from agm.serving.model_directory import ModelDirectory
 from agm.serving.money import Money
 from agm.serving.secrets import reporting_secrets, secrets_of
+from agm.serving.shared_limits import SharedLimits
 from agm.upstream.accounts import AccountSource
 from agm.upstream.client import UpstreamClient
 from agm.upstream.codeassist import CodeAssist
@@ -87,15 +91,19 @@ class Gateway:
     :param traces: what sends traces; None where none are asked for.
     :param redactor: knows the secrets that are held here, and takes them out of whatever is shown.
     :param credential_of: makes an account's credential, where it is not its own that is used.
+    :param store: what is shared with other processes; by ``[cluster]``, or nothing, if it is None.
     :raises HookFailed: if a plugin refuses the configuration.
     :raises ValueError: if two accounts have one name.
 
     :ivar wall: seconds since the epoch, for records.  A test may set it.
     :ivar calls: how requests enter, under the configuration in force.
+    :ivar cluster: what is shared with other processes: counters, claims and events, for plugins.
     :ivar live: what is going on, for whoever asks.
     :ivar sessions: how many Live sessions accounts and client keys have.
     :ivar money: what requests cost, and the budgets.
     :ivar pins: which account a session's handle or an ephemeral token is of.
+    :ivar reload_file: has the configuration's file read, and put in force; None where there is none, or it is not the
+        file's accounts that serve.
     :ivar last_failures: of each account, the last attempt that failed through no fault of its request.
     """
 
@@ -117,6 +125,7 @@ class Gateway:
         wall: Callable[[], float] = time.time,
         redactor: Redactor | None = None,
         credential_of: Callable[[AccountSource], Credential] | None = None,
+        store: Store | None = None,
     ) -> None:
         self.reactor = reactor
         self.config = config
@@ -133,8 +142,10 @@ class Gateway:
         self.pool.went_off = self._went_off
         self._storms = QuotaStorms(reactor.seconds, hooks.alert)
         self.credentials: dict[str, Credential] = {}
-        self.ownership: Ownership = KnownOwners()
+        owners = KnownOwners()
+        self.ownership: Ownership = owners
         self.last_failures: dict[str, LastFailure] = {}
+        self.reload_file: Callable[[], Deferred[None]] | None = None
         self.sessions = Sessions()
         self.pins = Pins()
         self.deadlines = client.deadlines
@@ -153,6 +164,16 @@ class Gateway:
             config,
             self.money,
         )
+        self.cluster = Cluster(
+            store or self._make_store(config),
+            self.pool,
+            owners,
+            self.clients.allowances,
+            self._now,
+            shared=store is not None or config.cluster.redis is not None,
+        )
+        if config.cluster.redis is not None or store is not None:
+            self.clients.shared = SharedLimits(self.cluster.store, config.cluster.on_loss, reactor.seconds)
         self.counters = Counters(self.models.names, self.pool.kind_of)
         self.metrics = Metrics(
             reactor,
@@ -191,6 +212,13 @@ class Gateway:
         """Seconds since the epoch, also where `wall` has been set anew."""
         return self.wall()
 
+    def _make_store(self, config: Config) -> Store:
+        if config.cluster.redis is None:
+            return MemoryStore(secrets.token_hex(8), Shared(self._now))
+        from agm.cluster.redis import RedisStore  # it takes an extra, and the global reactor
+
+        return RedisStore(self.reactor, config.cluster.redis, config.cluster.name, self._now)
+
     def _make_request_log(self, path: Path) -> RequestLog:
         return RequestLog(
             self.reactor,
@@ -227,6 +255,7 @@ class Gateway:
     async def start(self) -> None:
         """Start what needs the reactor, and wait for the accounts that plugins fetch from elsewhere."""
         self.refresher.start()
+        self.cluster.start(self.reactor)
         self.hooks.started(self)
         self._started = True
         self._tell_unusable(self._sources)
@@ -260,6 +289,7 @@ class Gateway:
     async def stop(self) -> None:
         """Let plugins end, close the connections to upstreams and end the credentials' threads."""
         await self.hooks.stopping()
+        await self.cluster.stop()
         self._asyncio.stop()
         self._checks.stop()
         self.code_assist.stop()
@@ -367,6 +397,9 @@ class Gateway:
         accounts = [source.account for source in sources.values()]
         self.pool.replace(accounts, kept)
         self.money.hold_accounts()
+        self.cluster.accounts_are(
+            {name: digest_of(source.origin) or "" for name, source in sources.items() if self.cluster.shared}
+        )
         if self._state is not None:
             self._state.accounts_are(self._origins())
         self.code_assist.of(accounts, kept)

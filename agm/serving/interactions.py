@@ -71,7 +71,7 @@ _FORWARDED = ("accept", "api-revision", "x-server-timeout", "if-match", "if-none
 
 def forwarded_headers(headers: Mapping[str, str], *, content: bool) -> tuple[tuple[bytes, bytes], ...]:
     """
-    The headers that go along with a request.
+    Return the headers that go along with a request.
 
     :param headers: the client's, by their names in lower case.
     :param content: whether it has a body, which is JSON.
@@ -212,6 +212,8 @@ class PrepareIdCall:
         choice = self._mapped(models)
         if inbound.key is not None:
             counting = not self.request.explaining
+            if calls.clients.shared is not None and counting:
+                await calls.clients.pay(inbound.key)
             for model in models:
                 calls.clients.admit(inbound.key, model, counting=False)
             calls.clients.admit(inbound.key, self.request.asked_model, self.request.method, counting=counting)
@@ -303,7 +305,7 @@ class PrepareIdCall:
         return list(reading.names), list(dict.fromkeys(filter(None, map(bare_model, reading.models)))) if runs else []
 
     def _mapped(self, models: Sequence[str]) -> ModelChoice:
-        """The model that serves, and why; an agent is as it was asked for."""
+        """Return the model that serves, and why; an agent is as it was asked for."""
         creation = self._creation
         if self._inbound.creates and creation is None and models:  # as Google reads it, and no other JSON parser
             self.request = attrs.evolve(self.request, asked_model=models[0], model=models[0])
@@ -316,7 +318,7 @@ class PrepareIdCall:
         return choice
 
     def _of_model(self, body: bytes, choice: ModelChoice) -> bytes:
-        """The body with the model that serves in it."""
+        """Return the body with the model that serves in it."""
         creation = self._creation
         if creation is None or not self._names_a_model or bare_model(str(creation.model)) == choice.model:
             return body

@@ -161,12 +161,12 @@ class SocketAnswer:
         self._body = body
 
     def header(self, name: str) -> str | None:
-        """The first value of a header; `name` in lower case."""
+        """Return the first value of a header; `name` in lower case."""
         value = self.first.get(name.encode("ascii"))
         return None if value is None else value.decode("latin-1")
 
     def read(self, limit: int) -> Deferred[bytes]:
-        """The error's document."""
+        """Return the error's document."""
         return succeed(self._body[:limit])
 
     def abort(self) -> None:

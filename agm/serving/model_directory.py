@@ -40,12 +40,12 @@ class ModelDirectory:
         return self._made[1]
 
     async def fresh_catalog(self) -> Catalog:
-        """The same, after asking the accounts for their models if it is time to."""
+        """Return the same, after asking the accounts for their models if it is time to."""
         await self._reports.fresh()
         return self.catalog
 
     def fallbacks(self, model: str) -> tuple[str, ...]:
-        """The models that ``[models.fallbacks]`` names for one."""
+        """Return the models that ``[models.fallbacks]`` names for one."""
         known = self._config.models.fallbacks
         if not known:
             return ()

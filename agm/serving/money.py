@@ -74,7 +74,7 @@ class Money:
             raise spent.error(self._wall())
 
     def cost(self, request: GatewayRequest, usage: Usage | None) -> float | None:
-        """The cost of a request that an upstream has answered, in US dollars; None if it is not known."""
+        """Return the cost of a request that an upstream has answered, in US dollars; None if it is not known."""
         tier = tier_of(request.body.raw) if usage is not None else ""
         return self._prices.cost(request.method, request.model, usage, request.received_at, tier)
 
@@ -126,5 +126,5 @@ def describe(standing: Standing) -> str:
 
 
 def names_of(key: str | None, team: str | None) -> list[str]:
-    """What a client's budgets are by: its key's name, and its team's."""
+    """Return what a client's budgets are by: its key's name, and its team's."""
     return [f"{what}:{name}" for what, name in (("key", key), ("team", team)) if name is not None]

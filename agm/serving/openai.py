@@ -76,6 +76,8 @@ class PrepareOpenAICall:
         choice = hooks.map_model(calls.models.catalog.id_of(request.asked_model), request)
         request = self._for_model(choice.model)
         if inbound.key is not None:
+            if calls.clients.shared is not None:
+                await calls.clients.pay(inbound.key)
             calls.clients.admit(inbound.key, request.asked_model, request.method)
         answered, keep = await answer_of(hooks, request, choice)
         if answered is not None:

@@ -207,6 +207,8 @@ class PrepareCall:
         hooks = self._context.hooks
         if hooks.looks_up:
             self.request = await hooks.look_up(self.request)
+        if self._key is not None and self._clients.shared is not None and not self.request.explaining:
+            await self._clients.pay(self._key)
         choice = self._admit()
         request = self.request
         keep: KeepAnswer | None = None
@@ -238,6 +240,8 @@ class PrepareCall:
         :raises HookFailed: if a plugin failed.
         """
         self.request = await self._context.hooks.look_up(self.request)
+        if self._key is not None and self._clients.shared is not None and not self.request.explaining:
+            await self._clients.pay(self._key)
         return await self._attempts(self._admit(), None)
 
     def _admit(self) -> ModelChoice:

@@ -448,7 +448,7 @@ class Lists:
 
 async def whole(body: UpstreamBody) -> bytes:
     """
-    A body, read whole.
+    Return a body, read whole.
 
     :raises BadUpstreamAnswer: if it breaks off, or is larger than any list.
     """

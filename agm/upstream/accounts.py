@@ -62,7 +62,7 @@ def why_refused(source: AccountSource, kinds: Mapping[str, UpstreamKind]) -> tup
 
 def of_kind(source: AccountSource, kinds: Mapping[str, UpstreamKind]) -> AccountSource:
     """
-    The same account with what its kind is like, which a plugin need not tell.
+    Return the same account with what its kind is like, which a plugin need not tell.
 
     :param kinds: all that there are, by name; its own is among them.
     """
@@ -77,7 +77,7 @@ def of_kind(source: AccountSource, kinds: Mapping[str, UpstreamKind]) -> Account
 
 def account_source(entry: AccountConfig, kinds: Mapping[str, UpstreamKind] = BUILT_IN_KINDS) -> AccountSource:
     """
-    The account of an ``[[accounts]]`` table.
+    Return the account of an ``[[accounts]]`` table.
 
     :param kinds: all that there are, by name; its own is among them.
     """

@@ -101,7 +101,7 @@ class Answer:
         """Nothing comes before an answer here: no redirect is followed."""
 
     def take(self) -> bytes | None:
-        """The body, if all of it is here and it is complete: it is then delivered to nobody else."""
+        """Return the body, if all of it is here and it is complete: it is then delivered to nobody else."""
         if self._ended is not DONE:
             return None
         waiting, self._waiting = self._waiting, []
@@ -123,7 +123,7 @@ class Answer:
     # What the connection tells
 
     def received(self, data: bytes) -> bool:
-        """A piece of the body; False if nobody takes it yet."""
+        """Return a piece of the body; False if nobody takes it yet."""
         if self._protocol is None:
             self._waiting.append(data)
             return False

@@ -66,7 +66,7 @@ class UpstreamAnswer:
         return headers
 
     def header(self, name: str) -> str | None:
-        """The first value of a header; `name` in lower case."""
+        """Return the first value of a header; `name` in lower case."""
         value = self.first.get(name.encode("ascii"))
         return None if value is None else value.decode("latin-1")
 
@@ -91,7 +91,7 @@ class UpstreamAnswer:
         self._response.deliverBody(body)
 
     def read(self, limit: int) -> Deferred[bytes]:
-        """The body, or its first `limit` bytes, or what came of it before the upstream broke off."""
+        """Return the body, or its first `limit` bytes, or what came of it before the upstream broke off."""
         done: Deferred[bytes] = Deferred(lambda _: self.abort())
         self._response.deliverBody(Collector(limit, done))
         return done

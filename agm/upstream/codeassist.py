@@ -115,7 +115,7 @@ class Onboarding:
 
 def project_of(loaded: Mapping[str, Any]) -> str | Onboarding:
     """
-    The project in an answer of ``loadCodeAssist``, or the way to one.
+    Return the project in an answer of ``loadCodeAssist``, or the way to one.
 
     :raises NoProject: if there is none that agm could find by itself.
     """
@@ -150,7 +150,7 @@ def _ineligibility(loaded: Mapping[str, Any]) -> str:
 
 def onboarded(operation: Mapping[str, Any]) -> str | None:
     """
-    The project that an onboarding ended with, or None while it goes on.
+    Return the project that an onboarding ended with, or None while it goes on.
 
     :raises NoProject: if it ended without one.
     """
@@ -190,7 +190,7 @@ def quotas_of(document: Mapping[str, Any]) -> list[Quota]:
 
 
 def models_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The models in an answer of ``fetchAvailableModels``, in Gemini's shape."""
+    """Return the models in an answer of ``fetchAvailableModels``, in Gemini's shape."""
     models = document.get("models")
     found = []
     for name, told in models.items() if isinstance(models, dict) else ():
@@ -322,13 +322,13 @@ class CodeAssist:
     # Projects
 
     def known(self, account: Account) -> Account:
-        """The account with its project, as far as that is known without asking."""
+        """Return the account with its project, as far as that is known without asking."""
         found = self._projects.get(account.name) if account.kind == "code-assist" else None
         return account if found is None or account.project is not None else attrs.evolve(account, project=found.project)
 
     async def with_project(self, account: Account) -> Account:
         """
-        The account with its project, which Code Assist is asked for if nobody has named it.
+        Return the account with its project, which Code Assist is asked for if nobody has named it.
 
         All who wait do so for the same answer; giving up does not end the question for the others.
 
@@ -435,7 +435,7 @@ class CodeAssist:
 
     def headers(self, account: Account, credential: Headers, *, without: bool = False) -> Headers:
         """
-        The authentication headers of a model call.
+        Return the authentication headers of a model call.
 
         :param without: leave out ``x-goog-user-project``, which Code Assist refuses for some projects.
         """
@@ -484,7 +484,7 @@ class CodeAssist:
 
     async def models(self, account: Account) -> list[dict[str, Any]]:
         """
-        The account's models in Gemini's shape; what is told of their quota is taken note of.
+        Return the account's models in Gemini's shape; what is told of their quota is taken note of.
 
         :raises Refused: if the service does not tell them.
         :raises CredentialError: if the account has no credential.
@@ -502,7 +502,7 @@ class CodeAssist:
         self, account: Account, method: str, path: str, document: Mapping[str, Any] | None
     ) -> Mapping[str, Any]:
         """
-        The answer to a question about an account, from the first of its endpoints that gives one.
+        Return the answer to a question about an account, from the first of its endpoints that gives one.
 
         A 401 is followed by one refresh, a 403 to ``x-goog-user-project`` by one question without it.
         """

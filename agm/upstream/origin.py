@@ -19,7 +19,7 @@ def origin_of(netloc: bytes, scheme: bytes) -> Origin:
 
 
 def split_url(url: bytes) -> tuple[Origin, bytes, bytes]:
-    """An absolute URL's origin, its ``Host`` and its request target."""
+    """Return an absolute URL's origin, its ``Host`` and its request target."""
     scheme, _, rest = url.partition(b"://")
     netloc, slash, path = rest.partition(b"/")
     return origin_of(netloc, scheme), netloc, slash + path or b"/"

@@ -102,7 +102,7 @@ class ConnectionPool:
         return found
 
     def take(self, origin: Origin) -> Connection | None:
-        """The idle connection that was used last, or None."""
+        """Return the idle connection that was used last, or None."""
         idle = self._idle.get(origin)
         if not idle:
             return None
@@ -125,7 +125,7 @@ class ConnectionPool:
         self._idle.clear()
 
     def connect(self, origin: Origin) -> Deferred[Connection]:
-        """A new connection; cancelling gives it up."""
+        """Return a new connection; cancelling gives it up."""
         return self.connect_to(origin, Connection(self._put, origin, self._open))
 
     def connect_to(self, origin: Origin, connection: Connecting) -> Deferred[Any]:

@@ -134,7 +134,7 @@ async def ask_for_models(
 
 def models_in(answer: WholeAnswer, account: Account) -> list[Any]:
     """
-    The models that such an answer lists; none where it is an error.
+    Return the models that such an answer lists; none where it is an error.
 
     :raises msgspec.DecodeError: if it is no JSON; whatever the kind raises if it is another document.
     """

@@ -116,7 +116,7 @@ class StreamedBody:
         self.resumeProducing()
 
     async def collect(self, limit: int) -> bytes | None:
-        """The whole body; None as soon as it is larger than `limit` bytes, and then no more is taken."""
+        """Return the whole body; None as soon as it is larger than `limit` bytes, and then no more is taken."""
         done: Deferred[None] = Deferred()
         collected = _Collected(limit, done)
         self.startProducing(collected).addCallback(lambda _: collected.end())

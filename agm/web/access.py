@@ -56,13 +56,13 @@ class Peer:
 
 
 def _host_of(url: str | None) -> tuple[str, ...]:
-    """The host of a URL, if there is one, as a ``Host`` is compared."""
+    """Return the host of a URL, if there is one, as a ``Host`` is compared."""
     host = None if url is None else urlsplit(url).hostname
     return () if host is None else (host.rstrip("."),)
 
 
 def _last(head: Head, name: bytes) -> str:
-    """The last of the values of a header to which each proxy may have added its own."""
+    """Return the last of the values of a header to which each proxy may have added its own."""
     values = head.values(name)
     return values[-1].decode("latin-1").rpartition(",")[2].strip() if values else ""
 
@@ -158,7 +158,7 @@ class Access:
 
     def check_host(self, values: Sequence[str], *, required: bool) -> str | None:
         """
-        The host that a request is for, without its port.
+        Return the host that a request is for, without its port.
 
         :param values: all ``Host`` headers.
         :param required: whether HTTP/1.1 asks for one.
@@ -193,7 +193,7 @@ class Access:
 
     def check_origin(self, origin: str | None, host: str | None) -> str | None:
         """
-        The origin to allow in the answer, None for a request that is not a foreign page's.
+        Return the origin to allow in the answer, None for a request that is not a foreign page's.
 
         :param origin: the ``Origin`` header.
         :param host: the value of the ``Host`` header, with its port.

@@ -80,7 +80,7 @@ class Visit:
         return decoded_body(self.wire)
 
     def header(self, name: str) -> str | None:
-        """The first value of a header."""
+        """Return the first value of a header."""
         return self.wire.header(name.lower().encode("ascii"))
 
 
@@ -131,7 +131,7 @@ class ApiResource(Resource):
         return error.body()
 
     def methods_of(self, wire: GatewayRequestOnWire) -> Sequence[str]:
-        """The HTTP methods that the path of this request has; none where there is nothing at that path."""
+        """Return the HTTP methods that the path of this request has; none where there is nothing at that path."""
         return () if self.nothing_below and any(wire.postpath) else self.methods
 
     def unknown(self, wire: GatewayRequestOnWire) -> NotFound:

@@ -29,7 +29,7 @@ _DISPOSITION = re.compile(rb"[\t ]*[A-Za-z0-9!#$&^_.+-]+[\t ]*(;.*)?")
 @lru_cache(maxsize=128)
 def apart(content_type: bytes, disposition: bytes | None) -> Sequence[tuple[bytes, bytes]]:
     """
-    The headers that keep an answer's content apart from the gateway's own pages.
+    Return the headers that keep an answer's content apart from the gateway's own pages.
 
     :param content_type: as the upstream names it.
     :param disposition: the upstream's ``Content-Disposition``; None for none.

@@ -97,7 +97,7 @@ def _chain(shown: Sequence[x509.Certificate], file: str, roots: Sequence[bytes])
 
 
 def _own_authority(certificate: ServerCertificate) -> Sequence[bytes]:
-    """The authority that ``agm cert`` made with a certificate and put beside it, if it did."""
+    """Return the authority that ``agm cert`` made with a certificate and put beside it, if it did."""
     try:
         return [(certificate.files.certificate.parent / "ca.pem").read_bytes()]
     except OSError:

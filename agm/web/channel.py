@@ -283,7 +283,7 @@ class GatewayChannel(Protocol):
             self._late()
 
     def _allowance(self) -> float:
-        """The deadline, with what bytes have earned since it was set."""
+        """Return the deadline, with what bytes have earned since it was set."""
         assert self._deadline is not None
         if self.request is not None and not self._complete and not self.refused:
             return self._deadline + self._body_bytes_seen / SLOWEST_BODY
@@ -441,11 +441,11 @@ class GatewayChannel(Protocol):
     # What twisted.web's own requests ask of their channel
 
     def getPeer(self) -> Any:
-        """The address of the client, or of the nearest proxy."""
+        """Return the address of the client, or of the nearest proxy."""
         return self.client
 
     def getHost(self) -> Any:
-        """The address that the client has connected to."""
+        """Return the address that the client has connected to."""
         return self.host
 
     # Answering
@@ -590,7 +590,7 @@ def _address(peer: Any) -> str:
 
 
 def _refusal(error: Malformed) -> GatewayError:
-    """The error of a request that is not taken."""
+    """Return the error of a request that is not taken."""
     message = str(error)
     match error.status:
         case 431:

@@ -58,7 +58,7 @@ class Dashboard(ApiResource):
         return NotFound("The dashboard has no such file; it begins at /ui/.")
 
     def _file(self, wire: GatewayRequestOnWire) -> tuple[bytes, bytes] | None:
-        """The type and the content of the file that a path names."""
+        """Return the type and the content of the file that a path names."""
         rest = wire.postpath
         return self._files.get(rest[0].decode("ascii", "replace") or "index.html") if len(rest) == 1 else None
 

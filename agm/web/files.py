@@ -199,7 +199,7 @@ class Owned(AnsweringResource):
 
     def _upload_address(self, wire: GatewayRequestOnWire, opened: OpenAnswer, url: str) -> str:
         """
-        The gateway's own address for an upload that the upstream has at `url`.
+        Return the gateway's own address for an upload that the upstream has at `url`.
 
         :raises BadUpstreamAnswer: if that is elsewhere: the bytes are the upstream's, and nobody else's.
         """
@@ -214,14 +214,14 @@ class Owned(AnsweringResource):
         return f"{self._base(wire)}{path}?upload_id={token}&upload_protocol=resumable"
 
     def _address(self, wire: GatewayRequestOnWire, opened: OpenAnswer, url: str) -> str:
-        """An address to which an answer points: the gateway's own if it is at the account's endpoint."""
+        """Return an address to which an answer points: the gateway's own if it is at the account's endpoint."""
         for endpoint in opened.account.endpoints:
             if url.startswith(f"{endpoint.rstrip('/')}/"):
                 return self._base(wire) + url.removeprefix(endpoint.rstrip("/"))
         return url
 
     def _base(self, wire: GatewayRequestOnWire) -> str:
-        """The address by which the client knows the gateway."""
+        """Return the address by which the client knows the gateway."""
         return self.access.address(wire.peer, wire.head, secure=wire.isSecure())
 
 
@@ -289,6 +289,8 @@ class PrepareResourceCall:
             request = self.request = attrs.evolve(request, model=mapped.model)
             path = f"/{asked.version}/models/{quote_model(mapped.model)}:{asked.verb}"
         if self._visit.key is not None:
+            if calls.clients.shared is not None:
+                await calls.clients.pay(self._visit.key)
             for model in models:
                 calls.clients.admit(self._visit.key, model, counting=False)
             calls.clients.admit(self._visit.key, request.asked_model)
@@ -343,7 +345,7 @@ class PrepareResourceCall:
 
     async def _models(self) -> list[str]:
         """
-        The models that the body names: a new resource's, a batch's.
+        Return the models that the body names: a new resource's, a batch's.
 
         :raises InvalidRequest: if it cannot be read, and the client's key is held to some models.
         """
@@ -407,12 +409,12 @@ def _takes_a_file(body: Body) -> bool:
 
 
 def _model_named(name: str) -> str:
-    """A model's id from its name in a body, in the Developer API's form or in Vertex AI's."""
+    """Return a model's id from its name in a body, in the Developer API's form or in Vertex AI's."""
     return bare_model(_PUBLISHED.sub("", name))
 
 
 def describe(received_at: float, visit: Visit, asked: Asked, model: str, body: bytes) -> GatewayRequest:
-    """The request as plugins see it."""
+    """Return the request as plugins see it."""
     return GatewayRequest(
         id=visit.wire.id,
         path=visit.wire.path.decode("ascii", "backslashreplace"),
@@ -450,7 +452,7 @@ def query_of(parameters: Sequence[tuple[str, str]]) -> str:
 
 def forwarded(request: GatewayRequest, *, content: bool, json: bool) -> tuple[tuple[bytes, bytes], ...]:
     """
-    The headers that go along with a request.
+    Return the headers that go along with a request.
 
     :param content: whether it has any.
     :param json: whether that is JSON, which was inflated and read here, and must not be taken for anything else.
@@ -655,6 +657,8 @@ class WholeUpload(_Sending):
         :raises GatewayError: if there is none, or the upstream does not answer.
         """
         if self.visit.key is not None:
+            if self.calls.clients.shared is not None:
+                await self.calls.clients.pay(self.visit.key)
             self.calls.clients.admit(self.visit.key, "")
         name = None if self.asked.name is None else ownership.root(self.asked.name)
         if name is not None:

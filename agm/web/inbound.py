@@ -36,7 +36,7 @@ _ALT = re.compile(r"(sse|json)(?:;.*)?")
 
 
 def parse_query(wire: GatewayRequestOnWire) -> dict[str, str]:
-    """The query's parameters; of several with one name the first counts."""
+    """Return the query's parameters; of several with one name the first counts."""
     _, _, raw = wire.uri.partition(b"?")
     found: dict[str, str] = {}
     if not raw:
@@ -47,7 +47,7 @@ def parse_query(wire: GatewayRequestOnWire) -> dict[str, str]:
 
 
 def plain_headers(wire: GatewayRequestOnWire) -> dict[str, str]:
-    """The first value of each header, by its name in lower case; none that may carry a credential."""
+    """Return the first value of each header, by its name in lower case; none that may carry a credential."""
     return {
         name.decode("latin-1"): value.decode("latin-1")
         for name, value in wire.head.first.items()
@@ -79,7 +79,7 @@ def framing_of(method: str, query: Mapping[str, str], default: str) -> Framing:
 
 def decoded_body(wire: GatewayRequestOnWire) -> bytes:
     """
-    The request's body, inflated if it was compressed.
+    Return the request's body, inflated if it was compressed.
 
     :raises UnsupportedMedia: for an encoding other than gzip.
     :raises BodyTooLarge: if it inflates beyond the limit.
@@ -89,7 +89,7 @@ def decoded_body(wire: GatewayRequestOnWire) -> bytes:
 
 def decoded(wire: GatewayRequestOnWire, body: bytes, limit: int) -> bytes:
     """
-    The body of a request, inflated if it was compressed.
+    Return the body of a request, inflated if it was compressed.
 
     :param limit: for its size then.
     :raises UnsupportedMedia: for an encoding other than gzip.

@@ -53,7 +53,7 @@ class LiveSessions(AnsweringResource):
         return self.methods
 
     def is_open(self, wire: GatewayRequestOnWire, query: Mapping[str, str]) -> bool:
-        """A token that is known needs no key beside it."""
+        """Return a token that is known needs no key beside it."""
         token = token_of(wire, query)
         return token is not None and self.gateway.pins.find(token, self.gateway.wall()) is not None
 
@@ -92,7 +92,7 @@ class LiveSessions(AnsweringResource):
 
     def _key_of(self, pin: Pin) -> ClientKey | None:
         """
-        The client key that has made a token.
+        Return the client key that has made a token.
 
         :raises Unauthenticated: if it is gone.
         """
@@ -105,7 +105,7 @@ class LiveSessions(AnsweringResource):
 
 
 def token_of(wire: GatewayRequestOnWire, query: Mapping[str, str]) -> str | None:
-    """The ephemeral token that a request carries; None if there is none."""
+    """Return the ephemeral token that a request carries; None if there is none."""
     scheme, _, token = (wire.header(b"authorization") or "").strip().partition(" ")
     places = (
         token.strip() if scheme.lower() in ("token", "bearer") else "",

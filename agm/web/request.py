@@ -47,7 +47,7 @@ log = Logger()
 
 
 def phrase(status: int) -> bytes:
-    """The reason phrase of a status; twisted.web's own are old, and lack 429."""
+    """Return the reason phrase of a status; twisted.web's own are old, and lack 429."""
     try:
         return HTTPStatus(status).phrase.encode("ascii")
     except ValueError:
@@ -177,7 +177,7 @@ class GatewayRequestOnWire(Request):
         return headers
 
     def header(self, name: bytes) -> str | None:
-        """The first value of a header; `name` in lower case."""
+        """Return the first value of a header; `name` in lower case."""
         value = self.head.first.get(name)
         return None if value is None else value.decode("latin-1")
 

@@ -307,7 +307,7 @@ class Session:
 
     def _pinned(self, setup: live.Setup) -> tuple[str, str] | None:
         """
-        The account that alone can serve what the first message names, and what that is.
+        Return the account that alone can serve what the first message names, and what that is.
 
         :raises GatewayError: if nobody may have it who asks.
         """
@@ -345,7 +345,7 @@ class Session:
         self._marks = (*self._marks[-KEPT_HANDLES + 1 :], mark)
 
     def _told(self, answer: FinalAnswer) -> Closing:
-        """The last refusal of an upstream, as the client is told."""
+        """Return the last refusal of an upstream, as the client is told."""
         try:
             error = documents.decode(answer.body)["error"]
             message = str(error["message"])
@@ -723,13 +723,13 @@ class Session:
 
 
 def _with_wait(message: str, seconds: str) -> str:
-    """A message with the wait behind it, which must not be cut off."""
+    """Return a message with the wait behind it, which must not be cut off."""
     short = message.encode("utf-8")[:_ROOM].decode("utf-8", "ignore").rstrip()
     return f"{short} Try again in {seconds} s."
 
 
 def _object(payload: bytes) -> dict[str, Any] | None:
-    """A message as plugins get it; None for one that is no JSON object, which passes as it is."""
+    """Return a message as plugins get it; None for one that is no JSON object, which passes as it is."""
     try:
         document = documents.decode(payload)
     except NOT_JSON:

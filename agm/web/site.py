@@ -312,7 +312,7 @@ class GatewaySite(Site):
     # What Twisted asks of a factory
 
     def buildProtocol(self, addr: Any) -> Any:
-        """A protocol for a new connection; None, and it is closed, if there are far too many."""
+        """Return a protocol for a new connection; None, and it is closed, if there are far too many."""
         if len(self.channels) >= self.connections:
             self._warn_of_a_crowd()
             self._make_room()

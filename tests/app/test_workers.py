@@ -98,6 +98,7 @@ def test_two_workers_share_the_connections_evenly_and_end_together(start: Start)
     assert twistd.errors == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_takes_only_its_own_requests_with_it_and_is_replaced(start: Start) -> None:
     twistd = start("", "--demo", "--workers", "2")
     url = twistd.url()
@@ -133,6 +134,7 @@ def test_replacing_the_workers_one_by_one_costs_no_request(start: Start) -> None
     assert "Traceback" not in twistd.log
 
 
+@pytest.mark.slow
 def test_workers_whose_supervisor_is_killed_end_and_the_next_start_serves(start: Start) -> None:
     """Without --demo, so that both starts have the same folder for their store."""
     configuration = f"[gateway]\nworkers = 2\n[[accounts]]\n{ACCOUNT}"
@@ -157,6 +159,7 @@ def test_workers_whose_supervisor_is_killed_end_and_the_next_start_serves(start:
     assert "Traceback" not in again.log
 
 
+@pytest.mark.slow
 def test_a_start_that_no_worker_survives_is_a_line_and_status_1(start: Start) -> None:
     twistd = start('[plugins]\nload = ["no.such.module"]\n', "--demo", "--workers", "2")
     assert twistd.wait() == 1
@@ -164,6 +167,7 @@ def test_a_start_that_no_worker_survives_is_a_line_and_status_1(start: Start) ->
     assert "Traceback" not in twistd.log
 
 
+@pytest.mark.slow
 def test_a_hanging_worker_holds_nobody_back(start: Start) -> None:
     twistd = start("", "--demo", "--workers", "2")
     url = twistd.url()

@@ -84,7 +84,7 @@ async def test_it_is_told_to_the_person_only(gateway: GatewayFactory, emulator: 
     running = await gateway('[auth]\nmode = "strict"\n' + keys + emulator.account("work"))
     assert (await running.fetch("GET", "/_agm/accounts")).status == 401
     assert (await running.fetch("GET", "/_agm/accounts", key="boss")).status == 200
-    assert (await running.fetch("POST", "/_agm/accounts", key="boss", body=b"{}")).status in (404, 405)
+    assert (await running.fetch("POST", "/_agm/accounts", key="boss", body=b"{}")).status == 409  # no file
 
 
 @pytest_twisted.ensureDeferred
@@ -217,7 +217,7 @@ async def test_what_cannot_be_reset_is_refused(gateway: GatewayFactory, emulator
         ("/_agm/accounts/work/reset", b"{", 400),
         ("/_agm/accounts/work/reset", b'{"models": "m"}', 400),
         ("/_agm/accounts/nobody/reset", b"", 404),
-        ("/_agm/accounts/work", b"", 404),
+        ("/_agm/accounts/work", b"", 405),
         ("/_agm/accounts/work/reset/more", b"", 404),
     ):
         answer = await running.fetch("POST", path, key="guest", body=body)

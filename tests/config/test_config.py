@@ -286,7 +286,7 @@ TABLES = ", ".join(dict.fromkeys(re.split(r"[.\[]", path)[0] for path, _ in know
         ("api_key = 1", "api_key: unknown key here; it belongs in [[accounts]]"),
         (
             "[gateway]\nname = 1",
-            "gateway.name: unknown key here; it belongs in [[accounts]] or [[alerts]] or [[auth.keys]]",
+            "gateway.name: unknown key here; it belongs in [[accounts]] or [[alerts]] or [[auth.keys]] or [cluster]",
         ),
         ("[pool]\n'a b' = 1", 'pool."a b": unknown key; the keys here are strategy, max_attempts, max_wait, state'),
         (
@@ -1607,11 +1607,13 @@ def test_every_key_is_documented_and_every_documented_key_exists() -> None:
 
 def test_documented_defaults_are_the_defaults() -> None:
     """A default written out in a file gives the configuration of an empty one."""
+    cluster = '[cluster]\nredis = "redis://h"\nsecret = "0123456789abcdef"\n'
     base = {
         "accounts[]": AN_ACCOUNT,
         "auth.keys[]": A_CLIENT_KEY,
         "budgets[]": A_CLIENT_KEY + A_BUDGET,
         "alerts[]": A_WEBHOOK,
+        "cluster": cluster,
     }
     for path, _, default in documented():
         table, _, name = path.rpartition(".")
@@ -1654,7 +1656,10 @@ def test_documented_choices_are_the_choices() -> None:
 def test_the_examples_of_the_document_are_valid_alone_and_together(tmp_path: Path) -> None:
     """What a person copies from the page works."""
     examples = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
-    environ = {name: name for name in ("GEMINI_API_KEY", "WORK_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY")}
+    environ = {
+        name: name
+        for name in ("GEMINI_API_KEY", "WORK_API_KEY", "VERTEX_API_KEY", "AGM_LAPTOP_KEY", "AGM_CLUSTER_SECRET")
+    }
     environ["ALERTS_URL"] = HOOK
     environ["HOME"] = str(tmp_path)
     assert len(examples) >= 9

@@ -366,6 +366,21 @@ async def test_what_such_a_server_cannot_be_asked_for_is_refused_by_name(
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_it_cannot_be_asked_for_is_left_to_other_kinds(
+    start: Start, server: Server, emulator: RunningEmulator
+) -> None:
+    """Though the strategy prefers it; what it can be asked for goes to it, and an explanation has the reason."""
+    running = await start(extra="priority = -1", top='[pool]\nstrategy = "priority"\n' + emulator.account("google"))
+    searching = {**TEXT, "tools": [{"googleSearch": {}}]}
+    assert (await running.ask("gemini-2.5-flash", body=searching)).status == 200
+    assert (server.asked, emulator.accounts) == ([], ["google"])
+    assert (await running.ask("gemini-2.5-flash")).text == "hello"
+    (excluded,) = (await running.explain("gemini-2.5-flash", body=searching))["excluded"]
+    assert "the tool googleSearch" in excluded["reason"]
+    assert excluded["plugin"] == "agm.contrib.openai_upstream"
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_it_has_not_is_501_by_its_name(start: Start, server: Server) -> None:
     running = await start()
     answer = await running.ask("m", method="countTokens")

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agm.cli import files
 from agm.persist import atomic_write as wholefile
+from agm.persist import config_file as files
 from agm.persist.atomic_write import atomic_write
 
 OLD_FILE, NEW_FILE = b"old" * 5000, b"new" * 5000

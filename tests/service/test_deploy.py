@@ -17,11 +17,14 @@ from pathlib import Path
 import pytest
 
 from agm import config
+from testbed import balancer
 from testbed.processes import BIN, PATIENCE, get
 from tests.service.supervised import News, supervised
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PAGE = (DEPLOY.parent / "docs" / "deploy.md").read_text("utf-8")
+#: Several machines.
+SCALE = (DEPLOY.parent / "docs" / "scale.md").read_text("utf-8")
 SYSTEMD = DEPLOY / "systemd"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 UNITS = [pytest.param(SYSTEMD, id="machine"), pytest.param(SYSTEMD / "user", id="user")]
@@ -58,8 +61,8 @@ def configured(tmp_path: Path) -> dict[str, str]:
 # The page
 
 
-def test_the_page_names_files_that_are_there_and_all_of_them() -> None:
-    named = set(re.findall(r"deploy/[\w./-]*\w", PAGE))
+def test_the_pages_name_files_that_are_there_and_all_of_them() -> None:
+    named = set(re.findall(r"deploy/[\w./-]*\w", PAGE + SCALE))
     named.remove("deploy/docker/gemini.key")  # the reader makes it
     assert [name for name in sorted(named) if not (DEPLOY.parent / name).exists()] == []
     files = {str(path.relative_to(DEPLOY.parent)) for path in DEPLOY.rglob("*") if path.is_file()}
@@ -267,3 +270,37 @@ def test_the_builder_gets_what_the_image_copies_and_nothing_else() -> None:
         for source in argument.split()[:-1]
     }
     assert sent == sources
+
+
+# Kubernetes and the balancers
+
+
+def test_the_configuration_of_the_pods_is_one(tmp_path: Path) -> None:
+    text = (DEPLOY / "kubernetes" / "agm.yaml").read_text("utf-8")
+    found = re.search(r"  agm\.toml: \|\n((?:    .*\n|\n)+)", text)
+    assert found is not None
+    key = tmp_path / "work.key"
+    key.write_text("canary-key")
+    file = tmp_path / "agm.toml"
+    file.write_text(re.sub(r"(?m)^    ", "", found[1]).replace("/run/keys/work.key", str(key)))
+    file.chmod(0o600)
+    parsed = config.load(file, environ={})
+    assert [account.unusable for account in parsed.accounts] == [None]
+    grace = re.search(r"terminationGracePeriodSeconds: (\d+)", text)
+    assert grace is not None
+    assert int(grace[1]) > parsed.timeouts.lame_duck + 1.5 + parsed.timeouts.drain
+
+
+def test_the_manifests_are_what_kubernetes_takes() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    yaml = pytest.importorskip("yaml")
+    for document in yaml.safe_load_all((DEPLOY / "kubernetes" / "agm.yaml").read_text("utf-8")):
+        validate.validate(document, "1.30", strict=True)
+
+
+@pytest.mark.process
+def test_haproxy_takes_the_balancers_file(tmp_path: Path) -> None:
+    if balancer.find() is None:
+        pytest.skip("haproxy is not installed")
+    with balancer.balanced(tmp_path, [1, 2]):
+        pass

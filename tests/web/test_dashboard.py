@@ -7,6 +7,9 @@ import http.client
 import json
 import os
 import re
+import shutil
+import sqlite3
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from urllib.parse import quote
 import pytest
 
 from agm.web.dashboard import files
-from testbed.processes import Twistd, connection, get, post, running
+from testbed.processes import Twistd, connection, get, post, run_outside, running, until
 from tests.helpers import browser
 from tests.helpers.browser import Browser, Page
 
@@ -157,7 +160,7 @@ def test_a_request_under_way_is_seen_while_it_is(page: Page, demo: str) -> None:
 def test_plots_show_what_came(page: Page, demo: str) -> None:
     assert ask(demo, "gemini-2.5-pro") == 200
     show(page, demo)
-    page.until("[...document.querySelectorAll('.plot')].length === 4")
+    page.until("[...document.querySelectorAll('.plot:not([hidden])')].length === 4")
     requests = "document.querySelectorAll('.plot')[0]"
     page.until(f"{requests}.querySelector('path').getAttribute('d').length > 5")
     assert " in 5 min" in page.run(f"{requests}.querySelector('.value').textContent")
@@ -578,6 +581,114 @@ def test_what_somebody_has_unfolded_stays_so_when_more_comes(page: Page, busy: s
     assert page.run(f"{row_of('emu-503-once-busy')}.querySelector('.detail').checkVisibility()") is True
 
 
+@pytest.mark.process
+def test_the_list_stands_still_while_somebody_is_in_it_and_a_chip_counts_what_is_new(page: Page, demo: str) -> None:
+    assert ask(demo, "emu-400") == 400
+    show(page, demo)
+    page.until(row_of("emu-400"))
+    assert page.run(f"{row_of('emu-400')}.querySelector('.reason').textContent") == "INVALID_ARGUMENT"
+    chip = "document.querySelector('.chip')"
+    page.run(f"{row_of('emu-400')}.querySelector('button').focus()")
+    for _ in range(2):
+        assert ask(demo, "emu-chunks-3") == 200
+    page.until(f"!{chip}.hidden && {chip}.textContent === '2 new'")
+    assert not page.run(row_of("emu-chunks-3"))
+    page.click(".chip")
+    page.until(row_of("emu-chunks-3"))
+    assert page.run(f"{chip}.hidden") is True
+    pause = "document.activeElement"
+    page.press("Enter", 13, "\r")  # the focus has gone to the button that pauses
+    assert page.run(f"{pause}.getAttribute('aria-pressed')") == "true"
+    assert ask(demo, "emu-chunks-4") == 200
+    page.until(f"!{chip}.hidden")
+    assert not page.run(row_of("emu-chunks-4"))
+    page.press("Enter", 13, "\r")
+    page.until(row_of("emu-chunks-4"))
+
+
+@pytest.mark.process
+def test_longer_ranges_latency_and_a_linked_request_come_from_the_request_log(
+    page: Page, busy: str, looked_at: Path
+) -> None:
+    show(page, busy)
+    page.until("!document.querySelector('.latency').hidden")
+    page.run("document.querySelector('.latency').open = true")
+    page.until("/demo-1[\\s\\S]*without a key/.test(document.querySelector('.latency').innerText)")
+    page.run("[...document.querySelectorAll('.ranges button')].find((b) => b.textContent === '24 h').click()")
+    duration = "[...document.querySelectorAll('.plot')].find((p) => p.innerText.startsWith('Duration'))"
+    page.until(f"{duration} && !{duration}.hidden")
+    assert " in 24 h" in page.run("document.querySelector('.plot .value').textContent")
+    assert "24 h, per 12 min" in page.run("document.querySelector('.plot svg').getAttribute('aria-label')")
+    assert page.run(CONTRAST) == []
+    page.screenshot(looked_at / "traffic-24h.png", whole=True)
+    page.run("[...document.querySelectorAll('.ranges button')].find((b) => b.textContent === '5 min').click()")
+    page.until(f"{duration}.hidden")
+    unfold(page)
+    link = page.run(f"{row_of('emu-503-once-busy')}.querySelector('.detail a[href^=\"#/traffic/\"]').hash")
+    page.open(f"{busy}/ui/?again{link}")
+    page.until(f"{row_of('emu-503-once-busy')}?.classList.contains('unfolded')")
+    page.run("location.hash = '#/traffic/0000000000000000'")
+    page.until("/No request of this id/.test(document.querySelector('.linked').innerText)")
+    page.trouble.clear()  # the 404
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_request_that_the_list_no_longer_has_is_shown_from_the_log(page: Page, tmp_path: Path) -> None:
+    with running(tmp_path, "agm", "--demo", "--port", "0") as twistd:
+        url = twistd.url()
+        ask(url, "emu-503-once-linked")
+        for _ in range(201):
+            ask(url, "emu-404")
+        until(lambda: json.loads(get(url, "/_agm/log")[1])["written"] == 202, "all of it is recorded")
+        with sqlite3.connect(json.loads(get(url, "/_agm/log")[1])["path"]) as log:
+            ((first,),) = log.execute("SELECT request FROM requests ORDER BY id LIMIT 1")
+        log.close()
+        page.open(f"{url}/ui/#/traffic/{first}")
+        shown = "document.querySelector('.linked')"
+        page.until(f"/from the request log[\\s\\S]*emu-503-once-linked/.test({shown}.innerText)")
+        assert page.run("document.querySelectorAll('.linked .attempts li').length") >= 3
+        page.click(".linked button")
+        page.until(f"{shown}.innerText === ''")
+        page.open("about:blank")
+        assert twistd.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, from npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("axe")
+    run_outside("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4.11.0", cwd=folder)
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.process
+@pytest.mark.slow
+def test_axe_finds_nothing_against_wcag_in_any_view(page: Page, busy: str, scheme: str, axe: str) -> None:
+    """WCAG 2.2, levels A and AA, as far as a program can see; in a wide window, and on a phone of 360 pixels."""
+    page.scheme(scheme)
+    found = []
+    for width in (1280, 360):
+        page.size(width, 860, mobile=width < 500)
+        for view in VIEWS:
+            show(page, busy, view)
+            if view == "traffic":
+                unfold(page)
+            page.run(f"window.axe ? 0 : (() => {{ {axe} }})()")
+            tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+            wrong = page.run(
+                f"axe.run(document, {{runOnly: {json.dumps(tags)}}}).then((r) => "
+                "r.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html.slice(0, 120)).join(' | ')}`))"
+            )
+            found += [f"{view} at {width}: {each}" for each in wrong]
+            if width == 360:
+                assert page.run("document.documentElement.scrollWidth") <= width
+    assert found == []
+
+
 # What is served
 
 
@@ -641,4 +752,90 @@ def test_the_files_are_open_where_everything_else_asks_for_a_key(tmp_path: Path)
         assert get(url, "/_agm/status")[0] == 401
         assert get(url, "/ui/", Origin="https://example.com")[0] == 403
         assert get(url, "/ui/", Host="example.com")[0] == 421
+        assert twistd.stop() == 0
+
+
+# What it changes
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_keys_accounts_and_aliases_are_changed_on_the_page(page: Page, tmp_path: Path, looked_at: Path) -> None:
+    """As an operator does it, from the first key to its end; the file has it all, and the key is shown once."""
+    file = Path(locked(tmp_path / "home"))
+
+    def fill(name: str, value: str) -> None:
+        page.run(f"document.querySelector('dialog [name={name}]').value = {json.dumps(value)}")
+
+    def press(label: str) -> None:
+        page.until(f"[...document.querySelectorAll('button')].some((b) => b.getAttribute('aria-label') === '{label}')")
+        page.run(f"document.querySelector('button[aria-label=\"{label}\"]').click()")
+        page.until("!!document.querySelector('dialog[open]')")
+
+    def submit(*, closes: bool = True) -> None:
+        page.click("dialog button[type=submit]")
+        if closes:
+            page.until("!document.querySelector('dialog')")
+
+    def written() -> Any:
+        return tomllib.loads(file.read_text())
+
+    with running(tmp_path / "run", "agm", "--config", str(file)) as twistd:
+        url = twistd.url()
+        page.open(f"{url}/ui/#/keys")
+        page.until("!document.getElementById('gate').hidden")
+        page.trouble.clear()  # the refusal of who has no key
+        page.run(f"document.getElementById('gate-key').value = '{ADMIN}'")
+        page.click("#gate button")
+        page.until("!document.getElementById('content').hidden")
+        page.click("#view-keys .title-row button")
+        fill("name", "laptop")
+        fill("requests_per_day", "100")
+        assert page.run(NAMELESS) == []
+        assert page.run(CONTRAST) == []
+        page.screenshot(looked_at / "new-key.png")
+        submit(closes=False)
+        page.until("!!document.querySelector('dialog .secret code')")
+        key = page.text("dialog .secret code")
+        page.click("dialog .actions button")
+        page.until("!document.querySelector('dialog')")
+        assert key not in page.run("document.documentElement.outerHTML")
+        assert get(url, "/v1beta/models", x_goog_api_key=key)[0] == 200
+        assert written()["auth"]["keys"][1]["requests_per_day"] == 100
+        press("Change laptop")
+        fill("requests_per_day", "7")
+        submit()
+        assert written()["auth"]["keys"][1]["requests_per_day"] == 7
+        press("Revoke laptop")
+        submit()
+        assert get(url, "/v1beta/models", x_goog_api_key=key)[0] == 401
+
+        page.run("location.hash = '#/accounts'")
+        page.click("#view-accounts .title-row button")
+        fill("name", "work")
+        submit(closes=False)  # without a secret
+        page.until("!document.querySelector('dialog .error').hidden")
+        assert "Give one of api_key and login" in page.text("dialog .error")
+        page.trouble.clear()
+        fill("api_key", "canary-work-key")
+        submit()
+        page.screenshot(looked_at / "accounts-editing.png")
+        press("Disable work")
+        submit()
+        assert written()["accounts"][0]["enabled"] is False
+        press("Enable work")
+        submit()
+        press("Remove work")
+        submit()
+        assert "accounts" not in written()
+
+        page.run("location.hash = '#/models'")
+        page.click("#view-models .title-row button")
+        fill("pattern", "gpt-*")
+        fill("model", "gemini-2.5-flash")
+        submit()
+        assert written()["models"]["aliases"] == {"gpt-*": "gemini-2.5-flash"}
+        twistd.until_logged("client key me set alias gpt-* to gemini-2.5-flash")
+        assert "canary-work-key" not in twistd.log + page.run("document.documentElement.outerHTML")
+        page.open("about:blank")
         assert twistd.stop() == 0

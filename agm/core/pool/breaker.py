@@ -154,7 +154,7 @@ class Endpoints:
 
     def pick(self, urls: Sequence[str], model: str, now: float, tried: set[int]) -> int | None:
         """
-        The number of the endpoint to ask next: the first that is not open, and fails the model least of late.
+        Return the number of the endpoint to ask next: the first that is not open, and fails the model least of late.
 
         :param tried: numbers of endpoints that have been asked already.
         """

@@ -82,7 +82,7 @@ class AccountOrder:
 
     def preferred(self, conversation: int) -> Iterator[int]:
         """
-        The places of the accounts, the one that a conversation prefers first.
+        Yield the places of the accounts, the one that a conversation prefers first.
 
         :param conversation: what tells it from others, 64 bits.
         """
@@ -124,11 +124,11 @@ class Ready:
         return bisect_left(self._places, place)
 
     def at(self, rank: int) -> int:
-        """The place of the ready account that has `rank` others before it."""
+        """Return the place of the ready account that has `rank` others before it."""
         return self._places[rank]
 
     def places(self, start: int = 0) -> Iterator[int]:
-        """The places of the ready accounts, from `start` on."""
+        """Yield the places of the ready accounts, from `start` on."""
         place = self._flags.find(1, start)
         while place >= 0:
             yield place
@@ -215,7 +215,7 @@ class Candidates(Sequence[Account]):
         return f"<Candidates {[account.name for account in self[:10]]}{'…' if self._length > 10 else ''}>"
 
     def named(self, name: str | None) -> Account | None:
-        """The candidate of this name, if there is one."""
+        """Return the candidate of this name, if there is one."""
         place = None if name is None else self._ready.order.place.get(name)
         if place is None or place not in self._ready or name in self._without:
             return None
@@ -225,14 +225,14 @@ class Candidates(Sequence[Account]):
         return self._ready.order.accounts[place]
 
     def preferred(self, conversation: int) -> Iterator[Account]:
-        """The candidates, the one that a conversation prefers first; see :meth:`AccountOrder.preferred`."""
+        """Yield the candidates, the one that a conversation prefers first; see :meth:`AccountOrder.preferred`."""
         accounts = self._ready.order.accounts
         for place in self._ready.order.preferred(conversation):
             if place in self._ready and self.named(accounts[place].name) is not None:
                 yield accounts[place]
 
     def index(self, account: object, start: int = 0, stop: int | None = None) -> int:
-        """The index of a candidate.  :raises ValueError: if it is none."""
+        """Return the index of a candidate.  :raises ValueError: if it is none."""
         if isinstance(account, Account) and self.named(account.name) is account:
             index = self._index_from(self._ready.order.place[account.name])
             if slice(start, stop).indices(self._length)[0] <= index < slice(start, stop).indices(self._length)[1]:

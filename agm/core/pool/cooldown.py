@@ -221,7 +221,7 @@ class Member:
         return limit is not None and self.in_flight >= limit
 
     def cooldowns_of(self, model: str) -> tuple[Cooldown, ...]:
-        """The cooldowns that a request for `model` meets."""
+        """Return the cooldowns that a request for `model` meets."""
         cooldown = self.cooldowns.get(model)
         if self.held is None:
             return () if cooldown is None else (cooldown,)

@@ -21,7 +21,7 @@ class Lender(Protocol):
         """A lease has been given back, which happens once."""
 
     def endpoint_for(self, lease: Lease) -> int | None:
-        """The number of the next endpoint that the lease's request is to ask; None if there is no other."""
+        """Return the number of the next endpoint that the lease's request is to ask; None if there is no other."""
 
 
 class Lease:
@@ -66,7 +66,7 @@ class Lease:
 
     def next_endpoint(self) -> int | None:
         """
-        The number of the endpoint to ask, another one with each call; None when there is no other.
+        Return the number of the endpoint to ask, another one with each call; None when there is no other.
 
         Endpoints that fail are passed over; the first request after an endpoint's breaker has opened tries it for all.
         """

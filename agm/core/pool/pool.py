@@ -23,8 +23,10 @@ from agm.core.pool.breaker import Consequence, Endpoints, Trouble
 from agm.core.pool.candidates import AccountOrder, Candidates
 from agm.core.pool.cooldown import (
     ABOUT_THE_ACCOUNT,
+    ALL_MODELS,
     LACKING_SECONDS,
     Cooldown,
+    KnownCooldown,
     Lack,
     Loads,
     Member,
@@ -58,6 +60,8 @@ class Pool:
     :param now: seconds of a clock that never goes back.
     :ivar changed: called whenever something changes that must survive a restart.
     :ivar went_off: called with an account that has become disabled, and why.
+    :ivar told: called with an account's name, a model (``*`` for all of them at once; None for all, each) and the
+        cooldown that has begun or, None, ended here; not with what was learnt from elsewhere.
     """
 
     def __init__(self, accounts: Iterable[Account], now: Callable[[], float]) -> None:
@@ -73,6 +77,7 @@ class Pool:
         self._queue = WaitQueue(lambda model, method, version: bool(self._group(model, method, version).ready))
         self.changed: Callable[[], None] = lambda: None
         self.went_off: Callable[[Account, Cooldown], object] = lambda account, why: None
+        self.told: Callable[[str, str | None, KnownCooldown | None], None] = lambda name, model, known: None
         self.replace(accounts, ())
 
     def __len__(self) -> int:
@@ -87,7 +92,7 @@ class Pool:
 
     def candidates(self, model: str, method: str, without: Collection[str] = (), version: str = "") -> Candidates:
         """
-        The accounts that can serve `method` of `model` now, by priority and in the order of the configuration.
+        Return the accounts that can serve `method` of `model` now, by priority and in the order of the configuration.
 
         An empty `model` is that of requests about files and the like: every account has it.
 
@@ -103,7 +108,7 @@ class Pool:
         return [exclusion for exclusion in found if exclusion is not None]
 
     def _group(self, model: str, method: str, version: str = "") -> Group:
-        """The group of a model and method, in which every cooldown that is over has ended."""
+        """Return the group of a model and method, in which every cooldown that is over has ended."""
         now = self._now()
         lacked = self._lacked.get(model) if self._lacked else None
         if lacked is None:
@@ -276,7 +281,7 @@ class Pool:
             self.wake(lease.model)
 
     def kind_of(self, name: str) -> str:
-        """The kind of an account, by its name; ``gone`` for one that has been taken out of the configuration."""
+        """Return the kind of an account, by its name; ``gone`` for one that has been taken out of the configuration."""
         member = self._members.get(name)
         return "gone" if member is None else member.account.kind
 
@@ -320,6 +325,8 @@ class Pool:
         if held is not None or cooldown is not None:
             self._refresh(member, model if held is None else None)
             self.changed()
+            for over in ([] if held is None else [ALL_MODELS]) + ([] if cooldown is None else [model]):
+                self.told(account.name, over, None)
             self.wake(model if held is None else None)
 
     def failed(self, account: Account, model: str, verdict: Verdict, lease: Lease | None = None) -> None:
@@ -344,7 +351,8 @@ class Pool:
         if cooldown is None:
             return
         cooldown.since = self._leases
-        if known is None or cooldown.ends >= known.ends:  # of several requests in flight, the worst news counts
+        worse = known is None or cooldown.ends >= known.ends
+        if worse:  # of several requests in flight, the worst news counts
             if all_models:
                 member.held = cooldown
             else:
@@ -360,6 +368,9 @@ class Pool:
                 del member.cooldowns[old]
         self._refresh(member, None if all_models or forgotten else model)
         self.changed()
+        if worse:
+            of = ALL_MODELS if all_models else model
+            self.told(account.name, of, cooldown.known(of, now))
         self.wake(None if all_models else model, news=True)
 
     def doubt(self, account: Account, model: str, conversation: str, lease: Lease | None = None) -> bool:
@@ -395,6 +406,7 @@ class Pool:
                 self.went_off(account, member.held)
             self._refresh(member)
             self.changed()
+            self.told(account.name, ALL_MODELS, member.held.known(ALL_MODELS, self._now()))
             self.wake(news=True)
 
     def reset(self, name: str, model: str | None = None) -> bool:
@@ -408,11 +420,39 @@ class Pool:
         found = member.forget(model)
         if model is None:
             found = self._endpoints.forget(member.account.endpoints) or found
+        self.told(name, model, None)
         if found:
             self._regroup()
             self.changed()
             self.wake(news=True)
         return found
+
+    def learn(self, name: str, model: str | None, known: KnownCooldown | None) -> None:
+        """
+        Take in what another process has found out; see :attr:`told`.
+
+        :raises KeyError: if the cause of the cooldown is none that is known here.
+        """
+        member = self._members.get(name)
+        if member is None:
+            return
+        if known is not None:
+            cooldown = Cooldown.of(known, self._now(), self._leases)
+            if known.model != ALL_MODELS:
+                member.cooldowns.pop(known.model, None)
+                member.cooldowns[known.model] = cooldown
+                if len(member.cooldowns) > MAX_COOLDOWNS:
+                    del member.cooldowns[next(iter(member.cooldowns))]
+            elif member.account.unusable is None:
+                member.held = cooldown
+        elif model == ALL_MODELS:
+            member.held = None
+            member.hold_unusable()
+        else:
+            member.forget(model)
+        self._regroup()
+        self.changed()
+        self.wake(news=True)
 
     def note_quota(self, account: Account, model: str, remaining: float, resets_at: float) -> None:
         """
@@ -489,7 +529,7 @@ class Pool:
         return number
 
     def first_endpoint(self, account: Account, model: str) -> str:
-        """The endpoint that a new lease would ask first; nothing is taken or claimed."""
+        """Return the endpoint that a new lease would ask first; nothing is taken or claimed."""
         number = self._endpoints.pick(account.endpoints, model, self._now(), set())
         return account.endpoints[number or 0]
 
@@ -510,7 +550,7 @@ class Pool:
 
     def endpoint_failed(self, url: str, model: str, trouble: Trouble, lease: Lease | None = None) -> bool:
         """
-        An endpoint failed; :mod:`agm.core.pool.breaker` says what follows.
+        Return an endpoint failed; :mod:`agm.core.pool.breaker` says what follows.
 
         :returns: whether it is in doubt, so that the gateway should ask it a question of its own.
         """

@@ -54,7 +54,7 @@ class StreamFailure:
 
     @classmethod
     def of(cls, code: int, message: str) -> StreamFailure:
-        """A failure in the gateway's own words."""
+        """Return a failure in the gateway's own words."""
         return cls(msgspec.json.format(status_body(code, message), indent=-1), code)
 
     @classmethod
@@ -64,12 +64,12 @@ class StreamFailure:
 
     @classmethod
     def upstream(cls, document: bytes, original: bytes | None = None) -> StreamFailure:
-        """A failure that the upstream reported."""
+        """Return a failure that the upstream reported."""
         return cls(document, envelope.error_code(document), original=original)
 
     @classmethod
     def ours(cls, error: GatewayError) -> StreamFailure:
-        """A failure on the gateway's side."""
+        """Return a failure on the gateway's side."""
         return cls(msgspec.json.format(error.body(), indent=-1), error.status, error)
 
 
@@ -165,7 +165,7 @@ class KeptAnswer:
 
 
 def error_event(failure: StreamFailure) -> bytes:
-    """The last event of a broken SSE answer, in the one form that every tested client notices."""
+    """Return the last event of a broken SSE answer, in the one form that every tested client notices."""
     return b"data: " + failure.document + b"\r\n\r\n"
 
 
@@ -679,7 +679,7 @@ class WatchedFilter:
 
 def plain_event(document: bytes) -> bytes:
     """
-    An event of an upstream that wraps nothing, checked.
+    Return an event of an upstream that wraps nothing, checked.
 
     :raises UpstreamError: if it is an error.
     :raises NotAnEnvelope: if it is not JSON.

@@ -71,7 +71,7 @@ class UpstreamError(Exception):
 
 def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
     """
-    The fields of a JSON object, each value still the bytes that were sent.
+    Return the fields of a JSON object, each value still the bytes that were sent.
 
     :raises InvalidRequest: in Google's words, if `body` is not one JSON object.
     """
@@ -95,7 +95,7 @@ def _fields(body: bytes) -> dict[str, msgspec.Raw]:
 
 
 def unreadable(why: Exception) -> InvalidRequest:
-    """The error for a client's document that is not JSON, from one of :data:`agm.core.errors.NOT_JSON`."""
+    """Return the error for a client's document that is not JSON, from one of :data:`agm.core.errors.NOT_JSON`."""
     text = "It is nested too deeply" if isinstance(why, RecursionError) else str(why)
     return InvalidRequest(f"Invalid JSON payload received. {_sentence(text)}")
 
@@ -116,7 +116,7 @@ def wrap(
     plain: bool = False,
 ) -> bytes | ByteChain:
     """
-    The envelope of ``generateContent`` and ``streamGenerateContent`` around `body`.
+    Return the envelope of ``generateContent`` and ``streamGenerateContent`` around `body`.
 
     `body` stands in it byte for byte, but for two things that the service asks for: ``sessionId`` is put first unless
     the client sent one, and a redundant ``model`` field beside ``contents`` is left out (the service refuses it).  A
@@ -224,7 +224,7 @@ def with_roles(body: bytes) -> bytes:
 
 def unwrap(document: bytes) -> bytes:
     """
-    The value of ``response`` in a Code Assist answer or event, as it was sent.
+    Return the value of ``response`` in a Code Assist answer or event, as it was sent.
 
     :raises UpstreamError: if the document is an error.
     :raises NotAnEnvelope: if it is not JSON, or neither of the two.
@@ -327,7 +327,7 @@ _CODED = msgspec.json.Decoder(_CodedDocument)
 
 
 def error_code(document: bytes) -> int:
-    """The HTTP status that an error document names; 500 where it names none."""
+    """Return the HTTP status that an error document names; 500 where it names none."""
     try:
         code = _CODED.decode(document).error.code
     except NOT_JSON:
@@ -339,7 +339,7 @@ def error_code(document: bytes) -> int:
 
 def one_line(document: bytes) -> bytes:
     """
-    A JSON document without line breaks.
+    Return a JSON document without line breaks.
 
     Inside a JSON string a line break is always escaped, so those that are left are white space between tokens.
     """

@@ -66,20 +66,20 @@ def read_creation(body: bytes) -> Creation | None:
 
 
 def with_model(body: bytes, model: str) -> bytes:
-    """A creation for another model, all else as it was sent; `body` is what :func:`read_creation` reads."""
+    """Return a creation for another model, all else as it was sent; `body` is what :func:`read_creation` reads."""
     fields = _FIELDS.decode(body)
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
 
 
 def first_id(document: bytes) -> str | None:
-    """The id of an answer of which only the beginning has come; None where it does not stand before any list."""
+    """Return the id of an answer of which only the beginning has come; None where it does not stand before any list."""
     found = _FIRST_ID.match(document[:MAX_ID])
     return None if found is None else found[1].decode("ascii")
 
 
 def error_event(failure: StreamFailure) -> bytes:
-    """The last event of a stream that breaks off, in the form of this API."""
+    """Return the last event of a stream that breaks off, in the form of this API."""
     try:
         error = msgspec.json.decode(failure.document)["error"]
         message, code = str(error["message"]), error["code"]
@@ -105,7 +105,7 @@ def names_in_event(data: bytes) -> Iterator[str]:
 
 
 def _error_in(data: bytes) -> bytes | None:
-    """The document of an event that is an error."""
+    """Return the document of an event that is an error."""
     if b'"error"' not in data:
         return None
     return envelope.error_document(data)
@@ -285,7 +285,7 @@ class EditedEvents:
         return out
 
     def _changed(self, data: bytes) -> Sequence[bytes]:
-        """What comes in an event's place; `complete` says whether it is the end."""
+        """Return what comes in an event's place; `complete` says whether it is the end."""
         try:
             return (envelope.one_line(self._change(data)),)
         except EventsReplaced as e:
@@ -327,7 +327,7 @@ _DONE = b"event: done\ndata: [DONE]\n\n"
 
 
 def _kind(document: bytes) -> bytes:
-    """The name of an event.  :raises msgspec.DecodeError: if it is none."""
+    """Return the name of an event.  :raises msgspec.DecodeError: if it is none."""
     return msgspec.json.decode(document, type=_Kind).event_type.encode()
 
 

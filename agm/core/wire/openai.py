@@ -184,7 +184,7 @@ def _read_form(body: bytes, content_type: str) -> Asked:
 
 
 def with_model(body: bytes, asked: Asked, model: str) -> bytes:
-    """The body for another model, all else as it was sent; `asked` is what :func:`read` gave."""
+    """Return the body for another model, all else as it was sent; `asked` is what :func:`read` gave."""
     if asked.form:
         start, end = asked.at
         return body[:start] + model.encode("utf-8") + body[end:]
@@ -203,7 +203,7 @@ def _named(collection: str, identifier: object) -> str | None:
 
 
 def names_in(body: bytes) -> list[str]:
-    """The files that a new batch reads, by their ids; none for what cannot be read."""
+    """Return the files that a new batch reads, by their ids; none for what cannot be read."""
     if b"_file_id" not in body:
         return []
     try:
@@ -215,7 +215,7 @@ def names_in(body: bytes) -> list[str]:
 
 
 def names_told(answer: bytes) -> list[str]:
-    """The files, batches and videos that an answer tells of; what is no JSON, or too large, tells of none."""
+    """Return the files, batches and videos that an answer tells of; what is no JSON, or too large, tells of none."""
     if len(answer) > ownership.MAX_READ:
         return []
     try:

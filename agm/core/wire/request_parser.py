@@ -93,7 +93,7 @@ class _Known:
         self._before, self._behind = (raw, b"") if length is None else (raw[: length.start(1)], raw[length.end(1) :])
 
     def again(self, raw: bytes) -> Head | None:
-        """The head that these bytes are, if they differ from the former ones in the length of the body alone."""
+        """Return the head that these bytes are, if they differ from the former ones in the length of the body alone."""
         before, behind, known = self._before, self._behind, self.head
         if not behind:
             return known if raw == before else None
@@ -363,5 +363,5 @@ def _length(head: Head) -> int | None:
 
 
 def _listed(values: Sequence[bytes]) -> list[bytes]:
-    """The members of a comma-separated list that may be spread over several fields, in lower case."""
+    """Return the members of a comma-separated list that may be spread over several fields, in lower case."""
     return [member.strip(b" \t").lower() for value in values for member in value.split(b",")]

@@ -179,7 +179,7 @@ def parse_call(path: bytes) -> ModelCall:
 
 def methods_of(path: bytes) -> Sequence[str]:
     """
-    The HTTP methods that a path below a version has.
+    Return the HTTP methods that a path below a version has.
 
     :param path: the raw path of the request, without its query.
     :raises NotFound: if nothing is there, whatever the method.
@@ -193,7 +193,7 @@ def methods_of(path: bytes) -> Sequence[str]:
 
 def unknown(path: bytes, base: str, taken_away: str = "") -> NotFound:
     """
-    The error for a path that nobody serves, with what helps where that can be told.
+    Return the error for a path that nobody serves, with what helps where that can be told.
 
     :param path: the raw path of the request, without its query.
     :param base: the base URL that clients should have.
@@ -228,13 +228,13 @@ def quote_model(model: str) -> str:
 
 
 def bare_model(name: str) -> str:
-    """A model's id from its resource name: ``models/x`` and ``models/models/x`` are ``x``."""
+    """Return a model's id from its resource name: ``models/x`` and ``models/models/x`` are ``x``."""
     prefixes = _PREFIXES.match(name)
     return name if prefixes is None else name[prefixes.end() :]
 
 
 def _split(path: bytes) -> tuple[str, str]:
-    """The API version and the decoded rest of a path."""
+    """Return the API version and the decoded rest of a path."""
     match = _PATH.fullmatch(path)
     if match is None:
         raise NotFound(f"The path {shown(path)} is not known. The Gemini API is served below /v1beta/.")
@@ -249,7 +249,7 @@ def _split(path: bytes) -> tuple[str, str]:
 
 
 def _strip_models(rest: str) -> str | None:
-    """The part of a path after ``models/``, or the whole of it for the other collections."""
+    """Return the part of a path after ``models/``, or the whole of it for the other collections."""
     if rest.startswith("models/"):
         return bare_model(rest)
     collection, slash, name = rest.partition("/")
@@ -258,7 +258,7 @@ def _strip_models(rest: str) -> str | None:
 
 def check_model(model: str) -> str:
     """
-    A model's name, as it is.
+    Return a model's name, as it is.
 
     :raises InvalidRequest: if no model can be called so.
     """

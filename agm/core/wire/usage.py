@@ -340,7 +340,7 @@ def _told(of: str, details: Iterable[_Modality]) -> Iterator[tuple[str, str, int
 
 
 def _last_reason(data: bytes, names: Names, name: bytes, before: int, *, after: int = 0) -> str | None:
-    """The value of the last `name` that starts between `after` and `before`."""
+    """Return the value of the last `name` that starts between `after` and `before`."""
     start = max(after, 0)
     end = before + len(name) - 1
     while (at := data.rfind(name, start, end)) >= 0:
@@ -355,5 +355,5 @@ def _last_reason(data: bytes, names: Names, name: bytes, before: int, *, after: 
 
 
 def _embedded(data: bytes, before: int) -> int:
-    """The sum of the tokens of the texts that start within `before` bytes."""
+    """Return the sum of the tokens of the texts that start within `before` bytes."""
     return sum(int(found[1]) for found in _EMBEDDED.finditer(data) if found.start() < before)

@@ -177,7 +177,7 @@ def _resource(version: str, place: Place, rest: str, unknown: str) -> VertexReso
 
 
 def placed(path: str, project: str, location: str) -> str:
-    """A path of :class:`VertexResource` with an account's place in it."""
+    """Return a path of :class:`VertexResource` with an account's place in it."""
     return path.replace(PLACE, f"projects/{quote(project, safe='')}/locations/{quote(location, safe='')}", 1)
 
 
@@ -244,7 +244,7 @@ def embeds(model: str) -> bool:
 
 def developer_predict(body: bytes, model: str) -> bytes:
     """
-    A ``predict`` of texts as the Developer API's ``batchEmbedContents``, an instance a request.
+    Return a ``predict`` of texts as the Developer API's ``batchEmbedContents``, an instance a request.
 
     What has no place there goes along by its name, for the upstream to refuse it.  A body that cannot be read is left
     as it is.
@@ -263,7 +263,7 @@ def developer_predict(body: bytes, model: str) -> bytes:
 
 
 def vertex_predictions(answer: bytes) -> bytes:
-    """A ``BatchEmbedContentsResponse`` as the answer of ``predict``; tokens are not told."""
+    """Return a ``BatchEmbedContentsResponse`` as the answer of ``predict``; tokens are not told."""
     try:
         embedded = _EMBEDDED.decode(answer)
     except NOT_JSON:

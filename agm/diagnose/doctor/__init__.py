@@ -59,7 +59,7 @@ def limited(check: str, look: Callable[[], Iterable[Finding]], seconds: float) -
 
 
 def too_long(check: str, seconds: float) -> Finding:
-    """A check that did not end in time."""
+    """Return a check that did not end in time."""
     return Finding(check, "error", f"not done within {seconds:g} seconds", "look into what it waits for, and try again")
 
 

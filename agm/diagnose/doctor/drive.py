@@ -40,7 +40,7 @@ def _expect(condition: object, otherwise: str) -> None:
 
 
 def _post(url: str, target: str) -> tuple[str, bytes]:
-    """The content type and the body of an answer, which must be 200."""
+    """Return the content type and the body of an answer, which must be 200."""
     client = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
     try:
         body = json.dumps({"contents": [{"role": "user", "parts": [{"text": QUESTION}]}]})

@@ -100,7 +100,7 @@ class Setup:
 
 
 def setup(named: str | None, environ: Mapping[str, str]) -> tuple[Setup, list[Finding]]:
-    """The configuration that holds, and what is wrong with it."""
+    """Return the configuration that holds, and what is wrong with it."""
     check = "configuration"
     try:
         path = find(named, environ)
@@ -165,7 +165,7 @@ def modes(path: Path | None, state: Path | None) -> Iterator[Finding]:
 
 
 def _named_files(path: Path) -> list[Path]:
-    """The files with secrets that a configuration names."""
+    """Return the files with secrets that a configuration names."""
     found = []
     for table in files.tables(files.read(path), ("accounts",)):
         for key in ("api_key_file", "credentials"):
@@ -335,7 +335,7 @@ def public(config: Config | None) -> Iterator[Finding]:
 
 
 def _version(running: Running) -> str:
-    """The version of the gateway that answers; in words where it does not tell."""
+    """Return the version of the gateway that answers; in words where it does not tell."""
     running.ask("/healthz")
     try:
         document = running.ask("/_agm/status")

@@ -57,7 +57,7 @@ class _Way:
 
 
 def _ways(config: Config) -> list[_Way]:
-    """The endpoints of the accounts that are enabled, each way once; Google's where there are none."""
+    """Return the endpoints of the accounts that are enabled, each way once; Google's where there are none."""
     found = [_Way(url, account.network) for account in config.accounts if account.enabled for url in account.endpoints]
     if not any(account.enabled for account in config.accounts):
         return [_Way(url, None) for url in default_endpoints("api-key")]

@@ -56,7 +56,7 @@ def _texts(one: Finished) -> Iterator[str]:
 
 
 def row_of(one: Finished, redact: Callable[[str], str] = str) -> tuple[object, ...]:
-    """A request as a row: values in the order of :data:`agm.observe.requestlog.store.COLUMNS`."""
+    """Return a request as a row: values in the order of :data:`agm.observe.requestlog.store.COLUMNS`."""
     usage, last = one.usage, one.attempts[-1].verdict if one.attempts else None
     tokens = (
         _NO_TOKENS

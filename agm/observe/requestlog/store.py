@@ -183,7 +183,7 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The format of the file; 0 for one that is empty."""
+    """Return the format of the file; 0 for one that is empty."""
     application = _number(connection, "PRAGMA application_id")
     version = _number(connection, "PRAGMA user_version")
     if application != APPLICATION and (application or _number(connection, "SELECT count(*) FROM sqlite_master")):
@@ -203,7 +203,7 @@ def _number(connection: sqlite3.Connection, statement: str) -> int:
 
 def open_to_read(path: Path) -> sqlite3.Connection:
     """
-    A connection that changes nothing, whether a gateway is writing the file or not.
+    Return a connection that changes nothing, whether a gateway is writing the file or not.
 
     :raises Unusable: if there is no such file, or it is something else.
     """
@@ -266,7 +266,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @cache
 def _inserting(count: int) -> str:
-    """The statement that adds so many rows."""
+    """Return the statement that adds so many rows."""
     return ", ".join([_INSERT, *[_ROW] * (count - 1)])
 
 
@@ -361,7 +361,7 @@ class Filter:
             yield "request = ?", (self.request,)
 
     def where(self) -> tuple[str, tuple[object, ...]]:
-        """A condition in SQL, and the values for it."""
+        """Return a condition in SQL, and the values for it."""
         found = list(self._conditions())
         return " AND ".join(condition for condition, _ in found) or "1", tuple(v for _, values in found for v in values)
 
@@ -383,7 +383,7 @@ def latest(
 
 
 def bodies_of(connection: sqlite3.Connection, request: str) -> dict[str, Any] | None:
-    """The bodies that were kept of a request, with their whole sizes; None if none were."""
+    """Return the bodies that were kept of a request, with their whole sizes; None if none were."""
     row = connection.execute("SELECT * FROM bodies WHERE request = ?", (request,)).fetchone()
     return None if row is None else dict(row)
 

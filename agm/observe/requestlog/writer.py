@@ -30,6 +30,7 @@ from agm.core.words import counted
 from agm.observe.activity import Underway
 from agm.observe.finished import Finished
 from agm.observe.requestlog import store as logfile
+from agm.observe.requestlog.history import history
 from agm.observe.requestlog.rows import KeptBodies, body_row, plain_rows, row_of
 from agm.observe.requestlog.store import Filter, Unusable
 
@@ -84,7 +85,7 @@ class _Pool(adbapi.ConnectionPool):
         )
 
     def connect(self) -> Any:
-        """The connection; a new one if the file is no longer that of the old one.  In the pool's thread."""
+        """Return the connection; a new one if the file is no longer that of the old one.  In the pool's thread."""
         if self.connection is not None and (self.suspect or self._identity != _identity(self._path)):
             connection, self.connection = self.connection, None
             self.disconnect(connection)
@@ -261,6 +262,11 @@ class RequestLog:
     async def totals(self, by: str, which: Filter | None = None) -> list[dict[str, Any]]:
         """Sums over the requests in the file, a row per group; see :func:`agm.observe.requestlog.store.totals`."""
         return await self._read(lambda connection: logfile.totals(connection, by, which))
+
+    async def history(self, since: float, until: float, steps: int) -> dict[str, Any]:
+        """Return what the file says of a stretch of time; see :func:`agm.observe.requestlog.history.history`."""
+        found: dict[str, Any] = await self._read(lambda connection: history(connection, since, until, steps))
+        return found
 
     async def since(self, time: float) -> dict[str, list[dict[str, Any]]]:
         """The sums since a time in seconds since the epoch, by each of :data:`agm.observe.requestlog.store.GROUPS`."""

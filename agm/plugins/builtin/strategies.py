@@ -103,7 +103,7 @@ class Strategies:
         return AccountChoice(home, reason)
 
     def _of_two(self, candidates: Candidates, request: GatewayRequest, loads: Mapping[str, int]) -> Account:
-        """The less loaded of two: the next in turn, which also wins a tie, and one that is as good as random."""
+        """Return the less loaded of two: the next in turn, which also wins a tie, and one that is as good as random."""
         count = len(candidates)
         first = self._in_turn(candidates, request)
         if count == 1:

@@ -42,7 +42,7 @@ _VERTEX_VERSIONS = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
 
 @hookimpl(trylast=True)
 def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest | None:
-    """The request for an account of any of the three kinds, or of a plugin's that does not say its own."""
+    """Return the request for an account of any of the three kinds, or of a plugin's that does not say its own."""
     if account.upstream.wrap is not None:
         return None
     if request.framing is Framing.LIVE:
@@ -72,7 +72,7 @@ def agm_wrap_request(request: GatewayRequest, account: Account, body: bytes) -> 
 
 
 def _live(request: GatewayRequest, account: Account, body: bytes) -> UpstreamRequest:
-    """The path of a session, and its first message with the model as the account's upstream calls it."""
+    """Return the path of a session, and its first message with the model as the account's upstream calls it."""
     if request.method == live.VERTEX:
         version, name = _VERTEX_VERSIONS[request.version], f"publishers/google/models/{request.model}"
         if not account.express:

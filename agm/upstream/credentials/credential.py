@@ -41,7 +41,7 @@ class Credential(Protocol):
 
     async def headers(self) -> Headers:
         """
-        The authentication headers of one upstream request, in lower case, fresh.
+        Return the authentication headers of one upstream request, in lower case, fresh.
 
         :raises CredentialError: if there are none.
         """
@@ -120,7 +120,7 @@ class KeyHeaders:
 
     async def headers(self) -> Headers:
         """
-        What the kind of the account has made of its key.
+        Return what the kind of the account has made of its key.
 
         :raises CredentialError: if a header cannot hold it.
         """

@@ -301,12 +301,12 @@ def _date(value: str) -> datetime | None:
 
 
 def _naive(moment: datetime) -> datetime:
-    """The same for any moment."""
+    """Return the same for any moment."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def utcnow() -> datetime:
-    """The time in UTC, without saying so: google-auth's way."""
+    """Return the time in UTC, without saying so: google-auth's way."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 

@@ -29,7 +29,7 @@ CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
 
 def load_google(credentials: str, *, scopes: Sequence[str] = (CLOUD_PLATFORM,)) -> GoogleCredentials:
     """
-    The credentials that a file holds, or the computer's application default credentials.
+    Return the credentials that a file holds, or the computer's application default credentials.
 
     It may block, and is to be called in a thread.
 

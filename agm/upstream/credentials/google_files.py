@@ -30,7 +30,7 @@ from agm.upstream.credentials.credential import CredentialError
 
 def from_file(path: Path, scopes: Sequence[str], override: Mapping[str, str]) -> GoogleCredentials:
     """
-    The credentials that a file holds.
+    Return the credentials that a file holds.
 
     :param scopes: what a service account asks for.
     :param override: keys that are to have other values than in the file.

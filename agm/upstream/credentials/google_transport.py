@@ -127,7 +127,7 @@ class TreqRequest(Request):
         return answer
 
     def over(self, network: Network | None) -> Request:
-        """The same, for token endpoints that are reached over another network."""
+        """Return the same, for token endpoints that are reached over another network."""
         return self if network is None else _Over(self, network)
 
     def close(self) -> None:

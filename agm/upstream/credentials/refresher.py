@@ -74,7 +74,7 @@ class Refresher:
         return self.request_over(None)
 
     def request_over(self, network: Network | None) -> Request:
-        """The same for token endpoints that are reached over another network."""
+        """Return the same for token endpoints that are reached over another network."""
         assert self._request is not None, "it is for what runs in a thread"
         return self._request.over(network)
 
@@ -84,7 +84,7 @@ class Refresher:
             self._on_secret(secret)
 
     def seconds(self) -> float:
-        """The reactor's time, from any thread."""
+        """Return the reactor's time, from any thread."""
         return float(self._reactor.seconds())
 
     def start(self) -> None:

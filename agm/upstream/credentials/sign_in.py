@@ -31,7 +31,7 @@ LINGER = 0.2
 
 
 def new_authorization(client: OAuthClient, redirect_uri: str) -> Authorization:
-    """A question with a state and a verifier that nobody can guess."""
+    """Return a question with a state and a verifier that nobody can guess."""
     return Authorization(client, secrets.token_urlsafe(32), secrets.token_urlsafe(64), redirect_uri)
 
 
@@ -81,7 +81,7 @@ class RedirectPort:
 
     async def code(self, authorization: Authorization, timeout: float) -> str:
         """
-        The code that the browser brings.
+        Return the code that the browser brings.
 
         :param timeout: seconds to wait for it.
         :raises SignInFailed: if the person said no, or nobody came.

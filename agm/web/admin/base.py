@@ -1,8 +1,8 @@
 """
 What every resource below ``/_agm`` is made of: :class:`AdminResource`.
 
-Open to this machine itself, through no proxy, and to client keys with ``admin = true``; nobody else.  Nothing here
-changes how requests are served.
+Open to this machine itself, through no proxy, and to client keys with ``admin = true``; nobody else.  What changes the
+configuration is a :class:`~agm.web.admin.editing.EditingResource`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class AdminResource(ApiResource):
     async def respond_to_admin(self, visit: Visit) -> None:
         """Answer."""
         raise NotImplementedError
+
+    def tell_secret(self, visit: Visit, document: object) -> None:
+        """Answer 200 with a document that holds a secret which was made for who asks; it is kept by nobody else."""
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+        visit.wire.send(200, [(b"Cache-Control", b"no-store")], text)
 
     def tell(self, visit: Visit, document: object) -> None:
         """Answer 200 with a document, from which secrets are taken that a plugin or an upstream may have put there."""

@@ -60,6 +60,9 @@ def _describe_gateway(gateway: Gateway) -> dict[str, Any]:
         "pid": os.getpid(),
         "started": round(gateway.live.started, 3),
         "config": config_of(gateway),
+        "editable": gateway.reload_file is not None,
+        "key_names": [key.name for key in gateway.config.auth.keys],
+        "switched_off": [account.name for account in gateway.config.accounts if not account.enabled],
         "listeners": list(gateway.live.listening),
         "auth_mode": gateway.clients.mode,
         "auth_forwarded": gateway.clients.mode_for(local=False),
@@ -150,7 +153,7 @@ def _describe_plugins(gateway: Gateway) -> dict[str, Any]:
 
 def describe_accounts(gateway: Gateway) -> list[dict[str, Any]]:
     """
-    The accounts in the order of the configuration, as a JSON document; docs/accounts.md describes its fields.
+    Return the accounts in the order of the configuration, as a JSON document; docs/accounts.md describes its fields.
 
     No credential is in it; an upstream's error is told by its status and reason, and not by what it repeats of a
     request.
@@ -207,7 +210,7 @@ def describe_cooldown(account: Account, cooldown: KnownCooldown) -> dict[str, An
 
 
 def describe_key(gateway: Gateway, key: ClientKey) -> dict[str, Any]:
-    """A client key's name, limits and use since midnight UTC, as a JSON document."""
+    """Return a client key's name, limits and use since midnight UTC, as a JSON document."""
     requests, tokens = gateway.clients.allowances.today(key.name)
     return {
         "name": key.name,

@@ -217,7 +217,7 @@ class FeedOfAll(Feed):
         Deferred.fromCoroutine(tell())
 
     def _difference(self, document: dict[str, Any], now: float) -> dict[str, Any]:
-        """What of the whole has changed since it was told last."""
+        """Return what of the whole has changed since it was told last."""
         self._document = document
         ids = {it["id"] for it in document["requests"]}
         new = [it for it in document["requests"] if it["id"] not in self._known] if self._known else []
@@ -242,7 +242,7 @@ class FeedOfAll(Feed):
 
 
 def _settled(value: Any, now: float) -> Any:
-    """A document in which times that run are replaced by when they end, so that only news make a difference."""
+    """Return a document in which times that run are replaced by when they end, so that only news make a difference."""
     if isinstance(value, dict):
         return {
             key: round(now + part)

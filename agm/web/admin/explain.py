@@ -80,7 +80,7 @@ class Explain(AdminResource):
 
 def read_question(body: bytes) -> Question:
     """
-    A question from JSON.
+    Return a question from JSON.
 
     :raises InvalidRequest: if it is not one.  No header of it is repeated: keys get pasted into wrong places.
     """
@@ -109,7 +109,7 @@ def incoming(
     gateway: Gateway, question: Question, request_id: str, dialects: Mapping[str, Translate] = MappingProxyType({})
 ) -> InboundCall:
     """
-    The call that a question is about, read from a path as a client would write it.
+    Return the call that a question is about, read from a path as a client would write it.
 
     :param dialects: what translates a request in another dialect, by its name.
     :raises NotFound: if it names no model.

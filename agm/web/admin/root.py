@@ -9,6 +9,7 @@ from twisted.web.resource import IResource, Resource
 from agm.serving.gateway import Gateway
 from agm.web.access import Access
 from agm.web.admin.accounts import Accounts
+from agm.web.admin.aliases import Aliases
 from agm.web.admin.client_keys import ClientKeys
 from agm.web.admin.cluster import ClusterView
 from agm.web.admin.events import Events
@@ -28,6 +29,7 @@ class AdminRoot(Resource):
         super().__init__()
         self._unknown = Unknown(gateway, access)
         self.putChild(b"accounts", Accounts(gateway, access))
+        self.putChild(b"aliases", Aliases(gateway, access))
         self.putChild(b"cluster", ClusterView(gateway, access))
         self.putChild(b"events", Events(gateway, access))
         self.putChild(b"explain", Explain(gateway, access))

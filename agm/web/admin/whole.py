@@ -30,7 +30,7 @@ _ACCOUNT_COUNTS = ("in_flight", "sessions", "attempts", "failed")
 
 
 def answering(gateway: Gateway) -> Mapping[str, Callable[[Any], object]]:
-    """What a worker answers the others."""
+    """Return what a worker answers the others."""
     return {
         "status": lambda _: describe_status(gateway),
         "metrics": lambda _: gateway.metrics.tell(),
@@ -38,8 +38,15 @@ def answering(gateway: Gateway) -> Mapping[str, Callable[[Any], object]]:
         "accounts": lambda _: describe_accounts(gateway),
         "log": lambda _: describe_log(gateway),
         "bodies": lambda seconds: keep_bodies(gateway, seconds),
+        "reload": lambda _: _reload(gateway),
         "reset": lambda asked: gateway.pool.reset(asked["account"], asked["model"]),
     }
+
+
+def _reload(gateway: Gateway) -> None:
+    """Begin to read the configuration, which another worker has changed."""
+    if gateway.reload_file is not None:
+        gateway.reload_file()
 
 
 def describe_worker(gateway: Gateway) -> dict[str, Any]:

@@ -35,7 +35,7 @@ let state = null;
 const EVERYTHING = new Set(["traffic", "open", "requests", "gateway", "accounts", "endpoints", "models", "aliases", "keys", "plugins"]);
 
 function current() {
-  const name = location.hash.replace(/^#\//, "");
+  const name = location.hash.replace(/^#\//, "").split("/")[0];
   return name in views ? name : "traffic";
 }
 
@@ -50,12 +50,19 @@ function show() {
   }
   document.title = name === "traffic" ? "agm" : `agm: ${name}`;
   if (state) views[name].update(state, EVERYTHING);
+  if (state) follow();
   if (state && name === "accounts") coming.update();
+}
+
+/** Show the request that the address names. */
+function follow() {
+  const [name, id] = location.hash.replace(/^#\//, "").split("/");
+  if (name === "traffic") views.traffic.open(id ? decodeURIComponent(id) : null);
 }
 
 window.addEventListener("hashchange", () => {
   show();
-  scrollTo(0, 0);
+  if (!location.hash.slice(2).includes("/")) scrollTo(0, 0);
 });
 
 function learn(name, told) {
@@ -75,6 +82,7 @@ function learn(name, told) {
     if (!new_.size) changed.delete("requests");
   }
   views[current()].update(state, changed);
+  if (changed === EVERYTHING) follow();
   if (current() === "accounts") coming.update();
   if (changed.has("gateway")) foot();
 }

@@ -1,5 +1,6 @@
 // Connect: what to paste where, with the address of this gateway and a model of its own.
 
+import { copier } from "./copy.js";
 import { el } from "./dom.js";
 
 /**
@@ -170,21 +171,6 @@ with client.messages.stream(**asked) as stream:
   ];
 }
 
-/** Copy a text; also where the page is not a secure context, and has no clipboard of its own. */
-async function copy(text) {
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
-  const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
-  area.value = text;
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand("copy");
-  area.remove();
-  if (!done) throw new Error("the browser does not let this page copy");
-}
-
 export function connect() {
   const model = el("select", { id: "connect-model" });
   const where = el("output", { id: "connect-address" });
@@ -230,18 +216,7 @@ export function connect() {
 }
 
 function card({ id, name, install, note, text }) {
-  const button = el("button", { type: "button", class: "quiet copy", "aria-label": `Copy: ${name}` }, "copy");
-  let back = 0;
-  button.addEventListener("click", async () => {
-    try {
-      await copy(text);
-      button.textContent = "copied";
-    } catch {
-      button.textContent = "not copied";
-    }
-    clearTimeout(back);
-    back = setTimeout(() => (button.textContent = "copy"), 2000);
-  });
+  const button = copier(() => text, name);
   return el(
     "article",
     { class: "snippet", id: `snippet-${id}` },

@@ -59,6 +59,15 @@ export async function ask(path, document) {
   return answer.json();
 }
 
+/** Ask for a change; the document of the answer, or an Error that says why it was refused. */
+export async function change(method, path, wish) {
+  const options = { method, headers: { "Content-Type": "application/json" } };
+  if (wish !== undefined) options.body = JSON.stringify(wish);
+  const answer = await request(path, options);
+  if (!answer.ok) throw new Error(await refusal(answer));
+  return answer.json();
+}
+
 /**
  * Watch the gateway until the page is closed.
  *

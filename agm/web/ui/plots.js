@@ -1,4 +1,4 @@
-// Small plots of the last five minutes, a second a step.
+// Small plots: of the last five minutes, a second a step; or of what the request log has, in longer ones.
 
 import { el, svg, write } from "./dom.js";
 
@@ -32,9 +32,11 @@ export function plot({ title, series, show, headline }) {
   const label = () => {
     if (!traffic) return;
     const length = traffic.requests.length;
-    const i = at === null ? length - 2 : at;
+    const step = traffic.step ?? 1;
+    const i = at === null ? length - (step === 1 ? 2 : 1) : at; // this second has only begun
     const back = length - 1 - i;
-    write(read, at === null ? "last second" : back === 0 ? "this second" : `${back} s ago`);
+    const latest = step === 1 ? "this second" : `last ${long(step)}`;
+    write(read, back === 0 ? latest : at === null ? "last second" : `${step === 1 ? `${back} s` : long(back * step)} ago`);
     series.forEach((one, n) => write(values[n], show(traffic[one.column][i])));
   };
   picture.addEventListener("pointermove", (event) => {
@@ -64,10 +66,14 @@ export function plot({ title, series, show, headline }) {
       write(value, headline(traffic));
       label();
       const sums = series.map((one) => `${one.name}: ${show(traffic[one.column].at(-2))}, at most ${show(Math.max(...traffic[one.column]))}`);
-      picture.setAttribute("aria-label", `${title} in the last five minutes, per second. ${sums.join("; ")}.`);
+      const over = traffic.over ? `${traffic.over}, per ${long(traffic.step)}` : "five minutes, per second";
+      picture.setAttribute("aria-label", `${title} in the last ${over}. ${sums.join("; ")}.`);
     },
   };
 }
+
+/** A stretch of time in a word or two. */
+const long = (seconds) => (seconds < 60 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`);
 
 const y = (value, highest) => (HEIGHT - 1 - (value / highest) * (HEIGHT - 4)).toFixed(1);
 

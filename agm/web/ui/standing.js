@@ -1,6 +1,8 @@
 // Accounts, models, client keys and plugins: tables of what the gateway tells.
 
 import { ago, code, count, countdown, el, exact, now, span, stateName, table, tag } from "./dom.js";
+import * as edit from "./edit.js";
+import { action, actions } from "./edit.js";
 
 /** How many rows of a table are shown; a pool may have thousands of accounts. */
 const ROWS = 300;
@@ -11,15 +13,27 @@ const view = (parts, draw) => () => {
   return {
     node,
     update(state, changed) {
-      if (!node.hasChildNodes() || parts.some((part) => changed.has(part))) node.replaceChildren(...draw(state).filter(Boolean));
+      if (node.hasChildNodes() && !parts.some((part) => changed.has(part))) return;
+      const focused = node.contains(document.activeElement) ? nameOf(document.activeElement) : null;
+      node.replaceChildren(...draw(state).filter(Boolean));
+      if (focused) [...node.querySelectorAll("button, a")].find((one) => nameOf(one) === focused)?.focus({ preventScroll: true });
     },
   };
 };
 
+/** What a control is called: the focus goes to the one that takes its place. */
+const nameOf = (control) => control.getAttribute("aria-label") ?? control.textContent;
+
+/** A heading with a button beside it, where the gateway can be changed. */
+const titled = (title, state, text, open) =>
+  state.gateway.editable
+    ? el("div", { class: "title-row" }, el("h2", null, title), action(text, open))
+    : el("h2", null, title);
+
 const more = (list) => list.length > ROWS && el("p", { class: "hint" }, `The first ${ROWS} of ${exact(list.length)}.`);
 
-export const accounts = view(["accounts", "endpoints"], (state) => [
-  el("h2", null, "Accounts"),
+export const accounts = view(["accounts", "endpoints", "gateway"], (state) => [
+  titled("Accounts", state, "New account", () => edit.newAccount()),
   table(
     "Accounts and their states",
     [{ name: "Account" }, { name: "State" }, { name: "In flight", number: true }, { name: "Attempts", number: true }, { name: "Quotas" }, { name: "Last failure" }],
@@ -27,6 +41,12 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
       [
         el("b", null, one.name),
         el("p", { class: "line muted nowrap" }, one.kind, one.project ? `, ${one.project}` : "", one.priority ? `, priority ${one.priority}` : ""),
+        state.gateway.editable && actions(
+          action("disable", () => edit.switchAccount(one.name, false), `Disable ${one.name}`),
+          action("reset", () => edit.resetAccount(one), `Reset ${one.name}`),
+          action("secret", () => edit.rotateAccount(one), `Another secret for ${one.name}`),
+          action("remove", () => edit.removeAccount(one), `Remove ${one.name}`),
+        ),
       ],
       standing(one),
       one.max_concurrency === null ? exact(one.in_flight) : `${exact(one.in_flight)} of ${exact(one.max_concurrency)}`,
@@ -46,6 +66,13 @@ export const accounts = view(["accounts", "endpoints"], (state) => [
     "No accounts yet. The command agm account add NAME adds one.",
   ),
   more(state.accounts),
+  state.gateway.switched_off?.length > 0 &&
+    el(
+      "p",
+      { class: "off" },
+      "Disabled in the file: ",
+      state.gateway.switched_off.map((name) => [el("b", null, name), " ", state.gateway.editable && action("enable", () => edit.switchAccount(name, true), `Enable ${name}`), " "]),
+    ),
   el("h2", null, "Endpoints"),
   table(
     "Endpoints and their breakers",
@@ -101,7 +128,7 @@ function advice(rest) {
   );
 }
 
-export const models = view(["models", "aliases"], (state) => [
+export const models = view(["models", "aliases", "gateway"], (state) => [
   el("h2", null, "Models"),
   table(
     "Models that clients can use",
@@ -119,23 +146,40 @@ export const models = view(["models", "aliases"], (state) => [
     "No model is configured, and no account has reported any.",
   ),
   more(state.models),
-  el("h2", null, "Aliases"),
+  titled("Aliases", state, "New alias", () => edit.setAlias(null)),
   table(
     "Aliases, in the order of the configuration",
     [{ name: "Alias" }, { name: "Served by" }],
-    state.aliases.slice(0, ROWS).map((one) => [code(one.pattern), code(one.model)]),
+    state.aliases.slice(0, ROWS).map((one) => [
+      code(one.pattern),
+      [
+        code(one.model),
+        state.gateway.editable && actions(
+          action("change", () => edit.setAlias(one), `Change ${one.pattern}`),
+          action("remove", () => edit.removeAlias(one), `Remove ${one.pattern}`),
+        ),
+      ],
+    ]),
     "No aliases. [models.aliases] in the configuration adds them.",
   ),
   el("p", { class: "hint" }, "An exact name takes precedence over a pattern, and a more specific pattern over another."),
 ]);
 
-export const keys = view(["keys"], (state) => [
-  el("h2", null, "Client keys"),
+export const keys = view(["keys", "gateway"], (state) => [
+  titled("Client keys", state, "New client key", () => edit.newKey()),
   table(
     "Client keys, and their usage since the start",
     [{ name: "Key" }, { name: "Models" }, { name: "Requests", number: true }, { name: "Errors", number: true }, { name: "Tokens", number: true }, { name: "Last used" }],
     state.keys.slice(0, ROWS).map((one) => [
-      [one.name === null ? el("span", { class: "muted" }, "without a key") : el("b", null, one.name), one.admin ? [" ", tag("admin", "run")] : null],
+      [
+        one.name === null ? el("span", { class: "muted" }, "without a key") : el("b", null, one.name),
+        one.admin ? [" ", tag("admin", "run")] : null,
+        state.gateway.editable && state.gateway.key_names?.includes(one.name) && actions(
+          action("change", () => edit.changeKey(one), `Change ${one.name}`),
+          action("rotate", () => edit.rotateKey(one), `Rotate ${one.name}`),
+          action("revoke", () => edit.revokeKey(one), `Revoke ${one.name}`),
+        ),
+      ],
       [one.models.length ? one.models.join(", ") : "every model", limits(one)],
       [exact(one.requests), one.today ? el("p", { class: "line muted" }, `${exact(one.today.requests)} today`) : null],
       one.errors ? exact(one.errors) : el("span", { class: "muted" }, "0"),

@@ -1,6 +1,7 @@
 // Traffic: plots, requests in flight, and the latest requests with their attempts.
 
-import { bytes, clock, code, count, el, elapsed, exact, facts, span, tag, took, write } from "./dom.js";
+import { bytes, clock, code, count, el, elapsed, exact, facts, span, table, tag, took, write } from "./dom.js";
+import { look } from "./feed.js";
 import { plot } from "./plots.js";
 
 /** How many requests are shown; the gateway keeps as many. */
@@ -9,26 +10,38 @@ const SHOWN = 200;
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 
 export function traffic({ explain }) {
+  const inFlight = plot({
+    title: "In flight",
+    show: count,
+    headline: (t) => `${count(t.open.at(-1))} now`,
+    series: [
+      { name: "requests", column: "open", kind: "steps", class: "b" },
+      { name: "streams", column: "streams", kind: "steps", class: "a" },
+    ],
+  });
+  const durations = plot({
+    title: "Duration",
+    show: (n) => (n ? took(n) : "–"),
+    headline: (t) => `at most ${took(Math.max(...t.p95))}`,
+    series: [
+      { name: "p50", column: "p50", kind: "steps", class: "b" },
+      { name: "p95", column: "p95", kind: "steps", class: "a" },
+    ],
+  });
+  durations.node.hidden = true; // only the request log tells it
   const plots = [
     plot({
       title: "Requests",
       show: count,
-      headline: (t) => `${count(sum(t.requests))} in 5 min`,
+      headline: (t) => `${count(sum(t.requests))} in ${t.short ?? "5 min"}`,
       series: [{ name: "requests", column: "requests", kind: "bars", class: "a" }],
     }),
-    plot({
-      title: "In flight",
-      show: count,
-      headline: (t) => `${count(t.open.at(-1))} now`,
-      series: [
-        { name: "requests", column: "open", kind: "steps", class: "b" },
-        { name: "streams", column: "streams", kind: "steps", class: "a" },
-      ],
-    }),
+    inFlight,
+    durations,
     plot({
       title: "Tokens",
       show: count,
-      headline: (t) => `${count(sum(t.prompt_tokens) + sum(t.output_tokens))} in 5 min`,
+      headline: (t) => `${count(sum(t.prompt_tokens) + sum(t.output_tokens))} in ${t.short ?? "5 min"}`,
       series: [
         { name: "prompt", column: "prompt_tokens", on: "output_tokens", kind: "bars", class: "b" },
         { name: "output", column: "output_tokens", kind: "bars", class: "a" },
@@ -37,11 +50,17 @@ export function traffic({ explain }) {
     plot({
       title: "Errors",
       show: count,
-      headline: (t) => `${count(sum(t.errors))} in 5 min`,
+      headline: (t) => `${count(sum(t.errors))} in ${t.short ?? "5 min"}`,
       series: [{ name: "errors", column: "errors", kind: "bars", class: "bad" }],
     }),
   ];
   const totals = el("div", { class: "totals" });
+  const ranges = makeRanges(() => state && redraw());
+  const pause = el("button", { type: "button", class: "quiet", "aria-pressed": "false" }, "pause");
+  const chip = el("button", { type: "button", class: "chip", hidden: true });
+  const linked = el("div", { class: "linked" });
+  /** What was told last. */
+  let state = null;
   const filter = el("input", { type: "search", id: "filter", placeholder: "model, account, key, status …", autocomplete: "off", spellcheck: "false" });
   const only = el("input", { type: "checkbox", id: "only" });
   const list = el("table", { class: "requests", id: "requests", role: "table" });
@@ -64,14 +83,19 @@ export function traffic({ explain }) {
   const node = el(
     "div",
     null,
+    ranges.bar,
     el("div", { class: "plots" }, plots.map((one) => one.node)),
     totals,
+    ranges.latency,
+    linked,
     el(
       "div",
       { class: "title-row" },
       el("h2", null, "Requests"),
       el("label", { class: "inline" }, "Filter ", filter),
       el("label", { class: "inline" }, only, " errors only"),
+      pause,
+      chip,
     ),
     list,
     nothing,
@@ -96,37 +120,181 @@ export function traffic({ explain }) {
     nothing.hidden = shown > 0;
     write(nothing, rows.size > 0 ? "No request matches." : "No requests yet. Connect has a command to paste into a terminal.");
   };
+  // The list stands still while somebody points at it or is in it, so that nothing moves away below a finger
+  const held = () => pause.getAttribute("aria-pressed") === "true" || list.matches(":hover") || list.contains(document.activeElement);
+  const letGo = () => setTimeout(() => state && !held() && fillList());
+  list.addEventListener("pointerleave", letGo);
+  list.addEventListener("focusout", letGo);
+  pause.addEventListener("click", () => {
+    const on = pause.getAttribute("aria-pressed") !== "true";
+    pause.setAttribute("aria-pressed", String(on));
+    write(pause, on ? "go on" : "pause");
+    if (!on) fillList();
+  });
+  chip.addEventListener("click", () => {
+    fillList();
+    pause.focus(); // the chip goes
+  });
+
+  const redraw = () => {
+    const told = ranges.told() ?? state.traffic;
+    const live = told === state.traffic;
+    inFlight.node.hidden = !live;
+    durations.node.hidden = live;
+    for (const one of plots) if (!one.node.hidden) one.update(told);
+  };
+
+  function fillList() {
+    const wantedOrder = [...state.open, ...state.requests.slice(0, SHOWN)];
+    const known = new Set(wantedOrder.map((one) => one.id));
+    for (const [id, row] of rows) {
+      if (known.has(id)) continue;
+      row.body.remove();
+      rows.delete(id);
+    }
+    let before = list.tHead;
+    for (const one of wantedOrder) {
+      let row = rows.get(one.id);
+      if (!row) {
+        row = makeRow(explain);
+        rows.set(one.id, row);
+      }
+      if (row.one === undefined || row.one.outcome === undefined) row.show(one);
+      if (before.nextSibling !== row.body) before.after(row.body);
+      before = row.body;
+    }
+    chip.hidden = true;
+    sift();
+  }
+
+  /** Show what has become of the rows that are there, and count those that are not. */
+  function holdList() {
+    let more = 0;
+    for (const one of [...state.open, ...state.requests.slice(0, SHOWN)]) {
+      const row = rows.get(one.id);
+      if (!row) more += wanted(one) ? 1 : 0;
+      else if (row.one.outcome === undefined) row.show(one);
+    }
+    chip.hidden = more === 0;
+    write(chip, `${more} new`);
+  }
+
   filter.addEventListener("input", sift);
   only.addEventListener("change", sift);
 
   return {
     node,
-    update(state, changed) {
-      for (const one of plots) one.update(state.traffic);
+    update(told, changed) {
+      state = told;
+      redraw();
       totals.replaceChildren(describeTotals(state));
+      ranges.look();
       if (!changed.has("requests") && !changed.has("open")) return;
-      const wantedOrder = [...state.open, ...state.requests.slice(0, SHOWN)];
-      const known = new Set(wantedOrder.map((one) => one.id));
-      for (const [id, row] of rows) {
-        if (known.has(id)) continue;
-        row.body.remove();
-        rows.delete(id);
+      if (rows.size > 0 && held()) holdList();
+      else fillList();
+    },
+    /** Show the request that a link names: in the list, or what the request log has of it. */
+    async open(id) {
+      linked.replaceChildren();
+      if (id === null) return;
+      const row = rows.get(id);
+      if (row) {
+        row.unfold();
+        row.body.scrollIntoView({ block: "center" });
+        return;
       }
-      let before = list.tHead;
-      for (const one of wantedOrder) {
-        let row = rows.get(one.id);
-        if (!row) {
-          row = makeRow(explain);
-          rows.set(one.id, row);
-        }
-        if (row.one === undefined || row.one.outcome === undefined) row.show(one);
-        if (before.nextSibling !== row.body) before.after(row.body);
-        before = row.body;
+      const close = el("button", { type: "button", class: "quiet", click: () => (location.hash = "#/traffic") }, "close");
+      const title = el("div", { class: "title-row" }, el("h2", null, "Request ", code(id)), close);
+      try {
+        const one = await look(`_agm/log/requests/${encodeURIComponent(id)}`);
+        linked.replaceChildren(title, el("p", { class: "hint" }, `${new Date(one.at * 1000).toLocaleString("en-GB")}, from the request log`), statusOf(one), describe(one, explain));
+      } catch (error) {
+        linked.replaceChildren(title, el("p", { class: "note" }, error.message));
       }
-      sift();
     },
     tick() {
       for (const row of rows.values()) if (row.one.outcome === undefined) row.run();
+    },
+  };
+}
+
+const RANGES = [
+  ["5 min", 300],
+  ["1 h", 3600],
+  ["24 h", 86400],
+  ["7 d", 604800],
+];
+
+/** The choice of a range, and what the request log says of it: plots of the longer ones, and how long requests took. */
+function makeRanges(changed) {
+  const latency = el("details", { class: "latency" });
+  let [short, seconds] = RANGES[0];
+  let found = null;
+  let next = 0;
+  let asking = 0;
+  const buttons = RANGES.map(([name, length]) => {
+    const button = el("button", { type: "button", class: "quiet", "aria-pressed": String(length === seconds) }, name);
+    button.addEventListener("click", () => {
+      [short, seconds, found, next] = [name, length, null, 0];
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+      ask();
+    });
+    return button;
+  });
+  const trouble = el("span", { class: "muted", role: "status" });
+  const bar = el("div", { class: "ranges", role: "group", "aria-label": "Range" }, buttons, trouble);
+
+  async function ask() {
+    next = elapsed() + (seconds > 3600 ? 60 : 10);
+    const mine = (asking += 1);
+    try {
+      const told = await look(`_agm/log/history?seconds=${seconds}&steps=120`);
+      if (mine !== asking) return;
+      for (const name of ["p50", "p95"]) told[name] = told[name].map((value) => value ?? 0);
+      found = { ...told, short, over: short };
+      write(trouble, "");
+    } catch (error) {
+      if (mine !== asking) return;
+      found = null;
+      write(trouble, seconds === RANGES[0][1] ? "" : error.message);
+    }
+    latency.hidden = found === null;
+    if (found) draw();
+    changed();
+  }
+
+  function draw() {
+    const rows = (list) =>
+      list.map((one) => [
+        one.name === null ? el("span", { class: "muted" }, "without a key") : el("b", null, one.name),
+        exact(one.requests),
+        one.errors ? exact(one.errors) : muted("0"),
+        `${took(one.p50)} / ${took(one.p95)}`,
+        `${took(one.first_byte_p50)} / ${took(one.first_byte_p95)}`,
+      ]);
+    const columns = (name) => [
+      { name },
+      { name: "Requests", number: true },
+      { name: "Errors", number: true },
+      { name: "Duration p50 / p95", number: true },
+      { name: "First byte p50 / p95", number: true },
+    ];
+    const open = latency.open;
+    latency.replaceChildren(
+      el("summary", null, `Latency per account and key, ${short}`),
+      table("How long accounts took", columns("Account"), rows(found.accounts), "No request was answered by an account."),
+      table("How long client keys waited", columns("Client key"), rows(found.keys), "No request."),
+    );
+    latency.open = open;
+  }
+  latency.hidden = true;
+  return {
+    bar,
+    latency,
+    /** What the plots are to show instead of the last five minutes; null where it is these. */
+    told: () => (seconds === RANGES[0][1] ? null : found),
+    look() {
+      if (elapsed() >= next) ask();
     },
   };
 }
@@ -180,6 +348,7 @@ function makeRow(explain) {
       write(cells[6], took(row.one.seconds + elapsed() - row.told));
     },
   };
+  row.unfold = () => below.hidden && toggle();
   const toggle = () => {
     below.hidden = !below.hidden;
     button.setAttribute("aria-expanded", String(!below.hidden));
@@ -222,7 +391,9 @@ function statusOf(one) {
   if (one.outcome === undefined) return el("span", null, tag(one.state === "answering" ? "answering" : "waiting", "run"), tries);
   const words = { ok: String(one.status), error: String(one.status), aborted: "aborted", cancelled: "client left" };
   const kinds = { ok: "good", error: "bad", aborted: "bad", cancelled: "warn" };
-  return el("span", null, tag(words[one.outcome] ?? one.outcome, kinds[one.outcome]), tries);
+  const why = one.outcome === "ok" ? null : (one.reason ?? one.attempts.findLast((a) => a.fault !== null)?.reason);
+  const reason = why ? el("span", { class: "muted reason", title: why }, why) : null;
+  return el("span", null, tag(words[one.outcome] ?? one.outcome, kinds[one.outcome]), reason, tries);
 }
 
 /** What became of a request, attempt by attempt. */
@@ -286,7 +457,7 @@ export function describe(one, explain) {
         )
       : null,
     facts([
-      ["Request", code(one.id)],
+      ["Request", el("a", { href: `#/traffic/${encodeURIComponent(one.id)}`, title: "A link to this request" }, code(one.id))],
       ["Call", `${one.method}, ${one.framing}`],
       ["Served by", one.served !== one.asked ? one.served : null],
       ["Client", one.client],
@@ -302,6 +473,7 @@ export function describe(one, explain) {
 }
 
 function leftover(one) {
+  if (one.accounts_left === null) return "";
   if (one.accounts_left === 0) return "No other account was ready.";
   const accounts = one.accounts_left === 1 ? "1 other account was ready" : `${exact(one.accounts_left)} other accounts were ready`;
   const left = one.attempts_left === 0 ? "no further attempt was allowed" : `${one.attempts_left} more attempts were allowed`;

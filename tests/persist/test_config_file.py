@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agm.cli import files
-from agm.cli.files import Refused, SecretFile, added, changed, edit, index_of, note, removed, tables
 from agm.config import ConfigError
+from agm.persist import config_file as files
+from agm.persist.config_file import Refused, SecretFile, added, assigned, changed, edit, index_of, note, removed, tables
 
 ACCOUNTS = ("accounts",)
 KEYS = ("auth", "keys")
@@ -88,15 +88,15 @@ def test_a_note_is_a_comment_beside_its_key() -> None:
 
 def test_a_key_is_changed_where_it_stands() -> None:
     """Its comment stays beside it."""
-    assert changed(TEXT, ACCOUNTS, 1, "enabled", False) == TEXT.replace("true  # for now", "false  # for now")
+    assert changed(TEXT, ACCOUNTS, 1, {"enabled": False}) == TEXT.replace("true  # for now", "false  # for now")
 
 
 def test_a_key_that_is_not_there_is_added_at_the_end_of_its_table() -> None:
     """Not below the comments of the next one."""
-    assert changed(TEXT, ACCOUNTS, 0, "enabled", False) == TEXT.replace(
+    assert changed(TEXT, ACCOUNTS, 0, {"enabled": False}) == TEXT.replace(
         "# priority = 3\n", "# priority = 3\nenabled = false\n"
     )
-    assert changed('  [[accounts]]\n  name = "a"', ACCOUNTS, 0, "enabled", False) == (
+    assert changed('  [[accounts]]\n  name = "a"', ACCOUNTS, 0, {"enabled": False}) == (
         '  [[accounts]]\n  name = "a"\n  enabled = false\n'
     )
 
@@ -150,7 +150,7 @@ def test_however_keys_are_written_they_can_be_edited(text: str) -> None:
     before = len(tables(text, KEYS))
     more = added(text, KEYS, {"name": "k"}, {"name": "mine"})
     assert tables(more, KEYS)[before] == {"name": "k"}
-    off = changed(more, KEYS, before, "enabled", False)
+    off = changed(more, KEYS, before, {"enabled": False})
     assert tables(off, KEYS)[before] == {"name": "k", "enabled": False}
     note(off, KEYS, before, "name")
     assert tables(removed(off, KEYS, before), KEYS) == tables(text, KEYS)
@@ -238,7 +238,7 @@ def test_an_edit_changes_what_it_should_and_loses_no_comment(text: str, data: st
     assert [line for line in more.splitlines() if line.strip()] != []
     assert _without(more, f'[[{".".join(at)}]]\nname = "n"\n') == _squeezed(text)
     for index in range(len(before)):
-        off = changed(text, at, index, "enabled", False)
+        off = changed(text, at, index, {"enabled": False})
         assert tables(off, at)[index] == {**before[index], "enabled": False}
         assert _squeezed(off.replace("enabled = false\n", "", 1)) == _squeezed(text)
         less = removed(text, at, index)
@@ -411,7 +411,7 @@ def test_a_failing_replace_leaves_the_old_file_and_nothing_else(file: Path, tmp_
 def test_a_process_that_dies_before_the_replace_leaves_the_old_file(file: Path, tmp_path: Path) -> None:
     """And what it leaves beside it does not stand in the way of the next edit."""
     script = (
-        "import os, pathlib, sys; from agm.cli.files import added, edit;"
+        "import os, pathlib, sys; from agm.persist.config_file import added, edit;"
         f"edit(pathlib.Path(sys.argv[1]), lambda t: added(t, ('accounts',), {C!r}),"
         " environ={}, replace=lambda new, old: os._exit(9))"
     )
@@ -508,7 +508,7 @@ def test_a_variable_that_is_not_set_here_is_a_warning_only(file: Path) -> None:
 def test_an_edit_may_cure_a_file_that_is_refused(file: Path) -> None:
     """To disable an account whose key file is gone is the very purpose."""
     file.write_text('[[accounts]]\nname = "a"\nkind = "api-key"\napi_key_file = "/nowhere/key"\n')
-    edit(file, lambda text: changed(text, ACCOUNTS, 0, "enabled", False), environ={})
+    edit(file, lambda text: changed(text, ACCOUNTS, 0, {"enabled": False}), environ={})
     assert "enabled = false\n" in file.read_text()
 
 
@@ -590,3 +590,79 @@ def test_which_file_is_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert files.path_to_edit("x.toml", {"AGM_CONFIG": "/e.toml"}) == tmp_path / "x.toml"
     assert files.path_to_edit(None, {"AGM_CONFIG": "/e.toml"}) == Path("/e.toml")
     assert files.path_to_edit(None, {}) == tmp_path / "agm" / "agm.toml"
+
+
+# -- values and tables -------------------------------------------------------------------------------
+
+
+def test_keys_of_a_table_are_changed_added_and_taken_away_in_one_step() -> None:
+    """Each line that is not meant is as it was, with its comment."""
+    changes = {"api_key_env": "NEW", "models": ["gemini-*"], "priority": 2, "enabled": None}
+    new = changed(TEXT, ACCOUNTS, 1, changes)
+    assert new == TEXT.replace('"B"', '"NEW"').replace(
+        "enabled = true  # for now\n", 'models = ["gemini-*"]\npriority = 2\n'
+    )
+    assert changed(TEXT, ACCOUNTS, 1, {"priority": 1}, {"priority": "first"}).count("priority = 1  # first\n") == 1
+    assert changed(TEXT, ACCOUNTS, 0, {"enabled": None}) == TEXT
+
+
+def test_keys_of_a_table_in_brackets_are_changed_likewise() -> None:
+    text = 'accounts = [{name = "a", kind = "api-key", api_key = "k", priority = 1}]  # mine\n'
+    new = changed(text, ACCOUNTS, 0, {"priority": None, "reserve": 0.5})
+    assert tomllib.loads(new)["accounts"] == [{"name": "a", "kind": "api-key", "api_key": "k", "reserve": 0.5}]
+    assert new.endswith("# mine\n")
+
+
+ALIASES = ("models", "aliases")
+
+
+@pytest.mark.parametrize(
+    ("text", "added_text", "without"),
+    [
+        ("# mine\n", '# mine\n\n[models.aliases]\n"gpt-*" = "m"\n', "# mine\n\n[models.aliases]\n"),
+        (
+            '[models.aliases]  # short\na = "b" # one\n\n[pool]\n',
+            '[models.aliases]  # short\na = "b" # one\n"gpt-*" = "m"\n\n[pool]\n',
+            '[models.aliases]  # short\na = "b" # one\n\n[pool]\n',
+        ),
+        (
+            '[models]\nlist = ["m"]\n\n[pool]\n',
+            '[models]\nlist = ["m"]\n\n[models.aliases]\n"gpt-*" = "m"\n\n[pool]\n',
+            '[models]\nlist = ["m"]\n\n[models.aliases]\n\n[pool]\n',
+        ),
+        (
+            '[models]\naliases = {a = "b"} # c\n',
+            '[models]\naliases = {a = "b","gpt-*" = "m"} # c\n',
+            '[models]\naliases = {a = "b"} # c\n',
+        ),
+    ],
+)
+def test_a_key_of_a_table_is_added_where_the_table_is_and_taken_away_again(
+    text: str, added_text: str, without: str
+) -> None:
+    new = assigned(text, ALIASES, "gpt-*", "m")
+    assert new == added_text
+    assert assigned(new, ALIASES, "gpt-*", None) == without
+
+
+def test_a_key_of_a_table_with_dots_is_changed_where_it_is() -> None:
+    text = 'models.aliases."a.b" = "old"  # why\nmodels.list = ["m"]\n'
+    assert assigned(text, ALIASES, "a.b", "new") == text.replace('"old"', '"new"')
+    assert assigned(text, ALIASES, "a.b", None) == 'models.list = ["m"]\n'
+
+
+def test_a_key_that_is_not_there_cannot_be_taken_away() -> None:
+    for text in ("", "[models.aliases]\na = 'b'\n"):
+        with pytest.raises(Refused, match="has no such key"):
+            assigned(text, ALIASES, "gpt-*", None)
+    with pytest.raises(Refused, match="is not a table"):
+        assigned("models = 1", ALIASES, "a", "b")
+
+
+@given(st.dictionaries(st.text(max_size=6), st.text(max_size=6), max_size=4), st.text(max_size=6), st.text(max_size=6))
+@settings(max_examples=30)
+def test_any_key_and_any_value_of_a_table_can_be_written(held: dict[str, str], key: str, value: str) -> None:
+    text = TEXT
+    for each, what in held.items():
+        text = assigned(text, ALIASES, each, what)
+    assert tomllib.loads(assigned(text, ALIASES, key, value))["models"]["aliases"] == {**held, key: value}

@@ -1,0 +1,1 @@
+"""What several processes and machines share, behind the :class:`~agm.cluster.store.Store`."""

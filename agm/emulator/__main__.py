@@ -1,0 +1,7 @@
+"""``python -m agm.emulator`` is ``agm-emulator``."""
+
+import sys
+
+from agm.emulator.command import main
+
+sys.exit(main())
