@@ -61,8 +61,8 @@ SURFACES = [
         chat.translate,
         CHAT,
         "messages model frequency_penalty logprobs max_completion_tokens max_tokens modalities n parallel_tool_calls "
-        "presence_penalty reasoning_effort response_format seed stop stream stream_options temperature tool_choice tools "
-        "top_logprobs top_p web_search_options",
+        "presence_penalty reasoning_effort response_format seed stop stream stream_options temperature tool_choice "
+        "tools top_logprobs top_p web_search_options",
         "audio function_call functions logit_bias moderation prediction service_tier store verbosity",
         "metadata prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier user",
     ),
@@ -159,3 +159,13 @@ def test_what_has_no_effect_changes_nothing_and_is_documented(surface: Surface) 
     for name in surface.without_effect.split():
         assert body(**{name: {"a": "b"}}) == body()
         assert f"`{name}`" in documented
+
+
+@pytest.mark.parametrize("name", ["file", "other"])
+def test_no_second_file_is_dropped_from_a_transcription(name: str) -> None:
+    part = '--b\r\nContent-Disposition: form-data; name="{}"; filename="a.wav"\r\n\r\nRIFF\r\n'
+    form = (part.format("file") + part.format(name) + "--b--\r\n").encode()
+    visit: Any = SimpleNamespace(body=form, header=lambda _: "multipart/form-data; boundary=b")
+    with pytest.raises(BadParameter) as e:
+        transcriptions._read(visit)
+    assert e.value.param == name
