@@ -16,7 +16,10 @@ from agm.dialects.openai.tools import NO_TOOLS, TOOLS, read_tools
 from agm.dialects.reading import Fields, array, text
 
 #: Words that say who asks and how OpenAI keeps its own caches and accounts: nothing of an answer depends on them.
-_BOOKKEEPING = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+_BOOKKEEPING = (
+    *("user", "metadata", "safety_identifier"),
+    *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+)
 MAX_STOPS = 5
 # Parameters that are looked for together: most requests have few of them.
 _LENGTHS = frozenset({"max_completion_tokens", "max_tokens", "stop"})

@@ -24,9 +24,13 @@ _TASK = (
 def _read(visit: Visit) -> tuple[TranslatedCall, bool]:
     """Read a request: its call, and whether the answer is bare text."""
     form = Form(visit.body, visit.header("content-type") or "")
-    files = form.files.get("file")
+    files = form.files.pop("file", None)
     if not files:
         raise BadParameter("file", "is missing.")
+    if len(files) > 1:
+        raise BadParameter("file", "one file is expected.")
+    for name in form.files:
+        raise BadParameter(name[:80], "is not a file that can be expressed.")
     fields = Fields(form.typed(numbers=("temperature",), flags=("stream",)))
     model = fields.needed("model")
     task = [_TASK]
