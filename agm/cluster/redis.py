@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.ssl import optionsForClientTLS
@@ -112,6 +113,8 @@ return {redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3]) or '0', redis.cal
 
 #: A timer that is later than so many seconds says that this process was busy, and not Redis; so often at most.
 _LAG = 0.005
+#: Seconds for what was written to be taken when a connection is closed.
+_CLOSING = 1.0
 _PATIENCE = 10
 
 
@@ -222,7 +225,12 @@ class RedisStore:
                 await self._call("ZREM", self._key("workers"), self.worker)
         self._there = False
         for factory in (self._calls, self._listens):
-            await factory.disconnect()
+            late = self._reactor.callLater(_CLOSING, factory.abort)
+            # a Redis that hangs must not keep a gateway from ending
+            with contextlib.suppress(DeferredTimeout):
+                await factory.disconnect().addTimeout(2 * _CLOSING, self._reactor)
+            if late.active():
+                late.cancel()
 
     def stop(self) -> Deferred[None]:
         """See :class:`~agm.cluster.store.Store`."""

@@ -129,6 +129,16 @@ async def test_a_stalled_redis_costs_no_errors_and_the_limit_is_shared(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_gateway_ends_while_redis_hangs(cluster: Cluster, server: RedisServer) -> None:
+    await cluster.begin()
+    server.stall()
+    try:
+        await cluster.gateways.pop().stop()
+    finally:
+        server.go_on()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_cooldown_is_known_to_the_other_and_to_who_comes_later_until_it_is_reset(cluster: Cluster) -> None:
     await cluster.begin()
     one, two = cluster.pool(0), cluster.pool(1)
