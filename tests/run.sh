@@ -35,7 +35,15 @@ fi
 
 "$bin/ruff" check --quiet .
 "$bin/ruff" format --check --quiet .
-"$bin/mypy" --no-error-summary
+# one process of its own, while the first tests run
+"$bin/mypy" --no-error-summary >.venv/types 2>&1 &
+types=$!
+types_hold() {
+    wait "$types" || {
+        cat .venv/types >&2
+        return 1
+    }
+}
 "$bin/lint-imports" >.venv/imports 2>&1 || {
     cat .venv/imports >&2
     exit 1
@@ -43,10 +51,16 @@ fi
 
 # Many tests wait more than they work, so there are two processes more than the two processors of a small machine.  The tests
 # of a module stay together: some share a gateway whose accounts the tests before them have used.
-workers=(-n "${AGM_TEST_PROCESSES:-4}" --dist loadfile)
+workers=(-n "${AGM_TEST_PROCESSES:-4}" --dist loadfile --no-loadscope-reorder)
 if [ -z "$all" ]; then
-    exec "$bin/python" -m pytest "${workers[@]}" -m "not slow"
+    "$bin/python" -m pytest "${workers[@]}" -m "not slow" || {
+        types_hold || true
+        exit 1
+    }
+    types_hold
+    exit
 fi
+types_hold
 
 rm -f .coverage .coverage.*
 export AGM_TEST_ALL=1 # as many examples of each property as it asks for

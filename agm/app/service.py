@@ -74,6 +74,13 @@ class GatewayService(LoggedService):
         #: Whether the stop has begun.
         self.stopping = False
 
+    def privilegedStartService(self) -> None:
+        """Listen; from before anybody can know of that, SIGHUP ends nothing."""
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # whoever watches a configuration has it later
+            reactor = self.gateway.reactor
+            signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(_nothing_to_reload))
+        super().privilegedStartService()
+
     def startService(self) -> None:
         """The reactor runs."""
         Deferred.fromCoroutine(self.gateway.start())
@@ -209,7 +216,7 @@ class Stoppable(Protocol):
 
 def stop_on_signals(reactor: Any, service: Stoppable) -> None:
     """
-    Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.  SIGHUP ends nothing.
+    Stop at the first SIGTERM or SIGINT, and cut what is still under way at the second.
 
     With ``[timeouts] lame_duck`` requests are served on after a SIGTERM; a second signal ends that, and a third cuts.
     To be called once the reactor runs, in place of Twisted's own reactions: those end the process by the signal rather
@@ -217,8 +224,6 @@ def stop_on_signals(reactor: Any, service: Stoppable) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: reactor.callFromThread(service.stop, signal.Signals(number).name))
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nobody watches a configuration
-        signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(_nothing_to_reload))
 
 
 def _nothing_to_reload() -> None:

@@ -235,6 +235,7 @@ def test_sighup_without_a_configuration_ends_nothing(start: Start) -> None:
     assert twistd.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_listener_with_tls_finds_its_files_beside_the_configuration_and_is_renewed(
     start: Start, tmp_path: Path
 ) -> None:

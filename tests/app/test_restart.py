@@ -155,6 +155,7 @@ def test_a_process_that_is_killed_has_written_what_it_knew(setting: Setting) -> 
     assert setting.asked() == ["good"]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_account_with_a_new_key_starts_anew(setting: Setting) -> None:
     """A person has acted: what was held against the old key says nothing about the new one."""

@@ -115,6 +115,7 @@ def test_a_worker_that_is_killed_takes_only_its_own_requests_with_it_and_is_repl
     assert twistd.stop() == 0
 
 
+@pytest.mark.slow
 def test_replacing_the_workers_one_by_one_costs_no_request(start: Start) -> None:
     twistd = start("", "--demo", "--workers", "2")
     url = twistd.url()

@@ -173,6 +173,7 @@ def test_a_word_says_it_all() -> None:
 # -- Taking it back ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.process
 async def test_what_is_held_is_taken_back_in_the_running_gateway(

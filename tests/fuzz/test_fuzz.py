@@ -28,6 +28,7 @@ def test_the_gateways_readers_differ_from_h11_only_where_they_mean_to(name: str)
     assert outcome.taken > 300, "a comparison of nothing"
 
 
+@pytest.mark.slow
 def test_every_deliberate_difference_is_met_and_none_is_listed_in_vain() -> None:
     requests = differential.compare_requests(12_000, 1)
     answers = differential.compare_answers(12_000, 3)

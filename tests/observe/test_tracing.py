@@ -297,6 +297,7 @@ def test_a_real_process_sends_its_traces_and_the_last_ones_at_its_stop(
         assert receiver.requests[0][1]["x-tenant"] == "7"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_receiver_that_cannot_be_reached_is_told_in_the_log(tmp_path: Path) -> None:
     """Once for each try to send, and the process ends as ever."""

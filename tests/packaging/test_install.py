@@ -68,12 +68,14 @@ def test_the_wheel_holds_the_package_the_plugin_file_and_the_manual_page_and_not
     assert "agm/py.typed" in names(built)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_every_module_is_in_the_wheel(built: Path, source: Path) -> None:
     modules = {str(path.relative_to(source)) for path in (source / "agm").rglob("*.py")}
     assert modules - set(names(built)) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_every_file_of_the_dashboard_is_in_the_wheel(built: Path, source: Path) -> None:
     pages = {str(path.relative_to(source)) for path in (source / "agm" / "web" / "ui").iterdir()}
@@ -81,6 +83,7 @@ def test_every_file_of_the_dashboard_is_in_the_wheel(built: Path, source: Path) 
     assert pages - set(names(built)) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_sdist_holds_what_a_build_needs(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")

@@ -230,6 +230,7 @@ def gateways() -> Iterator[list[Twistd]]:
         each.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_restart_keeps_what_was_used_today(tmp_path: Path, gateways: list[Twistd]) -> None:
     """Through the real process, and for the configuration's own state file."""

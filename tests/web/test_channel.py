@@ -112,6 +112,7 @@ class Observer:
 # What is sent early
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_who_asks_on_without_reading_gets_no_further_answer(gateway: GatewayFactory) -> None:
     """However many requests come ahead: the answers that wait for the client would fill the memory."""

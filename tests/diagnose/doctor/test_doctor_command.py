@@ -62,6 +62,7 @@ def of(findings: list[dict[str, Any]], check: str) -> list[tuple[str, str]]:
     return [(each["level"], each["found"]) for each in findings if each["check"] == check]
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.process
 async def test_a_setup_that_is_right_has_no_error(
@@ -119,6 +120,7 @@ async def test_what_is_wrong_is_an_error_with_a_cure_and_no_secret(doctor: Docto
     assert all(entry.rpc in (None, "", "countTokens") for entry in emulator.log)  # nobody was onboarded
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.process
 async def test_an_upstream_that_repeats_the_key_has_it_taken_out(doctor: Doctor) -> None:
