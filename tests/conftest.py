@@ -22,7 +22,7 @@ isolate()
 
 # No test is timed; and where not every test runs, a property is tried with fewer examples.
 settings.register_profile("all", deadline=None)
-settings.register_profile("short", deadline=None, max_examples=15)
+settings.register_profile("short", deadline=None, max_examples=10)
 settings.load_profile("all" if os.environ.get("AGM_TEST_ALL") else "short")
 
 #: Rows of tables that ``tests/run.sh --all`` alone runs, each with why the others speak for them.
@@ -31,7 +31,8 @@ _LEFT_TO_ALL = (
     r"tests/(?:faults|clients)/.*[\[-]vertex[\]-]",
     r"tests/(?:faults|clients)/.*[\[-](?:api-key-(?:.+-)?array|array-(?:.+-)?api-key)[\]-]",
     # the answers of the emulator without a gateway: what comes through the gateway is compared with the same table
-    r"tests/clients/test_sdk_methods.py.*-direct\]",
+    r"tests/clients/test_sdk_methods.py.*(?:-direct\]|\[aio\.)",  # the asynchronous twins send the same, too
+    r"tests/clients/test_table.py.*[\[-]array[\]-]",
     # the same decision as for a stream; each of these waits between its attempts
     r"test_upstream_faults.py::test_a_fault_with_no_other_account\[(?:api-key-(?:unary|sse)-(?!openai)|code-assist-array)",
     # a process for each private name of Twisted's: one of the transport's and one of the parser's are tried always

@@ -597,8 +597,9 @@ def test_the_list_stands_still_while_somebody_is_in_it_and_a_chip_counts_what_is
     page.until(row_of("emu-chunks-3"))
     assert page.run(f"{chip}.hidden") is True
     pause = "document.activeElement"
-    page.press("Enter", 13, "\r")  # the focus has gone to the button that pauses
-    assert page.run(f"{pause}.getAttribute('aria-pressed')") == "true"
+    page.until(f"{pause}.hasAttribute('aria-pressed')")  # the focus has gone to the button that pauses
+    page.press("Enter", 13, "\r")
+    page.until(f"{pause}.getAttribute('aria-pressed') === 'true'")
     assert ask(demo, "emu-chunks-4") == 200
     page.until(f"!{chip}.hidden")
     assert not page.run(row_of("emu-chunks-4"))

@@ -131,6 +131,7 @@ export function traffic({ explain }) {
     write(pause, on ? "go on" : "pause");
     if (!on) fillList();
   });
+  chip.addEventListener("mousedown", (event) => event.preventDefault()); // else the focus leaves the list, and the chip goes before the click
   chip.addEventListener("click", () => {
     fillList();
     pause.focus(); // the chip goes
