@@ -376,7 +376,7 @@ async def test_whoever_takes_nothing_holds_back_the_other(gateway: GatewayFactor
         source, sink = (up, client) if to_client else (client, up)
         sink.wire.transport.pauseProducing()
         message = b"x" * 65536
-        for _ in range(256):
+        for _ in range(512):
             source.say(message)
         await settle(0.3)
         held = len(source.wire.transport.dataBuffer) + source.wire.transport._tempDataLen
@@ -384,7 +384,7 @@ async def test_whoever_takes_nothing_holds_back_the_other(gateway: GatewayFactor
         if to_client:
             await eventually(lambda: [relay.paused for relay in running.gateway.live.relays()] == [True], "the pause")
         sink.wire.transport.resumeProducing()
-        await eventually(lambda s=sink: s.wire.count > 256 * 65536, "all of it")  # type: ignore[misc]
+        await eventually(lambda s=sink: s.wire.count > 512 * 65536, "all of it")  # type: ignore[misc]
         client.wire.transport.abortConnection()
         await eventually(lambda: not running.gateway.live.relays(), "the end")
 
