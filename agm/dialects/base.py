@@ -10,7 +10,7 @@ Gemini lacks is refused by its name (:class:`BadParameter`), and never dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -92,11 +92,12 @@ class Dialect(ApiResource):
     The resource of a dialect, for all of its paths.
 
     Subclasses have a `name` (the key of ``[dialects]``, and what records call it), a `base` (how its paths begin), and
-    say by :meth:`methods_at` what is there.
+    their `endpoints`, which are all posted to but ``models``: that is a list, and has what is below it, too.
     """
 
     name: ClassVar[str]
     base: ClassVar[re.Pattern[bytes]]
+    endpoints: ClassVar[Collection[str]]
     #: The header in which its clients look for a request's id.
     id_header: ClassVar[str] = "X-Request-Id"
 
@@ -104,7 +105,9 @@ class Dialect(ApiResource):
 
     def methods_at(self, endpoint: str) -> Sequence[str]:
         """Return the HTTP methods of an endpoint, ``chat/completions``; none where nothing is."""
-        raise NotImplementedError
+        if endpoint == "models" or endpoint.startswith("models/"):
+            return ("GET", "HEAD")
+        return ("POST",) if endpoint in self.endpoints else ()
 
     async def answer(self, visit: Visit, endpoint: str) -> None:
         """Answer a request to an endpoint; see :meth:`call`, :meth:`stream` and :meth:`send`."""

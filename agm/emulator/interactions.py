@@ -127,10 +127,7 @@ def _create(context: _Context) -> Reply:
     if error is not None and fault is not None:
         array = fault.name == "errarray"
         return modelcalls.error_reply(error, kind=Kind.API_KEY, array=True) if array else wire.error_reply(error)
-    exceeded = context.state.quota_left(context.admitted.account, name)
-    if exceeded is not None:
-        period, limit, delay = exceeded
-        raise errors.quota_failure(about, period=period, limit=limit, delay=round(delay, 3))
+    modelcalls.use_quota(context.state, context.admitted.account, name, about)
     made = _made(context, message, model, fault)
     stored = message.get("store", True)
     if stored:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from agm.emulator import answers, credentials, errors, framing, images, jsontext, schema
+from agm.emulator import answers, credentials, errors, framing, images, jsontext, modelcalls, schema
 from agm.emulator.calls import Call, Target
 from agm.emulator.errors import Circumstances, GoogleError, Kind
 from agm.emulator.faults import Fault
@@ -72,6 +72,23 @@ def refused(error: GoogleError) -> Close:
 def say(document: Any) -> Send:
     """Return a message to the client."""
     return Send(frame(BINARY, framing.pretty(document) + b"\n"))
+
+
+def at_once(fault: Fault | None, about: Circumstances) -> list[Step]:
+    """
+    Return what a fault does before a session is set up: the end, a wait, or nothing.
+
+    :raises GoogleError: the fault's own.
+    """
+    if fault is None:
+        return []
+    if fault.name == "close":
+        return [Cut()]
+    if fault.name == "hang" and fault.number is None:
+        return [Hang()]
+    if (error := errors.of_fault(about, fault)) is not None:
+        raise error
+    return [Wait((fault.number or 0.0) / 1000)] if fault.name == "latency" else []
 
 
 @attrs.define
@@ -228,13 +245,10 @@ class Session:
         if not account.has_model(model):
             raise errors.model_not_found(about)
         fault = self._fault = self._state.fault_for(account.name, model)
-        before = [] if fault is None else self._at_once(fault, about)
+        before = at_once(fault, about)
         if before and not isinstance(before[0], Wait):
             return before
-        exceeded = self._state.quota_left(account, model)
-        if exceeded is not None:
-            period, limit, delay = exceeded
-            raise errors.quota_failure(about, period=period, limit=limit, delay=round(delay, 3))
+        modelcalls.use_quota(self._state, account, model, about)
         handle = setup.get("sessionResumption", {}).get("handle")
         if handle:
             saved = self._state.holdings.sessions.get(handle)
@@ -259,16 +273,6 @@ class Session:
             raise errors.invalid_argument("* BidiGenerateContentSetup.model: unexpected model name format\n")
         method = self.method[:1].lower() + self.method[1:]
         return Target(self._kind, self._version, model, method, project, location)
-
-    def _at_once(self, fault: Fault, about: Circumstances) -> list[Step]:
-        """Return what a fault does before the setup is complete: the end, a wait, or nothing."""
-        if fault.name == "close":
-            return [Cut()]
-        if fault.name == "hang" and fault.number is None:
-            return [Hang()]
-        if (error := errors.of_fault(about, fault)) is not None:
-            raise error
-        return [Wait((fault.number or 0.0) / 1000)] if fault.name == "latency" else []
 
     def _token(self) -> LiveToken:
         token, now = self._state.holdings.tokens.get(token_of(self._call) or ""), self._state.clock.now()

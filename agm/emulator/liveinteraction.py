@@ -12,14 +12,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agm.emulator import answers, credentials, errors, interactions, jsontext, steps
+from agm.emulator import answers, credentials, errors, interactions, jsontext, modelcalls, steps
 from agm.emulator import stepstream as wire
 from agm.emulator.calls import Call, Target
-from agm.emulator.errors import GoogleError, Kind
+from agm.emulator.errors import Circumstances, GoogleError, Kind
 from agm.emulator.faults import Fault
 from agm.emulator.holdings import Interaction
-from agm.emulator.live import Close, Played, Step, played, refused, say, token_of
-from agm.emulator.replies import Cut, Hang, Wait
+from agm.emulator.live import Close, Played, Step, at_once, played, refused, say, token_of
+from agm.emulator.replies import Wait
 from agm.emulator.requestlog import Entry
 from agm.emulator.state import Account, State
 
@@ -97,23 +97,14 @@ class LiveInteraction:
         account = self._authenticated(model)
         self._entry.model = model
         holdings = self._state.holdings
-        about = Target(Kind.API_KEY, self._version, model, "liveInteraction").about("", self._state.clock.now())
+        about = self._about(model)
         if not account.has_model(model):
             raise errors.model_not_found(about)
         fault = self._fault = self._state.fault_for(account.name, model)
-        before: list[Step] = []
-        if fault is not None:
-            if fault.name == "close":
-                return [Cut()]
-            if fault.name == "hang" and fault.number is None:
-                return [Hang()]
-            if (error := errors.of_fault(about, fault)) is not None:
-                raise error
-            before = [Wait((fault.number or 0.0) / 1000)] if fault.name == "latency" else []
-        exceeded = self._state.quota_left(account, model)
-        if exceeded is not None:
-            period, limit, delay = exceeded
-            raise errors.quota_failure(about, period=period, limit=limit, delay=round(delay, 3))
+        before = at_once(fault, about)
+        if before and not isinstance(before[0], Wait):
+            return before
+        modelcalls.use_quota(self._state, account, model, about)
         previous, turns = event.get("previous_interaction_id"), []
         if previous:
             turns = [dict(turn) for turn in holdings.interaction(previous, account.name).turns]
@@ -149,19 +140,20 @@ class LiveInteraction:
             return [connected]
         return [connected, *map(say, self._events(made, made.steps, first=0)), self._completed(made), Close(1000)]
 
+    def _about(self, model: str) -> Circumstances:
+        target = Target(Kind.API_KEY, self._version, model, "liveInteraction")
+        return target.about("12345678", self._state.clock.now())
+
     def _authenticated(self, model: str) -> Account:
-        state, token = self._state, token_of(self._call)
+        state, about, token = self._state, self._about(model), token_of(self._call)
         if token is not None:
             holder = next((made for made in state.holdings.interactions.values() if token in made.tokens), None)
             if holder is None:
                 raise GoogleError(401, "Token has expired or is invalid")
             account = state.account_named(holder.account)
         else:
-            target = Target(Kind.API_KEY, self._version, model, "liveInteraction")
-            about = target.about("12345678", state.clock.now())
             account = credentials.authenticate(self._call, state, about, keys=True)
         self._entry.account = account.name
-        about = Target(Kind.API_KEY, self._version, model, "liveInteraction").about("12345678", state.clock.now())
         credentials.check_standing(self._call, account, about)
         return account
 

@@ -109,11 +109,20 @@ def hindrance(admitted: Admitted, state: State) -> tuple[Fault | None, Reply | N
         error = errors.of_fault(about, fault)
         if error is not None:
             return fault, refuse(admitted.call, target, error, array=True if fault.name == "errarray" else None)
-    exceeded = state.quota_left(admitted.account, target.model)
+    use_quota(state, admitted.account, target.model, about)
+    return fault, None
+
+
+def use_quota(state: State, account: Account, model: str, about: Circumstances) -> None:
+    """
+    Use up one call of an account's quotas for a model.
+
+    :raises GoogleError: 429, if there is none left.
+    """
+    exceeded = state.quota_left(account, model)
     if exceeded is not None:
         period, limit, delay = exceeded
         raise errors.quota_failure(about, period=period, limit=limit, delay=round(delay, 3))
-    return fault, None
 
 
 def paced(answered: Reply, fault: Fault | None) -> Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,11 +19,7 @@ class Anthropic(Dialect):
 
     name = "anthropic"
     base = re.compile(rb"/+(?:anthropic(?:/+v1)?|v1)/+")
-
-    def methods_at(self, endpoint: str) -> Sequence[str]:
-        if endpoint == "models" or endpoint.startswith("models/"):
-            return ("GET", "HEAD")
-        return ("POST",) if endpoint in ENDPOINTS else ()
+    endpoints = ENDPOINTS
 
     def claims(self, wire: Any) -> bool:
         if not super().claims(wire):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -39,11 +39,7 @@ class OpenAI(Dialect):
 
     name = "openai"
     base = re.compile(rb"/+(?:openai(?:/+v1)?|v1)/+")
-
-    def methods_at(self, endpoint: str) -> Sequence[str]:
-        if endpoint == "models" or endpoint.startswith("models/"):
-            return ("GET", "HEAD")
-        return ("POST",) if endpoint in ENDPOINTS else ()
+    endpoints = ENDPOINTS
 
     def claims(self, wire: Any) -> bool:
         if not super().claims(wire):
