@@ -213,11 +213,9 @@ class PrepareCall:
         request = self.request
         keep: KeepAnswer | None = None
         if hooks.answers and request.parent is None:
-            answer = await hooks.answer_request(request)
-            if isinstance(answer, KeepAnswer):
-                keep = answer
-            elif answer is not None:
-                return Answered(request, choice, answer)
+            answered, keep = await answer_of(hooks, request, choice)
+            if answered is not None:
+                return answered
         attempts = await self._attempts(choice, keep)
         return falling_back(self._models, choice, attempts, lambda other: self._attempts(other, keep))
 
